@@ -1,0 +1,80 @@
+"""What can go wrong, as users see it: one line, a hint, an exit code.
+
+    VoxError                     1   failed
+    ├── StoreError               1   sessions on disk
+    ├── SpeechError              1   text-to-speech
+    ├── ConfigError              2   wrong usage or configuration
+    ├── AudioInputError          3   audio that can't be used
+    ├── ModelError               4   model not available
+    ├── AudioDeviceError         5   microphone or loudspeaker
+    └── RemoteError              6   remote server
+
+Foreign errors are turned into one of these where they enter (`raise ... from error`), so that the
+one `except` in `voxcli.cli` can print them. This module knows nothing of the rest of the program.
+"""
+
+from typing import ClassVar
+
+
+class VoxError(Exception):
+    """An error with a message for people, a hint that says what to do, and an exit code."""
+
+    code: ClassVar[str] = "failed"  # stable name for machines: `"error": {"code": ...}`
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class StoreError(VoxError):
+    """Sessions can't be read or written."""
+
+    code = "store"
+
+
+class SpeechError(VoxError):
+    """No voice, or a voice that does not speak."""
+
+    code = "speech"
+
+
+class ConfigError(VoxError):
+    """A flag, a setting or a name that does not exist or has a wrong value."""
+
+    code = "config"
+    exit_code = 2
+
+
+class AudioInputError(VoxError):
+    """Audio that is missing, empty, not decodable or too long."""
+
+    code = "audio_input"
+    exit_code = 3
+
+
+class ModelError(VoxError):
+    """A model that can't be found, fetched, loaded or run."""
+
+    code = "model"
+    exit_code = 4
+
+
+class AudioDeviceError(VoxError):
+    """A microphone or loudspeaker that is missing or fails."""
+
+    code = "audio_device"
+    exit_code = 5
+
+
+class RemoteError(VoxError):
+    """A remote server that refuses, fails or does not answer."""
+
+    code = "remote"
+    exit_code = 6
+
+
+def missing_extra(kind: type[VoxError], what: str, extra: str) -> VoxError:
+    """The error for a feature whose optional packages are not installed."""
+    return kind(f"{what} needs packages that are not installed", hint=f"pip install 'voxcli[{extra}]'")

@@ -1,0 +1,59 @@
+"""What is remembered of a conversation: pure values, no files, no models, no audio samples.
+
+A finished user turn is remembered as a placeholder that gives the length of the audio; the audio
+itself is dropped, so that turn 500 costs what turn 5 costs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Self
+
+
+def audio_placeholder(samples: int, sample_rate: int) -> str:
+    """Return what stands for spoken audio in memory; `samples` is counted at `sample_rate` Hz."""
+    return f"[User audio input - {samples} samples, {samples / sample_rate:.2f}s]"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A finished exchange, as later prompts and the store see it."""
+
+    user: str  # the placeholder
+    reply: str  # what was heard of it
+    interrupted: bool = False
+    prompt: str = ""  # text that was given beside the audio
+
+    @property
+    def user_text(self) -> str:
+        """The user's side as a model reads it: the placeholder, then the text beside it."""
+        return f"{self.user}\n{self.prompt}" if self.prompt else self.user
+
+
+@dataclass(frozen=True)
+class Session:
+    """Instructions and the ordered turns of one conversation."""
+
+    name: str | None = None  # None: kept in memory only
+    instructions: str = ""
+    turns: tuple[Turn, ...] = ()
+
+    def add(self, turn: Turn) -> Self:
+        """Return the session with one more turn."""
+        return replace(self, turns=(*self.turns, turn))
+
+    def last(self, count: int) -> Self:
+        """Return the session with its newest `count` turns alone."""
+        return replace(self, turns=self.turns[-count:] if count else ())
+
+    def within(self, budget: int, cost: Callable[[Turn], int]) -> Self:
+        """Return the session with as many of its newest turns as fit.
+
+        Args:
+            budget: what the turns may cost together, in the unit of `cost` (tokens).
+            cost: what one turn costs in a prompt.
+
+        Whole oldest turns leave; the instructions never do.
+        """
+        costs = accumulate(cost(turn) for turn in reversed(self.turns))
+        return self.last(sum(1 for total in costs if total <= budget))

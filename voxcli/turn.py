@@ -1,0 +1,356 @@
+"""One turn: an utterance goes in, events come out.
+
+The protocols here are the seams of the program. An engine knows nothing of voices, devices or
+screens; a synthesizer knows nothing of models; `run_turn` joins them and knows no implementation of
+either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.ui` renders its events.
+
+                    deltas                pieces                  clips
+    engine.reply() --------> PieceCutter -------> synthesize() --------> speaker.play()
+    generation thread                     speech thread                  device or file
+
+`voxcli.testing` has a double of each protocol.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from queue import Queue, SimpleQueue
+from typing import Protocol
+
+from voxcli.audio import AudioClip
+from voxcli.errors import VoxError
+from voxcli.sentences import PieceCutter, speakable
+from voxcli.session import Session, Turn, audio_placeholder
+
+PIECES_AHEAD = 4  # pieces of text that generation may be ahead of the voice: the back-pressure
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What the user said: speech at `audio.SAMPLE_RATE`, text typed beside it, or text alone."""
+
+    clip: AudioClip | None
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.clip is None and not self.prompt:
+            raise ValueError("an utterance needs a clip or a prompt")
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the clip in memory; empty where there is none."""
+        return audio_placeholder(len(self.clip.samples), self.clip.sample_rate) if self.clip else ""
+
+    def answered(self, reply: str, *, interrupted: bool = False) -> Turn:
+        """Return the finished turn, as it is remembered."""
+        if self.clip is None:
+            return Turn(self.prompt, reply, interrupted)
+        return Turn(self.placeholder, reply, interrupted, self.prompt)
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What an engine did for one reply."""
+
+    model_passes: int  # the greater of audio-encoder calls and generations; the promise is one
+    prompt_tokens: int  # of the whole prompt, cached ones included
+    cached_tokens: int  # of these, how many were in the KV cache already
+    reply_tokens: int
+    heard: str | None = None  # what was said, where the engine learns it anyway
+
+
+class Engine(Protocol):
+    """Turns (session, utterance) into a reply."""
+
+    name: str
+    model: str
+
+    def reply(
+        self, session: Session, utterance: Utterance, interrupt: threading.Event
+    ) -> Generator[str, None, PassReport]:
+        """Yield the reply in deltas, each valid text; return the report.
+
+        Ends early, within one token, once `interrupt` is set.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Synthesizer(Protocol):
+    """Turns text into clips, in one voice."""
+
+    def synthesize(self, sentence: str) -> Iterator[AudioClip]: ...
+
+    def close(self) -> None: ...
+
+
+class Speaker(Protocol):
+    """Where clips are heard: a loudspeaker or a file."""
+
+    @property
+    def position(self) -> float:
+        """Seconds of sound that have been heard since it was opened."""
+        ...
+
+    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        """Queue a clip, blocking while the queue is full; silent within one block of `interrupt`.
+
+        Returns the position at which the clip will have been heard.
+        """
+        ...
+
+    def wait(self, position: float, interrupt: threading.Event) -> None:
+        """Block until `position` is reached or `interrupt` is set."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SpeechOutput:
+    """A voice and where it is heard; whoever opened the two closes them."""
+
+    synthesizer: Synthesizer
+    speaker: Speaker
+
+
+@dataclass(frozen=True)
+class ReplyDelta:
+    """The next piece of the reply's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SentenceSpoken:
+    """A piece of the reply has been heard to its end."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SpeechFailed:
+    """The voice or the speaker gave up; the reply goes on as text."""
+
+    error: VoxError
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds since the utterance was handed over."""
+
+    first_token_seconds: float | None
+    first_audio_seconds: float | None  # first clip handed to the speaker
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """The turn as it is to be remembered, and what it took."""
+
+    turn: Turn
+    report: PassReport
+    timings: Timings
+
+
+Event = ReplyDelta | SentenceSpoken | SpeechFailed | TurnEnded
+
+
+def run_turn(
+    engine: Engine,
+    session: Session,
+    utterance: Utterance,
+    interrupt: threading.Event,
+    speech: SpeechOutput | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Event]:
+    """Run one turn; the last event is `TurnEnded`.
+
+    Args:
+        interrupt: fresh for this turn; set it to stop generation and speech. Nobody clears it, so
+            nothing of an old turn can revive.
+        speech: None for a reply that is only read.
+        clock: seconds, monotonic.
+
+    Raises:
+        VoxError: what the engine raised; the turn did not take place.
+    """
+    events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
+    stopwatch = _Stopwatch(clock)
+    speaking = _Speaking(speech, interrupt, stopwatch, events.put) if speech else None
+    generation = _Generation(engine, session, utterance, interrupt, stopwatch, speaking, events.put)
+    generation.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    except BaseException:
+        interrupt.set()
+        raise
+    finally:
+        generation.join()
+    reply = speaking.heard(generation.text) if speaking else generation.text
+    turn = utterance.answered(reply.strip(), interrupted=interrupt.is_set())
+    yield TurnEnded(turn, generation.report, stopwatch.timings())
+
+
+class _Stopwatch:
+    """Notes when things first happened in a turn."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._first: dict[str, float] = {}
+
+    def note(self, what: str) -> None:
+        if what not in self._first:
+            self._first[what] = self._clock() - self._started
+
+    def timings(self) -> Timings:
+        return Timings(self._first.get("token"), self._first.get("audio"), self._clock() - self._started)
+
+
+class _Generation(threading.Thread):
+    """The thread that drives the engine; emits deltas, then None or the engine's error."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        session: Session,
+        utterance: Utterance,
+        interrupt: threading.Event,
+        stopwatch: _Stopwatch,
+        speaking: "_Speaking | None",
+        emit: Callable[[Event | BaseException | None], None],
+    ) -> None:
+        super().__init__(name="generation", daemon=True)
+        self._deltas = engine.reply(session, utterance, interrupt)
+        self._stopwatch = stopwatch
+        self._speaking = speaking
+        self._emit = emit
+        self.text = ""
+        self.report = PassReport(0, 0, 0, 0)
+
+    def run(self) -> None:
+        try:
+            for delta in self._reported():
+                self._stopwatch.note("token")
+                self.text += delta
+                self._emit(ReplyDelta(delta))
+                if self._speaking:
+                    self._speaking.add(delta)
+        except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
+            self._emit(error)
+        finally:
+            if self._speaking:
+                self._speaking.finish()
+            self._emit(None)
+
+    def _reported(self) -> Generator[str, None, None]:
+        self.report = yield from self._deltas
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Where a piece of the reply lies in what the speaker plays, in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+class _Speaking(threading.Thread):
+    """The thread that speaks a reply while it is still being written."""
+
+    def __init__(
+        self,
+        output: SpeechOutput,
+        interrupt: threading.Event,
+        stopwatch: _Stopwatch,
+        emit: Callable[[Event | BaseException], None],
+    ) -> None:
+        super().__init__(name="speech", daemon=True)
+        self._output = output
+        self._interrupt = interrupt
+        self._stopwatch = stopwatch
+        self._emit = emit
+        self._cutter = PieceCutter()
+        self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
+        self._marks: list[_Mark] = []
+        self._announced = 0  # marks whose end was emitted
+        self._closed = False  # the last piece was taken
+        self._failed = False
+        self.start()
+
+    def add(self, delta: str) -> None:
+        """Take the next delta; blocks while the voice is too far behind."""
+        for piece in self._cutter.feed(delta):
+            self._pieces.put(piece)
+
+    def finish(self) -> None:
+        """Take what is left and return when it has been heard, or was interrupted."""
+        for piece in self._cutter.flush():
+            self._pieces.put(piece)
+        self._pieces.put(None)
+        self.join()
+
+    def heard(self, text: str) -> str:
+        """Return what of the reply `text` was heard."""
+        if self._failed or not self._interrupt.is_set():
+            return text  # a failed voice leaves the text on the screen
+        position = self._output.speaker.position
+        return "".join(_heard_of(mark, position) for mark in self._marks)
+
+    def run(self) -> None:
+        try:
+            for piece in self._pieces_to_say():
+                self._say(piece)
+            for mark in self._marks:
+                self._output.speaker.wait(mark.end, self._interrupt)
+                self._announce()
+        except VoxError as error:
+            self._failed = True
+            self._emit(SpeechFailed(error))
+        except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
+            self._emit(error)
+        finally:
+            for _ in self._pieces_to_say():  # or add() would block for ever
+                pass
+
+    def _pieces_to_say(self) -> Iterator[str]:
+        while not self._closed:
+            piece = self._pieces.get()
+            if piece is None:
+                self._closed = True
+            elif not self._interrupt.is_set():
+                yield piece
+
+    def _say(self, piece: str) -> None:
+        speaker = self._output.speaker
+        start = end = self._marks[-1].end if self._marks else speaker.position
+        sentence = speakable(piece)
+        for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
+            if self._interrupt.is_set():
+                end = math.inf  # how long the piece would have been is not known
+                break
+            end = speaker.play(clip, self._interrupt)
+            self._stopwatch.note("audio")
+        self._marks.append(_Mark(piece, start, end))
+        self._announce()
+
+    def _announce(self) -> None:
+        while self._announced < len(self._marks) and self._marks[self._announced].end <= self._output.speaker.position:
+            self._emit(SentenceSpoken(self._marks[self._announced].text))
+            self._announced += 1
+
+
+def _heard_of(mark: _Mark, position: float) -> str:
+    """Return the words of a piece that were over when the speaker had played to `position`."""
+    if position >= mark.end:
+        return mark.text
+    share = max(0.0, position - mark.start) / (mark.end - mark.start)
+    return mark.text[: mark.text.rfind(" ", 0, int(share * len(mark.text)) + 1) + 1]
