@@ -1,0 +1,288 @@
+"""Text for the ear: a stream of deltas is cut into pieces, and a piece is made fit to be spoken.
+
+Pure functions of text. This module knows nothing of voices, threads or screens: what is printed is
+the text as it came, and only what a voice gets passes through `speakable`.
+"""
+
+# ruff: noqa: RUF001 - the marks of other scripts are meant
+
+import html
+import re
+import unicodedata
+
+FIRST_CLAUSE_CHARS = 24  # about 1.5 s of speech: by then any model has written the next piece
+LONGEST_PIECE_CHARS = 240  # nearly every sentence is shorter; about 16 s of speech
+WIDE_CHARS_WEIGHT = 3  # a Chinese character or a kana is spoken as long as three letters
+
+_CLOSERS = "\"'”’»›)\\]}*_」』】）〉》"
+_MARK = re.compile(
+    rf"""(?P<end>[.!?…。！？｡]+[{_CLOSERS}]*)      # perhaps the end of a sentence
+       | (?P<clause>[,;:，、；：—–-]+[{_CLOSERS}]*)  # perhaps the end of a clause
+       | (?P<code>`+|~+)
+       | (?P<line>\n)
+       | (?P<space>[^\S\n])""",
+    re.VERBOSE,
+)
+_WIDE_MARKS = frozenset("。！？｡，、；：—")  # need no space after them
+_BLANKS = re.compile(r"[^\S\n]*")
+_INFO = re.compile(r"[^\S\n]*[^\s`]*[^\S\n]*")  # the rest of the line that opens a code block
+_LAST_WORD = re.compile(r"(?<![^\s\"'“‘«(\[*_])[^\W\d_]+(?:\.[^\W\d_]+)*$")
+_LIST_NUMBER = re.compile(r"[\s#*>_(-]*\d{1,3}$")
+
+_NEVER_LAST = frozenset(  # a name, a number or an explanation follows
+    """
+    approx bsp bzw capt cf col d.h dr dra e.g eg fr gen gov hon hr i.e ie lt m mlle mme mr mrs ms mt
+    ph.d pres prof rep rev sen sgt sr sra st usw vs z.b
+    """.split()  # noqa: SIM905 - a list of words is read more easily so
+)
+_BEFORE_NUMBER = frozenset(
+    "apr art aug ch dec eq feb fig figs jan jul jun mar no nos nov nr oct p pp sec sep sept vol".split()  # noqa: SIM905
+)
+_MAY_BE_LAST = frozenset({"a.m", "p.m", "I"})  # though they look like initials
+
+
+class PieceCutter:
+    """Cuts streamed text into pieces that can be spoken one by one.
+
+    A piece ends after a sentence, at a line's end, or after `LONGEST_PIECE_CHARS`; the very first
+    may end at a clause, so that the voice can start early. A block of code is never cut. The pieces
+    joined are the deltas joined, to the character, and they are the same wherever the borders of the
+    deltas lie: text is held back only while what follows could still change where a piece ends.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""  # not yet cut
+        self._first = True
+        self._line_start = True
+
+    def feed(self, delta: str) -> list[str]:
+        """Take the next delta; return the pieces that are certain now."""
+        self._text += delta
+        return self._pieces(final=False)
+
+    def flush(self) -> list[str]:
+        """Return what is left, in pieces; the next delta begins a new text."""
+        pieces = self._pieces(final=True)
+        self._first = self._line_start = True
+        return pieces
+
+    def _pieces(self, *, final: bool) -> list[str]:
+        pieces = []
+        start = 0
+        while start < len(self._text):
+            end = _Scan(self._text, start, self._first, self._line_start, final).end()
+            if end is None:
+                break
+            pieces.append(self._text[start:end])
+            self._first = self._first and not pieces[-1].strip()
+            self._line_start = pieces[-1].endswith("\n")
+            start = end
+        self._text = self._text[start:]
+        return pieces
+
+
+class _Unsure(Exception):  # noqa: N818 - a signal, not an error
+    """What comes next decides."""
+
+
+class _Scan:
+    """One look for the end of the piece that begins at `start`.
+
+    Marks are judged from left to right, each only once all that its judgement rests on is there;
+    that is why the borders of the deltas don't matter.
+    """
+
+    def __init__(self, text: str, start: int, first: bool, line_start: bool, final: bool) -> None:
+        self._text = text
+        self._start = start
+        self._first = first
+        self._line_start = line_start
+        self._final = final  # nothing follows
+        self._space = 0  # where the piece may be cut for its length
+        self._clause = 0  # where it would better be cut
+
+    def end(self) -> int | None:
+        """Return where the piece ends; None if more text is needed to know."""
+        limit = self._start + LONGEST_PIECE_CHARS
+        position = self._start
+        try:
+            while (mark := _MARK.search(self._text, position)) and mark.start() < limit:
+                cut, position = self._judge(mark)
+                if cut:
+                    return cut
+        except _Unsure:
+            return None
+        if position < limit and len(self._text) < limit:
+            return len(self._text) if self._final else None
+        return max(position, limit) if position > limit else self._cut_for_length(limit)
+
+    def _cut_for_length(self, limit: int) -> int:
+        if self._clause - self._start > LONGEST_PIECE_CHARS // 2:
+            return self._clause
+        return self._space or limit
+
+    def _judge(self, mark: re.Match[str]) -> tuple[int, int]:
+        """Return (where to cut, 0 for not here; where to look on)."""
+        match mark.lastgroup:
+            case "end":
+                return self._after(mark) if self._ends_sentence(mark) else 0, mark.end()
+            case "clause":
+                return self._judge_clause(mark), mark.end()
+            case "code":
+                return 0, self._end_of_code(mark)
+            case "line" if self._text[self._start : mark.start()].strip():
+                return mark.end(), mark.end()
+        self._space = mark.end()
+        return 0, mark.end()
+
+    def _peek(self, position: int) -> str:
+        """Return the character at `position`; empty at the very end."""
+        if position >= len(self._text) and not self._final:
+            raise _Unsure
+        return self._text[position : position + 1]
+
+    def _after(self, mark: re.Match[str]) -> int:
+        """Return the cut after a mark: the one blank that follows belongs to the piece."""
+        return mark.end() + self._peek(mark.end()).isspace()
+
+    def _ends_sentence(self, mark: re.Match[str]) -> bool:
+        following = self._peek(mark.end())
+        if _WIDE_MARKS.intersection(mark[0]) or not following:
+            return True
+        if not following.isspace() or following == "\n":
+            return False  # a newline cuts by itself
+        blanks = _BLANKS.match(self._text, mark.end())
+        following = self._peek(blanks.end() if blanks else mark.end())
+        if following.islower():
+            return False
+        return not mark[0].startswith(".") or mark[0].startswith("..") or not self._is_abbreviation(mark, following)
+
+    def _is_abbreviation(self, mark: re.Match[str], following: str) -> bool:
+        before = self._text[self._start : mark.start()]
+        if _LIST_NUMBER.match(before):
+            return self._line_start or "\n" in before
+        word = _LAST_WORD.search(before)
+        if not word or word[0] in _MAY_BE_LAST:
+            return False
+        folded = word[0].casefold()
+        if folded in _NEVER_LAST or (folded in _BEFORE_NUMBER and following.isdigit()):
+            return True
+        return all(len(part) == 1 and part.isascii() for part in folded.split("."))  # U.S., J. Smith
+
+    def _judge_clause(self, mark: re.Match[str]) -> int:
+        following = self._peek(mark.end())
+        if not following or not (following.isspace() or _WIDE_MARKS.intersection(mark[0])):
+            return 0
+        if "-" in mark[0] and not self._text[mark.start() - 1 : mark.start()].isspace():
+            return 0
+        self._clause = self._after(mark)
+        long_enough = _weight(self._text[self._start : mark.end()]) >= FIRST_CLAUSE_CHARS
+        return self._clause if self._first and long_enough else 0
+
+    def _end_of_code(self, mark: re.Match[str]) -> int:
+        """Return where to look on after backticks: behind what they enclose, if they enclose anything."""
+        self._peek(mark.end())
+        ticks = mark[0]
+        if ticks[0] == "~" and len(ticks) < 3:
+            return mark.end()
+        if len(ticks) >= 3:
+            info = _INFO.match(self._text, mark.end())
+            rest_of_line = info.end() if info else mark.end()
+            if self._peek(rest_of_line) == "\n":
+                return self._end_of_block(ticks, rest_of_line)
+        return self._end_of_inline_code(ticks, mark.end())
+
+    def _end_of_block(self, ticks: str, position: int) -> int:
+        closing = re.compile(rf"\n[^\S\n]*{ticks}{ticks[0]}*").search(self._text, position)
+        if closing:
+            self._peek(closing.end())
+            return closing.end()
+        if not self._final:
+            raise _Unsure
+        return len(self._text)
+
+    def _end_of_inline_code(self, ticks: str, position: int) -> int:
+        limit = self._start + LONGEST_PIECE_CHARS
+        closing = re.compile(rf"(?<!{ticks[0]}){ticks}(?!{ticks[0]})|\n").search(self._text, position, limit)
+        if closing:
+            return position if closing[0] == "\n" else closing.end()
+        if len(self._text) < limit and not self._final:
+            raise _Unsure
+        return position
+
+
+def _weight(text: str) -> int:
+    """Return how long text is when spoken, in letters."""
+    return len(text) + (WIDE_CHARS_WEIGHT - 1) * sum(char >= "\u2e80" for char in text)
+
+
+_CODE_BLOCK = re.compile(
+    r"(?<!`)(?<!~)(`{3,}+|~{3,}+)[^\S\n]*[^\s`]*[^\S\n]*\n(?:.*?(?<=\n)[^\S\n]*\1[`~]*|.*)", re.DOTALL
+)
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.MULTILINE), replacement)
+    for pattern, replacement in (
+        (r"[^\S\n]+", " "),  # first, so that no later rule tries every length of a run of blanks
+        # whole lines
+        (r"^[ \t]*(?:[-*_=][ \t]*){3,}$", ""),  # rules
+        (r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$", ""),  # below a table's head
+        (r"^[ \t]*\|[ \t]*(.*?)[ \t]*\|?[ \t]*$", r"\1"),
+        (r"^[ \t]*(?:>[ \t]?)+", ""),
+        (r"^[ \t]*#{1,6}[ \t]+", ""),
+        (r"^[ \t]*[-*+•‣◦·][ \t]+(?:\[[ xX]\][ \t]+)?", ""),
+        (r"[ \t]*\|[ \t]*", ", "),
+        # markup
+        (r"</?[A-Za-z!?][^<>]*>", " "),
+        (r"`+", ""),
+        (r"\\(?=[^\w\s])", ""),
+        (r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)|(?<!\w)\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?!\w)|~~", ""),
+        # what voices would take for commands, or spell out
+        (r"[-=]+>|<[-=]+", ", "),
+        (r"<", " less than "),
+        (r">", " greater than "),
+        (r"[\[\]{}\\_|^#]", " "),
+        # punctuation
+        (r"[ \t]+(?=[,;])", ""),
+        (r"([!?])[!?]+", r"\1"),
+        (r"…|\.{3,}", "... "),
+        (r"([^\w\s.])\1{2,}", r"\1"),
+    )
+)
+_LINK = re.compile(r"!?\[([^\[\]]*)\](?:\([^()\s]*(?:[ \t]+\"[^\"\n]*\")?\)|\[[^\[\]]*\])")
+_FOOTNOTE = re.compile(r"\[\^[^\[\]]*\]")
+_URL = re.compile(r"<?\b(?:https?://|www\.)(?:[^\s/@<>]*@)?([^\s/:?#<>()\[\]]+)([^\s<>()\[\]]*)>?", re.IGNORECASE)
+_SENTENCE_END = tuple(".!?…:;,。！？")
+
+
+def speakable(piece: str) -> str:
+    """Return what a voice should say for a piece of Markdown; empty if there is nothing to say.
+
+    Links are said by their text or domain, a block of code as "code block"; marks, emoji, control
+    and direction characters are dropped, and so is all that a voice would read as a command (SSML
+    of espeak and SAPI, `[[...]]` of macOS and piper).
+    """
+    text = _CODE_BLOCK.sub("\nCode block.\n", html.unescape(piece))
+    text = "".join(char for char in text if _is_audible(char))
+    text = _URL.sub(_domain, _LINK.sub(r"\1", _FOOTNOTE.sub("", text)))
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    lines = [line for line in (" ".join(line.split()) for line in text.splitlines()) if line]
+    spoken = " ".join(line if line.endswith(_SENTENCE_END) else f"{line}." for line in lines[:-1])
+    spoken = f"{spoken} {lines[-1]}".strip() if lines else ""
+    return spoken if any(char.isalnum() for char in spoken) else ""
+
+
+def _is_audible(char: str) -> bool:
+    """Tell whether a voice can make something of a character; see Unicode's general categories."""
+    category = unicodedata.category(char)
+    if category == "So":  # pictures from U+2190 on, but for the units among the Chinese signs
+        return char < "\u2190" or "\u3200" <= char <= "\u33ff"
+    if category in {"Sk", "Me"}:  # skin tones, keycaps
+        return char in "`^"
+    return char in "\n\t\u200c" or not (category.startswith("C") or "\ufe00" <= char <= "\ufe0f")
+
+
+def _domain(url: re.Match[str]) -> str:
+    host, rest = url[1].removeprefix("www.").rstrip(".,;:!?*_\"'"), url[0].rstrip(">")
+    ending = re.search(r"[.,;:!?]*$", rest)
+    return host.replace(".", " dot ") + (ending[0] if ending else "")
