@@ -1,0 +1,386 @@
+"""Settings: built-in defaults < the settings file < `VOXCLI_*` environment < flags.
+
+Every setting is declared once, as a field of `Settings`; the messages of errors and, in
+`voxcli.config_text`, the example file are made from these fields. The module reads the settings file and
+the file that `instructions` names; it doesn't know what a setting does, and only `voxcli.cli` knows it.
+"""
+
+import os
+import re
+import reprlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
+
+from voxcli.errors import ConfigError
+from voxcli.paths import config_file
+
+PREFIX = "VOXCLI_"
+NOT_SETTINGS = frozenset({"VOXCLI_HOME"})  # variables that `voxcli.paths` reads
+FILE_BYTES = 1 << 20  # a settings file has a few kilobytes: more is some other file
+INSTRUCTIONS_CHARACTERS = 16_384  # some 4,000 tokens, half of the default context budget
+
+DEFAULT_INSTRUCTIONS = (
+    "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
+)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a text setting may hold, in words, where its constraints don't say it."""
+
+    text: str
+
+
+WholeNumber = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+ModelName = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
+    Allowed("mini, small, a model id such as mistralai/Voxtral-Mini-3B-2507, or the path of a folder"),
+]
+VoiceName = Annotated[
+    str,
+    Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
+    Allowed("pyttsx3, pyttsx3:NAME, piper:NAME or piper:PATH"),
+]
+Instructions = Annotated[
+    str,
+    Field(max_length=INSTRUCTIONS_CHARACTERS),
+    Allowed(f"text of at most {INSTRUCTIONS_CHARACTERS} characters, or @FILE to read it from a file"),
+]
+
+
+class _Table(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class AudioSettings(_Table):
+    """What comes in."""
+
+    max_seconds: Number = Field(
+        default=1800.0, ge=0.1, le=86_400, description="Longest recording that is taken, in seconds."
+    )
+
+
+class SessionSettings(_Table):
+    """What is remembered."""
+
+    context_tokens: WholeNumber = Field(
+        default=8192,
+        ge=512,
+        le=131_072,
+        description="Longest prompt, in tokens; the oldest turns leave it when it would grow longer.",
+    )
+
+
+class ReplySettings(_Table):
+    """How a reply is generated."""
+
+    max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
+    temperature: Number = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="How freely words are chosen (no unit); 0 takes the likeliest word each time.",
+    )
+    top_p: Number = Field(
+        default=1.0,
+        ge=0.01,
+        le=1,
+        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them).",
+    )
+
+
+class SpeechSettings(_Table):
+    """How a reply is spoken."""
+
+    words_per_minute: WholeNumber = Field(
+        default=180, ge=80, le=500, description="Speed of the voice, in words per minute."
+    )
+    timeout_seconds: Number = Field(
+        default=5.0,
+        ge=0.5,
+        le=300,
+        description="How long a sentence may take to synthesize, in seconds; then the voice restarts.",
+    )
+
+
+class Settings(_Table):
+    """All settings, checked; text that named a file holds what the file says."""
+
+    engine: Literal["auto", "voxtral", "embedded"] = Field(
+        default="auto", description="What answers; auto takes voxtral where there is a GPU for it, else embedded."
+    )
+    model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        default="auto", description="What the voxtral engine runs on; auto takes the best there is."
+    )
+    instructions: Instructions = Field(
+        default=DEFAULT_INSTRUCTIONS, description="What the model is told about how to answer."
+    )
+    voice: VoiceName = Field(
+        default="pyttsx3", description="Voice that speaks replies; `voxcli voices` lists what there is."
+    )
+    audio: AudioSettings = AudioSettings()
+    session: SessionSettings = SessionSettings()
+    reply: ReplySettings = ReplySettings()
+    speech: SpeechSettings = SpeechSettings()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a setting's value came from."""
+
+    kind: Literal["default", "file", "environment", "flag"]
+    where: str = ""  # the file and line, or the variable
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.where}".rstrip()
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that a source gives to a setting, before it is checked."""
+
+    value: Any
+    origin: Origin
+    folder: Path = Path()  # that a relative `@FILE` is looked for in
+
+
+Layer = dict[str, Given]  # by dotted name
+
+
+def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings in force.
+
+    Args:
+        path: the settings file; None for the default one, which need not exist.
+        flags: the flags that were given, by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
+        environ: where the `VOXCLI_*` variables are; one that is empty counts as not set.
+
+    Raises:
+        ConfigError: a file that can't be read or is not TOML, an unknown setting, a value that is not allowed.
+    """
+    return explain(path, flags, environ)[0]
+
+
+def explain(
+    path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> tuple[Settings, dict[str, Origin]]:
+    """Return the settings in force, as `load` does, and the origin of each by dotted name."""
+    layers = [_flag_layer(flags), _environment_layer(environ), _file_layer(path)]
+    given: Layer = {}
+    for layer in reversed(layers):
+        given |= layer
+    if "instructions" in given:
+        given["instructions"] = _with_file_read(given["instructions"])
+        layers.insert(0, {"instructions": given["instructions"]})
+    settings = _checked(layers, given)
+    default = Origin("default")
+    return settings, {name: given[name].origin if name in given else default for name in fields()}
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Return the declaration of every setting by dotted name, in the order of the settings file."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Settings.model_fields.items():
+        if section := _section(field):
+            found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
+        else:
+            found[name] = field
+    return found
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: `VOXCLI_AUDIO__MAX_SECONDS` for `audio.max_seconds`."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return in words what a setting may hold."""
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    words = next((entry.text for entry in field.metadata if isinstance(entry, Allowed)), "")
+    if words:
+        return words
+    least = next(entry.ge for entry in field.metadata if hasattr(entry, "ge"))
+    most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
+    return f"a {'whole ' if field.annotation is int else ''}number from {least} to {most}"
+
+
+def values(settings: Settings) -> dict[str, Any]:
+    """Return the value of every setting by dotted name."""
+    found = {}
+    for name in fields():
+        section, _, key = name.rpartition(".")
+        found[name] = getattr(getattr(settings, section) if section else settings, key)
+    return found
+
+
+def _section(field: FieldInfo) -> type[_Table] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, _Table) else None
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> Layer:
+    known = fields()
+    for name in flags:
+        if name not in known:
+            raise _unknown("setting", name, known, "command line")
+    return {name: Given(value, Origin("flag")) for name, value in flags.items()}
+
+
+def _environment_layer(environ: Mapping[str, str]) -> Layer:
+    known = {variable(name): name for name in fields()}
+    layer: Layer = {}
+    for key, text in environ.items():
+        if not key.startswith(PREFIX) or key in NOT_SETTINGS or not text:
+            continue
+        if key not in known:
+            raise _unknown("variable", key, known, "environment")
+        value = _from_text(fields()[known[key]], text)
+        layer[known[key]] = Given(value, Origin("environment", key))
+    return layer
+
+
+def _from_text(field: FieldInfo, text: str) -> Any:
+    """Return the number that a text writes, where the setting is one; what it isn't stays text."""
+    try:
+        return field.annotation(text) if field.annotation in (int, float) else text
+    except ValueError:
+        return text
+
+
+def _file_layer(path: Path | None) -> Layer:
+    if path is None:
+        path = config_file()
+        if not path.exists():
+            return {}
+    text = _read(path, FILE_BYTES, "the settings file")
+    try:
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or a number with too many digits
+        raise ConfigError(f"{path} is not TOML: {error}", hint="mend that line, or see config.example.toml") from error
+    layer: Layer = {}
+    for name, value in _flat(tables).items():
+        line = _line(text, name)
+        where = f"{path}, line {line}" if line else str(path)
+        if name in Settings.model_fields and name not in fields():
+            raise ConfigError(f"{name} is a section, not a setting ({where})", hint=f"write [{name}] on its own line")
+        if name not in fields():
+            raise _unknown("setting", name, fields(), where)
+        layer[name] = Given(value, Origin("file", where), path.parent)
+    return layer
+
+
+def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a parsed file by dotted name; an empty known section gives none."""
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict) and (value or name in Settings.model_fields):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _line(text: str, name: str) -> int | None:
+    """Return the line that sets `name` in TOML, counted from 1, where it is written plainly."""
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([\w.-]+)\s*\]", line):
+            section = f"{header[1]}."
+            if name == header[1]:
+                return number
+        elif (key := re.match(r"\s*([\w.-]+)\s*=", line)) and f"{name}.".startswith(f"{section}{key[1]}."):
+            return number
+    return None
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any], where: str) -> ConfigError:
+    nearest = get_close_matches(name, known, 1, cutoff=0.0)[0]
+    return ConfigError(f"unknown {what} {_shown(name)[1:-1]} ({where})", hint=f"did you mean {nearest}?")
+
+
+def _with_file_read(given: Given) -> Given:
+    """Return instructions with the text of the file that `@FILE` names."""
+    if not isinstance(given.value, str) or not given.value.startswith("@"):
+        return given
+    try:
+        path = given.folder / Path(given.value[1:]).expanduser()
+    except RuntimeError as error:  # ~ of a user who doesn't exist
+        raise ConfigError(f"can't read instructions from {given.value[1:]}: {error}") from error
+    text = _read(path, 4 * INSTRUCTIONS_CHARACTERS, "instructions from")  # a character takes at most 4 bytes
+    return Given(text.strip(), Origin(given.origin.kind, f"{given.origin.where} @{path}".strip()))
+
+
+def _read(path: Path, limit: int, what: str) -> str:
+    """Return a file's text; `limit` is in bytes."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"can't read {what} {path}: {reason}", hint=_reading_hint(error)) from error
+    if len(content) > limit:
+        raise ConfigError(f"can't read {what} {path}: more than {limit} bytes", hint="is it the right file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"can't read {what} {path}: not UTF-8 at byte {error.start}", hint="save it as UTF-8"
+        ) from error
+
+
+def _reading_hint(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "check the name; `voxcli config init` writes a settings file"
+    return "give the name of a text file that you may read"
+
+
+def _checked(layers: list[Layer], given: Layer) -> Settings:
+    """Return settings from layers, the strongest first; `given` says where each value came from.
+
+    pydantic-settings merges and checks. It reads no source itself: it would not tell where a value stood.
+    """
+
+    class Layered(BaseSettings, Settings):  # type: ignore[misc]  # both declare `model_config`
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(InitSettingsSource(settings_cls, _nested(layer)) for layer in layers)
+
+    try:
+        return Settings.model_construct(**dict(Layered()))
+    except ValidationError as error:
+        name = ".".join(str(part) for part in error.errors()[0]["loc"])
+        value, origin = given[name].value, given[name].origin
+        where = origin.where or "command line"
+        must = allowed(fields()[name])
+        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}") from error
+
+
+def _nested(layer: Layer) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for name, given in layer.items():
+        section, _, key = name.rpartition(".")
+        (tables.setdefault(section, {}) if section else tables)[key] = given.value
+    return tables
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, cut short: a file can hold anything."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number with too many digits"
+    return reprlib.repr(value)
