@@ -1,0 +1,240 @@
+"""What `voxcli doctor` looks at: each check takes plain values and says what was found and what mends it.
+
+The checks ask nobody: `voxcli.cli.doctor` gathers the values. Whether a finding that is not well is a
+failure depends on whether `voxcli once` needs the thing: without a loudspeaker it still prints.
+"""
+
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from voxcli.engines.accelerator import Accelerator
+from voxcli.errors import VoxError
+
+PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
+VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors")
+EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
+DATA_BYTES = 10_000_000  # room for some ten thousand turns
+# What a model takes on the GPU beside its weights: a KV cache of 8192 tokens is 1.0 GB for mini and
+# 1.3 GB for small; encoder and prefill need some hundred megabytes for a moment.
+WORKING_BYTES = 1_800_000_000
+
+EngineName = Literal["voxtral", "embedded"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; `mend` is the command or the step that helps where it is not well."""
+
+    well: bool
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A check to be made, under the name that its line has."""
+
+    name: str
+    check: Callable[[], Finding]
+    needed: bool = True  # whether `once` needs it, with the present settings
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that was made."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    mend: str
+
+
+def examine(probes: Iterable[Probe]) -> list[Check]:
+    """Make all checks; a VoxError in one is its finding, and stops none of the others."""
+    return [_examined(probe) for probe in probes]
+
+
+def would_work(checks: Iterable[Check]) -> bool:
+    """Return whether `voxcli once` has all that it needs."""
+    return all(check.state != "fail" for check in checks)
+
+
+def _examined(probe: Probe) -> Check:
+    try:
+        finding = probe.check()
+    except VoxError as error:
+        finding = Finding(False, error.message, error.hint)
+    if finding.well:
+        return Check(probe.name, "ok", finding.found, "")
+    return Check(probe.name, "fail" if probe.needed else "warn", finding.found, finding.mend)
+
+
+# --- Checks ------------------------------------------------------------------------------------
+
+
+def python(version: tuple[int, int, int]) -> Finding:
+    """Check the version of the interpreter."""
+    first, last = PYTHONS
+    well = first <= version[:2] <= last
+    mend = f"install Python {first[0]}.{first[1]} to {last[0]}.{last[1]}, and voxcli again with it"
+    return Finding(well, ".".join(map(str, version)), mend)
+
+
+def settings_file(path: Path, exists: bool) -> Finding:
+    """Tell which settings file is read; one that can't be read is a ConfigError before this."""
+    return Finding(True, str(path) if exists else f"defaults; {path} does not exist")
+
+
+def engine_in_use(wanted: str, why_no_gpu: str, checkpoint: Path | None) -> EngineName:
+    """Return the engine that `once` would use; `auto` takes voxtral where it needs nothing more."""
+    if wanted == "voxtral" or (wanted == "auto" and not why_no_gpu and checkpoint):
+        return "voxtral"
+    return "embedded"
+
+
+def engine(wanted: str, used: EngineName, why_no_gpu: str) -> Finding:
+    """Tell which engine answers."""
+    if wanted != "auto":
+        return Finding(True, used)
+    reason = why_no_gpu or ("there is a GPU" if used == "voxtral" else "the checkpoint is not here yet")
+    return Finding(True, f"{used} (auto: {reason})")
+
+
+def torch_device(found: Accelerator | None, missing: Sequence[str], device: str, *, gpu_present: bool) -> Finding:
+    """Check that torch is there, with the device that the settings ask for.
+
+    Args:
+        found: None where torch is not installed.
+        missing: packages of the voxtral extra that are not installed.
+        device: auto, cuda, mps or cpu.
+        gpu_present: whether the machine has something that looks like a GPU.
+    """
+    if found is None or missing:
+        return Finding(False, f"not installed: {', '.join(missing or ['torch'])}", "pip install 'voxcli[voxtral]'")
+    mend = "pip install --force-reinstall torch, or update the GPU's driver; --device cpu does without"
+    lacking = device in ("cuda", "mps") and found.kind != device
+    if lacking or (found.kind == "cpu" and gpu_present and device == "auto"):
+        why = found.problem or f"its best device is {found.kind}"
+        wanted = device if lacking else "the GPU"
+        return Finding(False, f"torch {found.torch_version} can't use {wanted}: {why}", mend)
+    used = found.kind if device == "auto" else device
+    name = f" ({found.name})" if found.name and used != "cpu" else ""
+    return Finding(True, f"torch {found.torch_version} on {used}{name}")
+
+
+def gpu_memory(found: Accelerator, weight_bytes: int) -> Finding:
+    """Check that a model of `weight_bytes` fits on the GPU beside what is on it."""
+    if found.kind == "cpu":
+        return Finding(True, "no GPU in use")
+    need = weight_bytes + WORKING_BYTES
+    text = f"{_gb(found.free_bytes)} of {_gb(found.total_bytes)} free"
+    mend = "stop what else uses the GPU, or take a smaller model: --model mini, or --engine embedded"
+    return Finding(found.free_bytes >= need, f"{text}, the model needs {_gb(need)}", mend)
+
+
+def checkpoint(model: str, folder: Path | None, download_bytes: int, free_bytes: int, hub: Path) -> Finding:
+    """Check that the checkpoint is here; where it isn't, whether there is room for it.
+
+    Args:
+        model: its name in the settings.
+        folder: where it lies, None where it isn't here.
+        download_bytes: what fetching takes on disk; 0 where that is not known.
+        free_bytes: what is free where it would be put, in the folder `hub`.
+    """
+    if folder:
+        return Finding(True, f"{model} in {folder}")
+    if download_bytes > free_bytes:
+        text = f"{model} is not here: it takes {_gb(download_bytes)}, and {_gb(free_bytes)} are free in {hub}"
+        return Finding(False, text, "make room, or set HF_HOME to a folder on a larger disk")
+    size = f" ({_gb(download_bytes)} to fetch)" if download_bytes else ""
+    return Finding(False, f"{model} is not here{size}", f"voxcli models pull {shlex.quote(model)}")
+
+
+def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Finding:
+    """Check the packages of the embedded engine, and its weights.
+
+    Args:
+        folder: where its weights were made ready, None where they were not yet.
+        missing: packages that it still needs: to run, and to make the weights ready.
+        install: the command that installs them.
+    """
+    if missing:
+        return Finding(False, f"not installed: {', '.join(missing)}", install)
+    return Finding(True, f"weights in {folder}" if folder else "installed; its weights are made ready on first use")
+
+
+def folder(path: Path, needed_bytes: int) -> Finding:
+    """Check that a folder is, or can be made, and that what will be written fits."""
+    existing = _nearest(path)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(False, f"{existing} can't be written", f"chmod u+rwx {shlex.quote(str(existing))}")
+    free = free_bytes(path)
+    text = f"{path}, {_gb(free)} free"
+    if free < needed_bytes:
+        return Finding(False, f"{text}, {_gb(needed_bytes)} needed", "make room on that disk")
+    return Finding(True, text)
+
+
+def permissions(path: Path) -> Finding:
+    """Check that nobody else can read the data folder, or what lies in it."""
+    open_paths = _open_to_others(path) if os.name == "posix" and path.is_dir() else []
+    if not open_paths:
+        return Finding(True, "private" if path.is_dir() else "nothing is stored yet")
+    more = f" and {len(open_paths) - 1} more" if len(open_paths) > 1 else ""
+    return Finding(False, f"others can read {open_paths[0]}{more}", f"chmod -R go= {shlex.quote(str(path))}")
+
+
+def devices(outputs: Sequence[str], inputs: Sequence[str]) -> Finding:
+    """Check that there is a loudspeaker; a microphone is told of. Names as PortAudio has them, the default first."""
+    heard = f"out: {outputs[0]}" if outputs else "no output device"
+    spoken = f"in: {inputs[0]}" if inputs else "no input device"
+    return Finding(bool(outputs), f"{heard}; {spoken}", "connect a loudspeaker, or use --save-reply FILE.wav")
+
+
+def voice(name: str, spoken_seconds: float) -> Finding:
+    """Check that a voice made sound when it was asked for a word."""
+    text = f"{name} speaks" if spoken_seconds > 0 else f"{name} is silent"
+    return Finding(spoken_seconds > 0, text, "voxcli voices; then choose one with --voice NAME")
+
+
+# --- Facts -------------------------------------------------------------------------------------
+
+
+def missing_packages(names: Iterable[str]) -> list[str]:
+    """Return which of these packages are not installed, importing none."""
+    return [name for name in names if find_spec(name) is None]
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the size of a checkpoint's weights."""
+    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+
+
+def free_bytes(path: Path) -> int:
+    """Return what is free on the disk of a folder that need not exist yet."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+
+
+def _open_to_others(path: Path) -> list[Path]:
+    """Return the folder and its files that group or others have a permission for.
+
+    What lies in folders inside, such as voices, is not private; a sticky folder belongs to everybody.
+    """
+    parts = [path, *(part for part in path.iterdir() if part.is_file() and not part.is_symlink())]
+    modes = {part: part.stat().st_mode for part in parts}
+    return [part for part, mode in modes.items() if mode & 0o077 and not mode & stat.S_ISVTX]
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
