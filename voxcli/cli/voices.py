@@ -1,0 +1,112 @@
+"""`voxcli voices`: which voices there are, and how one sounds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, VoiceFlag, given, note
+from voxcli.errors import ConfigError, SpeechError
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from voxcli.config import Settings
+    from voxcli.speech.voice import Voice
+    from voxcli.turn import Speaker
+
+
+def voices(
+    say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Say this instead of listing.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.wav", help="Write what is said to a file, don't play it.")
+    ] = None,
+    voice: VoiceFlag = None,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """List the voices, or try one."""
+    if say is None:
+        if save:
+            raise ConfigError(
+                "--save needs something to say", hint='voxcli voices --say "Hello there." --save hello.wav'
+            )
+        _list(as_json=json)
+        return
+    from voxcli.config import load
+
+    _say(say, save, load(config, given(voice=voice)), as_json=json)
+
+
+def _list(*, as_json: bool) -> None:
+    import json
+
+    found = _found()
+    if as_json:
+        rows = [
+            {
+                "voice": voice.setting,
+                "kind": voice.kind,
+                "name": voice.name,
+                "id": voice.id,
+                "languages": voice.languages,
+            }
+            for voice in found
+        ]
+        typer.echo(json.dumps({"voices": rows}))
+        return
+    width = max(len(voice.setting) for voice in found)
+    for voice in found:
+        typer.echo(printable(f"{voice.setting.ljust(width)}  {', '.join(voice.languages)}"))
+
+
+def _found() -> "list[Voice]":
+    """Return the voices; without a speech engine, those of piper if there are any."""
+    from voxcli.speech.voices import list_voices
+
+    found: list[Voice] = []
+    try:
+        found.extend(list_voices())
+    except SpeechError as error:
+        if not found:
+            raise
+        note(f"{error.message}; {error.hint}")
+    return found
+
+
+def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -> None:
+    import json
+    import threading
+
+    from voxcli.speech.voices import open_synthesizer, say
+
+    with (
+        _speaker(save) as speaker,
+        open_synthesizer(
+            settings.voice,
+            words_per_minute=settings.speech.words_per_minute,
+            timeout_seconds=settings.speech.timeout_seconds,
+        ) as synthesizer,
+    ):
+        started = speaker.position
+        said = say(text, synthesizer, speaker, threading.Event())
+        seconds = speaker.position - started
+    if not said:
+        raise ConfigError(f"there is nothing to say in {text!r}")
+    path = str(save) if save else None
+    if as_json:
+        typer.echo(json.dumps({"voice": settings.voice, "said": said, "seconds": round(seconds, 3), "path": path}))
+    elif path:
+        typer.echo(printable(path))
+
+
+def _speaker(save: Path | None) -> "AbstractContextManager[Speaker]":
+    if save:
+        from voxcli.speech.wav import WavSpeaker
+
+        return WavSpeaker(save)
+    from voxcli.live.devices import open_speaker
+
+    return open_speaker()

@@ -1,0 +1,141 @@
+"""A speaker that is a WAV file. It knows nothing of voices or devices."""
+
+import os
+import secrets
+import struct
+import threading
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from voxcli.audio import AudioClip
+from voxcli.errors import ConfigError, VoxError
+from voxcli.turn import Speaker
+
+HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")  # RIFF, "fmt " and the head of "data"; Microsoft's RIFF specification
+SAMPLE_BYTES = 2  # PCM16
+LARGEST_BYTES = 0xFFFF_FFFF - HEADER.size  # sizes are 32-bit numbers
+
+
+class WavSpeaker:
+    """Implements `voxcli.turn.Speaker` by writing mono PCM16; a context manager.
+
+    The sound goes into a hidden file beside the target, which takes the target's name when the
+    speaker is closed; so neither an error nor a killed run leaves half a file under that name. If
+    nothing was played, no file is written and an older one stays.
+    """
+
+    def __init__(self, path: Path, then: Speaker | None = None) -> None:
+        """Begin a file.
+
+        Args:
+            path: the target, ending in .wav; an older file is replaced.
+            then: a speaker that hears every clip too, and whose position counts. Its owner closes it.
+
+        Raises:
+            ConfigError: the target is no .wav, or can't be written there.
+        """
+        self._path = path.expanduser()
+        self._then = then
+        self._sample_rate = 0  # of the first clip
+        self._samples = 0
+        if self._path.is_dir():
+            raise ConfigError(f"{path} is a folder", hint=f"write to {path / 'reply.wav'}")
+        if self._path.suffix.lower() != ".wav":
+            raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
+        self._part = self._path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
+        try:
+            self._file = self._part.open("xb")
+        except OSError as error:
+            raise ConfigError(
+                f"can't write {path}: {error.strerror}", hint="choose a folder you may write to"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error:
+            self._discard()
+        self.close()
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is, or will be when the speaker is closed; None while nothing was played."""
+        return self._path if self._samples else None
+
+    @property
+    def position(self) -> float:
+        """Seconds written, or heard by the speaker that hears it too."""
+        if self._then:
+            return self._then.position
+        return self._samples / self._sample_rate if self._sample_rate else 0.0
+
+    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        """Write a clip, resampled if its rate is not the first clip's, unless `interrupt` is set.
+
+        Raises:
+            VoxError: the disk is full, say; the file is given up.
+        """
+        if len(clip.samples) and not interrupt.is_set():
+            self._sample_rate = self._sample_rate or clip.sample_rate
+            self._write(clip.resampled(self._sample_rate))
+        return self._then.play(clip, interrupt) if self._then else self.position
+
+    def wait(self, position: float, interrupt: threading.Event) -> None:
+        """Wait for the speaker that hears it too; a file is heard at once."""
+        if self._then:
+            self._then.wait(position, interrupt)
+
+    def close(self) -> None:
+        """Give the file its name; raises VoxError if that fails. May be called again."""
+        if self._file.closed:
+            return
+        if not self._samples:
+            self._discard()
+            return
+        try:
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _write(self, clip: AudioClip) -> None:
+        pcm = (np.clip(np.nan_to_num(clip.samples), -1, 1) * 0x7FFF).round().astype("<i2").tobytes()
+        try:
+            if self._file.closed:
+                raise OSError(None, "it is closed")
+            if (self._samples * SAMPLE_BYTES) + len(pcm) > LARGEST_BYTES:
+                raise OSError(None, "a WAV file holds at most 4 GiB")
+            self._file.write(pcm if self._samples else self._header() + pcm)
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+        self._samples += len(clip.samples)
+
+    def _header(self) -> bytes:
+        size = self._samples * SAMPLE_BYTES
+        rate = self._sample_rate
+        return HEADER.pack(
+            *(b"RIFF", HEADER.size - 8 + size, b"WAVE"),
+            *(b"fmt ", 16, 1, 1, rate, rate * SAMPLE_BYTES, SAMPLE_BYTES, 8 * SAMPLE_BYTES),
+            *(b"data", size),
+        )
+
+    def _failed(self, error: OSError) -> VoxError:
+        self._discard()
+        return VoxError(f"can't write {self._path}: {error.strerror}", hint="free some space, or choose another folder")
+
+    def _discard(self) -> None:
+        """Remove what was written; there will be no file."""
+        self._samples = 0
+        try:
+            self._file.close()
+        except OSError:  # what the buffer still holds does not fit either, and is not wanted
+            self._file.close()
+        self._part.unlink(missing_ok=True)
