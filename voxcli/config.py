@@ -40,7 +40,7 @@ class Allowed:
 
 
 WholeNumber = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True)]
 ModelName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
