@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxcli.engines.hub_errors import again, translated
+from voxcli.engines.hub_errors import again, foreign_errors, translated
 from voxcli.errors import ModelError, missing_extra
 
 MODEL_TYPE = "voxtral"  # of config.json; "voxtral_realtime" only transcribes
@@ -202,10 +202,8 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _not_whole(folder: Path) -> ModelError:
-    lacking = _missing(folder)
-    more = f" and {len(lacking) - 1} more files" if len(lacking) > 1 else ""
-    message = f"{folder} is not a whole checkpoint: {lacking[0]}{more} missing"
-    return ModelError(message, hint="copy the missing files there, or fetch a model: voxcli models pull mini")
+    message = f"{folder} is not a whole checkpoint: {', '.join(_missing(folder)[:3])} missing"
+    return ModelError(message, hint="copy what is missing there, or fetch a model: voxcli models pull mini")
 
 
 def _is_ours(repo_id: str, hub: Hub) -> bool:
@@ -329,11 +327,9 @@ def _check_room(repo_id: str, need: int, hub: Hub) -> None:
     free = hub.free_bytes(next(parent for parent in (folder, *folder.parents) if parent.is_dir()))
     if need + SPARE_BYTES <= free:
         return
+    message = f"{repo_id} needs {need / 1e9:.2f} GB more in {folder}, and {free / 1e9:.2f} GB are free"
     smaller = ", or take the smaller one: mini" if repo_id == KNOWN["small"].repo_id else ""
-    raise ModelError(
-        f"{repo_id} needs {need / 1e9:.2f} GB more in {folder}, and {free / 1e9:.2f} GB are free",
-        hint=f"make room, or set HF_HOME to a folder on a larger disk{smaller}",
-    )
+    raise ModelError(message, hint=f"make room, or set HF_HOME to a folder on a larger disk{smaller}")
 
 
 @contextmanager
@@ -367,7 +363,12 @@ def _fetch_large(file: _RemoteFile, repo_id: str, commit: str, count: Callable[[
         file.partial.unlink(missing_ok=True)
     url = hf_hub_url(repo_id, file.name, revision=commit, endpoint=hub.endpoint)
     with _CountedFile(file.partial, count) as out:
-        http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.bytes)
+        while (start := out.tell()) < file.bytes:
+            try:
+                http_get(url, out, resume_size=start, headers=build_hf_headers(), expected_size=file.bytes)
+            except foreign_errors():
+                if out.tell() <= start:  # what broke off may go on; what brings nothing is over
+                    raise
     with file.partial.open("rb") as whole:
         digest = hashlib.file_digest(whole, "sha256").hexdigest()
     if digest != file.sha256:

@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from voxcli.errors import ModelError
 
 
+def foreign_errors() -> tuple[type[Exception], ...]:
+    """Return what huggingface_hub, its HTTP library and the disk raise."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The hub's own error derives from the base of its library's errors: of requests, httpx or httpx2.
+    return (OSError, ValueError, *HfHubHTTPError.__bases__)
+
+
 @contextmanager
 def translated(repo_id: str, known_ids: Sequence[str]) -> Iterator[None]:
     """Turn foreign errors into a ModelError; `known_ids` are what a misspelt id may have meant."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # The bases of the hub's own error hold the base of all errors of its HTTP library: requests, httpx or httpx2.
-    foreign: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         yield
-    except foreign as error:
+    except foreign_errors() as error:
         raise _model_error(error, repo_id, known_ids) from error
 
 

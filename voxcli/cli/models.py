@@ -1,0 +1,136 @@
+"""`voxcli models`: which models there are, and fetching them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from voxcli.cli.common import JsonFlag, note
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.engines.checkpoints import Listed
+
+app = typer.Typer(no_args_is_help=True, help="List the models, and fetch them.")
+EMBEDDED = "embedded"
+
+
+class Row(TypedDict):
+    """A model, as `models list --json` shows it."""
+
+    name: str  # what --model and `models pull` take
+    id: str
+    bytes: int | None  # on disk; unknown of an unfinished download that has no short name
+    cached: bool
+    path: str | None
+    fetched_bytes: int  # of what is not wholly here
+    get: str | None  # the command that brings what is not here
+
+
+@app.command("list")
+def list_models(json_output: JsonFlag = False) -> None:
+    """List the models that have a short name, and every other Voxtral that is here."""
+    import json
+
+    from voxcli.engines import checkpoints
+
+    rows = [_embedded_row(), *(_checkpoint_row(model) for model in checkpoints.listed())]
+    if json_output:
+        typer.echo(json.dumps({"models": rows}))
+        return
+    table = [("NAME", "ID", "SIZE", "WHERE"), *((row["name"], row["id"], _size(row), _where(row)) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(3)]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        typer.echo(printable("  ".join([*cells, line[3]])))
+
+
+@app.command("pull")
+def pull(
+    model: Annotated[str, typer.Argument(metavar="mini|small|ID", help="Short name, or id on the hub.")],
+) -> None:
+    """Fetch a model and print its folder; an interrupted download goes on where it stopped."""
+    from voxcli import paths
+    from voxcli.engines import checkpoints, weights
+
+    if model == EMBEDDED:
+        folder = weights.prepare(paths.cache_folder(), notice=note)
+    elif here := checkpoints.locate(model):
+        note(f"{model} is already here")
+        folder = here
+    else:
+        note(f"fetching {printable(str(checkpoints.resolve(model)))}")
+        with _progress() as show:
+            folder = checkpoints.fetch(model, show)
+    typer.echo(folder)
+
+
+def _embedded_row() -> Row:
+    from voxcli import paths
+    from voxcli.engines import weights
+
+    folder = weights.prepared(paths.cache_folder())
+    return {
+        "name": EMBEDDED,
+        "id": "Whisper base + SmolLM2-135M-Instruct",
+        "bytes": weights.TOTAL_BYTES,
+        "cached": folder is not None,
+        "path": str(folder) if folder else None,
+        "fetched_bytes": 0,
+        "get": weights.INSTALL if not folder and weights.missing_packages() else None,
+    }
+
+
+def _checkpoint_row(model: "Listed") -> Row:
+    return {
+        "name": model.name,
+        "id": model.repo_id,
+        "bytes": model.bytes,
+        "cached": model.folder is not None,
+        "path": str(model.folder) if model.folder else None,
+        "fetched_bytes": 0 if model.folder else model.fetched_bytes,
+        "get": None if model.folder else f"voxcli models pull {model.name}",
+    }
+
+
+def _size(row: Row) -> str:
+    return f"{row['bytes'] / 1e9:.2f} GB" if row["bytes"] is not None else "?"
+
+
+def _where(row: Row) -> str:
+    if row["path"]:
+        return row["path"]
+    if row["get"] is None:
+        return "in its Python packages"
+    here = f"{row['fetched_bytes'] / 1e9:.2f} GB here" if row["fetched_bytes"] else "not here"
+    return f"{here}: {row['get']}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how far a download is: a bar where stderr is a terminal, else a line for each tenth."""
+    if not sys.stderr.isatty():
+        yield _tenths()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tenths() -> Callable[[int, int], None]:
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        tenth = 10 * done // max(total, 1)
+        if tenth > shown:
+            shown = tenth
+            note(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+    return show
