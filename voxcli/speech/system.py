@@ -74,6 +74,11 @@ class Pyttsx3Synthesizer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int | None:
+        """The process that speaks now, as the system lists it; None between two."""
+        return self._worker.pid if self._worker else None
+
     def voices(self) -> list[Voice]:
         """Return the system's voices; raises SpeechError where there is no speech engine."""
         with self._lock:

@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import stat
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -40,17 +42,7 @@ class WavSpeaker:
         self._then = then
         self._sample_rate = 0  # of the first clip
         self._samples = 0
-        if self._path.is_dir():
-            raise ConfigError(f"{path} is a folder", hint=f"write to {path / 'reply.wav'}")
-        if self._path.suffix.lower() != ".wav":
-            raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
-        self._part = self._path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
-        try:
-            self._file = self._part.open("xb")
-        except OSError as error:
-            raise ConfigError(
-                f"can't write {path}: {error.strerror}", hint="choose a folder you may write to"
-            ) from error
+        self._part, self._file = _begun(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -139,3 +131,18 @@ class WavSpeaker:
         except OSError:  # what the buffer still holds does not fit either, and is not wanted
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Open the hidden file beside a target; raises ConfigError if the target can't be written."""
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise ConfigError(f"{path} is a folder", hint=f"write to {path / 'reply.wav'}")
+        if path.suffix.lower() != ".wav":
+            raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
+        part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
+        return part, part.open("xb")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"can't write {path}: {reason}", hint="choose a folder that you may write to") from error
