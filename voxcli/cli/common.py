@@ -1,39 +1,78 @@
-"""What every command shares: flags, and the one place where errors become a line and an exit code."""
+"""What the commands share: flags, notes on stderr, and how an error is told."""
 
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voxcli.errors import VoxError
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.config import Settings
+    from voxcli.engines.choice import EngineOptions
+
+
+def _be_verbose(context: typer.Context, value: bool) -> bool:
+    if value:
+        context.find_root().meta["verbose"] = True
+    return value
+
+
+VerboseFlag = Annotated[
+    bool, typer.Option("--verbose", callback=_be_verbose, help="Show where an error came from.", show_default=False)
+]
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+EngineFlag = Annotated[str | None, typer.Option("--engine", metavar="auto|voxtral|embedded", help="What answers.")]
+ModelFlag = Annotated[str | None, typer.Option("--model", metavar="ID|PATH", help="mini, small, a hub id or a folder.")]
+DeviceFlag = Annotated[
+    str | None, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What the voxtral engine runs on.")
+]
+InstructionsFlag = Annotated[
+    str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="What the model is told about how to answer.")
+]
+VoiceFlag = Annotated[
+    str | None, typer.Option("--voice", metavar="NAME", help="Voice that speaks; see `voxcli voices`.")
+]
 
 
 def note(text: str) -> None:
     """Say something beside the output: on stderr, dim where that is a terminal."""
-    typer.secho(text, err=True, dim=True)
+    typer.secho(printable(text), err=True, dim=True)
 
 
-def report_error(error: Exception) -> int:
-    """Print an error in one line, with its hint in a second; return the exit code."""
-    from voxcli.errors import VoxError
+def given(**flags: Any) -> dict[str, Any]:
+    """Return the flags that were given on the command line."""
+    return {name: value for name, value in flags.items() if value is not None}
 
+
+def engine_options(settings: "Settings") -> "EngineOptions":
+    """Return what the settings say about the engine, as plain values."""
+    from voxcli.engines.choice import EngineOptions
+
+    return EngineOptions(
+        engine=settings.engine,
+        model=settings.model,
+        device=settings.device,
+        max_reply_tokens=settings.reply.max_tokens,
+        temperature=settings.reply.temperature,
+        top_p=settings.reply.top_p,
+        context_tokens=settings.session.context_tokens,
+    )
+
+
+def report(error: Exception, *, verbose: bool) -> int:
+    """Print an error in one line and its hint in a second; return the exit code."""
+    if verbose:
+        traceback.print_exception(error)
     known = isinstance(error, VoxError)
     message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-    hint = error.hint if isinstance(error, VoxError) else "run again with --verbose to see where, and report it"
-    typer.echo(f"voxcli: {_one_line(message)}", err=True)
+    hint = error.hint if isinstance(error, VoxError) else "please report it with what --verbose shows"
+    typer.echo(f"voxcli: {printable(message)}", err=True)
     if hint:
-        typer.echo(f"  {_one_line(hint)}", err=True)
-    return error.exit_code if isinstance(error, VoxError) else 1
-
-
-def _one_line(text: str) -> str:
-    """Return text that can't move the cursor or break the line: it may hold a file's name."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.splitlines()))
-
-
-def flags(**given: Any) -> dict[str, Any]:
-    """Return the flags that were given on the command line, as settings."""
-    return {name: value for name, value in given.items() if value is not None}
+        typer.echo(f"  {printable(hint)}", err=True)
+    return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code

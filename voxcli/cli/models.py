@@ -1,8 +1,5 @@
 """`voxcli models`: which models there are, and fetching them."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
@@ -54,6 +51,7 @@ def pull(
     """Fetch a model and print its folder; an interrupted download goes on where it stopped."""
     from voxcli import paths
     from voxcli.engines import checkpoints, weights
+    from voxcli.ui import download_progress
 
     if model == EMBEDDED:
         folder = weights.prepare(paths.cache_folder(), notice=note)
@@ -62,7 +60,7 @@ def pull(
         folder = here
     else:
         note(f"fetching {printable(str(checkpoints.resolve(model)))}")
-        with _progress() as show:
+        with download_progress() as show:
             folder = checkpoints.fetch(model, show)
     typer.echo(folder)
 
@@ -106,31 +104,3 @@ def _where(row: Row) -> str:
         return "in its Python packages"
     here = f"{row['fetched_bytes'] / 1e9:.2f} GB here" if row["fetched_bytes"] else "not here"
     return f"{here}: {row['get']}"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show how far a download is: a bar where stderr is a terminal, else a line for each tenth."""
-    if not sys.stderr.isatty():
-        yield _tenths()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _tenths() -> Callable[[int, int], None]:
-    shown = -1
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        tenth = 10 * done // max(total, 1)
-        if tenth > shown:
-            shown = tenth
-            note(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
-
-    return show

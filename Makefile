@@ -1,0 +1,30 @@
+# make demo    set up, ask the recorded question, hear the answer
+# make test    set up, run the tests
+# make check   set up, check form, types and the README's commands
+.PHONY: demo test check format
+
+QUESTION := examples/questions/capital-of-france.flac
+REPLY := demo-reply.wav
+
+demo:
+	@scripts/setup.sh demo
+	@echo 'Asking the recording $(QUESTION): "What is the capital of France?"'
+	@.venv/bin/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY)
+	@echo 'Above is the reply as text; $(REPLY) is the same reply, spoken. Play it with your player of choice.'
+	@echo 'Now ask something yourself: .venv/bin/voxcli once YOUR-RECORDING.wav --engine embedded'
+
+test:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pytest
+
+check:
+	@scripts/setup.sh dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python scripts/check_readme.py
+
+format:
+	@scripts/setup.sh dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .

