@@ -4,15 +4,38 @@ A finished user turn is remembered as a placeholder that gives the length of the
 itself is dropped, so that turn 500 costs what turn 5 costs.
 """
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Self
+
+from voxcli.errors import ConfigError
+
+NAME_LENGTH = 100  # characters of a session's name, at most
 
 
 def audio_placeholder(samples: int, sample_rate: int) -> str:
     """Return what stands for spoken audio in memory; `samples` is counted at `sample_rate` Hz."""
     return f"[User audio input - {samples} samples, {samples / sample_rate:.2f}s]"
+
+
+def session_name(text: str) -> str:
+    """Return a name that a user gave, as it is stored: composed (NFC), no spaces around it.
+
+    Raises:
+        ConfigError: it is empty, too long, or has a slash or a control character in it.
+    """
+    name = unicodedata.normalize("NFC", text).strip()
+    if not name or len(name) > NAME_LENGTH:
+        raise ConfigError(f"a session's name has 1 to {NAME_LENGTH} characters, not {len(name)}")
+    for char in name:
+        if char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            raise ConfigError(
+                f"a session's name can't have {char!r} in it",
+                hint="use letters, digits, spaces, hyphens; no slashes and no control characters",
+            )
+    return name
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,8 @@ class Session:
             budget: what the turns may cost together, in the unit of `cost` (tokens).
             cost: what one turn costs in a prompt.
 
-        Whole oldest turns leave; the instructions never do.
+        Whole oldest turns leave; the instructions never do. `cost` is asked no further back than
+        the first turn that does not fit, so a long memory costs no more than a short one.
         """
         costs = accumulate(cost(turn) for turn in reversed(self.turns))
-        return self.last(sum(1 for total in costs if total <= budget))
+        return self.last(sum(1 for _ in takewhile(lambda total: total <= budget, costs)))
