@@ -1,0 +1,139 @@
+"""`voxcli sessions`: what was said, as text, Markdown or JSON."""
+
+import json
+import os
+import stat
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import JsonFlag, note
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.store import Store, StoredSession
+
+app = typer.Typer(no_args_is_help=True, help="List, show, export and delete conversations.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The session's name.")]
+
+
+class ExportFormat(StrEnum):
+    MD = "md"
+    JSON = "json"
+
+
+@app.command("list")
+def list_sessions(json_: JsonFlag = False) -> None:
+    """List the sessions, the one that was used last first."""
+    from voxcli import transcript
+
+    with _store() as store:
+        summaries = store.summaries()
+    if json_:
+        typer.echo(json.dumps({"sessions": [transcript.summary_as_json(each) for each in summaries]}))
+    elif summaries:
+        typer.echo(transcript.as_list(summaries))
+    else:
+        note("no sessions yet; `voxcli once FILE --session NAME` begins one")
+
+
+@app.command()
+def show(name: NameArgument, json_: JsonFlag = False) -> None:
+    """Show what was said in a session."""
+    from voxcli import transcript
+
+    with _store() as store:
+        stored = _found(store, name)
+    typer.echo(json.dumps(transcript.as_json(stored)) if json_ else transcript.as_text(stored))
+
+
+@app.command()
+def export(
+    name: NameArgument,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="Markdown, or one JSON object.")] = ExportFormat.MD,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+) -> None:
+    """Export a session as Markdown or JSON."""
+    from voxcli import transcript
+
+    with _store() as store:
+        stored = _found(store, name)
+    if format_ is ExportFormat.MD:
+        text = transcript.as_markdown(stored)
+    else:
+        text = json.dumps(transcript.as_json(stored), indent=2) + "\n"
+    if output is None or str(output) == "-":
+        typer.echo(text, nl=False)
+    else:
+        _write_private(output, text, overwrite=force)
+
+
+@app.command()
+def delete(
+    name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
+) -> None:
+    """Delete a session for good."""
+    from voxcli.transcript import turn_count
+
+    with _store() as store:
+        stored = _found(store, name)
+        what = f"session {printable(stored.name)} ({turn_count(len(stored.turns))})"
+        if not yes and not typer.confirm(f"Delete {what} for good?", err=True):
+            note("nothing was deleted")
+            raise typer.Exit(1)
+        store.delete(stored.name)
+    note(f"deleted {what}")
+
+
+def _store() -> "Store":
+    from voxcli.paths import data_folder
+    from voxcli.store import Store
+
+    return Store.open(data_folder())
+
+
+def _found(store: "Store", name: str) -> "StoredSession":
+    """Return a session that must exist; where it doesn't, the error names the nearest ones."""
+    from difflib import get_close_matches
+
+    from voxcli.errors import ConfigError
+    from voxcli.session import session_name
+
+    name = session_name(name)
+    stored = store.stored(name)
+    if stored is None:
+        nearest = get_close_matches(name, [each.name for each in store.summaries()], cutoff=0.5)
+        hint = f"did you mean {', '.join(map(repr, nearest))}?" if nearest else "voxcli sessions list shows them all"
+        raise ConfigError(f"there is no session named {name!r}", hint=hint)
+    return stored
+
+
+def _write_private(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a file that only its owner can read.
+
+    Raises:
+        ConfigError: it exists, and is not to be overwritten.
+        StoreError: it can't be written.
+    """
+    from voxcli.errors import ConfigError, StoreError
+
+    try:
+        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=_open_private) as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists", hint="add --force to write over it") from error
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}", hint="choose another --output") from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)  # a file that existed may have been open to others
+    return descriptor
