@@ -1,0 +1,4 @@
+"""What turns (session, utterance) into a reply: implementations of `voxcli.turn.Engine`.
+
+Nothing is imported here: each engine has heavy packages of its own.
+"""
