@@ -1,0 +1,50 @@
+"""A clip to the mel spectrograms that Voxtral's encoder takes, bit by bit those of its processor.
+
+The encoder takes windows of one length alone, which follows from the checkpoint's configuration; a
+clip is padded with silence to whole windows. Nothing here knows of prompts or of the model's weights.
+"""
+
+from typing import Any
+
+import torch
+
+from voxcli.audio import AudioClip
+from voxcli.engines.decoder import audio_tokens_per_window
+
+FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
+
+
+class FrontEnd:
+    """What stands before the audio encoder."""
+
+    def __init__(self, extractor: Any, audio_config: Any) -> None:
+        """Take a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration."""
+        self._extractor = extractor
+        self.sample_rate: int = extractor.sampling_rate  # Hz
+        self.window_frames: int = FRAMES_PER_POSITION * audio_config.max_source_positions
+        self.window_samples: int = self.window_frames * extractor.hop_length
+        self.tokens_per_window = audio_tokens_per_window(audio_config)
+
+    def tokens(self, clip: AudioClip) -> int:
+        """Return how many embeddings the encoder makes of the clip."""
+        return max(1, -(-len(clip.samples) // self.window_samples)) * self.tokens_per_window
+
+    def features(self, clip: AudioClip) -> torch.Tensor:
+        """Return log-mel spectrograms, float32, (windows, mels, window_frames)."""
+        if clip.sample_rate != self.sample_rate:
+            raise ValueError(f"a clip at {self.sample_rate} Hz is needed, not at {clip.sample_rate} Hz")
+        # The same calls as VoxtralProcessor._retrieve_input_features, or the last bits would differ.
+        mels: torch.Tensor = self._extractor(
+            clip.samples,
+            sampling_rate=self.sample_rate,
+            padding=True,
+            truncation=False,
+            pad_to_multiple_of=self.window_samples,
+            return_tensors="pt",
+        )["input_features"]
+        return mels.reshape(self._extractor.feature_size, -1, self.window_frames).transpose(0, 1)
+
+    @property
+    def processor_options(self) -> dict[str, Any]:
+        """What makes `VoxtralProcessor` cut windows of this length; its own default is 30 s."""
+        return {"pad_to_multiple_of": self.window_samples, "max_source_positions": self.window_frames}
