@@ -79,6 +79,13 @@ def test_a_sentence_becomes_a_clip_with_sound(capfd: pytest.CaptureFixture[str],
     assert list(temp_files.iterdir()) == []
 
 
+def test_long_and_short_texts_are_rendered_whole() -> None:
+    with system_voice() as synthesizer:
+        seconds = {count: said(synthesizer, "Hello one two three. " * count).seconds for count in (1, 200, 2, 300)}
+    assert 0.5 < seconds[1] < 5
+    assert all(length == pytest.approx(count * seconds[1], rel=0.05) for count, length in seconds.items())
+
+
 def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> None:
     killed: list[int] = []
 
@@ -88,6 +95,7 @@ def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> 
             killed.append(synthesizer.process_id)
 
     with system_voice() as synthesizer:
+        shortest = said(synthesizer, "This is turn 1.").seconds + said(synthesizer, "It has two sentences.").seconds
         for number in range(20):
             reply = ["This is ", f"turn {number}. ", "It has two sentences."]
             engine = FakeEngine([reply], before_delta=lambda at: kill(synthesizer) if at == 2 else None)
@@ -101,7 +109,8 @@ def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> 
             if number % 2:
                 kill(synthesizer)
     recorded = [soundfile.read(tmp_path / f"{number}.wav") for number in range(20)]
-    assert all(len(samples) > rate and loudness(samples) > 0.01 for samples, rate in recorded)
+    assert all(len(samples) >= 0.95 * shortest * rate for samples, rate in recorded)
+    assert all(loudness(half) > 0.01 for samples, _ in recorded for half in np.array_split(samples, 2))
     assert len(set(killed)) >= 10
 
 

@@ -178,7 +178,7 @@ class Pyttsx3Synthesizer:
 
 def _voices(worker: WorkerProcess) -> list[Voice]:
     listed: list[dict[str, Any]] = worker.ask(START_SECONDS, do="voices")["voices"]
-    return [Voice("pyttsx3", voice["name"], voice["id"], tuple(voice["languages"])) for voice in listed]
+    return [Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"])) for voice in listed]
 
 
 def _how_to_install() -> str:

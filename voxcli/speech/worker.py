@@ -95,7 +95,10 @@ def _render(engine: Any, text: str, path: str) -> None:
     token = engine.connect("error", lambda exception, **_: errors.append(exception))
     try:
         engine.save_to_file(text, path)
-        engine.runAndWait()
+        if engine.driver_name == "espeak":
+            engine.proxy.startLoop(True)  # ends when espeak's own thread is done; runAndWait() would not wait for it
+        else:
+            engine.runAndWait()
     finally:
         engine.disconnect(token)
     if errors:
