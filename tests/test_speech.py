@@ -86,6 +86,17 @@ def test_long_and_short_texts_are_rendered_whole() -> None:
     assert all(length == pytest.approx(count * seconds[1], rel=0.05) for count, length in seconds.items())
 
 
+def test_every_process_says_the_same() -> None:
+    """Espeak works in a thread of its own: who does not wait for it gets silence or half a sentence, now and then."""
+    lengths = set()
+    for _ in range(15):
+        with system_voice(words_per_minute=200) as synthesizer:
+            lengths.add(len(said(synthesizer).samples) // 100)
+            synthesizer.wait_until_ready()
+            lengths.add(len(said(synthesizer).samples) // 100)
+    assert max(lengths) - min(lengths) <= 1
+
+
 def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> None:
     killed: list[int] = []
 
