@@ -8,9 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 level="${1:-demo}"
 
-# What the Debian packages are for: the voice, the loudspeaker. For the tests: real recordings of a
-# person (alsa-utils), PulseAudio as a sound card.
-demo_packages=(espeak-ng libportaudio2)
+# What the Debian packages are for: the voice, the loudspeaker, llama.cpp's threads. For the tests: real
+# recordings of a person (alsa-utils), PulseAudio as a sound card.
+demo_packages=(espeak-ng libportaudio2 libgomp1)
 dev_packages=(alsa-utils pulseaudio pulseaudio-utils libasound2-plugins)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
