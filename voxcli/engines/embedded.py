@@ -24,6 +24,14 @@ from voxcli.turn import PassReport, Utterance
 # More history makes a model of this size worse: of 32 questions in one conversation it answered 24
 # without history, 23 with the last two turns, 14 with all of them.
 TURNS_SHOWN = 2
+# Two examples keep a model of this size short and to the point: of 197 simple questions it answered 124 with
+# them and 116 without, in two thirds of the words. Other pairs gave 109 to 124, three or four did no better.
+EXAMPLES = (
+    ("user", "How many wheels does a car have?"),
+    ("assistant", "A car has four wheels."),
+    ("user", "What is the capital of Finland?"),
+    ("assistant", "The capital of Finland is Helsinki."),
+)
 # What the model sees of a long recording, in words: its beginning and its end, where the question is
 # most likely. 600 words are about 800 tokens, two seconds of prefill on two cores.
 HEARD_WORDS_FIRST, HEARD_WORDS_LAST = 150, 450
@@ -102,6 +110,7 @@ class EmbeddedEngine:
 def chat_prompt(session: Session, asked: str) -> str:
     """Return SmolLM2's chat layout (ChatML) of the instructions, the turns shown and what is asked."""
     messages = [("system", session.instructions)] if session.instructions else []
+    messages += EXAMPLES
     for turn in session.last(TURNS_SHOWN).turns:
         messages += [("user", turn.user_text), ("assistant", turn.reply)]
     messages.append(("user", asked))
