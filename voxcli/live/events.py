@@ -1,0 +1,161 @@
+"""What happens in a live conversation, as the listener finds it and as views show it.
+
+Pure values. Sample positions count from the opening of the microphone, at `audio.SAMPLE_RATE`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from voxcli.audio import AudioClip
+from voxcli.errors import VoxError
+from voxcli.turn import Event as TurnEvent
+from voxcli.turn import TurnEnded
+
+State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted"]
+DraftUse = Literal["used", "dropped", "none"]
+
+
+# What the end-pointer finds in the stream of the microphone.
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """Speech has lasted long enough to be speech; `start` is its first voiced sample."""
+
+    start: int
+
+
+@dataclass(frozen=True)
+class SpeechPaused:
+    """The first pause in an utterance: a draft may begin. At most once between two resumptions."""
+
+    clip: AudioClip  # the utterance so far, pre-roll included
+    last_voiced: int
+
+
+@dataclass(frozen=True)
+class SpeechResumed:
+    """Speech goes on after `SpeechPaused` or `SpeechEnded`: the same utterance is open again."""
+
+    at: int
+
+
+@dataclass(frozen=True)
+class SpeechEnded:
+    """The utterance is over."""
+
+    clip: AudioClip  # the whole utterance, pre-roll included; nothing of it twice or missing
+    last_voiced: int  # latency counts from here
+    at: int  # where the end-pointer made up its mind
+
+
+@dataclass(frozen=True)
+class SpeechTooLong:
+    """The utterance nears its limit; it ends by itself at `max_utterance_seconds`."""
+
+    seconds: float
+
+
+EndpointEvent = SpeechStarted | SpeechPaused | SpeechResumed | SpeechEnded | SpeechTooLong
+
+
+# What views show beside the events of a turn (`voxcli.turn`).
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Model, voice and devices are warm."""
+
+    engine: str
+    model: str
+    voice: str | None
+    input_device: str
+    output_device: str | None
+    session: str | None
+    echo: str  # "cancelled", "half-duplex" or "off"
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    state: State
+
+
+@dataclass(frozen=True)
+class InputLevel:
+    """How loud the microphone is, in dB below full scale; a few times a second."""
+
+    dbfs: float
+    speech_seconds: float | None  # since speech began; None while there is none
+
+
+@dataclass(frozen=True)
+class BargeIn:
+    """The user's speech has stopped the reply for good."""
+
+    heard: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """It was a short noise: the reply goes on from the sample where it fell silent."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one answered turn, in milliseconds from the last voiced sample; None where it did not come to that."""
+
+    endpoint_ms: float | None  # until the end-pointer made up its mind
+    first_token_ms: float | None
+    first_audio_ms: float | None  # until the first sample was handed to the device
+    draft: DraftUse
+    dropped_drafts: int  # of this turn
+
+
+@dataclass(frozen=True)
+class TurnTaken:
+    """A turn is over and remembered."""
+
+    ended: TurnEnded
+    number: int
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to know: a device that went and came back, an utterance that grows too long."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnFailed:
+    """A turn could not be answered; the conversation goes on."""
+
+    error: VoxError
+
+
+@dataclass(frozen=True)
+class SessionEnded:
+    """The last event."""
+
+    turns: int
+    latencies: tuple[Latency, ...]
+    overruns: int
+    dropped_drafts: int
+    session: str | None
+    store: str | None  # the file that the session is in
+
+
+LiveEvent = (
+    TurnEvent
+    | EndpointEvent
+    | Ready
+    | StateChanged
+    | InputLevel
+    | BargeIn
+    | Resumed
+    | TurnTaken
+    | Notice
+    | TurnFailed
+    | SessionEnded
+)
