@@ -1,5 +1,6 @@
 """`voxcli once`: one turn from a file or from standard input."""
 
+import os
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ from voxcli.cli.common import (
     given,
     note,
 )
-from voxcli.errors import AudioDeviceError, VoxError
+from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio import AudioClip
@@ -49,6 +50,11 @@ class _Asked:
     raw_rate: int | None
     new_instructions: bool  # given as a flag, so they hold for a stored session too
     json: bool
+
+    @property
+    def speech_is_wanted(self) -> bool:
+        """Whether speech was asked for, so that it is a failure if there is none."""
+        return bool(self.speak or self.save_reply)
 
 
 def once(
@@ -85,11 +91,19 @@ def once(
 
     flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
     settings = load(config, flags)
-    asked = _Asked(source, session, prompt, speak, save_reply, raw_rate, instructions is not None, json)
-    with ExitStack() as stack:
-        interrupted = _run(asked, settings, stack)
+    asked = _Asked(source, session, _text(prompt), speak, save_reply, raw_rate, instructions is not None, json)
+    try:
+        with ExitStack() as stack:
+            interrupted = _run(asked, settings, stack)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # an engine may still be loading: an interpreter that ends would wait for its threads
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _text(given: str) -> str:
+    """Return text from the command line without what was not UTF-8 in it, which no model and no store can take."""
+    return given.encode(errors="replace").decode().strip()
 
 
 def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
@@ -135,24 +149,31 @@ def _open_speech(asked: _Asked, settings: "Settings", stack: ExitStack) -> "Spee
     if asked.save_reply:
         from voxcli.speech.wav import WavSpeaker
 
-        speaker = stack.enter_context(WavSpeaker(asked.save_reply, then=speaker))
+        speaker = stack.enter_context(WavSpeaker(asked.save_reply, then=_losable(speaker, asked, stack)))
     if speaker is None:
         return None
     from voxcli.speech.voices import open_synthesizer
     from voxcli.turn import SpeechOutput
 
-    synthesizer = open_synthesizer(
-        settings.voice,
-        words_per_minute=settings.speech.words_per_minute,
-        timeout_seconds=settings.speech.timeout_seconds,
-    )
+    try:
+        synthesizer = open_synthesizer(
+            settings.voice,
+            words_per_minute=settings.speech.words_per_minute,
+            timeout_seconds=settings.speech.timeout_seconds,
+        )
+    except SpeechError as error:
+        if asked.speech_is_wanted:
+            raise
+        note(f"no speech: {error}")
+        return None
     stack.callback(synthesizer.close)
     return SpeechOutput(synthesizer, speaker)
 
 
 def _open_loudspeaker(asked: _Asked, stack: ExitStack) -> "Speaker | None":
     by_default = asked.speak is None
-    if asked.speak is False or (by_default and (asked.json or not sys.stdout.isatty())):
+    somebody_listens = not asked.json and sys.stdout is not None and sys.stdout.isatty()
+    if asked.speak is False or (by_default and not somebody_listens):
         return None
     from voxcli.live.devices import open_speaker
 
@@ -162,6 +183,24 @@ def _open_loudspeaker(asked: _Asked, stack: ExitStack) -> "Speaker | None":
         if by_default:
             return None
         raise
+
+
+def _losable(speaker: "Speaker | None", asked: _Asked, stack: ExitStack) -> "Speaker | None":
+    """Return a loudspeaker whose failure is told when the file that the reply goes to is whole."""
+    if speaker is None:
+        return None
+    from voxcli.live.losable import LosableSpeaker
+
+    losable = LosableSpeaker(speaker)
+
+    def tell() -> None:
+        if losable.failure and asked.speak:
+            raise losable.failure
+        if losable.failure:
+            note(f"no speech: {losable.failure}")
+
+    stack.callback(tell)
+    return losable
 
 
 def _open_engine(settings: "Settings", stack: ExitStack) -> "Engine":
@@ -188,27 +227,33 @@ def _turn(
 
     view: View = JsonView() if asked.json else TextView()
     failure: VoxError | None = None
-    with _interrupted_by_signal() as interrupt:
-        for event in memory.take_turn(engine, utterance, interrupt, speech):
+    with (
+        _interrupted_by_signal() as interrupt,
+        closing(memory.take_turn(engine, utterance, interrupt, speech)) as events,
+    ):
+        for event in events:
+            if isinstance(event, SpeechFailed) and asked.speech_is_wanted:
+                failure = event.error  # raised when the turn is over
+                continue
             view.show(event)
-            if isinstance(event, SpeechFailed):
-                failure = event.error
-            elif isinstance(event, TurnEnded):
-                context = Context(engine, utterance, asked.source, asked.session, memory.turn_number, load_seconds)
-                view.finish(record_of(event, context))
-    if failure and (asked.speak or asked.save_reply):
+            if isinstance(event, TurnEnded):
+                name, number = memory.session.name, memory.turn_number
+                view.finish(
+                    record_of(event, Context(engine, utterance, _text(asked.source), name, number, load_seconds))
+                )
+    if failure:
         raise failure
     return interrupt.is_set()
 
 
 @contextmanager
 def _interrupted_by_signal() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second ends the program."""
+    """Give an event that the first Ctrl-C sets; the second ends the program, whatever the engine is busy with."""
     interrupt = threading.Event()
 
     def on_signal(_number: int, _frame: object) -> None:
         if interrupt.is_set():
-            raise KeyboardInterrupt
+            os._exit(INTERRUPTED)
         interrupt.set()
 
     before = signal.signal(signal.SIGINT, on_signal)

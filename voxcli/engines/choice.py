@@ -104,6 +104,8 @@ def why_not_voxtral(device: str) -> str:
         import torch
     except ImportError:
         return "torch is not installed: pip install 'voxcli[voxtral]'"
+    except OSError:  # a library that it needs is missing or damaged
+        return "torch can't be imported; voxcli doctor says more"
     usable = torch.cuda.is_available() or torch.backends.mps.is_available()
     return "" if usable else "torch can't use the GPU; voxcli doctor says more"
 

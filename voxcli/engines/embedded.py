@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ import numpy as np
 
 from voxcli.audio import AudioClip
 from voxcli.errors import ModelError, missing_extra
-from voxcli.session import Session
+from voxcli.session import Session, Turn
 from voxcli.turn import PassReport, Utterance
 
 # More history makes a model of this size worse: of 32 questions in one conversation it answered 24
@@ -36,6 +37,7 @@ EXAMPLES = (
 # most likely. 600 words are about 800 tokens, two seconds of prefill on two cores.
 HEARD_WORDS_FIRST, HEARD_WORDS_LAST = 150, 450
 CONTEXT_TOKENS = 4096
+SHOWN_BYTES = 2048  # of the turns shown: a token has at least one, so however long replies were, a question still fits
 # Whisper's window for clips up to SHORT_SECONDS: with less silence than TAIL_SECONDS after the speech it
 # began to repeat itself, with a window of 8 s it misheard more.
 SHORT_SECONDS, WINDOW_SECONDS, TAIL_SECONDS = 24.0, 12.0, 6.0
@@ -74,33 +76,29 @@ class EmbeddedEngine:
             ModelError: the extra is missing, or the weights can't be loaded.
         """
         threads = os.cpu_count() or 1
-        with ThreadPoolExecutor(2) as pool:
+        sampling = {"max_tokens": max_reply_tokens, "temperature": temperature, "top_p": top_p}
+        pool = ThreadPoolExecutor(2)
+        try:
             recognizer = pool.submit(Whisper, folder / "whisper", threads)
-            text_model = pool.submit(
-                Llama,
-                folder / "smollm2.gguf",
-                threads,
-                max_tokens=max_reply_tokens,
-                temperature=temperature,
-                top_p=top_p,
-            )
+            text_model = pool.submit(Llama, folder / "smollm2.gguf", threads, sampling)
             return cls(recognizer.result(), text_model.result())
+        finally:
+            pool.shutdown(wait=False)  # Ctrl-C is not kept waiting
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; see `voxcli.turn.Engine`."""
-        heard = self._recognizer.hear(utterance.clip, interrupt) if utterance.clip else ""
-        asked = "\n".join(part for part in (_shortened(heard), utterance.prompt) if part)
+        heard = self._recognizer.hear(utterance.clip, interrupt) if utterance.clip else None
+        asked = "\n".join(part for part in (_shortened(heard or ""), utterance.prompt) if part)
         if interrupt.is_set():
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, heard=heard)
         if not asked:
             yield NOT_HEARD
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, heard=heard)
-        report = yield from self._text_model.answer(chat_prompt(session, asked), interrupt)
-        return PassReport(
-            report.model_passes, report.prompt_tokens, report.cached_tokens, report.reply_tokens, heard or None
-        )
+        shown = session.within(SHOWN_BYTES, _bytes)
+        report = yield from self._text_model.answer(chat_prompt(shown, asked), interrupt)
+        return replace(report, heard=heard)
 
     def close(self) -> None:
         """Free both models."""
@@ -116,6 +114,10 @@ def chat_prompt(session: Session, asked: str) -> str:
     messages.append(("user", asked))
     written = "".join(f"<|im_start|>{role}\n{_plain(text)}<|im_end|>\n" for role, text in messages)
     return f"{written}<|im_start|>assistant\n"
+
+
+def _bytes(turn: Turn) -> int:
+    return len(f"{turn.user_text}{turn.reply}".encode())
 
 
 def _plain(text: str) -> str:
@@ -146,7 +148,7 @@ class Whisper:
             raise missing_extra(ModelError, "The embedded engine", "embedded") from error
         try:
             self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # what tokenizers raises has no other name
             raise _damaged(folder, error) from error
         self._tokenizer = Tokenizer(self._model.hf_tokenizer, multilingual=True, task="transcribe", language="en")
 
@@ -184,12 +186,13 @@ class Whisper:
 class Llama:
     """SmolLM2 in llama.cpp, which keeps the common prefix of prompts in its cache by itself."""
 
-    def __init__(self, path: Path, threads: int, *, max_tokens: int, temperature: float, top_p: float) -> None:
+    def __init__(self, path: Path, threads: int, sampling: dict[str, Any]) -> None:
+        """Load a GGUF file; `sampling` holds max_tokens, temperature and top_p, as llama.cpp names them."""
         try:
             import xllamacpp
         except ImportError as error:
             raise missing_extra(ModelError, "The embedded engine", "embedded") from error
-        self._sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+        self._sampling = sampling
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx = CONTEXT_TOKENS
@@ -214,24 +217,27 @@ class Llama:
         Raises:
             ModelError: llama.cpp refuses the prompt, above all one longer than its context.
         """
-        usage: dict[str, Any] = {}
-        count = 0
-        for chunk in self._stream({"prompt": prompt, **self._sampling}, interrupt):
+        timings: dict[str, int] = {}
+        for chunk in self._stream(prompt, interrupt):
             if error := chunk.get("error"):
-                raise ModelError(f"the embedded model refused the prompt: {error.get('message', error)}")
-            usage = chunk.get("usage", usage)
+                raise ModelError(
+                    f"the embedded model refused the prompt: {error['message']}",
+                    hint="shorten the text that --prompt or --instructions gives",
+                )
+            timings = chunk["timings"]
             if text := chunk["choices"][0]["text"]:
-                count += 1
                 yield text
+        cached = timings.get("cache_n", 0)
         return PassReport(
             model_passes=1,
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            cached_tokens=usage.get("prompt_tokens_details", {}).get("cached_tokens", 0),
-            reply_tokens=usage.get("completion_tokens", count),
+            prompt_tokens=cached + timings.get("prompt_n", 0),
+            cached_tokens=cached,
+            reply_tokens=timings.get("predicted_n", 0),
         )
 
-    def _stream(self, request: dict[str, Any], interrupt: threading.Event) -> Iterator[dict[str, Any]]:
-        """Turn the server's callbacks into an iterator; leaving it early stops the server too."""
+    def _stream(self, prompt: str, interrupt: threading.Event) -> Iterator[dict[str, Any]]:
+        """Turn the server's callbacks into an iterator; leaving it, or an interrupt, stops the server too."""
+        request = {"prompt": prompt, **self._sampling, "stream": True, "timings_per_token": True}
         chunks: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         left = threading.Event()
 
@@ -241,14 +247,19 @@ class Llama:
 
         def complete() -> None:
             try:
-                self._server.handle_completions({**request, "stream": True}, take)
+                self._server.handle_completions(request, take)
+            except Exception as error:  # noqa: BLE001 - raised by answer(), where somebody sees it
+                chunks.put({"error": {"message": str(error)}})
             finally:
                 chunks.put(None)
 
         worker = threading.Thread(target=complete, name="llama", daemon=True)
         worker.start()
         try:
-            yield from iter(chunks.get, None)
+            for chunk in iter(chunks.get, None):
+                if interrupt.is_set():  # more may be waiting: the server does not wait for whoever listens
+                    break
+                yield chunk
         finally:
             left.set()
             worker.join()

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,7 +116,8 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=cache, ignore_cleanup_errors=True) as scratch:
             for file in files:
                 _join(file, Path(scratch) / "new", find)
-            _install(Path(scratch), cache / FOLDER)
+            if not prepared(cache, files):  # by another process meanwhile, which reads it by now
+                _install(Path(scratch), cache / FOLDER)
     except OSError as error:
         megabytes = sum(file.bytes for file in files) / 1e6
         raise ModelError(
@@ -145,24 +147,25 @@ def _blocks(parts: Iterable[str], find: FindPackage) -> Iterator[bytes]:
             with source.open("rb") as stream:
                 while block := stream.read(BLOCK_BYTES):
                     yield block
-        except FileNotFoundError as error:
-            raise ModelError(f"the package {package} lacks its file {name}", hint=INSTALL) from error
+        except OSError as error:
+            raise ModelError(f"can't read {name} of the package {package}: {error.strerror}", hint=INSTALL) from error
 
 
 def _install(scratch: Path, folder: Path) -> None:
-    if folder.exists():  # made by another process meanwhile, or damaged since
+    if folder.exists():  # and not whole
         folder.rename(scratch / "old")
     try:
         (scratch / "new").rename(folder)
     except OSError:
-        if not folder.exists():
+        if not folder.exists():  # another process was first
             raise
 
 
 def _sweep(cache: Path) -> None:
     for folder in cache.glob(f".{FOLDER}-*"):
-        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process swept it, or is done with it
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reinstall(file: WeightFile) -> str:
