@@ -70,6 +70,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         engine=settings.engine,
         model=settings.model,
         device=settings.device,
+        instructions=settings.instructions,
         max_reply_tokens=settings.reply.max_tokens,
         temperature=settings.reply.temperature,
         top_p=settings.reply.top_p,
