@@ -5,7 +5,8 @@ on disk before anybody is told that it ended. How a turn runs is not known here 
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 
 from voxcli.session import Session
@@ -19,7 +20,7 @@ class Memory:
     def __init__(self, session: Session, store: Store | None = None) -> None:
         """Begin with `session`; `store` is where a named one is kept, and stays its owner's to close."""
         self.session = session
-        self._store = store if session.name else None
+        self._store = store
         self.turn_number = len(session.turns)  # of the last turn in the session, from 1
 
     @classmethod
@@ -41,16 +42,17 @@ class Memory:
         utterance: Utterance,
         interrupt: threading.Event,
         speech: SpeechOutput | None = None,
-    ) -> Iterator[Event]:
-        """Run a turn; `TurnEnded` comes when the turn is remembered.
+    ) -> Generator[Event, None, None]:
+        """Run a turn; `TurnEnded` comes when the turn is remembered. Close it to stop early: no turn took place.
 
         Raises:
-            VoxError: the engine's, then there was no turn; or a StoreError, then it is not on disk.
+            VoxError: the engine's, then there was no turn; or a StoreError, then it is remembered here alone.
         """
-        for event in run_turn(engine, self.session, utterance, interrupt, speech):
-            if isinstance(event, TurnEnded):
-                self._remember(event, engine)
-            yield event
+        with closing(run_turn(engine, self.session, utterance, interrupt, speech)) as events:
+            for event in events:
+                if isinstance(event, TurnEnded):
+                    self._remember(event, engine)
+                yield event
 
     def _remember(self, ended: TurnEnded, engine: Engine) -> None:
         self.session = self.session.add(ended.turn)

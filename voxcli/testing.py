@@ -19,7 +19,7 @@ class FakeEngine:
     name: str = "fake"
     model: str = "fake"
     asked: list[tuple[Session, Utterance]] = field(default_factory=list)
-    before_delta: Callable[[int], None] = lambda _: None
+    before_delta: Callable[[int], object] = lambda _: None
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
@@ -67,6 +67,8 @@ class FakeSpeaker:
     queued: float = 0.0
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        if interrupt.is_set():
+            return self.queued
         self.queued += clip.seconds
         if self.limit is not None and self.queued >= self.limit:
             self.position = self.limit

@@ -12,19 +12,26 @@ either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.ui` re
 """
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from queue import Queue, SimpleQueue
-from typing import Protocol
+from queue import Empty, Queue, SimpleQueue
+from typing import Protocol, Self
 
 from voxcli.audio import AudioClip
 from voxcli.errors import VoxError
 from voxcli.sentences import PieceCutter, speakable
 from voxcli.session import Session, Turn, audio_placeholder
 
+ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to its own samples
+SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 PIECES_AHEAD = 4  # pieces of text that generation may be ahead of the voice: the back-pressure
+
+_HAN_KANA = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"  # written without spaces
+_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # and what ends it
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ class Speaker(Protocol):
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Queue a clip, blocking while the queue is full; silent within one block of `interrupt`.
 
-        Returns the position at which the clip will have been heard.
+        Returns the position at which the clip will have been heard; once `interrupt` is set, that
+        means nothing.
         """
         ...
 
@@ -126,14 +134,14 @@ class ReplyDelta:
 
 @dataclass(frozen=True)
 class SentenceSpoken:
-    """A piece of the reply has been heard to its end."""
+    """A piece of the reply has been heard to its end; said when the next one is queued, or is over."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class SpeechFailed:
-    """The voice or the speaker gave up; the reply goes on as text."""
+    """The voice or the speaker gave up; the reply goes on as text. At most once a turn."""
 
     error: VoxError
 
@@ -166,8 +174,11 @@ def run_turn(
     interrupt: threading.Event,
     speech: SpeechOutput | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Run one turn; the last event is `TurnEnded`.
+
+    Whoever stops early closes the generator, which interrupts the turn. When it is exhausted, closed
+    or has raised, nothing of the turn runs on.
 
     Args:
         interrupt: fresh for this turn; set it to stop generation and speech. Nobody clears it, so
@@ -181,10 +192,10 @@ def run_turn(
     events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
     stopwatch = _Stopwatch(clock)
     speaking = _Speaking(speech, interrupt, stopwatch, events.put) if speech else None
-    generation = _Generation(engine, session, utterance, interrupt, stopwatch, speaking, events.put)
-    generation.start()
+    generation = _Generation(lambda: engine.reply(session, utterance, interrupt), stopwatch, speaking, events.put)
     try:
-        while (event := events.get()) is not None:
+        generation.start()
+        while (event := _next(events)) is not None:
             if isinstance(event, BaseException):
                 raise event
             yield event
@@ -192,10 +203,20 @@ def run_turn(
         interrupt.set()
         raise
     finally:
-        generation.join()
-    reply = speaking.heard(generation.text) if speaking else generation.text
-    turn = utterance.answered(reply.strip(), interrupted=interrupt.is_set())
+        if generation.ident:
+            generation.join()
+    interrupted = interrupt.is_set()  # asked once: it may be set at any moment
+    reply = speaking.heard() if speaking and interrupted and not speaking.failed else generation.text
+    turn = utterance.answered(reply.strip(), interrupted=interrupted)
     yield TurnEnded(turn, generation.report, stopwatch.timings())
+
+
+def _next(events: SimpleQueue[Event | BaseException | None]) -> Event | BaseException | None:
+    while True:
+        try:
+            return events.get(timeout=SIGNAL_SECONDS)
+        except Empty:
+            continue
 
 
 class _Stopwatch:
@@ -215,20 +236,17 @@ class _Stopwatch:
 
 
 class _Generation(threading.Thread):
-    """The thread that drives the engine; emits deltas, then None or the engine's error."""
+    """The thread that drives the engine; emits deltas, perhaps an error, and None when all is over."""
 
     def __init__(
         self,
-        engine: Engine,
-        session: Session,
-        utterance: Utterance,
-        interrupt: threading.Event,
+        reply: Callable[[], Generator[str, None, PassReport]],
         stopwatch: _Stopwatch,
         speaking: "_Speaking | None",
         emit: Callable[[Event | BaseException | None], None],
     ) -> None:
         super().__init__(name="generation", daemon=True)
-        self._deltas = engine.reply(session, utterance, interrupt)
+        self._reply = reply
         self._stopwatch = stopwatch
         self._speaking = speaking
         self._emit = emit
@@ -237,21 +255,22 @@ class _Generation(threading.Thread):
 
     def run(self) -> None:
         try:
-            for delta in self._reported():
-                self._stopwatch.note("token")
-                self.text += delta
-                self._emit(ReplyDelta(delta))
-                if self._speaking:
-                    self._speaking.add(delta)
+            with self._speaking or nullcontext(), closing(self._reported()) as deltas:
+                for delta in deltas:
+                    self._take(delta)
         except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
             self._emit(error)
-        finally:
-            if self._speaking:
-                self._speaking.finish()
-            self._emit(None)
+        self._emit(None)
 
     def _reported(self) -> Generator[str, None, None]:
-        self.report = yield from self._deltas
+        self.report = yield from self._reply()
+
+    def _take(self, delta: str) -> None:
+        self._stopwatch.note("token")
+        self.text += delta
+        self._emit(ReplyDelta(delta))
+        if self._speaking:
+            self._speaking.add(delta)
 
 
 @dataclass(frozen=True)
@@ -260,11 +279,21 @@ class _Mark:
 
     text: str
     start: float
-    end: float
+    end: float  # infinite where it is not known
+
+    def is_over(self, position: float) -> bool:
+        return position >= self.end - ROUNDING_SECONDS
+
+    def heard(self, position: float) -> str:
+        """Return the words that were over when the speaker had played to `position`."""
+        if self.is_over(position):
+            return self.text
+        share = max(0.0, position - self.start) / (self.end - self.start)
+        return "".join(_WORD.findall(self.text[: int(share * len(self.text))]))
 
 
 class _Speaking(threading.Thread):
-    """The thread that speaks a reply while it is still being written."""
+    """The thread that speaks a reply while it is still being written; runs within its context."""
 
     def __init__(
         self,
@@ -283,27 +312,32 @@ class _Speaking(threading.Thread):
         self._marks: list[_Mark] = []
         self._announced = 0  # marks whose end was emitted
         self._closed = False  # the last piece was taken
-        self._failed = False
+        self.failed = False
+
+    def __enter__(self) -> Self:
         self.start()
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        """Take what is left and return when it has been heard; after an error, fall silent."""
+        try:
+            if error:
+                self._interrupt.set()
+            for piece in self._cutter.flush():
+                self._pieces.put(piece)
+        finally:
+            self._pieces.put(None)
+            self.join()
 
     def add(self, delta: str) -> None:
         """Take the next delta; blocks while the voice is too far behind."""
         for piece in self._cutter.feed(delta):
             self._pieces.put(piece)
 
-    def finish(self) -> None:
-        """Take what is left and return when it has been heard, or was interrupted."""
-        for piece in self._cutter.flush():
-            self._pieces.put(piece)
-        self._pieces.put(None)
-        self.join()
-
-    def heard(self, text: str) -> str:
-        """Return what of the reply `text` was heard."""
-        if self._failed or not self._interrupt.is_set():
-            return text  # a failed voice leaves the text on the screen
+    def heard(self) -> str:
+        """Return what was heard of a reply that was interrupted."""
         position = self._output.speaker.position
-        return "".join(_heard_of(mark, position) for mark in self._marks)
+        return "".join(mark.heard(position) for mark in self._marks)
 
     def run(self) -> None:
         try:
@@ -313,8 +347,9 @@ class _Speaking(threading.Thread):
                 self._output.speaker.wait(mark.end, self._interrupt)
                 self._announce()
         except VoxError as error:
-            self._failed = True
-            self._emit(SpeechFailed(error))
+            if not self._interrupt.is_set():  # else nobody waits for the rest
+                self.failed = True
+                self._emit(SpeechFailed(error))
         except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
             self._emit(error)
         finally:
@@ -330,27 +365,24 @@ class _Speaking(threading.Thread):
                 yield piece
 
     def _say(self, piece: str) -> None:
-        speaker = self._output.speaker
-        start = end = self._marks[-1].end if self._marks else speaker.position
+        start = end = self._marks[-1].end if self._marks else self._output.speaker.position
+        self._marks.append(_Mark(piece, start, math.inf))  # how long the piece will be is not known yet
         sentence = speakable(piece)
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
             if self._interrupt.is_set():
-                end = math.inf  # how long the piece would have been is not known
-                break
-            end = speaker.play(clip, self._interrupt)
+                return
             self._stopwatch.note("audio")
-        self._marks.append(_Mark(piece, start, end))
+            end = self._play(clip, end)
+        self._marks[-1] = _Mark(piece, start, end)
         self._announce()
 
+    def _play(self, clip: AudioClip, start: float) -> float:
+        """Queue a clip; return the position at which it ends, or would have ended."""
+        end = self._output.speaker.play(clip, self._interrupt)
+        return start + clip.seconds if self._interrupt.is_set() else end
+
     def _announce(self) -> None:
-        while self._announced < len(self._marks) and self._marks[self._announced].end <= self._output.speaker.position:
+        position = self._output.speaker.position
+        while self._announced < len(self._marks) and self._marks[self._announced].is_over(position):
             self._emit(SentenceSpoken(self._marks[self._announced].text))
             self._announced += 1
-
-
-def _heard_of(mark: _Mark, position: float) -> str:
-    """Return the words of a piece that were over when the speaker had played to `position`."""
-    if position >= mark.end:
-        return mark.text
-    share = max(0.0, position - mark.start) / (mark.end - mark.start)
-    return mark.text[: mark.text.rfind(" ", 0, int(share * len(mark.text)) + 1) + 1]

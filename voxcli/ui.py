@@ -1,7 +1,7 @@
 """The only module that draws: what a person reads of a turn, and what a program reads.
 
-The reply goes to stdout, everything else to stderr, dim where that is a terminal. It knows events and
-records, not how they came about.
+The reply goes to stdout, everything else to stderr, dim where that is a terminal (and `NO_COLOR` is not
+set). It knows events and records, not how they came about.
 """
 
 import json
@@ -28,73 +28,93 @@ class View(Protocol):
 
 
 class Output:
-    """Standard output that may close or fill up while a turn runs: the turn goes on, the failure is kept."""
+    """A stream that may close or fill up while a turn runs: the turn goes on, the failure is kept."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self.failure: OSError | None = None
 
     def write(self, text: str) -> None:
-        """Write text at once, unless writing has failed before."""
-        if self.failure:
-            return
+        """Write text at once, to nowhere once writing has failed; escape what the encoding has no bytes for."""
+        encoding = self._stream.encoding or "utf-8"
         try:
-            self._stream.write(text)
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
         except OSError as error:
             self.failure = error
-            self._give_up()
+            discard(self._stream)
+
+    def write_dim(self, text: str) -> None:
+        """Write a line that stands beside what matters."""
+        self.write(f"\x1b[2m{text}\x1b[22m\n" if self._has_styles() else f"{text}\n")
 
     def check(self) -> None:
         """Raise VoxError if not all was written, unless it was the reader who had enough."""
         if self.failure and not isinstance(self.failure, BrokenPipeError):
-            raise VoxError(f"can't write the reply: {self.failure.strerror}") from self.failure
+            raise VoxError(
+                f"can't write the reply: {self.failure.strerror}", hint="look where standard output goes"
+            ) from self.failure
 
-    def _give_up(self) -> None:
-        """Let the rest of the output go nowhere, or the interpreter fails at its last flush."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _has_styles(self) -> bool:
+        if not self._stream.isatty() or os.environ.get("NO_COLOR"):
+            return False
+        return os.name == "posix" and os.environ.get("TERM") != "dumb"  # on Windows not every console has them
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a broken stream still holds go nowhere, or the interpreter fails at its last flush."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class TextView:
-    """For people: the reply as it streams, then one dim line of what it took."""
+    """For people: the reply as it streams, then dim lines: why there was no speech, and what the turn took."""
 
-    def __init__(self, out: Output | None = None, notes: Console | None = None) -> None:
-        self.out = out or Output()
-        self._notes = notes or Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
+        self._out = out or Output(sys.stdout)
+        self._notes = notes or Output(sys.stderr)
+        self._failures: list[str] = []
 
     def show(self, event: Event) -> None:
-        """Draw one event."""
+        """Draw one event; a failure waits for the end of the reply's line."""
         if isinstance(event, ReplyDelta):
-            self.out.write(printable(event.text, keep="\n"))
-        elif isinstance(event, TurnEnded):
-            self.out.write("\n")
+            self._out.write(printable(event.text, keep="\n\t"))
         elif isinstance(event, SpeechFailed):
-            self._note(f"no speech: {event.error}")
+            self._failures.append(f"no speech: {event.error}")
+        elif isinstance(event, TurnEnded):
+            self._out.write("\n")
+            for failure in self._failures:
+                self._notes.write_dim(printable(failure))
+            self._failures.clear()
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Draw the line of latency."""
-        self._note(latency_line(record))
-        self.out.check()
+        """Draw the line of latency.
 
-    def _note(self, text: str) -> None:
-        self._notes.print(printable(text), style="dim", markup=False)
+        Raises:
+            VoxError: the reply could not be written.
+        """
+        self._notes.write_dim(printable(latency_line(record)))
+        self._out.check()
 
 
 class JsonView:
-    """For programs: one object on stdout, when the turn is over."""
+    """For programs: one object on stdout, when the turn is over, in ASCII, which no terminal acts on."""
 
     def __init__(self, out: Output | None = None) -> None:
-        self.out = out or Output()
+        self._out = out or Output(sys.stdout)
 
     def show(self, event: Event) -> None:
         """Draw nothing: the record says it all."""
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Print the record."""
-        self.out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self.out.check()
+        """Print the record.
+
+        Raises:
+            VoxError: it could not be written.
+        """
+        self._out.write(json.dumps(record) + "\n")
+        self._out.check()
 
 
 @contextmanager
@@ -120,6 +140,7 @@ def download_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _tenths() -> Callable[[int, int], None]:
+    notes = Output(sys.stderr)
     shown = -1
 
     def show(done: int, total: int) -> None:
@@ -127,7 +148,7 @@ def _tenths() -> Callable[[int, int], None]:
         tenth = 10 * done // max(total, 1)
         if tenth > shown:
             shown = tenth
-            print(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB", file=sys.stderr, flush=True)  # noqa: T201
+            notes.write(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB\n")
 
     return show
 

@@ -5,7 +5,9 @@ Nothing heavy is imported before a command needs it: commands import inside thei
 
 import os
 import sys
-from typing import Annotated, Any
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +19,7 @@ from voxcli.cli.common import VerboseFlag, report
 from voxcli.cli.doctor import doctor
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
+from voxcli.errors import VoxError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -27,15 +30,31 @@ class _Root(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # whoever read the output has enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except (typer.Exit, typer.Abort, TyperException):  # exits and usage errors: Typer's to print
+        except typer.Abort as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C at a question; elsewhere Typer sees to it
+                raise typer.Exit(INTERRUPTED) from None
+            raise
+        except (typer.Exit, TyperException):  # exits and usage errors: Typer's to print
             raise
         except Exception as error:  # the one place that prints errors
-            raise typer.Exit(report(error, verbose="verbose" in ctx.meta)) from error
+            raise typer.Exit(_told(error, verbose="verbose" in ctx.meta)) from error
+
+
+def _told(error: Exception, *, verbose: bool) -> int:
+    """Report an error and return the exit code; say nothing if whoever read the output had enough of it."""
+    if isinstance(error, OSError) and _is_of_output(error):
+        from voxcli.ui import discard
+
+        discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 0
+        error = VoxError(f"can't write the output: {error.strerror}", hint="look where standard output goes")
+    return report(error, verbose=verbose)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Tell whether an error was raised where a command printed; from anywhere else it would be a bug."""
+    return any(frame.f_code is typer.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 app = typer.Typer(
@@ -70,4 +89,11 @@ def _root(
 
 def main() -> None:
     """Run the command line; the entry point of the `voxcli` script."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     app(prog_name="voxcli")
+
+
+def _nowhere() -> TextIO:
+    """Return what stands for a stream that was closed before the program began, where Python has None."""
+    return Path(os.devnull).open("w", encoding="utf-8")

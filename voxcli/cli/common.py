@@ -1,5 +1,7 @@
 """What the commands share: flags, notes on stderr, and how an error is told."""
 
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +44,17 @@ VoiceFlag = Annotated[
 
 def note(text: str) -> None:
     """Say something beside the output: on stderr, dim where that is a terminal."""
-    typer.secho(printable(text), err=True, dim=True)
+    _tell(printable(text), dim=not os.environ.get("NO_COLOR"))
+
+
+def _tell(text: str, *, dim: bool = False) -> None:
+    """Print a line on stderr; that nobody can read it is no reason to stop, nor for another exit code."""
+    try:
+        typer.secho(text, err=True, dim=dim)
+    except OSError:
+        from voxcli.ui import discard
+
+        discard(sys.stderr)
 
 
 def given(**flags: Any) -> dict[str, Any]:
@@ -58,6 +70,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         engine=settings.engine,
         model=settings.model,
         device=settings.device,
+        instructions=settings.instructions,
         max_reply_tokens=settings.reply.max_tokens,
         temperature=settings.reply.temperature,
         top_p=settings.reply.top_p,
@@ -68,11 +81,11 @@ def engine_options(settings: "Settings") -> "EngineOptions":
 def report(error: Exception, *, verbose: bool) -> int:
     """Print an error in one line and its hint in a second; return the exit code."""
     if verbose:
-        traceback.print_exception(error)
+        _tell(printable("".join(traceback.format_exception(error)).rstrip(), keep="\n"))
     known = isinstance(error, VoxError)
     message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
     hint = error.hint if isinstance(error, VoxError) else "please report it with what --verbose shows"
-    typer.echo(f"voxcli: {printable(message)}", err=True)
+    _tell(f"voxcli: {printable(message)}")
     if hint:
-        typer.echo(f"  {printable(hint)}", err=True)
+        _tell(f"  {printable(hint)}")
     return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code

@@ -111,9 +111,18 @@ def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
     if gpu and here and settings.device != "cpu":
         yield Probe("gpu memory", lambda: checks.gpu_memory(gpu, checks.weight_bytes(here)), voxtral)
     yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
-    yield Probe("embedded", lambda: checks.embedded(prepared, missing, weights.INSTALL), not voxtral)
+    yield Probe("embedded", lambda: _embedded(prepared, missing), not voxtral)
     needed_bytes = 0 if prepared else weights.TOTAL_BYTES
     yield Probe("cache", lambda: checks.folder(cache, needed_bytes), not voxtral and not prepared)
+
+
+def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
+    from voxcli import doctor as checks
+    from voxcli.engines import embedded, weights
+
+    if not missing:
+        embedded.check_libraries()
+    return checks.embedded(prepared, missing, weights.INSTALL)
 
 
 def _located(model: str) -> Path | None:

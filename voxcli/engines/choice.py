@@ -24,6 +24,7 @@ class EngineOptions:
     engine: Literal["auto", "voxtral", "embedded"]
     model: str  # short name, hub id or folder
     device: Literal["auto", "cuda", "mps", "cpu"]
+    instructions: str  # of the session to come
     max_reply_tokens: int
     temperature: float  # 0 is greedy
     top_p: float
@@ -60,6 +61,7 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
     notice(f"embedded engine{reason}: {EmbeddedEngine.model}, small models that know little")
     return EmbeddedEngine.load(
         weights.prepare(cache, notice=notice),
+        instructions=options.instructions,
         max_reply_tokens=options.max_reply_tokens,
         temperature=options.temperature,
         top_p=options.top_p,

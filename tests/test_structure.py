@@ -1,0 +1,191 @@
+"""The shape of the program: dependencies run one way, and nothing heavy is imported before it is needed."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "voxcli"
+
+LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
+    {"errors", "printable", "paths", "sentences"},
+    {"decode", "config"},
+    {"audio", "config_text"},
+    {"session", "vad"},
+    {"store", "turn"},
+    {"memory", "record", "transcript", "testing"},
+    {"engines", "speech"},
+    {"live"},
+    {"ui"},
+    {"doctor"},
+    {"cli"},
+    {"__main__"},
+)
+RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile", "soxr", "sqlite3", "rich.progress"}
+PAGES = [
+    [],
+    ["once"],
+    ["sessions"],
+    ["sessions", "list"],
+    ["models"],
+    ["models", "pull"],
+    ["voices"],
+    ["config"],
+    ["config", "init"],
+    ["doctor"],
+]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Give the dotted names of all that a module imports, wherever in it; of ours, down to the module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            base = node.module or ""
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return name.startswith("voxcli.") and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def importers(*packages: str) -> set[str]:
+    """Return the files that import one of the packages, relative to the package's folder."""
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in sources()
+        if any(name.split(".")[0] in packages or name in packages for name in imported(path))
+    }
+
+
+def test_dependencies_run_one_way() -> None:
+    wrong = []
+    for path in sources():
+        part = part_of(path)
+        if part == "__init__":
+            continue
+        assert part in RANKS, f"{part} has no place in LAYERS"
+        for name in imported(path):
+            needed = name.removeprefix("voxcli.").split(".")[0]
+            if name.startswith("voxcli.") and needed != part and RANKS[needed] >= RANKS[part]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_the_root_imports_nothing() -> None:
+    assert list(imported(PACKAGE / "__init__.py")) == []
+
+
+def test_settings_are_known_to_the_command_line_alone() -> None:
+    known = {path for path in importers("voxcli.config") if not path.startswith("cli/")}
+    assert known == {"config_text.py"}
+
+
+def test_devices_are_opened_in_one_file() -> None:
+    assert importers("sounddevice") == {"live/devices.py"}
+
+
+def test_models_stay_under_engines() -> None:
+    found = importers("torch", "transformers", "safetensors", "huggingface_hub", "faster_whisper", "xllamacpp")
+    assert found
+    assert all(path.startswith("engines/") for path in found)
+
+
+def test_only_ui_draws() -> None:
+    assert importers("rich") == {"ui.py"}
+
+
+def test_only_the_command_line_knows_typer() -> None:
+    assert all(path.startswith("cli/") for path in importers("typer"))
+
+
+def test_nothing_is_unpickled() -> None:
+    assert importers("pickle", "marshal", "shelve", "dill", "joblib") == set()
+
+
+def python(program: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def modules_after_help(*pages: list[str]) -> set[str]:
+    """Return what is imported when pages of help have been printed."""
+    program = f"""
+import json, sys
+from typer.testing import CliRunner
+from voxcli.cli import app
+results = [CliRunner().invoke(app, [*page, "--help"]) for page in {pages!r}]
+assert all(result.exit_code == 0 and "Usage: " in result.output for result in results)
+print(json.dumps(sorted(sys.modules)))
+"""
+    return set(json.loads(python(program)))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    modules = modules_after_help([])
+    assert modules & HEAVY == set()
+    assert {name for name in modules if name.startswith("voxcli.") and not name.startswith("voxcli.cli")} <= {
+        "voxcli.errors",
+        "voxcli.printable",
+    }
+
+
+def test_no_page_of_help_imports_what_its_command_needs() -> None:
+    assert modules_after_help(*PAGES) & HEAVY <= {"pydantic"}  # Typer's own, to read the flags of a command
+
+
+def test_what_is_called_heavy_exists() -> None:
+    assert [name for name in HEAVY if find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_flags(shell: str) -> None:
+    def completed(*words: str) -> str:
+        line = " ".join(("voxcli", *words))
+        return python(
+            "from voxcli.cli import main; main()",
+            _VOXCLI_COMPLETE=f"complete_{shell}",
+            COMP_WORDS=line,
+            COMP_CWORD=str(len(words)),
+            _TYPER_COMPLETE_ARGS=line,
+            _TYPER_COMPLETE_FISH_ACTION="get-args",
+        )
+
+    assert "sessions" in completed("se")
+    assert "export" in completed("sessions", "ex")
+    assert "--save-reply" in completed("once", "--save")
+    assert "doctor" not in completed("se")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_the_shell_is_printed(shell: str) -> None:
+    script = python("from voxcli.cli import main; main()", _VOXCLI_COMPLETE=f"source_{shell}")
+    assert "_VOXCLI_COMPLETE" in script
