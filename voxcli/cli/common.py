@@ -12,8 +12,7 @@ from voxcli.errors import VoxError
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.config import Settings
-    from voxcli.engines.choice import EngineOptions
+    pass
 
 
 def _be_verbose(context: typer.Context, value: bool) -> bool:
@@ -60,22 +59,6 @@ def _tell(text: str, *, dim: bool = False) -> None:
 def given(**flags: Any) -> dict[str, Any]:
     """Return the flags that were given on the command line."""
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def engine_options(settings: "Settings") -> "EngineOptions":
-    """Return what the settings say about the engine, as plain values."""
-    from voxcli.engines.choice import EngineOptions
-
-    return EngineOptions(
-        engine=settings.engine,
-        model=settings.model,
-        device=settings.device,
-        instructions=settings.instructions,
-        max_reply_tokens=settings.reply.max_tokens,
-        temperature=settings.reply.temperature,
-        top_p=settings.reply.top_p,
-        context_tokens=settings.session.context_tokens,
-    )
 
 
 def report(error: Exception, *, verbose: bool) -> int:

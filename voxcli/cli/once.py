@@ -22,10 +22,10 @@ from voxcli.cli.common import (
     ModelFlag,
     VerboseFlag,
     VoiceFlag,
-    engine_options,
     given,
     note,
 )
+from voxcli.cli.parts import open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     from voxcli.audio import read_audio
     from voxcli.turn import Utterance
 
-    memory = _open_memory(asked, settings, stack)
+    memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
     speech = _open_speech(asked, settings, stack)
     clip = read_audio(asked.source, max_seconds=settings.audio.max_seconds, raw_rate=asked.raw_rate)
     listening = threading.Thread(target=_note_if_without_speech, args=(clip,), name="vad", daemon=True)
     listening.start()  # while the engine loads
     started = time.perf_counter()
-    engine = _open_engine(settings, stack)
+    engine = open_engine(settings, stack)
     load_seconds = time.perf_counter() - started
     listening.join()
     return _turn(asked, memory, engine, Utterance(clip, asked.prompt), speech, load_seconds)
@@ -130,19 +130,6 @@ def _note_if_without_speech(clip: "AudioClip") -> None:
         note("no speech was found in the recording; it is asked about as the sound it is")
 
 
-def _open_memory(asked: _Asked, settings: "Settings", stack: ExitStack) -> "Memory":
-    from voxcli.memory import Memory
-    from voxcli.paths import data_folder
-    from voxcli.session import Session, session_name
-    from voxcli.store import Store
-
-    if asked.session is None:
-        return Memory(Session(instructions=settings.instructions))
-    name = session_name(asked.session)
-    store = stack.enter_context(Store.open(data_folder()))
-    return Memory.resumed(store, name, settings.instructions, override=asked.new_instructions)
-
-
 def _open_speech(asked: _Asked, settings: "Settings", stack: ExitStack) -> "SpeechOutput | None":
     """Open the voice and what it is heard through; None for a reply that is only read."""
     speaker = _open_loudspeaker(asked, stack)
@@ -152,22 +139,15 @@ def _open_speech(asked: _Asked, settings: "Settings", stack: ExitStack) -> "Spee
         speaker = stack.enter_context(WavSpeaker(asked.save_reply, then=_losable(speaker, asked, stack)))
     if speaker is None:
         return None
-    from voxcli.speech.voices import open_synthesizer
     from voxcli.turn import SpeechOutput
 
     try:
-        synthesizer = open_synthesizer(
-            settings.voice,
-            words_per_minute=settings.speech.words_per_minute,
-            timeout_seconds=settings.speech.timeout_seconds,
-        )
+        return SpeechOutput(open_voice(settings, stack), speaker)
     except SpeechError as error:
         if asked.speech_is_wanted:
             raise
         note(f"no speech: {error}")
         return None
-    stack.callback(synthesizer.close)
-    return SpeechOutput(synthesizer, speaker)
 
 
 def _open_loudspeaker(asked: _Asked, stack: ExitStack) -> "Speaker | None":
@@ -175,7 +155,7 @@ def _open_loudspeaker(asked: _Asked, stack: ExitStack) -> "Speaker | None":
     somebody_listens = not asked.json and sys.stdout is not None and sys.stdout.isatty()
     if asked.speak is False or (by_default and not somebody_listens):
         return None
-    from voxcli.live.devices import open_speaker
+    from voxcli.live.speaker import open_speaker
 
     try:
         return stack.enter_context(open_speaker())
@@ -201,16 +181,6 @@ def _losable(speaker: "Speaker | None", asked: _Asked, stack: ExitStack) -> "Spe
 
     stack.callback(tell)
     return losable
-
-
-def _open_engine(settings: "Settings", stack: ExitStack) -> "Engine":
-    from voxcli.engines.choice import open_engine
-    from voxcli.paths import cache_folder
-    from voxcli.ui import download_progress
-
-    with download_progress() as progress:
-        engine = open_engine(engine_options(settings), cache_folder(), note, progress)
-    return stack.enter_context(closing(engine))
 
 
 def _turn(

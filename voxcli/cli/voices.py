@@ -107,6 +107,6 @@ def _speaker(save: Path | None) -> "AbstractContextManager[Speaker]":
         from voxcli.speech.wav import WavSpeaker
 
         return WavSpeaker(save)
-    from voxcli.live.devices import open_speaker
+    from voxcli.live.speaker import open_speaker
 
     return open_speaker()

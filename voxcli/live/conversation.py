@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Literal, Protocol
 
 from voxcli.errors import VoxError
 from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio
@@ -41,7 +41,7 @@ from voxcli.live.events import (
 )
 from voxcli.live.keys import Key
 from voxcli.memory import Memory
-from voxcli.turn import Event, SpeechFailed, TurnEnded, Utterance
+from voxcli.turn import Event, TurnEnded, Utterance
 
 SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
@@ -90,7 +90,7 @@ class ConversationOptions:
     """How the conversation goes."""
 
     drafts: bool = True
-    push_to_talk: bool = False  # by toggle; a terminal that reports releases sends press and release
+    push_to_talk: Literal["off", "hold", "toggle"] = "off"
     max_turns: int | None = None
 
 
@@ -172,7 +172,7 @@ class Conversation:
                 self._ctrl_c()
             case Quit():
                 self._ended = True
-            case str():
+            case Key():
                 self._press(inbound)
             case _:
                 self._show(inbound)
@@ -246,8 +246,6 @@ class Conversation:
             return
         elif isinstance(event, TurnEnded):
             self._end_turn(attempt, event)
-        elif isinstance(event, SpeechFailed):
-            self._show(Notice(f"no speech: {event.error}"))
         else:
             self._show(event)
 
@@ -300,18 +298,22 @@ class Conversation:
 
     def _press(self, key: Key) -> None:
         match key:
-            case "q":
-                self._ended = True
-            case "i":
-                self._stop_turn()
-            case "t":
-                self._type()
-            case "r":
-                self._repeat()
-            case "space" if self._options.push_to_talk:
+            case Key(" ") if self._options.push_to_talk == "hold":
+                self._talk(key.kind != "release")
+            case Key(_, "repeat" | "release"):
+                pass
+            case Key(" ") if self._options.push_to_talk == "toggle":
                 self._talk(not self._talking)
-            case "space":
+            case Key(" "):
                 self._mute(not self._muted)
+            case Key("q"):
+                self._ended = True
+            case Key("i"):
+                self._stop_turn()
+            case Key("t"):
+                self._type()
+            case Key("r"):
+                self._repeat()
 
     def _ctrl_c(self) -> None:
         now = time.monotonic()
@@ -327,6 +329,8 @@ class Conversation:
         self._enter("muted" if muted else "listening")
 
     def _talk(self, talking: bool) -> None:
+        if talking == self._talking:
+            return  # a key that is held repeats
         self._talking = talking
         if talking:
             self._stop_turn()
