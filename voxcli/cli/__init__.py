@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from voxcli import __version__
 from voxcli.cli import config, models, sessions
+from voxcli.cli.chat import chat
 from voxcli.cli.common import VerboseFlag, report
 from voxcli.cli.doctor import doctor
 from voxcli.cli.once import once
@@ -63,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Talk with Voxtral from a terminal: one audio pass a turn, replies spoken aloud.",
 )
+app.command()(chat)
 app.command()(once)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")

@@ -3,8 +3,8 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
@@ -23,13 +23,23 @@ from voxcli.cli.common import (
     given,
 )
 from voxcli.cli.parts import open_engine, open_memory, open_voice
+from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from voxcli.audio import AudioClip
     from voxcli.config import Settings
+    from voxcli.live.attempt import Answering
     from voxcli.live.conversation import Inbound
+    from voxcli.live.events import LiveEvent, Ready
     from voxcli.live.keys import Keys
-    from voxcli.ui_live import LiveView
+    from voxcli.live.listener import Listener
+    from voxcli.live.recording import Recording
+    from voxcli.live.recovery import AudioDevices
+    from voxcli.live_view import LiveView
+    from voxcli.memory import Memory
+    from voxcli.turn import Engine, Synthesizer
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
 KEY_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
 
 
@@ -50,7 +60,8 @@ def chat(
         str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
     ] = None,
     input_device: Annotated[
-        str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or its number.")
+        str | None,
+        typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
     ] = None,
     output_device: Annotated[
         str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
@@ -88,3 +99,187 @@ def chat(
     settings = load(config, flags)
     with ExitStack() as stack:
         _run(_Asked(session, instructions is not None, not no_speak, max_turns, record, json), settings, stack)
+
+
+def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
+    """Open the parts, those that may be refused first; run the conversation."""
+    from voxcli.live.attempt import Answering
+    from voxcli.live.conversation import Conversation, ConversationOptions
+    from voxcli.live.recording import Recording
+    from voxcli.live_view import open_live_view
+    from voxcli.turn import SpeechOutput
+
+    inbox: SimpleQueue[Inbound] = SimpleQueue()
+    recording = Recording(asked.record) if asked.record else None
+    memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
+    view = stack.enter_context(closing(open_live_view(as_json=asked.json)))
+    keys = _open_keys(settings.live.push_to_talk, view, stack)
+    devices = _open_devices(asked, settings, view, inbox, stack)
+    synthesizer = open_voice(settings, stack) if devices.speaker else None
+    engine = open_engine(settings, stack, view.starting, lambda done, total: view.starting("fetching", done / total))
+    _warm(engine, synthesizer, memory.session.instructions, view)
+    listener, echo = _open_listener(settings, devices, view, inbox)
+    speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
+    answering = Answering(engine, speech, listener.commit, inbox.put)
+    options = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, asked.max_turns)
+    show = _shown_and_kept(view, recording)
+    read_line = (lambda: keys.read_line("you: ")) if keys else str
+    conversation = Conversation(memory, answering, listener, inbox, show, options, read_line)
+    view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
+    with _keys_read(keys, inbox), _ctrl_c_to(inbox), _running(listener, answering):
+        conversation.run()
+    if conversation.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys | None":
+    from voxcli.live.keys import open_keys
+
+    hold = push_to_talk == "hold"
+    keys = stack.enter_context(open_keys(releases=hold, paused=view.paused))
+    if push_to_talk != "off" and keys is None:
+        raise ConfigError("push-to-talk needs a terminal for its key", hint="leave out --push-to-talk")
+    if hold and keys and not keys.supports_release:
+        raise ConfigError(
+            "this terminal does not tell when a key is let go",
+            hint="use --push-to-talk toggle, or the terminal kitty or foot",
+        )
+    if keys:
+        space = {"off": "mute", "hold": "hold to talk", "toggle": "talk"}[push_to_talk]
+        view.hints = {"space": space, "i": "interrupt", "t": "type", "r": "repeat", "q": "end"}
+    return keys
+
+
+def _open_devices(
+    asked: _Asked, settings: "Settings", view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
+) -> "AudioDevices":
+    from voxcli.live.events import Notice
+    from voxcli.live.recovery import AudioDevices
+
+    view.starting("microphone and loudspeaker")
+    return stack.enter_context(
+        AudioDevices(
+            lambda text: inbox.put(Notice(text)),
+            wanted_input=settings.live.input_device or None,
+            wanted_output=settings.live.output_device or None,
+            speak=asked.speak,
+        )
+    )
+
+
+def _warm(engine: "Engine", synthesizer: "Synthesizer | None", instructions: str, view: "LiveView") -> None:
+    from voxcli.live.warm import warm_up
+
+    view.starting("warming up")
+    if synthesizer:
+        for _clip in synthesizer.synthesize("Ready."):
+            pass
+    warm_up(engine, instructions)
+
+
+def _open_listener(
+    settings: "Settings", devices: "AudioDevices", view: "LiveView", inbox: "SimpleQueue[Inbound]"
+) -> tuple["Listener", str]:
+    """Return the listener, and how it keeps voxcli from hearing itself."""
+    from voxcli.live.echo import Timeline, open_canceller
+    from voxcli.live.endpoint import EndPointer, EndpointSettings
+    from voxcli.live.events import Notice
+    from voxcli.live.listener import PLAYED_SECONDS, Listener
+    from voxcli.vad import Detector
+
+    live = settings.live
+    names = [field.name for field in fields(EndpointSettings) if field.name != "by_voice"]
+    given = {name: getattr(live, name) for name in names if hasattr(live, name)}
+    endpointer = EndPointer(EndpointSettings(**given, by_voice=live.push_to_talk == "off"))
+    played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
+    canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
+    if notice:
+        view.show(Notice(notice))
+    listener = Listener(
+        devices.microphone,
+        devices.speaker,
+        Detector().probability,
+        endpointer,
+        canceller,
+        played,
+        inbox.put,
+        barge_in=live.barge_in,
+        is_complete=_end_of_turn(live.end_of_turn),
+    )
+    return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
+
+
+def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
+    if setting == "silence":
+        return None
+    from voxcli.live import smart_turn
+
+    return smart_turn.load()
+
+
+def _ready(
+    engine: "Engine", settings: "Settings", devices: "AudioDevices", memory: "Memory", echo: str, *, spoken: bool
+) -> "Ready":
+    from voxcli.live.events import Ready
+
+    return Ready(
+        engine.name,
+        engine.model,
+        settings.voice if spoken else None,
+        devices.microphone.device.name,
+        devices.speaker.device.name if devices.speaker else None,
+        memory.session.name,
+        echo,
+    )
+
+
+def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
+    from voxcli.live.events import TurnTaken
+
+    def show(event: "LiveEvent") -> None:
+        view.show(event)
+        if recording and isinstance(event, TurnTaken):
+            recording.keep(event)
+
+    return show
+
+
+@contextmanager
+def _keys_read(keys: "Keys | None", inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
+    """Put keys into the inbox for the time of the context."""
+    over = threading.Event()
+
+    def read() -> None:
+        while keys and not over.is_set():
+            if key := keys.read(KEY_SECONDS):
+                inbox.put(key)
+
+    reader = threading.Thread(target=read, name="keys", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
+@contextmanager
+def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
+    from voxcli.live.conversation import Interrupt
+
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _running(listener: "Listener", answering: "Answering") -> Iterator[None]:
+    listener.start()
+    answering.start()
+    try:
+        yield
+    finally:
+        listener.close()
+        answering.finish()

@@ -110,6 +110,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     """Open the parts, those that are cheap and may be refused first; run the turn; return if it was interrupted."""
     from voxcli.audio import read_audio
     from voxcli.turn import Utterance
+    from voxcli.ui import download_progress
 
     memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
     speech = _open_speech(asked, settings, stack)
@@ -117,7 +118,8 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     listening = threading.Thread(target=_note_if_without_speech, args=(clip,), name="vad", daemon=True)
     listening.start()  # while the engine loads
     started = time.perf_counter()
-    engine = open_engine(settings, stack)
+    with download_progress() as progress:
+        engine = open_engine(settings, stack, note, progress)
     load_seconds = time.perf_counter() - started
     listening.join()
     return _turn(asked, memory, engine, Utterance(clip, asked.prompt), speech, load_seconds)

@@ -3,11 +3,9 @@
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from voxcli.cli.common import note
-
 if TYPE_CHECKING:
     from voxcli.config import Settings
-    from voxcli.engines.choice import EngineOptions
+    from voxcli.engines.choice import EngineOptions, Notice, Progress
     from voxcli.memory import Memory
     from voxcli.turn import Engine, Synthesizer
 
@@ -39,14 +37,12 @@ def open_voice(settings: "Settings", stack: ExitStack) -> "Synthesizer":
     return synthesizer
 
 
-def open_engine(settings: "Settings", stack: ExitStack) -> "Engine":
-    """Choose and load the engine; a download shows how far it is."""
+def open_engine(settings: "Settings", stack: ExitStack, notice: "Notice", progress: "Progress") -> "Engine":
+    """Choose and load the engine; `notice` is told which and why, `progress` how far a download is."""
     from voxcli.engines import choice
     from voxcli.paths import cache_folder
-    from voxcli.ui import download_progress
 
-    with download_progress() as progress:
-        engine = choice.open_engine(engine_options(settings), cache_folder(), note, progress)
+    engine = choice.open_engine(engine_options(settings), cache_folder(), notice, progress)
     return stack.enter_context(closing(engine))
 
 

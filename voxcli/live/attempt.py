@@ -173,7 +173,7 @@ class Answering(threading.Thread):
         return SpeechOutput(self._output.synthesizer, gate)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Repeating:
     """Implements `voxcli.turn.Engine` by saying a given reply."""
 
@@ -182,7 +182,10 @@ class _Repeating:
     model: str = ""
 
     def reply(
-        self, _session: Session, _utterance: Utterance, _interrupt: threading.Event
+        self,
+        session: Session,  # noqa: ARG002 - the protocol's
+        utterance: Utterance,  # noqa: ARG002
+        interrupt: threading.Event,  # noqa: ARG002
     ) -> Generator[str, None, PassReport]:
         yield self.text
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)

@@ -60,12 +60,7 @@ class Interrupt:
     """Ctrl-C."""
 
 
-@dataclass(frozen=True)
-class Quit:
-    """The conversation is to end: the terminal or the process goes away."""
-
-
-Inbound = Heard | Interrupt | Quit | Key | Notice | Resumed | InputLevel | AttemptEvent | FirstAudio | AttemptOver
+Inbound = Heard | Interrupt | Key | Notice | Resumed | InputLevel | AttemptEvent | FirstAudio | AttemptOver
 
 
 class Ears(Protocol):
@@ -122,6 +117,7 @@ class Conversation:
         self._show = show
         self._options = options
         self._read_line = read_line
+        self.interrupted = False  # ended by Ctrl-C
         self._attempt: Attempt | None = None  # the newest, a draft or a turn
         self._running: Attempt | None = None  # the one that was begun last and is not over
         self._state: State = "starting"
@@ -150,7 +146,7 @@ class Conversation:
                 self._ears.overruns,
                 self._dropped_drafts,
                 self._memory.session.name,
-                self._memory.path,
+                self._memory.place,
             )
         )
 
@@ -170,8 +166,6 @@ class Conversation:
                 self._over(inbound.attempt, inbound.error)
             case Interrupt():
                 self._ctrl_c()
-            case Quit():
-                self._ended = True
             case Key():
                 self._press(inbound)
             case _:
@@ -263,7 +257,7 @@ class Conversation:
         latency = self._latency(attempt)
         self._latencies.append(latency)
         self._dropped_of_turn = 0
-        self._show(TurnTaken(ended, self._memory.turn_number, latency))
+        self._show(TurnTaken(ended, self._memory.turn_number, latency, attempt.utterance.clip))
         self._leave(attempt)
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
@@ -317,7 +311,7 @@ class Conversation:
 
     def _ctrl_c(self) -> None:
         now = time.monotonic()
-        self._ended = now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS
+        self._ended = self.interrupted = now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS
         self._ctrl_c_at = now
         if not self._ended:
             self._stop_turn()

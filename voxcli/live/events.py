@@ -118,6 +118,7 @@ class TurnTaken:
     ended: TurnEnded
     number: int
     latency: Latency
+    clip: AudioClip | None = None  # what the user said; None where it was typed
 
 
 @dataclass(frozen=True)

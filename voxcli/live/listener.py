@@ -10,56 +10,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
-from voxcli.errors import AudioDeviceError
 from voxcli.live.conversation import Heard, Inbound
 from voxcli.live.echo import EchoCanceller, HalfDuplex, LoopBreaker, Timeline
 from voxcli.live.endpoint import EndPointer
 from voxcli.live.events import EndpointEvent, InputLevel, Notice, Resumed, SpeechEnded, SpeechPaused, SpeechStarted
+from voxcli.live.microphone import Microphone, MicrophoneBlock
+from voxcli.live.speaker import OutputSpeaker
 from voxcli.vad import FRAME_SAMPLES
 
+PLAYED_SECONDS = 5.0  # of what was played, kept beyond the longest utterance: the loop breaker looks back
 READ_SECONDS = 0.1  # how long to wait for a block before looking whether to stop
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # without voice, and what had made the reply fall silent was a noise
 SILENCE_DBFS = -96.0  # the least that is reported: one bit of 16
-
-
-class Block(Protocol):
-    """What the microphone gives."""
-
-    @property
-    def samples(self) -> Samples: ...
-
-    @property
-    def captured_at(self) -> float: ...
-
-
-class Microphone(Protocol):
-    """16 kHz mono, without holes."""
-
-    @property
-    def overruns(self) -> int: ...
-
-    def read(self, timeout: float) -> Block | None: ...
-
-
-class Loudspeaker(Protocol):
-    """What the listener asks of the speaker."""
-
-    @property
-    def is_playing(self) -> bool: ...
-
-    def duck(self) -> None: ...
-
-    def unduck(self) -> None: ...
-
-    def read_played(self) -> Samples:
-        """Return what was handed to the device since the last call, at 16 kHz mono."""
-        ...
 
 
 class Listener(threading.Thread):
@@ -68,7 +35,7 @@ class Listener(threading.Thread):
     def __init__(
         self,
         microphone: Microphone,
-        speaker: Loudspeaker | None,
+        speaker: OutputSpeaker | None,
         detect: Callable[[Samples], float],
         endpointer: EndPointer,
         canceller: EchoCanceller | None,
@@ -147,24 +114,17 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         while not self._closed.is_set():
-            try:
-                block = self._microphone.read(READ_SECONDS)
-            except AudioDeviceError as error:
-                self._post(Notice(f"{error}"))
-                continue
-            if block is not None:
+            if block := self._microphone.read(READ_SECONDS):
                 self._take(block)
 
-    def _take(self, block: Block) -> None:
-        playing = self._speaker is not None and self._speaker.is_playing
-        if self._speaker:
-            self._played.write(self._position, self._speaker.read_played())
-        self._position += len(block.samples)
+    def _take(self, block: MicrophoneBlock) -> None:
+        self._position = block.position + len(block.samples)
         self._captured_at = block.captured_at
+        self._note_played()
+        playing = self._speaker is not None and self._speaker.is_playing
         cleaned = self._canceller.clean(block.samples) if self._canceller else block.samples
-        shut = self._muted or not (self._canceller or self._half_duplex.is_open(self._position, playing=playing))
         self._report(block.samples)
-        if shut:
+        if self._is_shut(playing=playing):
             self._skip(len(cleaned))
             return
         pending = np.concatenate((self._pending, cleaned))
@@ -172,6 +132,16 @@ class Listener(threading.Thread):
         self._pending = pending[whole:]
         for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
             self._hear(frame, playing=playing)
+
+    def _note_played(self) -> None:
+        if self._speaker:
+            for block in self._speaker.reference.read():
+                self._played.follow(self._position, block.samples)
+
+    def _is_shut(self, *, playing: bool) -> bool:
+        """Whether the microphone is not listened to now."""
+        is_open = self._half_duplex.is_open(self._position, playing=playing)
+        return self._muted or not (is_open or (self._canceller and self._barge_in))
 
     def _skip(self, samples: int) -> None:
         """Be deaf to samples; an utterance that was open is forgotten."""
@@ -193,16 +163,17 @@ class Listener(threading.Thread):
         if self._speaker and self._barge_in:
             self._duck(self._speaker, voiced=voiced, playing=playing, spoken=bool(events))
 
-    def _duck(self, speaker: Loudspeaker, *, voiced: bool, playing: bool, spoken: bool) -> None:
+    def _duck(self, speaker: OutputSpeaker, *, voiced: bool, playing: bool, spoken: bool) -> None:
         """Fall silent at the first voice; go on if it was a noise; stay silent if it becomes speech."""
         if playing and voiced and not self._ducked:
             self._ducked = True
             speaker.duck()
-        elif self._ducked and not spoken and self._speech_since is None:
-            if self._quiet_samples >= NOISE_SECONDS * SAMPLE_RATE:
-                self._ducked = False
-                speaker.unduck()
-                self._post(Resumed())
+            return
+        was_noise = self._ducked and self._speech_since is None and not spoken
+        if was_noise and self._quiet_samples >= NOISE_SECONDS * SAMPLE_RATE:
+            self._ducked = False
+            speaker.unduck()
+            self._post(Resumed())
 
     def _tell(self, events: list[EndpointEvent]) -> None:
         for event in events:
