@@ -51,6 +51,14 @@ def test_while_a_reply_plays_it_takes_longer_to_begin() -> None:
     assert told == [[]] * 9 + [[SpeechStarted(0)]]
 
 
+def test_a_reply_that_plays_never_makes_it_easier_to_begin() -> None:
+    settings = EndpointSettings(min_speech_ms=400, barge_in_ms=100)
+    for playing in (False, True):
+        end_pointer, frame = EndPointer(settings), np.full(FRAME, 0.5, np.float32)
+        told = [end_pointer.push(frame, VOICE, playing) for _ in range(13)]  # 400 ms
+        assert told == [[]] * 12 + [[SpeechStarted(0)]]
+
+
 def test_noises_do_not_add_up_to_speech() -> None:
     listening = Listening()
     for _ in range(50):
@@ -145,7 +153,8 @@ def test_a_cough_after_the_end_does_not_reopen_it() -> None:
 def test_what_is_committed_stays_closed() -> None:
     listening = Listening()
     first = listening.utterance()
-    listening.end_pointer.commit()
+    assert listening.end_pointer.commit()
+    assert listening.end_pointer.commit()  # nothing is left to settle
     listening.hear(SILENCE, 2)
     second = listening.utterance()
     assert span(second.clip)[0] == first.at  # less than a pre-roll: nothing of the first one
@@ -156,7 +165,7 @@ def test_speech_under_way_at_the_commit_is_whole_in_the_next_utterance() -> None
     listening = Listening()
     first = listening.utterance()
     listening.hear(VOICE, 3)
-    listening.end_pointer.commit()
+    assert listening.end_pointer.commit()
     second = listening.utterance()
     assert SpeechStarted(first.at) in listening.events
     assert span(second.clip) == (first.at, listening.position)
@@ -164,9 +173,18 @@ def test_speech_under_way_at_the_commit_is_whole_in_the_next_utterance() -> None
 
 def test_an_open_utterance_can_not_be_committed() -> None:
     listening = Listening()
+    assert listening.end_pointer.commit()  # nothing was heard yet
     listening.hear(VOICE, 20)
-    listening.end_pointer.commit()
+    assert not listening.end_pointer.commit()
     assert span(listening.utterance().clip) == (0, listening.position)
+
+
+def test_an_utterance_that_was_reopened_can_not_be_committed() -> None:
+    listening = Listening()
+    first = listening.utterance()
+    listening.hear(VOICE, MIN_SPEECH_FRAMES)
+    assert not listening.end_pointer.commit()
+    assert span(listening.utterance().clip) == (span(first.clip)[0], listening.position)
 
 
 def test_speech_long_after_the_end_is_another_utterance() -> None:

@@ -38,7 +38,7 @@ class Witness:
     def do(self, action: str) -> None:
         end_pointer = self.listening.end_pointer
         if action == "commit":
-            end_pointer.commit()
+            assert end_pointer.commit() == (self.state not in {"open", "paused"})
             self.state = "none" if self.state == "ended" else self.state
         elif action == "begin":
             was_open = self.state in {"open", "paused"}

@@ -40,7 +40,7 @@ class EndpointSettings:
     threshold: float = 0.5  # probability at which a frame becomes voice; Silero's own
     off_threshold: float = 0.35  # below it voice is over
     min_speech_ms: int = 200  # of voice begin an utterance, or reopen one that had ended
-    barge_in_ms: int = 300  # of voice do so while a reply plays
+    barge_in_ms: int = 300  # of voice do so while a reply plays, and never less than min_speech_ms
     draft_silence_ms: int = 200  # are a pause
     min_silence_ms: int = 600  # are the end
     max_silence_ms: int = 2000  # are the end where the end-of-turn model says "incomplete"
@@ -141,12 +141,20 @@ class EndPointer:
         utterance.silence_ms = settings.draft_silence_ms if complete else settings.max_silence_ms
         return [] if self._burst else self._follow_silence(utterance)
 
-    def commit(self) -> None:
-        """Let go of an utterance that has ended: it can't be reopened any more. An open one is left alone."""
-        if self._utterance and self._utterance.ended_at is not None:
-            self._tape.forget_before(self._utterance.ended_at)
-            self._utterance = None
-            self._forget()
+    def commit(self) -> bool:
+        """Let go of an utterance that has ended: it can't be reopened any more.
+
+        True: nothing is open, so what was said is settled. False: an utterance is open, the one that had
+        ended or another, and is left alone: the speaker goes on.
+        """
+        if self._utterance is None:
+            return True
+        if self._utterance.ended_at is None:
+            return False
+        self._tape.forget_before(self._utterance.ended_at)
+        self._utterance = None
+        self._forget()
+        return True
 
     def reset(self, skipped: int = 0) -> None:
         """Forget what was heard, an open utterance too, without an event; the noise floor stays.
@@ -181,7 +189,7 @@ class EndPointer:
         if not self._reopens(frame_samples):
             self.commit()
         burst, settings = self._burst, self._settings
-        needed_ms = settings.barge_in_ms if playing else settings.min_speech_ms
+        needed_ms = max(settings.barge_in_ms, settings.min_speech_ms) if playing else settings.min_speech_ms
         if burst is None or not settings.by_voice or burst.voiced < needed_ms * SAMPLES_PER_MS:
             return []
         if self._utterance:
