@@ -27,7 +27,7 @@ def test_path_is_where_init_writes(config_home: Path) -> None:
     path = config_home / "voxcli" / "config.toml"
     assert run("path").stdout == f"{path}\n"
     assert run("init").exit_code == 0
-    assert tomllib.loads(path.read_text()) == {"audio": {}, "session": {}, "reply": {}, "speech": {}}
+    assert tomllib.loads(path.read_text()) == {"audio": {}, "session": {}, "reply": {}, "speech": {}, "live": {}}
 
 
 def test_init_makes_file_and_folders_private(config_home: Path) -> None:

@@ -1,8 +1,7 @@
 """Settings: built-in defaults < the settings file < `VOXCLI_*` environment < flags.
 
-Every setting is declared once, as a field of `Settings`; the messages of errors and, in
-`voxcli.config_text`, the example file are made from these fields. The module reads the settings file and
-the file that `instructions` names; it doesn't know what a setting does, and only `voxcli.cli` knows it.
+Where settings come from and how they are checked; `voxcli.config_fields` declares them. The module reads
+the settings file and the file that `instructions` names. Only `voxcli.cli` knows it.
 """
 
 import os
@@ -13,128 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
+from voxcli.config_fields import INSTRUCTIONS_CHARACTERS, PREFIX, Settings, allowed, fields, values, variable
 from voxcli.errors import ConfigError
 from voxcli.paths import config_file
 
-PREFIX = "VOXCLI_"
+__all__ = ["Given", "Origin", "Settings", "explain", "fields", "load", "values"]
+
 NOT_SETTINGS = frozenset({"VOXCLI_HOME"})  # variables that `voxcli.paths` reads
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes: more is some other file
-INSTRUCTIONS_CHARACTERS = 16_384  # some 4,000 tokens, half of the default context budget
-
-DEFAULT_INSTRUCTIONS = (
-    "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
-)
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """What a text setting may hold, in words, where its constraints don't say it."""
-
-    text: str
-
-
-WholeNumber = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
-ModelName = Annotated[
-    str,
-    Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Allowed("mini, small, a model id such as mistralai/Voxtral-Mini-3B-2507, or the path of a folder"),
-]
-VoiceName = Annotated[
-    str,
-    Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
-    Allowed("pyttsx3, pyttsx3:NAME, piper:NAME or piper:PATH"),
-]
-Instructions = Annotated[
-    str,
-    Field(max_length=INSTRUCTIONS_CHARACTERS),
-    Allowed(f"text of at most {INSTRUCTIONS_CHARACTERS} characters, or @FILE to read it from a file"),
-]
-
-
-class _Table(BaseModel):
-    """A table of the settings file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class AudioSettings(_Table):
-    """What comes in."""
-
-    max_seconds: Number = Field(
-        default=1800.0, ge=0.1, le=86_400, description="Longest recording that is taken, in seconds."
-    )
-
-
-class SessionSettings(_Table):
-    """What is remembered."""
-
-    context_tokens: WholeNumber = Field(
-        default=8192,
-        ge=512,
-        le=131_072,
-        description="Longest prompt, in tokens; the oldest turns leave it when it would grow longer.",
-    )
-
-
-class ReplySettings(_Table):
-    """How a reply is generated."""
-
-    max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
-    temperature: Number = Field(
-        default=0.0,
-        ge=0,
-        le=2,
-        description="How freely words are chosen (no unit); 0 takes the likeliest word each time.",
-    )
-    top_p: Number = Field(
-        default=1.0,
-        ge=0.01,
-        le=1,
-        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them).",
-    )
-
-
-class SpeechSettings(_Table):
-    """How a reply is spoken."""
-
-    words_per_minute: WholeNumber = Field(
-        default=180, ge=80, le=500, description="Speed of the voice, in words per minute."
-    )
-    timeout_seconds: Number = Field(
-        default=5.0,
-        ge=0.5,
-        le=300,
-        description="How long a sentence may take to synthesize, in seconds; then the voice restarts.",
-    )
-
-
-class Settings(_Table):
-    """All settings, checked; text that named a file holds what the file says."""
-
-    engine: Literal["auto", "voxtral", "embedded"] = Field(
-        default="auto", description="What answers; auto takes voxtral where there is a GPU for it, else embedded."
-    )
-    model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        default="auto", description="What the voxtral engine runs on; auto takes the best there is."
-    )
-    instructions: Instructions = Field(
-        default=DEFAULT_INSTRUCTIONS, description="What the model is told about how to answer."
-    )
-    voice: VoiceName = Field(
-        default="pyttsx3", description="Voice that speaks replies; `voxcli voices` lists what there is."
-    )
-    audio: AudioSettings = AudioSettings()
-    session: SessionSettings = SessionSettings()
-    reply: ReplySettings = ReplySettings()
-    speech: SpeechSettings = SpeechSettings()
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -190,48 +82,6 @@ def explain(
     return settings, {name: given[name].origin if name in given else default for name in fields()}
 
 
-def fields() -> dict[str, FieldInfo]:
-    """Return the declaration of every setting by dotted name, in the order of the settings file."""
-    found: dict[str, FieldInfo] = {}
-    for name, field in Settings.model_fields.items():
-        if section := _section(field):
-            found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
-        else:
-            found[name] = field
-    return found
-
-
-def variable(name: str) -> str:
-    """Return the environment variable of a setting: `VOXCLI_AUDIO__MAX_SECONDS` for `audio.max_seconds`."""
-    return PREFIX + name.upper().replace(".", "__")
-
-
-def allowed(field: FieldInfo) -> str:
-    """Return in words what a setting may hold."""
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(get_args(field.annotation))
-    words = next((entry.text for entry in field.metadata if isinstance(entry, Allowed)), "")
-    if words:
-        return words
-    least = next(entry.ge for entry in field.metadata if hasattr(entry, "ge"))
-    most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
-    return f"a {'whole ' if field.annotation is int else ''}number from {least} to {most}"
-
-
-def values(settings: Settings) -> dict[str, Any]:
-    """Return the value of every setting by dotted name."""
-    found = {}
-    for name in fields():
-        section, _, key = name.rpartition(".")
-        found[name] = getattr(getattr(settings, section) if section else settings, key)
-    return found
-
-
-def _section(field: FieldInfo) -> type[_Table] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, _Table) else None
-
-
 def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     known = fields()
     for name in flags:
@@ -254,7 +104,9 @@ def _environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _from_text(field: FieldInfo, text: str) -> Any:
-    """Return the number that a text writes, where the setting is one; what it isn't stays text."""
+    """Return the number or truth value that a text writes, where the setting is one; what it isn't stays text."""
+    if field.annotation is bool:
+        return TRUTHS.get(text.lower(), text)
     try:
         return field.annotation(text) if field.annotation in (int, float) else text
     except ValueError:
@@ -278,7 +130,7 @@ def _file_layer(path: Path | None) -> Layer:
         if name in Settings.model_fields and name not in fields():
             raise ConfigError(f"{name} is a section, not a setting ({where})", hint=f"write [{name}] on its own line")
         if name not in fields():
-            raise _unknown("setting", name, fields(), where)
+            raise _unknown("setting", name, fields() if "." in name else fields() | Settings.model_fields, where)
         layer[name] = Given(value, Origin("file", where), path.parent)
     return layer
 

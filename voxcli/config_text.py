@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from voxcli.config import Origin, Settings, allowed, fields, values
+from voxcli.config import Origin
+from voxcli.config_fields import Settings, allowed, fields, values
 
 INTRODUCTION = """\
 # Settings of voxcli. What stands here are the defaults: take away the `#` before a setting to change it.
