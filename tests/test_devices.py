@@ -15,6 +15,7 @@ from tests.virtual_audio import RATE, SoundCard, missing_program, sound_card
 from voxcli.audio import AudioClip, Samples
 from voxcli.errors import AudioDeviceError
 from voxcli.live import devices
+from voxcli.live import speaker as loudspeaker
 from voxcli.live.losable import LosableSpeaker
 from voxcli.testing import FakeSpeaker
 
@@ -64,7 +65,7 @@ def test_the_devices_are_listed_and_one_of_each_is_the_default(card: SoundCard) 
 
 @needs_sound_card
 def test_clips_are_heard_whole_and_in_order(card: SoundCard) -> None:
-    with card.recording() as recording, devices.open_speaker() as speaker:
+    with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         assert speaker.position == 0
         assert speaker.play(tone(0.5, 440), GO_ON) == pytest.approx(0.5, abs=0.001)
         end = speaker.play(tone(0.7, 880, rate=48_000), GO_ON)
@@ -80,7 +81,7 @@ def test_clips_are_heard_whole_and_in_order(card: SoundCard) -> None:
 
 @needs_sound_card
 def test_the_last_sample_is_heard_before_the_position_says_so(card: SoundCard) -> None:
-    with card.recording() as recording, devices.open_speaker() as speaker:
+    with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         speaker.wait(speaker.play(tone(0.4), GO_ON), GO_ON)
         recording.wait_for(0.04)  # that the recording itself is late
         heard = loud_span(recording.samples)
@@ -90,7 +91,7 @@ def test_the_last_sample_is_heard_before_the_position_says_so(card: SoundCard) -
 @needs_sound_card
 def test_an_interrupt_silences_what_is_queued_and_the_next_turn_is_heard(card: SoundCard) -> None:
     interrupt = threading.Event()
-    with card.recording() as recording, devices.open_speaker() as speaker:
+    with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         end = speaker.play(tone(0.9), interrupt)
         speaker.wait(0.3, interrupt)
         interrupt.set()
@@ -112,13 +113,13 @@ def test_an_interrupt_silences_what_is_queued_and_the_next_turn_is_heard(card: S
 def test_an_interrupt_ends_a_play_that_waits_for_room(card: SoundCard) -> None:
     interrupt = threading.Event()
     ends: list[float] = []
-    with devices.open_speaker() as speaker:
+    with loudspeaker.open_speaker() as speaker:
         player = threading.Thread(target=lambda: ends.append(speaker.play(tone(8), interrupt)))
         player.start()
         speaker.wait(0.2, interrupt)
         assert player.is_alive()  # its queue holds far less than eight seconds
         interrupt.set()
-        player.join(devices.QUEUE_SECONDS)
+        player.join(loudspeaker.QUEUE_SECONDS)
         assert ends == [pytest.approx(8, abs=0.001)]  # where the clip would have ended
         assert speaker.position < 1
 
@@ -127,7 +128,7 @@ def test_an_interrupt_ends_a_play_that_waits_for_room(card: SoundCard) -> None:
 def test_an_interrupted_clip_is_not_begun(card: SoundCard) -> None:
     interrupt = threading.Event()
     interrupt.set()
-    with card.recording() as recording, devices.open_speaker() as speaker:
+    with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         speaker.play(tone(0.5), interrupt)
         recording.wait_for(0.3)
         assert speaker.position == 0
@@ -140,7 +141,7 @@ import threading
 import numpy as np
 from voxcli.audio import AudioClip
 from voxcli.errors import AudioDeviceError
-from voxcli.live.devices import open_speaker
+from voxcli.live.speaker import open_speaker
 go_on = threading.Event()
 try:
     with open_speaker() as speaker:
@@ -178,7 +179,7 @@ def _run(program: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
 
 OPEN = """
 from voxcli.errors import AudioDeviceError
-from voxcli.live.devices import open_speaker
+from voxcli.live.speaker import open_speaker
 try:
     with open_speaker():
         print("opened")
@@ -202,7 +203,7 @@ def _refused(environment: dict[str, str]) -> tuple[str, str]:
     [
         ("raise OSError('PortAudio library not found')", "the PortAudio library is missing", "libportaudio2"),
         ("raise PortAudioError('no host')", "PortAudio can't start: no host", "voxcli doctor"),
-        (f"{NO_DEFAULT}\nquery_devices = list", "there is no audio output device", "--save-reply"),
+        (f"{NO_DEFAULT}\nquery_devices = query_hostapis = list", "there is no audio output device", "--save-reply"),
         ("def query_devices(): raise PortAudioError('gone')", "the audio devices can't be listed: gone", "doctor"),
     ],
     ids=["no library", "does not start", "no devices", "does not list"],

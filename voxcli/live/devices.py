@@ -1,32 +1,33 @@
-"""Audio devices; the only module that imports sounddevice. It knows nothing of speech or turns.
+"""Audio devices: which there are, and streams on them; the only module that imports sounddevice.
 
-Callbacks only move data: a block that was made ready beforehand goes out, a counter goes up.
+It knows nothing of what is played or heard. `voxcli.live.microphone` and `voxcli.live.speaker` hand it callbacks
+that only move data.
 """
 
 import atexit
-import math
+import ctypes
+import ctypes.util
 import os
+import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from voxcli.audio import AudioClip, Samples
 from voxcli.errors import AudioDeviceError
 
-BLOCK_SECONDS = 0.02
-# What the device holds ready. PortAudio's own choice for PulseAudio, 40 ms, lost a quarter of the sound
-# while three busy processes shared two cores; 100 ms lost none.
-LATENCY_SECONDS = 0.1
-SPARE_BLOCKS = 2  # that a device holds beyond the latency that it names
-QUEUE_SECONDS = 1.0  # how far synthesis may be ahead of the ear
-STALL_SECONDS = 2.0  # a device that took no block for so long is gone
+BLOCK_SECONDS = 0.01
+START_SECONDS = 4.0  # until the first block; PulseAudio's null sink takes up to two
+STALL_SECONDS = 2.0  # a device that moved no block for so long is gone
+SANE_SECONDS = 1.0  # a device that says it is further behind or ahead does not know
+
+Kind = Literal["input", "output"]
 
 
 @dataclass(frozen=True)
@@ -38,166 +39,192 @@ class Device:
     channels: int
     sample_rate: int  # Hertz; the device's own
     is_default: bool
+    kind: Kind
+    host_api: str
 
 
 def output_devices() -> list[Device]:
-    """Return the loudspeakers; raises AudioDeviceError where PortAudio does not work."""
-    return _devices("output")
+    """Return the loudspeakers, each once; raises AudioDeviceError where PortAudio does not work."""
+    return distinct(_devices("output"))
 
 
 def input_devices() -> list[Device]:
-    """Return the microphones; raises AudioDeviceError where PortAudio does not work."""
-    return _devices("input")
+    """Return the microphones, each once; raises AudioDeviceError where PortAudio does not work."""
+    return distinct(_devices("input"))
 
 
-def _devices(kind: Literal["input", "output"]) -> list[Device]:
+def find_device(kind: Kind, wanted: str | None = None) -> Device:
+    """Return the device that is meant.
+
+    Args:
+        kind: "input" or "output".
+        wanted: its index, or a part of its name in any case; None for the default device. A part that fits
+            several means the default one if it is among them, else the one of just that name, else the first.
+
+    Raises:
+        AudioDeviceError: there is none; the message names those that there are.
+    """
+    every = _devices(kind)
+    found = _wanted(every, wanted.strip()) if wanted else next((each for each in every if each.is_default), None)
+    if found:
+        return found
+    listed = distinct(every)
+    names = ", ".join(f"{device.index} {device.name!r}" for device in listed)
+    if not listed:
+        hint = "connect a microphone" if kind == "input" else "use --no-speak, or --save-reply FILE.wav"
+        raise AudioDeviceError(f"there is no audio {kind} device", hint=hint)
+    what = f"no audio {kind} device is called {wanted!r}" if wanted else f"no audio {kind} device is the default"
+    raise AudioDeviceError(what, hint=f"name one of: {names}")
+
+
+def _wanted(devices: list[Device], wanted: str) -> Device | None:
+    """Return the device of an index (of any host API) or a part of a name."""
+    if wanted.isdecimal() and (at := [device for device in devices if device.index == int(wanted)]):
+        return at[0]
+    named = [device for device in distinct(devices) if wanted.casefold() in device.name.casefold()]
+    named.sort(key=lambda device: (not device.is_default, device.name.casefold() != wanted.casefold()))
+    return named[0] if named else None
+
+
+def distinct(devices: list[Device]) -> list[Device]:
+    """Return each device once, in their order.
+
+    The default device's host API comes first: other ones list the same hardware again, under names that are
+    cut or decorated, so they only count where it has none. Of equal names within it (a Bluetooth headset has
+    one for each profile) the default one stays, else the first.
+    """
+    main = next((device.host_api for device in devices if device.is_default), None)
+    known: dict[str, Device] = {}
+    for device in devices:
+        if (main in (None, device.host_api) and device.name not in known) or device.is_default:
+            known[device.name] = device
+    return list(known.values())
+
+
+def _devices(kind: Kind) -> list[Device]:
     sounddevice = _sounddevice()
     try:
         listed = sounddevice.query_devices()
+        host_apis = sounddevice.query_hostapis()
         default = sounddevice.default.device[0 if kind == "input" else 1]
     except sounddevice.PortAudioError as error:
         raise AudioDeviceError(f"the audio devices can't be listed: {error}", hint="voxcli doctor") from error
+    if sys.platform == "win32":  # PortAudio's default there is an interface of 1991 that cuts names to 31 letters
+        modern = [api[f"default_{kind}_device"] for api in host_apis if api["name"] == "Windows WASAPI"]
+        default = next((index for index in modern if index >= 0), default)
     return [
-        Device(index, info["name"], channels, round(info["default_samplerate"]), index == default)
+        Device(
+            index,
+            info["name"],
+            channels,
+            round(info["default_samplerate"]),
+            index == default,
+            kind,
+            host_apis[info["hostapi"]]["name"],
+        )
         for index, info in enumerate(listed)
         if (channels := info[f"max_{kind}_channels"]) > 0
     ]
 
 
-@contextmanager
-def open_speaker() -> Iterator["OutputSpeaker"]:
-    """Open the default output device for the time of the context.
+def look_again() -> None:
+    """Let PortAudio see devices that came and went; every stream has to be closed before.
 
     Raises:
-        AudioDeviceError: there is none, or it can't be opened.
+        AudioDeviceError: PortAudio can't start.
     """
-    default = next((device for device in output_devices() if device.is_default), None)
-    if default is None:
-        raise AudioDeviceError("there is no audio output device", hint="use --no-speak, or --save-reply FILE.wav")
-    speaker = OutputSpeaker(default)
+    sounddevice = _sounddevice()
     try:
-        yield speaker
-    finally:
-        speaker.close()
+        with _quiet():
+            if sounddevice._initialized:  # not so where the last start failed
+                sounddevice._terminate()
+            sounddevice._initialize()
+    except sounddevice.PortAudioError as error:
+        raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
 
 
-@dataclass(frozen=True)
-class _Block:
-    samples: Samples  # shape (at most the stream's block size,)
-    interrupt: threading.Event
+# Takes or fills a block of shape (frames, channels); the monotonic second at which its first sample was captured
+# or will sound; and whether sound was lost before it.
+Callback = Callable[[NDArray[np.float32], float, bool], None]
 
 
-class OutputSpeaker:
-    """Implements `voxcli.turn.Speaker` on one output stream that stays open.
+class DeviceStream:
+    """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels."""
 
-    An interrupt drops what is queued within one block; what lies in the device's own buffer, some
-    LATENCY_SECONDS, is still heard.
-    """
+    def __init__(self, device: Device, callback: Callback, latency_seconds: float) -> None:
+        """Open and start it.
 
-    def __init__(self, device: Device) -> None:
+        Raises:
+            AudioDeviceError: it can't be opened.
+        """
         sounddevice = _sounddevice()
-        self._device = device
-        self._block_samples = round(device.sample_rate * BLOCK_SECONDS)
-        self._blocks: Queue[_Block] = Queue(round(QUEUE_SECONDS / BLOCK_SECONDS))
-        self._queued_samples = 0
-        self._dropped_samples = 0
-        self._handed_samples = 0  # to the device, which plays them a little later
-        self._called = time.monotonic()  # when the device last asked for a block
+        self.device = device
+        self._callback = callback
+        self._called = time.monotonic() + START_SECONDS - STALL_SECONDS
+        self._finished = threading.Event()  # by close(), or because the device is gone
+        self._closing: threading.Thread | None = None
+        open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
         try:
             with _quiet():
-                self._stream = sounddevice.OutputStream(
+                self._stream = open_stream(
                     samplerate=device.sample_rate,
-                    blocksize=self._block_samples,
-                    latency=LATENCY_SECONDS,
+                    blocksize=round(device.sample_rate * BLOCK_SECONDS),
+                    latency=latency_seconds,
                     device=device.index,
                     channels=min(2, device.channels),
                     dtype="float32",
-                    callback=self._callback,
+                    callback=self._take if device.kind == "input" else self._fill,
+                    finished_callback=self._finished.set,
                 )
-                blocks_ahead = math.ceil(self._stream.latency / BLOCK_SECONDS) + SPARE_BLOCKS
-                self._handed_before = deque([0] * blocks_ahead, blocks_ahead)  # the first is what is heard by now
+                self._latency_seconds = self._stream.latency
                 self._stream.start()
-        except sounddevice.PortAudioError as error:
-            raise _unusable(device, str(error)) from error
+        except (sounddevice.PortAudioError, ValueError) as error:
+            raise unusable(device, str(error)) from error
 
     @property
-    def position(self) -> float:
-        """Seconds of sound that were heard since the device was opened."""
-        return self._handed_before[0] / self._device.sample_rate
+    def failure(self) -> str:
+        """Why no sound passes any more, or ""."""
+        if self._finished.is_set() or self._closing:
+            return "it is gone"
+        return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
 
-    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
-        """Queue a clip; see `voxcli.turn.Speaker`.
+    def close(self) -> bool:
+        """Play what the device holds and close it; return False if it hangs and is not closed yet."""
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._close, name="audio close", daemon=True)
+            self._closing.start()
+        self._closing.join(STALL_SECONDS)
+        return not self._closing.is_alive()
 
-        Raises:
-            AudioDeviceError: the device takes no more sound.
-        """
-        start = self._queued_samples - self._dropped_samples
-        samples = clip.resampled(self._device.sample_rate).samples
-        for first in range(0, len(samples), self._block_samples):
-            if not self._put(_Block(samples[first : first + self._block_samples], interrupt)):
-                break
-        return (start + len(samples)) / self._device.sample_rate
+    def give_up(self) -> None:
+        """Close it for good; one that hangs stays as it is, and the program ends without PortAudio's leave."""
+        if not self.close():  # PortAudio waits for such a device for ever, and would again when the program ends
+            sounddevice = _sounddevice()
+            atexit.unregister(sounddevice._exit_handler)
+            ctypes.CDLL(sounddevice._libname)  # stays loaded: the device's thread still runs in it at the very end
 
-    def wait(self, position: float, interrupt: threading.Event) -> None:
-        """Block until `position` is reached or `interrupt` is set.
-
-        Raises:
-            AudioDeviceError: the device takes no more sound.
-        """
-        while self.position < position and not interrupt.wait(BLOCK_SECONDS):
-            self._check()
-
-    def close(self) -> None:
-        """Close the device; give it up if it hangs."""
-        closing = threading.Thread(target=self._close_stream, name="audio close", daemon=True)
-        closing.start()
-        closing.join(STALL_SECONDS)
-        if closing.is_alive():  # PortAudio waits for such a device for ever, and would again when the program ends
-            atexit.unregister(_sounddevice()._exit_handler)
-
-    def _close_stream(self) -> None:
+    def _close(self) -> None:
         self._stream.stop()
         self._stream.close()
 
-    def _put(self, block: _Block) -> bool:
-        """Queue a block, waiting for room; return False if it was interrupted meanwhile."""
-        while not block.interrupt.is_set():
-            try:
-                self._blocks.put(block, timeout=BLOCK_SECONDS)
-            except Full:
-                self._check()
-            else:
-                self._queued_samples += len(block.samples)
-                return True
-        return False
+    def _take(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+        self._called = now = time.monotonic()
+        age = times.currentTime - times.inputBufferAdcTime
+        moment = now - (age if 0 <= age < SANE_SECONDS else BLOCK_SECONDS)
+        self._callback(data, moment, bool(status.input_overflow))
 
-    def _check(self) -> None:
-        if not self._stream.active or time.monotonic() - self._called > STALL_SECONDS:
-            raise _unusable(self._device, "it takes no more sound")
-
-    def _callback(self, out: Any, _frames: int, _time: object, _status: object) -> None:
-        block = self._next_block()
-        count = len(block.samples) if block else 0
-        if block:
-            out[:count] = block.samples[:, np.newaxis]
-        out[count:] = 0
-        self._handed_samples += count
-        self._handed_before.append(self._handed_samples)
-        self._called = time.monotonic()
-
-    def _next_block(self) -> _Block | None:
-        try:
-            while (block := self._blocks.get_nowait()).interrupt.is_set():
-                self._dropped_samples += len(block.samples)
-        except Empty:
-            return None
-        return block
+    def _fill(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+        self._called = now = time.monotonic()
+        ahead = times.outputBufferDacTime - times.currentTime
+        moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
+        self._callback(data, moment, bool(status.output_underflow))
 
 
-def _unusable(device: Device, reason: str) -> AudioDeviceError:
+def unusable(device: Device, reason: str) -> AudioDeviceError:
+    """The error for a device that fails."""
+    hint = "or use --no-speak" if device.kind == "output" else "or choose another: voxcli devices"
     return AudioDeviceError(
-        f"the output device {device.name!r} can't be used: {reason}",
-        hint="check that it is connected, or use --no-speak",
+        f"the {device.kind} device {device.name!r} can't be used: {reason}", hint=f"check that it is connected, {hint}"
     )
 
 
@@ -211,12 +238,23 @@ def _sounddevice() -> Any:
         ) from error
     except Exception as error:  # its PortAudioError, which can't be named when the module can't be imported
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
+    _hush_alsa()
     return sounddevice
+
+
+@cache
+def _hush_alsa() -> None:
+    """Keep ALSA from writing to stderr, into the middle of a conversation, whenever a buffer runs dry."""
+    name = ctypes.util.find_library("asound") if sys.platform == "linux" else None
+    if name:
+        # Its handler of messages has to be a C function, for it is called until the very end of the process:
+        # any that takes no arguments does nothing with them.
+        ctypes.CDLL(name).snd_lib_error_set_handler(ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the sound libraries' own messages off stderr: ALSA prints dozens where there is no card."""
+    """Keep the sound libraries' own messages off stderr: they print dozens where there is no card."""
     try:
         saved = os.dup(2)
     except OSError:  # the process has no stderr
