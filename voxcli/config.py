@@ -18,11 +18,20 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
-from voxcli.config_fields import INSTRUCTIONS_CHARACTERS, PREFIX, Settings, allowed, fields, values, variable
+from voxcli.config_fields import (
+    DEFAULT_INSTRUCTIONS,
+    INSTRUCTIONS_CHARACTERS,
+    PREFIX,
+    Settings,
+    allowed,
+    fields,
+    values,
+    variable,
+)
 from voxcli.errors import ConfigError
 from voxcli.paths import config_file
 
-__all__ = ["Given", "Origin", "Settings", "explain", "fields", "load", "values"]
+__all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
 
 NOT_SETTINGS = frozenset({"VOXCLI_HOME"})  # variables that `voxcli.paths` reads
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes: more is some other file
