@@ -4,8 +4,8 @@ The package pipecat-ai carries the model, and its file is all that is taken: imp
 bring two dozen others, write to stderr and change asyncio. The model goes by the sound alone. It knows
 no text, and this module nothing of pauses or of what is done with a verdict.
 
-The silence at a clip's end is to be short: 200 ms, as in training. Of thirteen synthetic questions, 7, 8
-and 11 were called complete after 100, 200 and 400 ms, and 19, 36 and 54 of the 65 cuts inside them too.
+The silence at a clip's end is to be short, 200 ms as its makers have it. Of thirteen synthetic questions,
+7, 8 and 11 were called complete after 100, 200 and 400 ms, and 19, 36 and 54 of the 65 cuts inside them too.
 """
 
 from collections.abc import Callable
