@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
@@ -23,20 +24,21 @@ from voxcli.cli.common import (
     given,
 )
 from voxcli.cli.parts import open_engine, open_memory, open_voice
-from voxcli.errors import ConfigError
+from voxcli.errors import ConfigError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio import AudioClip
     from voxcli.config import Settings
     from voxcli.live.attempt import Answering
-    from voxcli.live.conversation import Inbound
     from voxcli.live.events import LiveEvent, Ready
+    from voxcli.live.inbound import Inbound
     from voxcli.live.keys import Keys
     from voxcli.live.listener import Listener
     from voxcli.live.recording import Recording
     from voxcli.live.recovery import AudioDevices
     from voxcli.live_view import LiveView
     from voxcli.memory import Memory
+    from voxcli.session import Session
     from voxcli.turn import Engine, Synthesizer
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
@@ -115,18 +117,17 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
     view = stack.enter_context(closing(open_live_view(as_json=asked.json)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(asked, settings, view, inbox, stack)
+    listener, echo = _open_listener(settings, devices, view, inbox)
     synthesizer = open_voice(settings, stack) if devices.speaker else None
     engine = open_engine(settings, stack, view.starting, lambda done, total: view.starting("fetching", done / total))
-    _warm(engine, synthesizer, memory.session.instructions, view)
-    listener, echo = _open_listener(settings, devices, view, inbox)
+    _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     answering = Answering(engine, speech, listener.commit, inbox.put)
     options = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, asked.max_turns)
     show = _shown_and_kept(view, recording)
-    read_line = (lambda: keys.read_line("you: ")) if keys else str
-    conversation = Conversation(memory, answering, listener, inbox, show, options, read_line)
+    conversation = Conversation(memory, answering, listener, inbox, show, options, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
-    with _keys_read(keys, inbox), _ctrl_c_to(inbox), _running(listener, answering):
+    with _keys_read(keys, inbox), _running(listener, answering), _ctrl_c_to(inbox):
         conversation.run()
     if conversation.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -167,14 +168,14 @@ def _open_devices(
     )
 
 
-def _warm(engine: "Engine", synthesizer: "Synthesizer | None", instructions: str, view: "LiveView") -> None:
+def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
     from voxcli.live.warm import warm_up
 
     view.starting("warming up")
     if synthesizer:
         for _clip in synthesizer.synthesize("Ready."):
             pass
-    warm_up(engine, instructions)
+    warm_up(engine, session)
 
 
 def _open_listener(
@@ -188,9 +189,10 @@ def _open_listener(
     from voxcli.vad import Detector
 
     live = settings.live
-    names = [field.name for field in fields(EndpointSettings) if field.name != "by_voice"]
-    given = {name: getattr(live, name) for name in names if hasattr(live, name)}
-    endpointer = EndPointer(EndpointSettings(**given, by_voice=live.push_to_talk == "off"))
+    by_voice = live.push_to_talk == "off"
+    given = {name: getattr(live, name) for field in fields(EndpointSettings) if hasattr(live, name := field.name)}
+    given |= {"drafts": live.drafts or live.end_of_turn != "silence", "by_voice": by_voice}  # both need pauses
+    endpointer = EndPointer(EndpointSettings(**given))
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
     canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
     if notice:
@@ -203,7 +205,7 @@ def _open_listener(
         canceller,
         played,
         inbox.put,
-        barge_in=live.barge_in,
+        barge_in=live.barge_in and by_voice,
         is_complete=_end_of_turn(live.end_of_turn),
     )
     return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
@@ -234,14 +236,30 @@ def _ready(
 
 
 def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
-    from voxcli.live.events import TurnTaken
+    from voxcli.live.events import TurnFailed, TurnTaken
 
     def show(event: "LiveEvent") -> None:
         view.show(event)
         if recording and isinstance(event, TurnTaken):
-            recording.keep(event)
+            try:
+                recording.keep(event)
+            except VoxError as error:
+                view.show(TurnFailed(error))
 
     return show
+
+
+def _typed(keys: "Keys | None") -> str:
+    """Let the user type a line; Ctrl-C gives it up."""
+    if keys is None:
+        return ""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return keys.read_line("you: ")
+    except KeyboardInterrupt:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -265,7 +283,7 @@ def _keys_read(keys: "Keys | None", inbox: "SimpleQueue[Inbound]") -> Iterator[N
 
 @contextmanager
 def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
-    from voxcli.live.conversation import Interrupt
+    from voxcli.live.inbound import Interrupt
 
     before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
     try:

@@ -1,8 +1,8 @@
 """One try at answering an utterance: a draft until it is released, then a turn.
 
-A draft runs the whole pass and synthesises its first sentence; then it waits at the gate in front of
-the loudspeaker. Released, it plays what is ready; dropped, it was never there. This module knows
-nothing of microphones and does not decide when a draft is released.
+A draft runs the pass and synthesises its first sentence; then it waits at the gate, in front of its
+first sound or, where there is none, of its end. Released, it goes on with what is ready; dropped, it was
+never there. This module knows nothing of microphones and does not decide when a draft is released.
 """
 
 import threading
@@ -13,18 +13,20 @@ from queue import SimpleQueue
 from typing import Literal
 
 from voxcli.audio import AudioClip
-from voxcli.errors import VoxError
 from voxcli.session import Session
 from voxcli.turn import (
     Engine,
     Event,
     PassReport,
-    ReplyDelta,
     Speaker,
     SpeechOutput,
+    Timings,
+    TurnEnded,
     Utterance,
     run_turn,
 )
+
+GATE_SECONDS = 0.02  # between two looks whether the user is done speaking
 
 
 @dataclass(eq=False)
@@ -33,15 +35,17 @@ class Attempt:
 
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
-    repeats: str = ""  # the reply to say again, instead of asking the engine
+    repeats: bool = False  # say the last reply again instead of asking the engine
     state: Literal["draft", "turn", "dropped"] = "draft"
     was_draft: bool = False
+    dropped_drafts: int = 0  # of the same utterance, before it
     interrupt: threading.Event = field(default_factory=threading.Event)
     decided: threading.Event = field(default_factory=threading.Event)  # no longer a draft
     held: list[Event] = field(default_factory=list)  # what happened while it was one
+    is_speaking: bool = False  # its first sound was told
     ended_at: float | None = None  # monotonic seconds: the end-pointer made up its mind
-    first_token_at: float | None = None
-    first_audio_at: float | None = None  # the first clip went to the loudspeaker
+    began_at: float = 0.0  # the engine was asked
+    first_audio_at: float | None = None  # its first clip went to the loudspeaker
 
     def release(self) -> list[Event]:
         """Turn the draft into a turn; return what happened so far."""
@@ -78,17 +82,20 @@ class FirstAudio:
 
 @dataclass(frozen=True)
 class AttemptOver:
-    """Nothing of the attempt runs any more; `error` is what kept the engine from answering."""
+    """Nothing of the attempt runs any more; `error` is what kept the engine from answering.
+
+    Only a VoxError is meant for the user; anything else is a defect, to be raised where somebody sees it.
+    """
 
     attempt: Attempt
-    error: VoxError | None = None
+    error: Exception | None = None
 
 
 Post = Callable[[AttemptEvent | FirstAudio | AttemptOver], None]
 
 
 class Gate:
-    """Implements `voxcli.turn.Speaker`: lets clips through to the loudspeaker once the attempt is a turn."""
+    """Implements `voxcli.turn.Speaker`: lets an attempt through to the loudspeaker once it is a turn."""
 
     def __init__(self, speaker: Speaker, attempt: Attempt, commit: Callable[[], bool], post: Post) -> None:
         self._speaker = speaker
@@ -102,17 +109,10 @@ class Gate:
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Wait for the decision, then play."""
-        self._attempt.decided.wait()
-        if self._attempt.first_audio_at is None and not interrupt.is_set():
-            self._pass_first()
-        return self._speaker.play(clip, interrupt)
-
-    def _pass_first(self) -> None:
-        if self._commit():
+        if self._attempt.first_audio_at is None and settle(self._attempt, self._commit):
             self._attempt.first_audio_at = time.monotonic()
             self._post(FirstAudio(self._attempt))
-        else:  # the user speaks on, and has taken the utterance back
-            self._attempt.interrupt.wait()
+        return self._speaker.play(clip, interrupt)
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
         """Wait for the decision, then for the loudspeaker."""
@@ -123,6 +123,20 @@ class Gate:
         """Nothing to close: the loudspeaker is its owner's."""
 
 
+def settle(attempt: Attempt, commit: Callable[[], bool]) -> bool:
+    """Wait until the attempt is a turn and its user is done; return False if it was stopped before.
+
+    A user who goes on has taken the utterance back, and the attempt is about to be dropped. A noise that
+    looked like it is over in a moment.
+    """
+    attempt.decided.wait()
+    while not attempt.interrupt.is_set():
+        if commit():
+            return True
+        attempt.interrupt.wait(GATE_SECONDS)
+    return False
+
+
 class Answering(threading.Thread):
     """The thread that runs attempts one after the other: an engine answers one at a time."""
 
@@ -130,7 +144,7 @@ class Answering(threading.Thread):
         """Answer with `engine`, in the voice and through the loudspeaker of `speech`.
 
         Args:
-            commit: asked before the first sound of a reply; False if the user has gone on speaking.
+            commit: asked before the first sound of a reply, or its end; False while the user speaks on.
             post: takes what happens, from any thread.
         """
         super().__init__(name="answering", daemon=True)
@@ -153,18 +167,22 @@ class Answering(threading.Thread):
         for attempt, session in iter(self._waiting.get, None):
             error = None
             try:
-                if attempt.state != "dropped":
-                    self._answer(attempt, session)
-            except VoxError as failure:
+                for event in self._events(attempt, session):
+                    self._post(AttemptEvent(attempt, event))
+            except Exception as failure:  # noqa: BLE001 - raised again by whoever takes it
                 error = failure
             self._post(AttemptOver(attempt, error))
 
-    def _answer(self, attempt: Attempt, session: Session) -> None:
-        engine = _Repeating(attempt.repeats) if attempt.repeats else self.engine
+    def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:
+        if attempt.interrupt.is_set():  # before it could begin: no pass is spent on it
+            yield unanswered(attempt.utterance)
+            return
+        engine = _Repeating() if attempt.repeats else self.engine
+        attempt.began_at = time.monotonic()
         for event in run_turn(engine, session, attempt.utterance, attempt.interrupt, self._speech(attempt)):
-            if isinstance(event, ReplyDelta) and attempt.first_token_at is None:
-                attempt.first_token_at = time.monotonic()
-            self._post(AttemptEvent(attempt, event))
+            if isinstance(event, TurnEnded) and attempt.first_audio_at is None:
+                settle(attempt, self._commit)
+            yield event
 
     def _speech(self, attempt: Attempt) -> SpeechOutput | None:
         if self._output is None:
@@ -173,21 +191,26 @@ class Answering(threading.Thread):
         return SpeechOutput(self._output.synthesizer, gate)
 
 
+def unanswered(utterance: Utterance) -> TurnEnded:
+    """Return the end of a turn that was interrupted before anything was done for it."""
+    report = PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
+    return TurnEnded(utterance.answered("", interrupted=True), report, Timings(None, None, 0.0))
+
+
 @dataclass
 class _Repeating:
-    """Implements `voxcli.turn.Engine` by saying a given reply."""
+    """Implements `voxcli.turn.Engine` by saying the session's last reply again, as far as it was heard."""
 
-    text: str
     name: str = "repeat"
     model: str = ""
 
     def reply(
         self,
-        session: Session,  # noqa: ARG002 - the protocol's
-        utterance: Utterance,  # noqa: ARG002
+        session: Session,
+        utterance: Utterance,  # noqa: ARG002 - the protocol's
         interrupt: threading.Event,  # noqa: ARG002
     ) -> Generator[str, None, PassReport]:
-        yield self.text
+        yield next((turn.reply for turn in reversed(session.turns) if turn.reply), "")
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 One loop takes one thing after another from one inbox; nothing here has a clock of its own, waits for a
 device or draws. The listener says what the user does, an attempt says how its answer comes along; this
-module decides which attempt is a draft, a turn or nothing, and remembers.
+module decides which attempt is a draft, a turn or nothing, and remembers. Attempts run one after the
+other, so that each sees the turns before it. The state shown follows from what is under way.
 
     listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
                                     ^                          | SpeechResumed: dropped, the utterance is open again
@@ -12,10 +13,11 @@ module decides which attempt is a draft, a turn or nothing, and remembers.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Literal, Protocol
+from typing import Literal
 
 from voxcli.errors import VoxError
 from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio
@@ -23,11 +25,9 @@ from voxcli.live.events import (
     BargeIn,
     DraftUse,
     EndpointEvent,
-    InputLevel,
     Latency,
     LiveEvent,
     Notice,
-    Resumed,
     SessionEnded,
     SpeechEnded,
     SpeechPaused,
@@ -39,45 +39,13 @@ from voxcli.live.events import (
     TurnFailed,
     TurnTaken,
 )
+from voxcli.live.inbound import Crashed, Ears, Forgotten, Heard, Inbound, Interrupt
 from voxcli.live.keys import Key
 from voxcli.memory import Memory
-from voxcli.turn import Event, TurnEnded, Utterance
+from voxcli.turn import Event, Timings, TurnEnded, Utterance
 
 SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What the end-pointer found, and when the user was last heard, in monotonic seconds."""
-
-    event: EndpointEvent
-    last_voiced_at: float
-
-
-@dataclass(frozen=True)
-class Interrupt:
-    """Ctrl-C."""
-
-
-Inbound = Heard | Interrupt | Key | Notice | Resumed | InputLevel | AttemptEvent | FirstAudio | AttemptOver
-
-
-class Ears(Protocol):
-    """What the conversation asks of the listener."""
-
-    @property
-    def overruns(self) -> int: ...
-
-    def commit(self) -> bool:
-        """Settle the last utterance: it can't be opened again; False if it has been already."""
-        ...
-
-    def mute(self, muted: bool) -> None: ...
-
-    def talk(self, talking: bool) -> None:
-        """Push-to-talk: an utterance begins or ends now."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -119,26 +87,36 @@ class Conversation:
         self._read_line = read_line
         self.interrupted = False  # ended by Ctrl-C
         self._attempt: Attempt | None = None  # the newest, a draft or a turn
-        self._running: Attempt | None = None  # the one that was begun last and is not over
+        self._waiting: deque[Attempt] = deque()  # for `_running` to be over
+        self._running: Attempt | None = None
         self._state: State = "starting"
         self._ended = False
         self._muted = False
         self._talking = False
+        self._hearing = False  # an utterance is open
+        self._speech_start = 0  # of the last utterance, as the listener counts
+        self._forgotten: Forgotten | None = None  # until it comes, what was heard is out of date
         self._ctrl_c_at = -math.inf
         self._latencies: list[Latency] = []
         self._dropped_drafts = 0
         self._dropped_of_turn = 0
 
     def run(self) -> None:
-        """Take what comes until the end; what was heard of a last reply is remembered."""
-        self._enter("listening")
-        while not self._ended:
-            self._take_next()
-        self._ears.mute(True)
-        if self._attempt:
-            (self._attempt.stop if self._attempt.state == "turn" else self._attempt.drop)()
-        while self._running:
-            self._take_next()
+        """Take what comes until the end; what was heard of a last reply is remembered.
+
+        Raises:
+            Exception: a defect, in whichever thread; nothing of an attempt runs on.
+        """
+        try:
+            self._show_state()
+            while not self._ended:
+                self._take(self._next())
+                self._show_state()
+            self._finish()
+        finally:
+            for attempt in (self._attempt, self._running, *self._waiting):
+                if attempt:
+                    attempt.stop()
         self._show(
             SessionEnded(
                 len(self._latencies),
@@ -150,26 +128,64 @@ class Conversation:
             )
         )
 
-    def _take_next(self) -> None:
-        try:
-            inbound = self._inbox.get(timeout=SIGNAL_SECONDS)
-        except Empty:
-            return
+    def _next(self) -> Inbound:
+        while True:
+            try:
+                return self._inbox.get(timeout=SIGNAL_SECONDS)
+            except Empty:
+                continue
+
+    def _take(self, inbound: Inbound) -> None:
         match inbound:
             case Heard():
-                self._hear(inbound.event, inbound.last_voiced_at)
-            case AttemptEvent():
-                self._follow(inbound.attempt, inbound.event)
+                if self._forgotten is None:
+                    self._hear(inbound.event, inbound.last_voiced_at)
+            case Forgotten():
+                if inbound is self._forgotten:
+                    self._forgotten = None
+            case AttemptEvent() | AttemptOver():
+                self._take_answer(inbound)
             case FirstAudio():
-                self._enter("speaking")
-            case AttemptOver():
-                self._over(inbound.attempt, inbound.error)
+                inbound.attempt.is_speaking = True
             case Interrupt():
                 self._ctrl_c()
             case Key():
                 self._press(inbound)
+            case Crashed():
+                raise inbound.error
             case _:
                 self._show(inbound)
+
+    def _take_answer(self, inbound: AttemptEvent | AttemptOver) -> None:
+        if isinstance(inbound, AttemptEvent):
+            self._follow(inbound.attempt, inbound.event)
+        else:
+            self._over(inbound.attempt, inbound.error)
+
+    def _finish(self) -> None:
+        """End what is under way and remember it; a Ctrl-C meanwhile is reason to wait for nothing."""
+        self._forget_speech()
+        self._stop_turn()
+        while self._running:
+            match self._next():
+                case AttemptEvent() | AttemptOver() as inbound:
+                    self._take_answer(inbound)
+                case Interrupt():
+                    self.interrupted = True
+                    return
+                case Crashed(error):
+                    raise error
+
+    def _show_state(self) -> None:
+        attempt = self._attempt if self._attempt and self._attempt.state == "turn" else None
+        state: State = "muted" if self._muted else "listening"
+        if self._hearing:
+            state = "hearing"
+        elif attempt:
+            state = "speaking" if attempt.is_speaking else "thinking"
+        if state != self._state:
+            self._state = state
+            self._show(StateChanged(state))
 
     # What the user says.
 
@@ -178,19 +194,25 @@ class Conversation:
         match event:
             case SpeechStarted():  # of a new utterance: what is left of the last turn makes way
                 self._stop_turn()
-                self._enter("hearing")
+                self._drop()
+                self._hearing, self._speech_start = True, event.start
+                self._dropped_of_turn = 0
             case SpeechPaused() if self._options.drafts:
                 self._begin(Attempt(Utterance(event.clip), last_voiced_at))
             case SpeechResumed():
                 self._drop()
-                self._enter("hearing")
+                self._hearing = True
             case SpeechEnded():
+                self._hearing = False
                 self._answer(event, last_voiced_at)
             case SpeechTooLong():
                 self._show(Notice(f"{event.seconds:.0f} s without a pause; the utterance will be cut soon"))
 
     def _answer(self, event: SpeechEnded, last_voiced_at: float) -> None:
         """Release the draft of this utterance, or begin its turn now."""
+        if event.last_voiced == self._speech_start:  # the key of push-to-talk was pressed, and that was all
+            self._show(Notice("nothing was heard"))
+            return
         attempt = self._attempt
         if attempt and attempt.state == "draft":
             attempt.was_draft = True
@@ -201,35 +223,52 @@ class Conversation:
     def _release(self, attempt: Attempt, last_voiced_at: float) -> None:
         attempt.ended_at = time.monotonic()
         attempt.last_voiced_at = last_voiced_at
-        self._enter("thinking")
-        for event in attempt.release():
+        attempt.dropped_drafts, self._dropped_of_turn = self._dropped_of_turn, 0
+        held = attempt.release()
+        self._show_state()  # before the reply that may be there already
+        for event in held:
             self._follow(attempt, event)
 
     def _begin(self, attempt: Attempt) -> Attempt:
         self._stop_turn()
         self._drop()
         self._attempt = attempt
+        self._waiting.append(attempt)
         self._start()
         return attempt
 
     def _start(self) -> None:
-        """Start the newest attempt, once the one before is over and remembered."""
-        if self._running is None and self._attempt and self._attempt.state != "dropped":
-            self._running = self._attempt
-            self._answering.begin(self._attempt, self._memory.session)
+        """Start the next attempt, once the one before is over and remembered."""
+        while self._waiting and self._running is None:
+            attempt = self._waiting.popleft()
+            if attempt.state != "dropped":
+                self._running = attempt
+                self._answering.begin(attempt, self._memory.session)
 
     def _drop(self) -> None:
         """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
         if self._attempt:
             self._attempt.drop()
             self._dropped_drafts += 1
-            self._dropped_of_turn += 1
+            self._dropped_of_turn += 1 + self._attempt.dropped_drafts
         self._attempt = None
 
     def _stop_turn(self) -> None:
+        """Interrupt the turn; it is remembered, so what is said next is another one."""
         if self._attempt and self._attempt.state == "turn":
             self._attempt.stop()
             self._attempt = None
+            self._ears.commit()
+
+    def _forget_speech(self) -> None:
+        """Hear nothing from now on, and forget what has been said of an utterance."""
+        self._ears.mute(True)
+        self._forgotten = Forgotten()
+        self._inbox.put(self._forgotten)
+        self._hearing = self._talking = False
+        if self._attempt and self._attempt.state == "draft":
+            self._drop()
+        self._dropped_of_turn = 0
 
     # How its answer comes along.
 
@@ -244,49 +283,42 @@ class Conversation:
             self._show(event)
 
     def _end_turn(self, attempt: Attempt, ended: TurnEnded) -> None:
-        if attempt.interrupt.is_set():
+        if ended.turn.interrupted:
             self._show(BargeIn(ended.turn.reply))
-        if attempt.repeats:
-            self._leave(attempt)
-            return
-        self._ears.commit()
+        if not attempt.repeats:
+            self._remember(attempt, ended)
+        self._leave(attempt)
+
+    def _remember(self, attempt: Attempt, ended: TurnEnded) -> None:
         try:
             self._memory.remember(ended, self._answering.engine)
         except VoxError as error:
             self._show(TurnFailed(error))
-        latency = self._latency(attempt)
+        latency = _latency(attempt, ended.timings)
         self._latencies.append(latency)
-        self._dropped_of_turn = 0
         self._show(TurnTaken(ended, self._memory.turn_number, latency, attempt.utterance.clip))
-        self._leave(attempt)
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _latency(self, attempt: Attempt) -> Latency:
-        def since_voice(moment: float | None) -> float | None:
-            return None if moment is None else 1000 * (moment - attempt.last_voiced_at)
-
-        draft: DraftUse = "used" if attempt.was_draft else "dropped" if self._dropped_of_turn else "none"
-        return Latency(
-            since_voice(attempt.ended_at),
-            since_voice(attempt.first_token_at),
-            since_voice(attempt.first_audio_at),
-            draft,
-            self._dropped_of_turn,
-        )
-
-    def _over(self, attempt: Attempt, error: VoxError | None) -> None:
+    def _over(self, attempt: Attempt, error: Exception | None) -> None:
         self._running = None
-        if error and attempt.state == "turn":
-            self._show(TurnFailed(error))
-        if error or attempt.state == "turn":  # a draft that is ready waits to be released
-            self._leave(attempt)
+        if isinstance(error, VoxError):
+            self._fail(attempt, error)
+        elif error:
+            raise error
         self._start()
+
+    def _fail(self, attempt: Attempt, error: VoxError) -> None:
+        if attempt.state == "turn":
+            self._ears.commit()  # what is said next is another try
+            self._show(TurnFailed(error))
+            self._leave(attempt)
+        elif attempt is self._attempt:  # a draft: the end point tries again
+            self._drop()
 
     def _leave(self, attempt: Attempt) -> None:
         if attempt is self._attempt:
             self._attempt = None
-            self._enter("listening")
 
     # What the user presses.
 
@@ -311,16 +343,21 @@ class Conversation:
 
     def _ctrl_c(self) -> None:
         now = time.monotonic()
-        self._ended = self.interrupted = now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS
+        if now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS:
+            self._ended = self.interrupted = True
+            return
         self._ctrl_c_at = now
-        if not self._ended:
-            self._stop_turn()
-            self._show(Notice("Ctrl-C again ends the conversation"))
+        self._stop_turn()
+        self._show(Notice("Ctrl-C again ends the conversation"))
 
     def _mute(self, muted: bool) -> None:
         self._muted = muted
-        self._ears.mute(muted)
-        self._enter("muted" if muted else "listening")
+        if muted:
+            self._forget_speech()
+        else:
+            self._ears.mute(False)
+        if self._attempt:  # its state is shown instead
+            self._show(Notice("the microphone is " + ("muted" if muted else "on again")))
 
     def _talk(self, talking: bool) -> None:
         if talking == self._talking:
@@ -331,19 +368,30 @@ class Conversation:
         self._ears.talk(talking)
 
     def _type(self) -> None:
-        self._ears.mute(True)
-        if line := self._read_line():
+        self._forget_speech()
+        if line := self._read_line().strip():
             self._ask(Attempt(Utterance(None, line), time.monotonic()))
         self._ears.mute(self._muted)
 
     def _repeat(self) -> None:
-        if self._memory.session.turns and (reply := self._memory.session.turns[-1].reply):
-            self._ask(Attempt(Utterance(None, "(repeat)"), time.monotonic(), repeats=reply))
+        self._forget_speech()
+        self._ask(Attempt(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
+        self._ears.mute(self._muted)
 
     def _ask(self, attempt: Attempt) -> None:
-        self._release(self._begin(attempt), time.monotonic())
+        self._release(self._begin(attempt), attempt.last_voiced_at)
 
-    def _enter(self, state: State) -> None:
-        if state != self._state:
-            self._state = state
-            self._show(StateChanged(state))
+
+def _latency(attempt: Attempt, timings: Timings) -> Latency:
+    def since_voice(moment: float | None) -> float | None:
+        return None if moment is None else 1000 * (moment - attempt.last_voiced_at)
+
+    token_seconds = timings.first_token_seconds
+    draft: DraftUse = "used" if attempt.was_draft else "dropped" if attempt.dropped_drafts else "none"
+    return Latency(
+        since_voice(attempt.ended_at),
+        since_voice(None if token_seconds is None else attempt.began_at + token_seconds),
+        since_voice(attempt.first_audio_at),
+        draft,
+        attempt.dropped_drafts,
+    )

@@ -90,9 +90,9 @@ class InputLevel:
 
 @dataclass(frozen=True)
 class BargeIn:
-    """The user's speech has stopped the reply for good."""
+    """The reply was stopped for good: by the user's speech, a key or Ctrl-C."""
 
-    heard: str
+    heard: str  # of it
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,70 @@
 
 import json
 import os
+import re
 from dataclasses import asdict
-from io import BufferedWriter
+from io import BytesIO
 from pathlib import Path
 
 import soundfile
 
+from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, VoxError
 from voxcli.live.events import TurnTaken
+from voxcli.printable import printable
+
+NAME = re.compile(r"turn-(\d{1,9})\.")
+OTHER_FOLDER = "name another folder"
 
 
 class Recording:
-    """A folder with a WAV and a JSON file for each turn, readable by their owner alone."""
+    """A folder with a WAV and a JSON file for each turn, readable by their owner alone.
+
+    A folder may hold several conversations: files are numbered on from those that are there, and none is
+    written over. The number of the turn in its session is in the JSON.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder; raises ConfigError where that can't be done."""
+        """Make the folder.
+
+        Raises:
+            ConfigError: it can't be made, read or written to.
+        """
         self._folder = folder.expanduser()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"can't record to {folder}: {error.strerror}", hint="name another folder") from error
+            names = [path.name for path in self._folder.iterdir()]
+        except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"can't record to {printable(str(folder))}: {reason}", hint=OTHER_FOLDER) from error
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"may not write to {printable(str(folder))}", hint=OTHER_FOLDER)
+        self._last = max((int(found[1]) for name in names if (found := NAME.match(name))), default=0)
 
     def keep(self, taken: TurnTaken) -> None:
-        """Write `turn-0001.wav`, what the user said, and `turn-0001.json`, what came of it.
+        """Write `turn-0001.wav`, what the user said (if they spoke), and `turn-0001.json`, what came of it.
 
         Raises:
             VoxError: they can't be written.
         """
-        stem = f"turn-{taken.number:04}"
+        self._last += 1
+        stem = f"turn-{self._last:04}"
         record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
         record["heard"] = taken.ended.report.heard
         try:
             if taken.clip:
-                with self._open(f"{stem}.wav") as file:
-                    soundfile.write(file, taken.clip.samples, taken.clip.sample_rate, format="WAV", subtype="PCM_16")
-            with self._open(f"{stem}.json") as file:
-                file.write(json.dumps(record).encode())
+                self._write(f"{stem}.wav", _as_wav(taken.clip))
+            self._write(f"{stem}.json", json.dumps(record, indent=1).encode())
         except OSError as error:
-            raise VoxError(f"can't record to {self._folder}: {error.strerror}") from error
+            reason = f"can't record to {printable(str(self._folder))}: {error.strerror}"
+            raise VoxError(reason, hint="the conversation goes on without that turn's files") from error
 
-    def _open(self, name: str) -> BufferedWriter:
-        return os.fdopen(os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    def _write(self, name: str, content: bytes) -> None:
+        with os.fdopen(os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+
+
+def _as_wav(clip: AudioClip) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, clip.samples, clip.sample_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()

@@ -11,8 +11,10 @@ from voxcli.turn import Engine, Utterance
 WARM_SECONDS = 1.0  # of faint noise, which takes the whole way through an encoder
 
 
-def warm_up(engine: Engine, instructions: str) -> None:
-    """Let the engine answer once and forget it; stops at the first piece of the reply.
+def warm_up(engine: Engine, session: Session) -> None:
+    """Let the engine answer once in a session, whose prompt it then knows, and forget it.
+
+    It stops at the first piece of the reply.
 
     Raises:
         ModelError: the engine can't answer.
@@ -20,5 +22,5 @@ def warm_up(engine: Engine, instructions: str) -> None:
     noise = np.random.default_rng(0).normal(0, 1e-3, round(WARM_SECONDS * SAMPLE_RATE)).astype(np.float32)
     interrupt = threading.Event()
     utterance = Utterance(AudioClip(noise), "Say hello.")
-    for _delta in engine.reply(Session(instructions=instructions), utterance, interrupt):
+    for _delta in engine.reply(session, utterance, interrupt):
         interrupt.set()

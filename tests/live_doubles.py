@@ -1,0 +1,392 @@
+"""Doubles of a live conversation's parts, and a conversation that runs on a thread of its own."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Self, TypeVar
+
+import numpy as np
+
+from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
+from voxcli.live.attempt import Answering
+from voxcli.live.conversation import Conversation, ConversationOptions
+from voxcli.live.events import (
+    EndpointEvent,
+    LiveEvent,
+    Notice,
+    SessionEnded,
+    SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    StateChanged,
+    TurnTaken,
+)
+from voxcli.live.inbound import Ears, Heard, Inbound
+from voxcli.live.keys import Key
+from voxcli.live.microphone import MicrophoneBlock
+from voxcli.live.speaker import ReferenceTap
+from voxcli.memory import Memory
+from voxcli.session import Session
+from voxcli.testing import FakeSynthesizer
+from voxcli.turn import Engine, PassReport, Speaker, SpeechOutput, Utterance
+from voxcli.vad import FRAME_SAMPLES
+
+PATIENCE_SECONDS = 30  # until a test that waits for what never comes fails
+BLOCK_SAMPLES = SAMPLE_RATE // 100
+
+HOLD = Notice("hold")
+
+E = TypeVar("E")
+
+
+class Journal:
+    """What was shown, for others to wait for."""
+
+    def __init__(self) -> None:
+        self.events: list[LiveEvent] = []
+        self._news = threading.Condition()
+
+    def show(self, event: LiveEvent) -> None:
+        with self._news:
+            self.events.append(event)
+            self._news.notify_all()
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.of(StateChanged)]
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        with self._news:
+            if not self._news.wait_for(done, PATIENCE_SECONDS):
+                raise AssertionError(f"it never came; shown was {self.events}")
+
+    def wait_for(self, kind: type[E], count: int = 1) -> E:
+        """Wait until so many of a kind were shown; return the last of them."""
+        self.wait(lambda: len(self.of(kind)) >= count)
+        return self.of(kind)[count - 1]
+
+
+@dataclass
+class FakeEars:
+    """Ears that note what they are told."""
+
+    is_open: bool = False  # the user speaks on
+    overruns: int = 0
+    commits: int = 0
+    told: list[tuple[str, bool]] = field(default_factory=list)
+
+    def commit(self) -> bool:
+        self.commits += 1
+        return not self.is_open
+
+    def mute(self, muted: bool) -> None:
+        self.told.append(("mute", muted))
+
+    def talk(self, talking: bool) -> None:
+        self.told.append(("talk", talking))
+
+
+@dataclass
+class HeldSpeaker:
+    """A speaker whose `position` the test moves; who waits, waits for the interrupt or for `finish`."""
+
+    position: float = 0.0
+    queued: float = 0.0
+    finish: threading.Event = field(default_factory=threading.Event)
+    clips: int = 0
+
+    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        if not interrupt.is_set():
+            self.clips += 1
+            self.queued += clip.seconds
+        return self.queued
+
+    def wait(self, position: float, interrupt: threading.Event) -> None:
+        while not interrupt.wait(0.001):
+            if self.finish.is_set():
+                self.position = max(self.position, position)
+                return
+
+    def close(self) -> None:
+        pass
+
+
+def clip_of(samples: int, value: float = 0.1) -> AudioClip:
+    return AudioClip(np.full(samples, value, np.float32))
+
+
+class Talk:
+    """A running conversation: put things into it, wait for what it shows."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        speaker: Speaker | None = None,
+        *,
+        ears: Ears | None = None,
+        inbox: SimpleQueue[Inbound] | None = None,
+        memory: Memory | None = None,
+        options: ConversationOptions | None = None,
+        read_line: Callable[[], str] = str,
+        show: Callable[[LiveEvent], None] = lambda _: None,
+    ) -> None:
+        self.inbox = inbox or SimpleQueue()
+        self.journal = Journal()
+        self.fake_ears = FakeEars()
+        self.ears = ears or self.fake_ears
+        self.memory = memory or Memory(Session())
+        self.error: BaseException | None = None
+        self.answering = Answering(
+            engine,
+            SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
+            self.ears.commit,
+            self.inbox.put,
+        )
+
+        def shown(event: LiveEvent) -> None:
+            if event is HOLD:
+                assert self._held.acquire(timeout=PATIENCE_SECONDS)
+            show(event)
+            self.journal.show(event)
+
+        self.conversation = Conversation(
+            self.memory,
+            self.answering,
+            self.ears,
+            self.inbox,
+            shown,
+            options or ConversationOptions(),
+            read_line,
+        )
+        self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
+        self._held = threading.Semaphore(0)
+        self._barriers = 0
+        self._position = 0
+        self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
+
+    def _run(self) -> None:
+        try:
+            self.conversation.run()
+        except BaseException as error:  # noqa: BLE001 - raised by join()
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self.answering.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it as `q` does, if it has not ended yet; nothing of it runs on."""
+        self.put(Key("q"))
+        self.join()
+
+    def press(self, *chars: str) -> None:
+        self.put(*(Key(char) for char in chars))
+
+    def put(self, *inbound: Inbound) -> None:
+        for each in inbound:
+            self.inbox.put(each)
+
+    def catch_up(self) -> None:
+        """Wait until all that was put so far has been taken."""
+        self._barriers += 1
+        barrier = Notice(f"barrier {self._barriers}")
+        self.put(barrier)
+        self.journal.wait(lambda: barrier in self.journal.events)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is put within the context is all there before the conversation takes the first of it."""
+        self.put(HOLD)
+        yield
+        self._held.release()
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Wait for what is not shown."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not done():
+            assert time.monotonic() < deadline
+            self.catch_up()
+
+    @property
+    def taken(self) -> list[TurnTaken]:
+        return self.journal.of(TurnTaken)
+
+    @property
+    def remembered(self) -> list[tuple[str, bool]]:
+        return [(turn.reply, turn.interrupted) for turn in self.memory.session.turns]
+
+    def join(self) -> None:
+        """Wait until the conversation has ended; raise what it raised."""
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+        self.answering.finish()
+        error, self.error = self.error, None
+        if error:
+            raise error
+
+    @property
+    def ended(self) -> SessionEnded:
+        last = self.journal.events[-1]
+        assert isinstance(last, SessionEnded)
+        return last
+
+    # What the listener would say.
+
+    def started(self) -> None:
+        self._position += 1000
+        self._hear(SpeechStarted(self._position))
+
+    def paused(self, samples: int = 8000) -> None:
+        self._hear(SpeechPaused(clip_of(samples), self._position + samples))
+
+    def resumed(self) -> None:
+        self._hear(SpeechResumed(self._position))
+
+    def finished(self, samples: int = 16000) -> None:
+        at = self._position + samples
+        self._hear(SpeechEnded(clip_of(samples), at, at + 9600))
+
+    def said(self, samples: int = 16000) -> None:
+        """A whole utterance without a pause that was told."""
+        self.started()
+        self.finished(samples)
+
+    def _hear(self, event: EndpointEvent) -> None:
+        self.put(Heard(event, time.monotonic() - self.silent_seconds))
+
+
+@dataclass
+class StuckEngine:
+    """An engine that stops before each delta until it is let go on; notes how many replies run at once."""
+
+    replies: list[list[str]]
+    name: str = "stuck"
+    model: str = ""
+    asked: list[tuple[Session, Utterance]] = field(default_factory=list)
+    go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    active: int = 0
+    most_active: int = 0
+
+    def reply(
+        self, session: Session, utterance: Utterance, interrupt: threading.Event
+    ) -> Generator[str, None, PassReport]:
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        self.asked.append((session, utterance))
+        self.begun.release()
+        try:
+            for delta in self.replies.pop(0):
+                assert self.go_on.acquire(timeout=PATIENCE_SECONDS)
+                if interrupt.is_set():
+                    break
+                yield delta
+        finally:
+            self.active -= 1
+        return PassReport(1, 10, 0, 1)
+
+    def wait_until_asked(self) -> None:
+        assert self.begun.acquire(timeout=PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeMicrophone:
+    """A microphone that captures what the test gives it."""
+
+    def __init__(self) -> None:
+        self.overruns = 0
+        self._blocks: deque[MicrophoneBlock | None] = deque()
+        self._news = threading.Condition()
+        self._given = self._taken = self._done = 0
+        self.position = 0
+        self.opened_at = time.monotonic() - 1000  # so all was captured long ago
+        self._over = False
+
+    def read(self, timeout: float) -> MicrophoneBlock | None:
+        """Return what comes next; a real one gives up after `timeout`, this one when the test says so."""
+        with self._news:
+            self._done = self._taken
+            self._news.notify_all()
+            if timeout:
+                self._news.wait_for(lambda: self._blocks or self._over)
+            if not self._blocks:
+                return None
+            self._taken += 1
+            return self._blocks.popleft()
+
+    def be_late(self, seconds: float) -> None:
+        """What comes next was captured so long before now."""
+        self.opened_at = time.monotonic() - seconds - self.position / SAMPLE_RATE
+
+    def capture(self, samples: Samples) -> None:
+        """Give blocks of 10 ms; return at once."""
+        with self._news:
+            for first in range(0, len(samples), BLOCK_SAMPLES):
+                block = samples[first : first + BLOCK_SAMPLES]
+                end = self.position + len(block)
+                self._blocks.append(MicrophoneBlock(block, self.position, self.opened_at + end / SAMPLE_RATE))
+                self.position = end
+                self._given += 1
+            self._news.notify_all()
+
+    def miss(self) -> None:
+        """Let the next read give up."""
+        with self._news:
+            self._blocks.append(None)
+            self._given += 1
+            self._news.notify_all()
+
+    def catch_up(self) -> None:
+        """Wait until all that was captured has been dealt with."""
+        with self._news:
+            assert self._news.wait_for(lambda: self._done == self._given, PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+
+
+@dataclass
+class FakeLoudspeaker:
+    """A loudspeaker that notes when it was made silent."""
+
+    is_playing: bool = False
+    ducks: list[bool] = field(default_factory=list)
+    reference: ReferenceTap = field(default_factory=ReferenceTap)
+
+    def duck(self) -> None:
+        self.ducks.append(True)
+
+    def unduck(self) -> None:
+        self.ducks.append(False)
+
+
+class Clean:
+    """An echo canceller that has nothing to do."""
+
+    def clean(self, samples: Samples) -> Samples:
+        return samples
+
+
+def detect(frame: Samples) -> float:
+    """Take what is loud for speech."""
+    return 0.9 if float(np.abs(frame).mean()) > 0.05 else 0.05
+
+
+def voice(frames: int) -> Samples:
+    return np.full(frames * FRAME_SAMPLES, 0.2, np.float32)
+
+
+def silence(frames: int) -> Samples:
+    return np.zeros(frames * FRAME_SAMPLES, np.float32)

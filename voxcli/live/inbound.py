@@ -1,0 +1,67 @@
+"""What comes into the inbox of a conversation, from all its threads; and what it asks of the listener."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from voxcli.live.attempt import AttemptEvent, AttemptOver, FirstAudio
+from voxcli.live.events import EndpointEvent, InputLevel, Notice, Resumed
+from voxcli.live.keys import Key
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the end-pointer found, and when the user was last heard, in monotonic seconds."""
+
+    event: EndpointEvent
+    last_voiced_at: float
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A thread of the conversation died of a defect; it is raised by `Conversation.run`."""
+
+    error: Exception
+
+
+@dataclass(eq=False)
+class Forgotten:
+    """What was heard before this came into the inbox is forgotten."""
+
+
+Inbound = (
+    Heard
+    | Interrupt
+    | Crashed
+    | Key
+    | Notice
+    | Resumed
+    | InputLevel
+    | AttemptEvent
+    | FirstAudio
+    | AttemptOver
+    | Forgotten
+)
+
+
+class Ears(Protocol):
+    """What the conversation asks of the listener."""
+
+    @property
+    def overruns(self) -> int: ...
+
+    def commit(self) -> bool:
+        """Settle the last utterance: it can't be opened again; False while the user speaks on."""
+        ...
+
+    def mute(self, muted: bool) -> None:
+        """Forget what is being said, and post nothing of speech from now on; or hear again."""
+        ...
+
+    def talk(self, talking: bool) -> None:
+        """Push-to-talk: an utterance begins now, or ends with what is said now."""
+        ...
