@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
-from voxcli.live.attempt import Answering
+from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio
 from voxcli.live.conversation import Conversation, ConversationOptions
 from voxcli.live.events import (
     EndpointEvent,
@@ -147,7 +147,7 @@ class Talk:
             engine,
             SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
             self.ears.commit,
-            self.inbox.put,
+            self._post,
         )
 
         def shown(event: LiveEvent) -> None:
@@ -167,9 +167,14 @@ class Talk:
         )
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         self._held = threading.Semaphore(0)
+        self.attempts_over = 0
         self._barriers = 0
         self._position = 0
         self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
+
+    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver) -> None:
+        self.inbox.put(inbound)
+        self.attempts_over += isinstance(inbound, AttemptOver)
 
     def _run(self) -> None:
         try:

@@ -180,6 +180,21 @@ def test_drafts_that_were_dropped_count_for_their_turn_alone() -> None:
     assert [(latency.draft, latency.dropped_drafts) for latency in latencies] == [("dropped", 1), ("none", 0)]
 
 
+def test_a_turn_that_is_taken_back_counts_with_the_drafts_before_it() -> None:
+    with Talk(FakeEngine([["a"]] * 3), FakeSpeaker(), ears=(ears := FakeEars(is_open=True))) as talk:
+        talk.started()
+        talk.paused()
+        talk.resumed()
+        talk.finished()
+        talk.resumed()
+        talk.catch_up()
+        ears.is_open = False
+        talk.finished()
+        latency = talk.journal.wait_for(TurnTaken).latency
+    assert (latency.draft, latency.dropped_drafts) == ("dropped", 2)
+    assert talk.ended.dropped_drafts == 2
+
+
 def test_drafts_can_be_switched_off() -> None:
     engine = FakeEngine([RAIN])
     with Talk(engine, options=NO_DRAFTS) as talk:
@@ -196,7 +211,7 @@ def test_a_draft_that_fails_is_tried_again_at_the_end() -> None:
     with Talk(engine) as talk:
         talk.started()
         talk.paused()
-        talk.until(lambda: len(engine.asked) == 1)
+        talk.until(lambda: talk.attempts_over == 1)
         talk.catch_up()
         talk.finished()
         talk.journal.wait_for(TurnTaken)

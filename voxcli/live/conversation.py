@@ -239,11 +239,9 @@ class Conversation:
 
     def _start(self) -> None:
         """Start the next attempt, once the one before is over and remembered."""
-        while self._waiting and self._running is None:
-            attempt = self._waiting.popleft()
-            if attempt.state != "dropped":
-                self._running = attempt
-                self._answering.begin(attempt, self._memory.session)
+        if self._waiting and self._running is None:
+            self._running = self._waiting.popleft()
+            self._answering.begin(self._running, self._memory.session)
 
     def _drop(self) -> None:
         """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
