@@ -25,6 +25,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"live"},
     {"ui"},
     {"live_view"},
+    {"bench"},
     {"doctor"},
     {"cli"},
     {"__main__"},
@@ -42,6 +43,8 @@ PAGES = [
     ["config"],
     ["config", "init"],
     ["doctor"],
+    ["bench"],
+    ["bench", "live"],
 ]
 
 

@@ -1,0 +1,110 @@
+"""`voxcli bench`: what voxcli measures of itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import JsonFlag, VerboseFlag, note
+from voxcli.errors import AudioInputError, ConfigError
+
+if TYPE_CHECKING:
+    from voxcli.bench.studio import Question
+
+QUESTIONS = Path("examples/questions")
+ANSWERS = ("answers.json", "questions.json")  # looked for beside the questions
+LONGEST_SECONDS = 10.0  # of a question; longer recordings in a folder are left out
+ALL = "all"
+
+app = typer.Typer(no_args_is_help=True, help="Measure what a user waits for.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Keep `live` a command of its own: Typer makes a single command the whole program."""
+
+
+@app.command()
+def live(
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option("--questions", metavar="FILE|DIR", help="Spoken questions; may be repeated."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE", help="JSON with the answers that count as right, by file name."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", metavar="all|NAME", help="What to measure; may be repeated. An unknown name lists."),
+    ] = None,
+    turns: Annotated[int | None, typer.Option("--turns", metavar="N", min=1, help="How many of each, fewer.")] = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Of the conversation with an echo.")] = 10.0,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="What answers; instant for one that replies at once.")
+    ] = "auto",
+    voice: Annotated[str | None, typer.Option("--voice", metavar="NAME", help="Voice that speaks.")] = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Measure live conversations on a private sound card, by recordings of its devices. Linux, with PulseAudio."""
+    from tempfile import TemporaryDirectory
+
+    from voxcli.bench.live import Plan, run
+    from voxcli.bench.report import as_json, machine, markdown
+    from voxcli.bench.sound_card import sound_card
+    from voxcli.bench.studio import Studio
+
+    names = _scenarios(scenario or [ALL])
+    plan = Plan(_questions(questions or [QUESTIONS], answers), turns, minutes)
+    with TemporaryDirectory(prefix="voxcli-bench-") as folder, sound_card() as card:
+        studio = Studio(card, Path(folder), engine, ("--voice", voice) if voice else ())
+        figures = run(names, plan, studio, note)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(as_json(figures, machine())))
+    else:
+        typer.echo(markdown(figures, machine()))
+
+
+def _scenarios(wanted: list[str]) -> list[str]:
+    from voxcli.bench.live import SCENARIOS
+
+    if unknown := next((name for name in wanted if name not in (*SCENARIOS, ALL)), None):
+        raise ConfigError(f"there is no scenario {unknown}", hint=f"one of all, {', '.join(SCENARIOS)}")
+    return list(SCENARIOS) if ALL in wanted else wanted
+
+
+def _questions(sources: list[Path], answers: Path | None) -> "list[Question]":
+    """Read the questions; of folders, all short WAV and FLAC files, by name."""
+    from voxcli.audio import read_audio
+    from voxcli.bench.studio import Question
+
+    found: list[Question] = []
+    for source in sources:
+        within = source.is_dir()
+        paths = sorted(path for path in source.iterdir() if path.suffix in (".wav", ".flac")) if within else [source]
+        known = _answers(answers, source if within else source.parent)
+        for path in paths:
+            clip = read_audio(path)
+            if clip.seconds <= LONGEST_SECONDS or not within:
+                found.append(Question(path.name, clip, known.get(path.name, ())))
+    if not found:
+        raise AudioInputError(f"there are no questions in {sources[0]}", hint="put WAV or FLAC files there")
+    return found
+
+
+def _answers(given: Path | None, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the accepted answers by file name; none where there is no file of them."""
+    from json import loads
+
+    path = given or next((folder / name for name in ANSWERS if (folder / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        listed = loads(path.read_text(encoding="utf-8"))
+        return {name: tuple(str(answer).lower() for answer in entry["answers"]) for name, entry in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = 'it has to hold {"file.wav": {"answers": ["rome"]}, ...}'
+        raise ConfigError(f"the answers in {path} can't be used: {error}", hint=hint) from error
