@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
+from voxcli.audio import AudioClip
 from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio
 from voxcli.live.conversation import Conversation, ConversationOptions
 from voxcli.live.events import (
@@ -28,16 +27,12 @@ from voxcli.live.events import (
 )
 from voxcli.live.inbound import Ears, Heard, Inbound
 from voxcli.live.keys import Key
-from voxcli.live.microphone import MicrophoneBlock
-from voxcli.live.speaker import ReferenceTap
 from voxcli.memory import Memory
 from voxcli.session import Session
-from voxcli.testing import FakeSynthesizer
+from voxcli.testing import FakeEngine, FakeSynthesizer
 from voxcli.turn import Engine, PassReport, Speaker, SpeechOutput, Utterance
-from voxcli.vad import FRAME_SAMPLES
 
 PATIENCE_SECONDS = 30  # until a test that waits for what never comes fails
-BLOCK_SAMPLES = SAMPLE_RATE // 100
 
 HOLD = Notice("hold")
 
@@ -225,6 +220,11 @@ class Talk:
         return self.journal.of(TurnTaken)
 
     @property
+    def notices(self) -> list[str]:
+        """What was noticed; not what the test put in for itself."""
+        return [each.text for each in self.journal.of(Notice) if not each.text.startswith(("barrier", "hold"))]
+
+    @property
     def remembered(self) -> list[tuple[str, bool]]:
         return [(turn.reply, turn.interrupted) for turn in self.memory.session.turns]
 
@@ -305,93 +305,6 @@ class StuckEngine:
         pass
 
 
-class FakeMicrophone:
-    """A microphone that captures what the test gives it."""
-
-    def __init__(self) -> None:
-        self.overruns = 0
-        self._blocks: deque[MicrophoneBlock | None] = deque()
-        self._news = threading.Condition()
-        self._given = self._taken = self._done = 0
-        self.position = 0
-        self.opened_at = time.monotonic() - 1000  # so all was captured long ago
-        self._over = False
-
-    def read(self, timeout: float) -> MicrophoneBlock | None:
-        """Return what comes next; a real one gives up after `timeout`, this one when the test says so."""
-        with self._news:
-            self._done = self._taken
-            self._news.notify_all()
-            if timeout:
-                self._news.wait_for(lambda: self._blocks or self._over)
-            if not self._blocks:
-                return None
-            self._taken += 1
-            return self._blocks.popleft()
-
-    def be_late(self, seconds: float) -> None:
-        """What comes next was captured so long before now."""
-        self.opened_at = time.monotonic() - seconds - self.position / SAMPLE_RATE
-
-    def capture(self, samples: Samples) -> None:
-        """Give blocks of 10 ms; return at once."""
-        with self._news:
-            for first in range(0, len(samples), BLOCK_SAMPLES):
-                block = samples[first : first + BLOCK_SAMPLES]
-                end = self.position + len(block)
-                self._blocks.append(MicrophoneBlock(block, self.position, self.opened_at + end / SAMPLE_RATE))
-                self.position = end
-                self._given += 1
-            self._news.notify_all()
-
-    def miss(self) -> None:
-        """Let the next read give up."""
-        with self._news:
-            self._blocks.append(None)
-            self._given += 1
-            self._news.notify_all()
-
-    def catch_up(self) -> None:
-        """Wait until all that was captured has been dealt with."""
-        with self._news:
-            assert self._news.wait_for(lambda: self._done == self._given, PATIENCE_SECONDS)
-
-    def end(self) -> None:
-        with self._news:
-            self._over = True
-            self._news.notify_all()
-
-
-@dataclass
-class FakeLoudspeaker:
-    """A loudspeaker that notes when it was made silent."""
-
-    is_playing: bool = False
-    ducks: list[bool] = field(default_factory=list)
-    reference: ReferenceTap = field(default_factory=ReferenceTap)
-
-    def duck(self) -> None:
-        self.ducks.append(True)
-
-    def unduck(self) -> None:
-        self.ducks.append(False)
-
-
-class Clean:
-    """An echo canceller that has nothing to do."""
-
-    def clean(self, samples: Samples) -> Samples:
-        return samples
-
-
-def detect(frame: Samples) -> float:
-    """Take what is loud for speech."""
-    return 0.9 if float(np.abs(frame).mean()) > 0.05 else 0.05
-
-
-def voice(frames: int) -> Samples:
-    return np.full(frames * FRAME_SAMPLES, 0.2, np.float32)
-
-
-def silence(frames: int) -> Samples:
-    return np.zeros(frames * FRAME_SAMPLES, np.float32)
+def heard_samples(engine: FakeEngine | StuckEngine) -> list[int]:
+    """Return how long the utterances were that the engine was asked about."""
+    return [len(utterance.clip.samples) for _, utterance in engine.asked if utterance.clip]

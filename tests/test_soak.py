@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.live_doubles import Clean, FakeMicrophone, HeldSpeaker, Talk, detect, silence, voice
+from tests.hearing import Clean, FakeMicrophone, detect, silence, voice
+from tests.live_doubles import HeldSpeaker, Talk
 from tests.turns import nothing_hangs
 from voxcli.audio import AudioClip
 from voxcli.live.echo import Timeline
