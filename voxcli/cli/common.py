@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from voxcli.config import Settings
     from voxcli.engines.choice import EngineOptions
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+
 
 def _be_verbose(context: typer.Context, value: bool) -> bool:
     if value:
