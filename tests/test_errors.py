@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from voxcli import cli, errors
-from voxcli.cli.common import VerboseFlag, note, report
+from voxcli.cli.common import INTERRUPTED, VerboseFlag, note, report
 from voxcli.errors import (
     AudioDeviceError,
     AudioInputError,
@@ -88,7 +88,7 @@ def test_the_tree_that_is_drawn_is_the_tree() -> None:
 def test_exit_codes_are_documented() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (\d+) \|", text.partition("## Exit codes")[2], re.MULTILINE)
-    assert {int(code) for code in table} == {0, cli.INTERRUPTED, *EXIT_CODES.values()}
+    assert {int(code) for code in table} == {0, INTERRUPTED, *EXIT_CODES.values()}
 
 
 @pytest.mark.parametrize("kind", EXIT_CODES)

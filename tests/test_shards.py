@@ -12,6 +12,7 @@ import pytest
 from voxcli.engines import shards
 from voxcli.errors import ModelError
 
+pytest.importorskip("torch")
 voxtral = pytest.importorskip("voxcli.engines.voxtral")
 
 

@@ -268,3 +268,19 @@ def test_a_download_draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
         show(500_000_000, 2_000_000_000)
         show(2_000_000_000, 2_000_000_000)
     assert "2.0/2.0 GB" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("begun", "printed"), [(True, "The ans\n"), (False, "")])
+def test_a_turn_that_fails_leaves_the_next_line_free(begun: bool, printed: str) -> None:
+    out = io.StringIO()
+    view = TextView(Output(out), Output(io.StringIO()))
+    if begun:
+        view.show(ReplyDelta("The ans"))
+    view.abandon()
+    assert out.getvalue() == printed
+
+
+def test_json_of_a_turn_that_fails_is_nothing() -> None:
+    out = io.StringIO()
+    JsonView(Output(out)).abandon()
+    assert out.getvalue() == ""

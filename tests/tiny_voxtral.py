@@ -6,6 +6,7 @@ voxcli once question.wav --engine voxtral --model FOLDER
 
 import json
 import sys
+import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,11 @@ def make(folder: Path, *, window_seconds: int = 30, max_positions: int = 131_072
     model = classes.VoxtralForConditionalGeneration(_config(window_seconds * 50, max_positions))
     model.generation_config = classes.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=11)
     model.save_pretrained(folder)
-    (folder / "tekken.json").write_text(json.dumps(_tekken(window_seconds)))
-    tokenizer = MistralCommonBackend(tokenizer_path=str(folder / "tekken.json"))
-    classes.VoxtralProcessor(classes.WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as elsewhere:  # older releases of transformers can't copy a file to itself
+        tekken = Path(elsewhere) / "tekken.json"
+        tekken.write_text(json.dumps(_tekken(window_seconds)))
+        tokenizer = MistralCommonBackend(tokenizer_path=str(tekken))
+        classes.VoxtralProcessor(classes.WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Where voxcli keeps what it writes: the platform's folders, or what the environment says."""
 
 import os
+import stat
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path, user_data_path
@@ -20,3 +21,11 @@ def cache_folder() -> Path:
 def config_file() -> Path:
     """Return the settings file that is read where `--config` names none."""
     return user_config_path("voxcli", appauthor=False) / "config.toml"
+
+
+def owner_only(path: str, flags: int) -> int:
+    """Open a file that its owner alone can read; `open(..., opener=owner_only)`."""
+    descriptor = os.open(path, flags, 0o600)
+    if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)  # a file that existed may have been open to others
+    return descriptor

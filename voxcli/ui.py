@@ -26,6 +26,10 @@ class View(Protocol):
 
     def finish(self, record: dict[str, Any]) -> None: ...
 
+    def abandon(self) -> None:
+        """Leave a turn that failed: what is printed next begins a line of its own."""
+        ...
+
 
 class Output:
     """A stream that may close or fill up while a turn runs: the turn goes on, the failure is kept."""
@@ -75,15 +79,18 @@ class TextView:
         self._out = out or Output(sys.stdout)
         self._notes = notes or Output(sys.stderr)
         self._failures: list[str] = []
+        self._in_line = False  # of a reply that has begun
 
     def show(self, event: Event) -> None:
         """Draw one event; a failure waits for the end of the reply's line."""
         if isinstance(event, ReplyDelta):
             self._out.write(printable(event.text, keep="\n\t"))
+            self._in_line = True
         elif isinstance(event, SpeechFailed):
             self._failures.append(f"no speech: {event.error}")
         elif isinstance(event, TurnEnded):
             self._out.write("\n")
+            self._in_line = False
             for failure in self._failures:
                 self._notes.write_dim(printable(failure))
             self._failures.clear()
@@ -96,6 +103,11 @@ class TextView:
         """
         self._notes.write_dim(printable(latency_line(record)))
         self._out.check()
+
+    def abandon(self) -> None:
+        """End the line that a reply stands in."""
+        if self._in_line:
+            self._out.write("\n")
 
 
 class JsonView:
@@ -115,6 +127,9 @@ class JsonView:
         """
         self._out.write(json.dumps(record) + "\n")
         self._out.check()
+
+    def abandon(self) -> None:
+        """Leave nothing: nothing was printed."""
 
 
 @contextmanager

@@ -16,13 +16,11 @@ from typer.exceptions import TyperException
 from voxcli import __version__
 from voxcli.cli import bench, config, models, sessions
 from voxcli.cli.chat import chat
-from voxcli.cli.common import VerboseFlag, report
+from voxcli.cli.common import INTERRUPTED, VerboseFlag, report
 from voxcli.cli.doctor import doctor
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
 from voxcli.errors import VoxError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class _Root(TyperGroup):

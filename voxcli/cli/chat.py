@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxcli.cli.common import (
+    INTERRUPTED,
     ConfigFlag,
     DeviceFlag,
     EngineFlag,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from voxcli.session import Session
     from voxcli.turn import Engine, Synthesizer
 
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
 KEY_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
 
 

@@ -14,6 +14,8 @@ from voxcli.printable import printable
 if TYPE_CHECKING:
     pass
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+
 
 def _be_verbose(context: typer.Context, value: bool) -> bool:
     if value:

@@ -1,7 +1,6 @@
 """`voxcli config`: what the settings are, where they stand, and a file to begin with."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,20 +57,14 @@ def _write_private(target: Path, text: str, *, overwrite: bool) -> None:
         ConfigError: it exists and is not to be overwritten, or can't be written.
     """
     from voxcli.errors import ConfigError
+    from voxcli.paths import owner_only
 
     try:
         for folder in reversed([folder for folder in target.parents if not folder.exists()]):
             folder.mkdir(mode=0o700)
-        with open(target, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=_private) as file:
+        with open(target, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(f"{target} exists", hint="add --force to write over it") from error
     except OSError as error:
         raise ConfigError(f"can't write {target}: {error.strerror}", hint="choose another --config FILE") from error
-
-
-def _private(name: str, flags: int) -> int:
-    descriptor = os.open(name, flags, 0o600)
-    if os.name == "posix":
-        os.fchmod(descriptor, 0o600)  # a file that existed may have been open to others
-    return descriptor

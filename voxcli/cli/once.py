@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxcli.cli.common import (
+    INTERRUPTED,
     ConfigFlag,
     DeviceFlag,
     EngineFlag,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from voxcli.memory import Memory
     from voxcli.turn import Engine, Speaker, SpeechOutput, Utterance
     from voxcli.ui import View
-
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
 
 
 @dataclass(frozen=True)
@@ -202,6 +201,7 @@ def _turn(
     with (
         _interrupted_by_signal() as interrupt,
         closing(memory.take_turn(engine, utterance, interrupt, speech)) as events,
+        _abandoned_on_error(view),
     ):
         for event in events:
             if isinstance(event, SpeechFailed) and asked.speech_is_wanted:
@@ -216,6 +216,15 @@ def _turn(
     if failure:
         raise failure
     return interrupt.is_set()
+
+
+@contextmanager
+def _abandoned_on_error(view: "View") -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        view.abandon()
+        raise
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """`voxcli sessions`: what was said, as text, Markdown or JSON."""
 
 import json
-import os
-import stat
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,18 +120,12 @@ def _write_private(path: Path, text: str, *, overwrite: bool) -> None:
         StoreError: it can't be written.
     """
     from voxcli.errors import ConfigError, StoreError
+    from voxcli.paths import owner_only
 
     try:
-        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=_open_private) as file:
+        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(f"{path} exists", hint="add --force to write over it") from error
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror}", hint="choose another --output") from error
-
-
-def _open_private(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o600)
-    if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.fchmod(descriptor, 0o600)  # a file that existed may have been open to others
-    return descriptor
