@@ -42,6 +42,7 @@ PAGES = [
     ["voices"],
     ["config"],
     ["config", "init"],
+    ["devices"],
     ["doctor"],
     ["bench"],
     ["bench", "live"],

@@ -26,6 +26,7 @@ MEDIAN_MS, P95_MS, FIRST_TIMES = 1100.0, 1800.0, 1.5
 RIGHT_SHARE = 20 / 32
 PAUSES, PAUSE_MS = 50, 350
 ECHO_DB, ECHO_MS, ECHO_MINUTES = -20.0, 60, 10.0
+SPOKEN_SECONDS = 15.0  # of a reply of the instant engine
 BACK_SECONDS = 5.0
 DOWN_SECONDS = 2.0
 STAGES = ("end-point", "engine", "synthesis", "devices")
@@ -204,7 +205,8 @@ def echo(studio: Studio, plan: Plan) -> list[Figure]:
     """Converse while the microphone hears the loudspeaker; count the turns that nobody spoke."""
     studio.card.leak(ECHO_DB, ECHO_MS)
     exchanges: list[Exchange] = []
-    with studio.chat() as talk:
+    speech = np.concatenate([question.clip.resampled(RATE).samples for question in plan.questions])
+    with studio.chat(reply=speech[: round(SPOKEN_SECONDS * RATE)]) as talk:
         start, begun = studio.card.recording.position, time.monotonic()
         while time.monotonic() < begun + 60 * plan.minutes:
             question = plan.questions[len(exchanges) % len(plan.questions)]
@@ -251,7 +253,7 @@ def restart(studio: Studio, plan: Plan) -> list[Figure]:
         studio.card.stop()
         time.sleep(DOWN_SECONDS)
         studio.card.start()
-        returned = time.monotonic()
+        returned = studio.card.answers_since
         back = None
         while back is None and time.monotonic() < returned + 6 * BACK_SECONDS:
             time.sleep(0.05)

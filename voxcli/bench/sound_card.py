@@ -103,6 +103,7 @@ class SoundCard:
             stderr=subprocess.DEVNULL,
         )
         self._wait_for(lambda: self._ask("info").returncode == 0)
+        self.answers_since = time.monotonic()
         self.control("set-default-sink", "loudspeaker")
         self.control("set-default-source", "microphone")
         command = ["parec", "--device=room.monitor", "--raw", "--format=float32le", f"--rate={RATE}", "--channels=2"]

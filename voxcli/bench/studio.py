@@ -26,7 +26,7 @@ ANSWER_SECONDS = 60.0  # a turn that takes longer is no answer
 PAUSE_SECONDS = 1.0  # between a reply and the next question
 REPLY_SECONDS = 0.6
 NOISE_LEVEL = 0.1  # -20 dBFS
-PULSES, PULSE_SECONDS = 15, 0.03
+PULSES, PULSE_SECONDS = 10, 0.03
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,14 @@ class Studio:
         self._flags = flags
 
     @contextmanager
-    def chat(self, kept: Path | None = None) -> Iterator[Talk]:
-        """Run `voxcli chat`, or the same with the instant engine; `kept` is where it keeps the utterances."""
+    def chat(self, kept: Path | None = None, reply: Samples | None = None) -> Iterator[Talk]:
+        """Run `voxcli chat`, or the same with the instant engine.
+
+        kept: where it keeps the utterances
+        reply: what the instant engine says, at RATE; a short noise where None
+        """
         if self.engine == INSTANT:
-            with self.instant(noise(REPLY_SECONDS), kept) as talk:
+            with self.instant(noise(REPLY_SECONDS) if reply is None else reply, kept) as talk:
                 yield talk
             return
         command = [sys.executable, "-m", "voxcli", "chat", "--json", "--verbose", "--engine", self.engine]

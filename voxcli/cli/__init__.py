@@ -17,6 +17,7 @@ from voxcli import __version__
 from voxcli.cli import bench, config, models, sessions
 from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, report
+from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
@@ -67,6 +68,7 @@ app.command()(once)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
 app.command()(voices)
+app.command()(devices)
 app.add_typer(config.app, name="config")
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")

@@ -29,6 +29,8 @@ SANE_SECONDS = 1.0  # a device that says it is further behind or ahead does not 
 
 Kind = Literal["input", "output"]
 
+_hanging: list[threading.Thread] = []  # that close a device and do not come back
+
 
 @dataclass(frozen=True)
 class Device:
@@ -130,10 +132,14 @@ def _devices(kind: Kind) -> list[Device]:
 def look_again() -> None:
     """Let PortAudio see devices that came and went; every stream has to be closed before.
 
+    While a stream hangs in closing, nothing is done: PortAudio would wait for it. What it knows can still be opened.
+
     Raises:
         AudioDeviceError: PortAudio can't start.
     """
     sounddevice = _sounddevice()
+    if any(closing.is_alive() for closing in _hanging):
+        return
     try:
         with _quiet():
             if sounddevice._initialized:  # not so where the last start failed
@@ -188,20 +194,18 @@ class DeviceStream:
             return "it is gone"
         return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
 
-    def close(self) -> bool:
-        """Play what the device holds and close it; return False if it hangs and is not closed yet."""
+    def close(self) -> None:
+        """Play what the device holds and close it; give it up if it hangs for STALL_SECONDS.
+
+        libpulse was seen to hang in one of ten cases where its server was killed: it waits for itself.
+        """
         if self._closing is None:
             self._closing = threading.Thread(target=self._close, name="audio close", daemon=True)
             self._closing.start()
-        self._closing.join(STALL_SECONDS)
-        return not self._closing.is_alive()
-
-    def give_up(self) -> None:
-        """Close it for good; one that hangs stays as it is, and the program ends without PortAudio's leave."""
-        if not self.close():  # PortAudio waits for such a device for ever, and would again when the program ends
-            sounddevice = _sounddevice()
-            atexit.unregister(sounddevice._exit_handler)
-            ctypes.CDLL(sounddevice._libname)  # stays loaded: the device's thread still runs in it at the very end
+            self._closing.join(STALL_SECONDS)
+            if self._closing.is_alive():
+                _hanging.append(self._closing)
+                _leave_running()
 
     def _close(self) -> None:
         self._stream.stop()
@@ -218,6 +222,14 @@ class DeviceStream:
         ahead = times.outputBufferDacTime - times.currentTime
         moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
         self._callback(data, moment, bool(status.output_underflow))
+
+
+@cache
+def _leave_running() -> None:
+    """Let the program end while a device hangs: PortAudio would wait for it then, for ever."""
+    sounddevice = _sounddevice()
+    atexit.unregister(sounddevice._exit_handler)
+    ctypes.CDLL(sounddevice._libname)  # stays loaded: the device's thread runs in it to the very end
 
 
 def unusable(device: Device, reason: str) -> AudioDeviceError:

@@ -108,13 +108,9 @@ class Microphone:
         self._position += len(samples)
         return block
 
-    def release(self) -> bool:
-        """Close the device to open another; return False if it hangs and is not closed yet."""
-        return self._stream.close()
-
     def close(self) -> None:
         """Close the device; give it up if it hangs. What it heard can still be read."""
-        self._stream.give_up()
+        self._stream.close()
 
     def _follow(self, captured: _Captured) -> int:
         """Begin anew where the block does not go on where the last one ended; return the gap at SAMPLE_RATE."""

@@ -14,6 +14,7 @@ from voxcli.live.microphone import Microphone
 from voxcli.live.speaker import OutputSpeaker
 
 WATCH_SECONDS = 0.25
+TOGETHER_SECONDS = 0.1  # a sound server takes both devices along, one a little after the other
 RETRY_SECONDS = 0.75  # while there is no device; each try asks every sound library anew, about 60 ms of work
 PARTIAL_RETRY_SECONDS = 5.0  # while one of the two is missing: each try interrupts the other one
 
@@ -75,20 +76,25 @@ class AudioDevices:
     def _keep(self) -> None:
         pause = WATCH_SECONDS
         while not self._closing.wait(pause):
-            failed = [end for end in self._ends if end.failure]
-            if fresh := [end for end in failed if end not in self._away]:
-                self._away += fresh
-                self._notify(f"{_names(fresh)} {'is' if len(fresh) == 1 else 'are'} gone; waiting for a device")
+            if self._lost():
+                self._closing.wait(TOGETHER_SECONDS)
+                lost = self._lost()
+                self._away += lost
+                self._notify(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device")
                 pause = RETRY_SECONDS
-            elif failed:
+            elif self._away:
                 pause = self._reopen()
             else:
                 pause = WATCH_SECONDS
 
+    def _lost(self) -> list[Microphone | OutputSpeaker]:
+        """Return what is away and the user does not know."""
+        return [end for end in self._ends if end.failure and end not in self._away]
+
     def _reopen(self) -> float:
         """Try to open what is away; return how many seconds to wait before the next look."""
-        if not all([end.release() for end in self._ends]):  # noqa: C419 - each has to be closed
-            return RETRY_SECONDS
+        for end in self._ends:
+            end.close()
         try:
             devices.look_again()
         except AudioDeviceError:

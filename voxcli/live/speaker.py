@@ -228,14 +228,10 @@ class OutputSpeaker:
         self._lost = threading.Event()
         self._stream = DeviceStream(device, self._fill, self._latency_seconds)
 
-    def release(self) -> bool:
-        """Close the device to open another; return False if it hangs and is not closed yet."""
-        self._lost.set()
-        return self._stream.close()
-
     def close(self) -> None:
         """Close the device; give it up if it hangs."""
-        self._stream.give_up()
+        self._lost.set()
+        self._stream.close()
 
     def _heard_samples(self) -> int:
         now = time.monotonic()

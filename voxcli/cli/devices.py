@@ -1,0 +1,150 @@
+"""`voxcli devices`: which microphones and loudspeakers there are, and what can be done with them."""
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given
+from voxcli.errors import ConfigError
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.config import Settings
+    from voxcli.live.devices import Device
+    from voxcli.live.sounding import Level
+
+METER_SECONDS = 0.1  # between two levels on a terminal
+LINE_SECONDS = 1.0  # and between two lines elsewhere
+METER_DBFS = 60  # what the bar spans
+METER_WIDTH = 30
+ADVICE = {
+    "full-duplex": "talk at any time, also while a reply plays",
+    "half-duplex": 'don\'t talk while a reply plays: set echo = "off" in [live]',
+    "push-to-talk": "it is too loud here to find speech: voxcli chat --push-to-talk toggle",
+}
+
+
+def devices(
+    meter: Annotated[bool, typer.Option("--meter", help="Show how loud the microphone is, until Ctrl-C.")] = False,
+    loopback: Annotated[
+        bool, typer.Option("--loopback", help="Play a chirp; measure delay, echo and noise, and advise.")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", metavar="N", min=0.1, help="End --meter after so long.")
+    ] = None,
+    input_device: Annotated[
+        str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number.")
+    ] = None,
+    output_device: Annotated[
+        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
+    ] = None,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """List the audio devices, or try them."""
+    if meter and loopback:
+        raise ConfigError("--meter and --loopback can't go together", hint="voxcli devices --loopback")
+    if seconds is not None and not meter:
+        raise ConfigError("--seconds says how long --meter goes on", hint="voxcli devices --meter --seconds 10")
+    if not (meter or loopback):
+        _list(as_json=json)
+        return
+    from voxcli.config import load
+
+    asked = {"live.input_device": input_device, "live.output_device": output_device}
+    settings = load(config, given(**asked))
+    if meter:
+        _meter(settings, seconds, as_json=json)
+    else:
+        _loopback(settings, as_json=json)
+
+
+def _list(*, as_json: bool) -> None:
+    import json
+
+    from voxcli.live.devices import input_devices, output_devices
+
+    found = {"inputs": input_devices(), "outputs": output_devices()}
+    if as_json:
+        typer.echo(json.dumps({kind: [_row(device) for device in listed] for kind, listed in found.items()}))
+        return
+    width = max((len(printable(device.name)) for listed in found.values() for device in listed), default=0)
+    for kind, listed in found.items():
+        typer.echo(f"{kind}:" if listed else f"{kind}: none")
+        for device in listed:
+            mark = "*" if device.is_default else " "
+            name = printable(device.name).ljust(width)
+            about = f"{device.channels:>3} channels  {device.sample_rate:>6} Hz  {printable(device.host_api)}"
+            typer.echo(f" {mark}{device.index:>3}  {name}  {about}")
+
+
+def _row(device: "Device") -> dict[str, object]:
+    return {
+        "index": device.index,
+        "name": device.name,
+        "channels": device.channels,
+        "sample_rate": device.sample_rate,
+        "host_api": device.host_api,
+        "default": device.is_default,
+    }
+
+
+def _meter(settings: "Settings", seconds: float | None, *, as_json: bool) -> None:
+    from itertools import islice
+
+    from voxcli.live.devices import find_device
+    from voxcli.live.microphone import Microphone
+    from voxcli.live.sounding import levels
+
+    redrawn = not as_json and sys.stdout.isatty()
+    every = METER_SECONDS if redrawn else min(LINE_SECONDS, seconds or LINE_SECONDS)
+    with closing(Microphone(find_device("input", settings.live.input_device or None))) as microphone:
+        count = None if seconds is None else max(1, round(seconds / every))
+        for level in islice(levels(microphone, every), count):
+            _show(level, as_json=as_json, redrawn=redrawn)
+    if redrawn:
+        typer.echo()
+
+
+def _show(level: "Level", *, as_json: bool, redrawn: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps({"level_dbfs": round(level.dbfs, 1), "peak_dbfs": round(level.peak_dbfs, 1)}))
+        return
+    filled = round(max(0.0, 1 + level.dbfs / METER_DBFS) * METER_WIDTH)
+    bar = ("#" * filled).ljust(METER_WIDTH)
+    line = f"[{bar}] {level.dbfs:6.1f} dBFS, peak {level.peak_dbfs:6.1f}"
+    typer.echo(f"\r{line}" if redrawn else line, nl=not redrawn)
+
+
+def _loopback(settings: "Settings", *, as_json: bool) -> None:
+    import json
+    from importlib.util import find_spec
+
+    from voxcli.live.devices import find_device
+    from voxcli.live.microphone import Microphone
+    from voxcli.live.sounding import measure
+    from voxcli.live.speaker import open_speaker
+
+    canceller = settings.live.echo != "off" and find_spec("livekit") is not None
+    heard = find_device("input", settings.live.input_device or None)
+    with open_speaker(settings.live.output_device or None) as speaker, closing(Microphone(heard)) as microphone:
+        found = measure(microphone, speaker)
+    advice = found.advice(canceller=canceller)
+    if as_json:
+        record = {"input": heard.name, "output": speaker.device.name, "canceller": canceller, "advice": advice}
+        measured = {"delay_ms": found.delay_ms, "echo_db": found.echo_db, "noise_dbfs": found.noise_dbfs}
+        rounded = {name: None if value is None else round(value, 1) for name, value in measured.items()}
+        typer.echo(json.dumps(record | rounded))
+        return
+    if found.delay_ms is None or found.echo_db is None:
+        typer.echo("echo:   none; the microphone does not hear the loudspeaker")
+    else:
+        typer.echo(f"delay:  {found.delay_ms:.0f} ms from the loudspeaker to the microphone")
+        typer.echo(f"echo:   {found.echo_db:.1f} dB of what is played comes back")
+    typer.echo(f"noise:  {found.noise_dbfs:.1f} dBFS")
+    typer.echo(f"advice: {advice}: {ADVICE[advice]}")
