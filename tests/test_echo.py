@@ -171,6 +171,25 @@ def test_headphones_keep_what_was(reply: Samples, person: Samples) -> None:
     assert canceller.delay.delay_ms == pytest.approx(120, abs=5)
 
 
+def test_where_nothing_comes_back_a_person_is_heard_whole(reply: Samples, person: Samples) -> None:
+    """With headphones, who speaks over a reply is not taken for its echo."""
+    heard = np.random.default_rng(1).normal(0, 10 ** (-70 / 20), len(reply)).astype(np.float32)
+    start = 2 * SECOND
+    heard[start:][: len(person)] += person
+    talker = cancelled(reply, heard)[start:]
+    first_word = slice(0, SECOND // 2)
+    assert level(talker[first_word]) == pytest.approx(level(heard[start:][first_word]), abs=0.5)
+
+
+def test_an_echo_that_appears_is_cancelled_again(reply: Samples) -> None:
+    """The headphones are taken off."""
+    played = np.tile(reply, 2)
+    heard = echo(played, delay_ms=60)
+    heard[: 4 * SECOND] = 0
+    residue = cancelled(played, heard)
+    assert level(residue[-6 * SECOND :]) < level(heard[-6 * SECOND :]) - 20
+
+
 def test_nothing_is_measured_while_nothing_plays(person: Samples) -> None:
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)

@@ -31,6 +31,14 @@ MOVED_TO_MS = 40.0
 WINDOW_SAMPLES = 4 * SAMPLE_RATE  # for one measurement of the delay
 REFRESH_SAMPLES = 2 * SAMPLE_RATE  # between two measurements: each costs some milliseconds
 PART_SAMPLES = SAMPLE_RATE  # taken at a time of a long block, so that measuring keeps pace
+# Where nothing comes back (headphones), the canceller would take the beginning of what is said over a reply for echo:
+# in the first seconds it made a voice 25 dB fainter. So it is passed by once what was played FAR_SAMPLES long has not
+# come back NEAR_SAMPLES long, which hides no delay that is looked for; an echo that is measured brings it back.
+FAR_SAMPLES = SAMPLE_RATE * 4 // 10
+NEAR_SAMPLES = FAR_SAMPLES + LATEST_SAMPLES
+FAR_POWER = 1e-4  # -40 dBFS: played loud enough that its echo would be heard
+NEAR_POWER = 1e-6  # -60 dBFS: below it no voice-activity gate opens
+ECHO_POWER = 10**-4.5  # of what was played: an echo of -45 dB
 REHEARSAL_SAMPLES = 2 * SAMPLE_RATE  # a new canceller hears them first: it has converged when it takes over
 
 # What the devices hold back on both sides beyond what they name is up to 0.2 s, and a living room takes 0.2 s more
@@ -106,6 +114,7 @@ class EchoCanceller:
         self.delay: DelayEstimate | None = None  # the last sure one
         self._suppress_noise = suppress_noise
         self._played = played
+        self._nothing_comes_back = False
         self._shift = 0  # samples that `played` is moved by
         self._microphone = Timeline(WINDOW_SAMPLES / SAMPLE_RATE)
         self._position = 0
@@ -146,7 +155,11 @@ class EchoCanceller:
     def _clean(self, frames: Samples) -> Samples:
         start, self._position = self._position, self._position + len(frames)
         self._microphone.write(start, frames)
-        cleaned = self._cancel(start, self._position)[max(0, LAG_SAMPLES - start) :]
+        cancelled = self._cancel(start, self._position)
+        self._nothing_comes_back = self._nothing_comes_back or self._is_free_of_echo()
+        if self._nothing_comes_back:
+            cancelled = self._microphone.read(start - LAG_SAMPLES, self._position - LAG_SAMPLES)
+        cleaned = cancelled[max(0, LAG_SAMPLES - start) :]
         if self._position - self._measured_at >= REFRESH_SAMPLES:
             self._measured_at = self._position
             self._measure()
@@ -157,8 +170,20 @@ class EchoCanceller:
         played = self._played.read(start - LATEST_SAMPLES, self._position + EARLIEST_SAMPLES)
         estimate = estimate_delay(played, self._microphone.read(start, self._position))
         if estimate.sure:
+            self._nothing_comes_back = False
             self.delay = estimate
             self.set_delay(estimate.delay_ms / 1000)
+
+    def _is_free_of_echo(self) -> bool:
+        """Say whether something was played loud and the microphone was quiet for as long as its echo may take."""
+        since = self._position - NEAR_SAMPLES
+        if since < 0:
+            return False
+        far = float(np.sum(np.square(self._played.read(since, since + FAR_SAMPLES))))
+        if far < FAR_POWER * FAR_SAMPLES:
+            return False
+        near = float(np.sum(np.square(self._microphone.read(since, self._position))))
+        return near < max(ECHO_POWER * far, NEAR_POWER * NEAR_SAMPLES)
 
     def _cancel(self, start: int, stop: int) -> Samples:
         from livekit.rtc import AudioFrame
