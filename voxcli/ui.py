@@ -1,4 +1,4 @@
-"""The only module that draws: what a person reads of a turn, and what a program reads.
+"""Draws a turn: what a person reads of it, and what a program reads (a conversation: `voxcli.live_view`).
 
 The reply goes to stdout, everything else to stderr, dim where that is a terminal (and `NO_COLOR` is not
 set). It knows events and records, not how they came about.
