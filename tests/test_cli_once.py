@@ -57,7 +57,8 @@ def no_voice(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def no_device(tmp_path: Path) -> dict[str, str]:
     """An environment in which PortAudio finds nothing."""
-    fake = "class PortAudioError(Exception):\n    pass\nclass default:\n    device = (-1, -1)\nquery_devices = query_hostapis = list\n"
+    fake = "class PortAudioError(Exception):\n    pass\nclass default:\n    device = (-1, -1)\n"
+    fake += "query_devices = query_hostapis = list\n"
     (tmp_path / "sounddevice.py").write_text(fake)
     return {"PYTHONPATH": str(tmp_path)}
 
