@@ -36,7 +36,7 @@ EXAMPLES = (
     ("assistant", "The capital of Finland is Helsinki."),
 )
 # What the model sees of a long recording, in words: its beginning and its end, where the question is
-# most likely. 600 words are about 800 tokens, two seconds of prefill on two cores.
+# most likely. 600 words are about 800 tokens, a fifth of the context.
 HEARD_WORDS_FIRST, HEARD_WORDS_LAST = 150, 450
 CONTEXT_TOKENS = 4096
 SHOWN_BYTES = 2048  # of the turns shown: a token has at least one, so however long replies were, a question still fits
