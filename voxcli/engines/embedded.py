@@ -1,6 +1,6 @@
 """The engine for machines without a GPU: Whisper base hears, SmolLM2-135M answers.
 
-It needs no torch, is ready in about two seconds and understands English alone. It holds to the same
+It needs no torch, is ready in about a second and understands English alone. It holds to the same
 memory as the Voxtral engine: its prompt shows placeholders, never what was heard. It knows nothing of
 where the weights come from (`voxcli.engines.weights`).
 """
