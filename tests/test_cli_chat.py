@@ -223,7 +223,7 @@ def test_a_question_silences_the_reply_and_is_answered(
     with card.recording() as recording, chat("--session", "s", "--max-turns", "2", environment=environment) as talk:
         talk.ask_typing(POEM)
         start = wait_for_sound(recording)
-        recording.wait_for(1)
+        recording.wait_for(2)  # by then it is clear that no echo comes back
         said = threading.Thread(target=say, args=(card, question("our-galaxy")))
         said.start()
         stopped, stop = talk.wait_for("turn_ended"), len(recording.samples)
