@@ -12,6 +12,7 @@ import soundfile
 from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, VoxError
 from voxcli.live.events import TurnTaken
+from voxcli.paths import owner_only
 from voxcli.printable import printable
 
 NAME = re.compile(r"turn-(\d{1,9})\.")
@@ -61,7 +62,7 @@ class Recording:
             raise VoxError(reason, hint="the conversation goes on without that turn's files") from error
 
     def _write(self, name: str, content: bytes) -> None:
-        with os.fdopen(os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with open(self._folder / name, "xb", opener=owner_only) as file:
             file.write(content)
 
 
