@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from voxcli.audio import AudioClip
-from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio
+from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio, NotSettled
 from voxcli.live.conversation import Conversation, ConversationOptions
 from voxcli.live.events import (
     EndpointEvent,
@@ -167,7 +167,7 @@ class Talk:
         self._position = 0
         self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
 
-    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver) -> None:
+    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver | NotSettled) -> None:
         self.inbox.put(inbound)
         self.attempts_over += isinstance(inbound, AttemptOver)
 
@@ -301,8 +301,21 @@ class StuckEngine:
     def wait_until_asked(self) -> None:
         assert self.begun.acquire(timeout=PATIENCE_SECONDS)
 
+    def settle(self, session: Session) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+@dataclass
+class UnsettledEngine(FakeEngine):
+    """An engine that can't read ahead."""
+
+    failure: Exception = field(default_factory=Exception)
+
+    def settle(self, session: Session) -> None:
+        raise self.failure
 
 
 def heard_samples(engine: FakeEngine | StuckEngine) -> list[int]:

@@ -1,16 +1,19 @@
 """The conversation: turns, interruptions, what goes wrong, and what is remembered."""
 
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
-from tests.live_doubles import HeldSpeaker, StuckEngine, Talk, clip_of, heard_samples
+from tests.live_doubles import HeldSpeaker, StuckEngine, Talk, UnsettledEngine, clip_of, heard_samples
 from tests.turns import LoudSpeaker, nothing_hangs, raising
 from voxcli.errors import AudioDeviceError, ModelError, StoreError
-from voxcli.live.attempt import Attempt, FirstAudio
+from voxcli.live.attempt import Answering, Attempt, AttemptOver, FirstAudio
 from voxcli.live.conversation import ConversationOptions
 from voxcli.live.events import (
     BargeIn,
+    Notice,
     SpeechTooLong,
     StateChanged,
     TurnFailed,
@@ -18,6 +21,7 @@ from voxcli.live.events import (
 )
 from voxcli.live.inbound import Crashed, Heard
 from voxcli.memory import Memory
+from voxcli.session import Session
 from voxcli.store import Store
 from voxcli.testing import FakeEngine, FakeSpeaker
 from voxcli.turn import ReplyDelta, SpeechFailed, Utterance
@@ -76,6 +80,54 @@ def test_each_turn_sees_those_before_it() -> None:
             talk.journal.wait_for(TurnTaken, count)
     assert [[turn.reply for turn in session.turns] for session, _ in engine.asked] == [[], ["One."], ["One.", "Two."]]
     assert [taken.number for taken in talk.taken] == [1, 2, 3]
+
+
+def has_settled(engine: FakeEngine, count: int) -> bool:
+    return len(engine.settled) == count
+
+
+def test_the_engine_reads_a_turn_ahead_once_it_is_remembered() -> None:
+    engine = FakeEngine([["One."], ["Two."]])
+    with Talk(engine, FakeSpeaker()) as talk:
+        for count in (1, 2):
+            talk.said()
+            talk.journal.wait_for(TurnTaken, count)
+            talk.until(partial(has_settled, engine, count))
+    assert [[turn.reply for turn in session.turns] for session in engine.settled] == [["One."], ["One.", "Two."]]
+
+
+def test_nothing_is_read_ahead_while_somebody_waits_for_an_answer() -> None:
+    engine, posted = FakeEngine([["One."]]), SimpleQueue[object]()
+    answering = Answering(engine, None, lambda: True, posted.put)
+    answering.settle(Session("passed over"))
+    attempt = Attempt(Utterance(None, "Well?"), 0.0)
+    attempt.release()
+    answering.begin(attempt, Session())
+    answering.start()
+    while not isinstance(posted.get(), AttemptOver):
+        pass
+    answering.finish()
+    assert engine.settled == []
+    assert len(engine.asked) == 1
+
+
+def test_a_session_that_can_not_be_read_ahead_is_no_reason_to_end() -> None:
+    engine = UnsettledEngine([["One."], ["Two."]], failure=ModelError("out of memory"))
+    with Talk(engine, FakeSpeaker()) as talk:
+        talk.said()
+        notice = talk.journal.wait_for(Notice)
+        talk.said()
+        talk.journal.wait_for(TurnTaken, 2)
+    assert notice.text == "out of memory"
+    assert talk.remembered == [("One.", False), ("Two.", False)]
+
+
+def test_a_defect_in_reading_ahead_is_not_hidden() -> None:
+    engine = UnsettledEngine([["One."]], failure=ZeroDivisionError())
+    with Talk(engine, FakeSpeaker()) as talk:
+        talk.said()
+        with pytest.raises(ZeroDivisionError):
+            talk.join()
 
 
 def test_it_ends_after_as_many_turns_as_asked_for() -> None:

@@ -57,6 +57,10 @@ class FakeTextModel:
     """Says two words and keeps the prompts."""
 
     prompts: list[str] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
+
+    def read_ahead(self, beginning: str) -> None:
+        self.read.append(beginning)
 
     def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]:
         self.prompts.append(prompt)
@@ -87,6 +91,16 @@ def shown(session: Session, heard: str, prompt: str = "") -> str:
 def talk(count: int, reply: str = "Reply {}.") -> Session:
     turns = (Turn(f"[User audio input - {n} samples, 0.00s]", reply.format(n)) for n in range(count))
     return Session("talk", "Be brief.", tuple(turns))
+
+
+def test_what_is_read_ahead_is_what_the_next_prompt_begins_with() -> None:
+    model = FakeTextModel()
+    engine = EmbeddedEngine(FakeRecognizer("What is it?"), model)
+    session = talk(5)
+    engine.settle(session)
+    collect(engine, session, Utterance(CLIP))
+    assert "Reply 4." in model.read[0]
+    assert model.prompts[0].startswith(model.read[0])
 
 
 # --- What the model is shown ---------------------------------------------------------------------
@@ -300,6 +314,16 @@ def test_damaged_weights_are_told(folder: Path, tmp_path: Path, name: str) -> No
     with pytest.raises(ModelError, match="can't load") as caught:
         EmbeddedEngine.load(tmp_path, instructions="", max_reply_tokens=8, temperature=0, top_p=1)
     assert str(tmp_path) in caught.value.hint
+
+
+def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
+    llama = Llama(folder / "smollm2.gguf", {"max_tokens": 1}, chat_beginning(""))
+    engine, session = EmbeddedEngine(FakeRecognizer("What is it?"), llama), talk(2)
+    engine.settle(session)
+    _, settled = collect(engine, session, Utterance(CLIP))
+    _, unknown = collect(engine, talk(2, "Another reply {}."), Utterance(CLIP))
+    assert settled.prompt_tokens - settled.cached_tokens < 20  # the question and the layout around it
+    assert unknown.cached_tokens < settled.cached_tokens
 
 
 def test_instructions_too_long_to_read_ahead_are_told_when_they_are_used(folder: Path) -> None:

@@ -47,6 +47,9 @@ class BriefEngine:
         yield "No."
         return PassReport(1, 10, 0, 2)
 
+    def settle(self, session: Session) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -105,6 +105,9 @@ class WatchedEngine:
             self.closed = True
         return PassReport(1, 10, 0, count)
 
+    def settle(self, session: Session) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

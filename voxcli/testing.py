@@ -19,6 +19,7 @@ class FakeEngine:
     name: str = "fake"
     model: str = "fake"
     asked: list[tuple[Session, Utterance]] = field(default_factory=list)
+    settled: list[Session] = field(default_factory=list)
     before_delta: Callable[[int], object] = lambda _: None
 
     def reply(
@@ -36,6 +37,9 @@ class FakeEngine:
             count += 1
             yield delta
         return PassReport(model_passes=1, prompt_tokens=10, cached_tokens=0, reply_tokens=count)
+
+    def settle(self, session: Session) -> None:
+        self.settled.append(session)
 
     def close(self) -> None:
         pass

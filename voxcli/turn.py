@@ -83,6 +83,14 @@ class Engine(Protocol):
         """
         ...
 
+    def settle(self, session: Session) -> None:
+        """Read ahead what the next prompt will begin with; nobody waits for it.
+
+        Called after a turn, never while a reply is under way. An engine that keeps nothing between
+        turns does nothing.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -52,6 +52,9 @@ class InstantEngine:
         yield "Yes."
         return PassReport(model_passes=1, prompt_tokens=1, cached_tokens=0, reply_tokens=1)
 
+    def settle(self, session: Session) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -59,6 +59,8 @@ class TextModel(Protocol):
 
     def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]: ...
 
+    def read_ahead(self, beginning: str) -> None: ...
+
 
 class EmbeddedEngine:
     """Implements `voxcli.turn.Engine` with a recognizer and a text model."""
@@ -110,6 +112,10 @@ class EmbeddedEngine:
         report = yield from self._text_model.answer(chat_prompt(shown, asked), interrupt)
         return replace(report, heard=heard)
 
+    def settle(self, session: Session) -> None:
+        """Read the turns ahead that the next prompt shows."""
+        self._text_model.read_ahead(history_prompt(session.within(SHOWN_BYTES, _bytes)))
+
     def close(self) -> None:
         """Free both models."""
         del self._recognizer, self._text_model
@@ -117,11 +123,15 @@ class EmbeddedEngine:
 
 def chat_prompt(session: Session, asked: str) -> str:
     """Return SmolLM2's chat layout (ChatML) of the instructions, the turns shown and what is asked."""
+    return f"{history_prompt(session)}{_written([('user', asked)])}<|im_start|>assistant\n"
+
+
+def history_prompt(session: Session) -> str:
+    """Return what the next prompt of a session begins with, whatever is asked."""
     messages = []
     for turn in session.last(TURNS_SHOWN).turns:
         messages += [("user", turn.user_text), ("assistant", turn.reply)]
-    messages.append(("user", asked))
-    return f"{chat_beginning(session.instructions)}{_written(messages)}<|im_start|>assistant\n"
+    return f"{chat_beginning(session.instructions)}{_written(messages)}"
 
 
 def chat_beginning(instructions: str) -> str:
@@ -229,7 +239,7 @@ class Llama:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise _damaged(path, error) from error
-        self._server.handle_completions({"prompt": beginning, "max_tokens": 0})
+        self.read_ahead(beginning)
 
     def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]:
         """Yield the completion of a prompt in deltas.
@@ -254,6 +264,10 @@ class Llama:
             cached_tokens=cached,
             reply_tokens=timings.get("predicted_n", 0),
         )
+
+    def read_ahead(self, beginning: str) -> None:
+        """Read what the next prompt begins with into the cache."""
+        self._server.handle_completions({"prompt": beginning, "max_tokens": 0})
 
     def _stream(self, prompt: str, interrupt: threading.Event) -> Iterator[dict[str, Any]]:
         """Turn the server's callbacks into an iterator; leaving it, or an interrupt, stops the server too."""

@@ -154,6 +154,9 @@ class VoxtralEngine:
                     yield delta
         return PassReport(self._calls.passes, prompt_tokens=len(ids), cached_tokens=0, reply_tokens=reply_tokens)
 
+    def settle(self, session: Session) -> None:
+        """Do nothing: the cache of a reply is dropped with it."""
+
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""
         self._calls.close()

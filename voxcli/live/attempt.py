@@ -91,7 +91,14 @@ class AttemptOver:
     error: Exception | None = None
 
 
-Post = Callable[[AttemptEvent | FirstAudio | AttemptOver], None]
+@dataclass(frozen=True)
+class NotSettled:
+    """The engine could not read the session ahead; the next reply will be slower, or fail likewise."""
+
+    error: Exception
+
+
+Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotSettled], None]
 
 
 class Gate:
@@ -109,7 +116,7 @@ class Gate:
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Wait for the decision, then play."""
-        if self._attempt.first_audio_at is None and settle(self._attempt, self._commit):
+        if self._attempt.first_audio_at is None and may_begin(self._attempt, self._commit):
             self._attempt.first_audio_at = time.monotonic()
             self._post(FirstAudio(self._attempt))
         return self._speaker.play(clip, interrupt)
@@ -123,7 +130,7 @@ class Gate:
         """Nothing to close: the loudspeaker is its owner's."""
 
 
-def settle(attempt: Attempt, commit: Callable[[], bool]) -> bool:
+def may_begin(attempt: Attempt, commit: Callable[[], bool]) -> bool:
     """Wait until the attempt is a turn and its user is done; return False if it was stopped before.
 
     A user who goes on has taken the utterance back, and the attempt is about to be dropped. A noise that
@@ -152,11 +159,15 @@ class Answering(threading.Thread):
         self._output = speech
         self._commit = commit
         self._post = post
-        self._waiting: SimpleQueue[tuple[Attempt, Session] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[Attempt | None, Session] | None] = SimpleQueue()
 
     def begin(self, attempt: Attempt, session: Session) -> None:
         """Queue an attempt; it starts as soon as the one before is over."""
         self._waiting.put((attempt, session))
+
+    def settle(self, session: Session) -> None:
+        """Let the engine read the session ahead, unless there is something to answer."""
+        self._waiting.put((None, session))
 
     def finish(self) -> None:
         """Return when all that was begun is over; to stop it is the caller's part."""
@@ -165,13 +176,24 @@ class Answering(threading.Thread):
 
     def run(self) -> None:
         for attempt, session in iter(self._waiting.get, None):
-            error = None
-            try:
-                for event in self._events(attempt, session):
-                    self._post(AttemptEvent(attempt, event))
-            except Exception as failure:  # noqa: BLE001 - raised again by whoever takes it
-                error = failure
-            self._post(AttemptOver(attempt, error))
+            if attempt:
+                self._post(AttemptOver(attempt, self._answer(attempt, session)))
+            elif self._waiting.empty():
+                self._read_ahead(session)
+
+    def _answer(self, attempt: Attempt, session: Session) -> Exception | None:
+        try:
+            for event in self._events(attempt, session):
+                self._post(AttemptEvent(attempt, event))
+        except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
+            return error
+        return None
+
+    def _read_ahead(self, session: Session) -> None:
+        try:
+            self.engine.settle(session)
+        except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
+            self._post(NotSettled(error))
 
     def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:
         if attempt.interrupt.is_set():  # before it could begin: no pass is spent on it
@@ -181,7 +203,7 @@ class Answering(threading.Thread):
         attempt.began_at = time.monotonic()
         for event in run_turn(engine, session, attempt.utterance, attempt.interrupt, self._speech(attempt)):
             if isinstance(event, TurnEnded) and attempt.first_audio_at is None:
-                settle(attempt, self._commit)
+                may_begin(attempt, self._commit)
             yield event
 
     def _speech(self, attempt: Attempt) -> SpeechOutput | None:
@@ -212,6 +234,9 @@ class _Repeating:
     ) -> Generator[str, None, PassReport]:
         yield next((turn.reply for turn in reversed(session.turns) if turn.reply), "")
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
+
+    def settle(self, session: Session) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from voxcli.errors import VoxError
-from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio
+from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio, NotSettled
 from voxcli.live.events import (
     BargeIn,
     DraftUse,
@@ -151,8 +151,10 @@ class Conversation:
                 self._ctrl_c()
             case Key():
                 self._press(inbound)
-            case Crashed():
-                raise inbound.error
+            case NotSettled(VoxError() as error):
+                self._show(Notice(error.message))
+            case Crashed(error) | NotSettled(error):
+                raise error
             case _:
                 self._show(inbound)
 
@@ -304,6 +306,8 @@ class Conversation:
             self._fail(attempt, error)
         elif error:
             raise error
+        elif attempt.state == "turn":
+            self._answering.settle(self._memory.session)
         self._start()
 
     def _fail(self, attempt: Attempt, error: VoxError) -> None:

@@ -12,9 +12,9 @@ WARM_SECONDS = 1.0  # of faint noise, which takes the whole way through an encod
 
 
 def warm_up(engine: Engine, session: Session) -> None:
-    """Let the engine answer once in a session, whose prompt it then knows, and forget it.
+    """Let the engine answer once in a session, and forget it: its prompt begins with the session, as the next will.
 
-    It stops at the first piece of the reply.
+    The answer stops at its first piece.
 
     Raises:
         ModelError: the engine can't answer.
@@ -24,3 +24,4 @@ def warm_up(engine: Engine, session: Session) -> None:
     utterance = Utterance(AudioClip(noise), "Say hello.")
     for _delta in engine.reply(session, utterance, interrupt):
         interrupt.set()
+    engine.settle(session)
