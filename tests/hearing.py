@@ -94,6 +94,7 @@ class FakeLoudspeaker:
     is_playing: bool = False
     ducks: list[bool] = field(default_factory=list)
     reference: ReferenceTap = field(default_factory=ReferenceTap)
+    underruns: int = 0
 
     def duck(self) -> None:
         self.ducks.append(True)

@@ -74,6 +74,7 @@ class FakeEars:
 
     is_open: bool = False  # the user speaks on
     overruns: int = 0
+    underruns: int = 0
     commits: int = 0
     told: list[tuple[str, bool]] = field(default_factory=list)
 

@@ -63,7 +63,7 @@ def test_q_ends_it_and_what_was_heard_is_remembered() -> None:
         talk.press("q")
         talk.join()
     assert talk.remembered == [("It", True)]
-    assert talk.ended == SessionEnded(1, talk.ended.latencies, 0, 0, None, None)
+    assert talk.ended == SessionEnded(1, talk.ended.latencies, 0, 0, 0, None, None)
     assert not talk.conversation.interrupted
 
 
@@ -92,11 +92,11 @@ def test_q_in_a_pause_forgets_the_draft() -> None:
     assert (talk.ended.turns, talk.ended.dropped_drafts) == (0, 1)
 
 
-def test_overruns_are_told_at_the_end() -> None:
-    with Talk(FakeEngine([]), ears=FakeEars(overruns=3)) as talk:
+def test_overruns_and_underruns_are_told_at_the_end() -> None:
+    with Talk(FakeEngine([]), ears=FakeEars(overruns=3, underruns=2)) as talk:
         talk.press("q")
         talk.join()
-    assert talk.ended.overruns == 3
+    assert (talk.ended.overruns, talk.ended.underruns) == (3, 2)
 
 
 def test_ctrl_c_interrupts_the_reply_and_twice_ends() -> None:

@@ -70,11 +70,12 @@ def test_voice_that_might_reopen_the_utterance_holds_the_reply_back() -> None:
 def test_what_was_captured_before_the_start_is_passed_over_but_for_its_end() -> None:
     heard = Listening()
     heard.microphone.capture(np.concatenate((voice(40), silence(40), voice(8))))
-    heard.microphone.overruns = 2
+    heard.microphone.overruns = heard.speaker.underruns = 2
     with listening(heard):
         heard.microphone.catch_up()
         heard.microphone.overruns = 5
-        assert heard.listener.overruns == 3
+        heard.speaker.underruns = 3
+        assert (heard.listener.overruns, heard.listener.underruns) == (3, 1)
         heard.hear(voice(10), silence(END))
     (clip,) = heard.clips()
     assert np.count_nonzero(clip.samples) == 18 * 512

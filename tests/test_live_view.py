@@ -83,7 +83,7 @@ EVENTS: list[LiveEvent] = [
     taken("One.", heard=HOSTILE),
     TurnFailed(AudioDeviceError("gone", hint="plug it in")),
     Notice(HOSTILE),
-    SessionEnded(1, (LATENCY,), 0, 0, "trip", "/data/sessions.db"),
+    SessionEnded(1, (LATENCY,), 0, 0, 0, "trip", "/data/sessions.db"),
 ]
 
 
@@ -294,7 +294,7 @@ def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
 
 
 def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> None:
-    show(view, READY, StateChanged("listening"), SessionEnded(1, (LATENCY,), 2, 3, "trip", "/data/s.db"))
+    show(view, READY, StateChanged("listening"), SessionEnded(1, (LATENCY,), 2, 0, 3, "trip", "/data/s.db"))
     view.close()
     shown = "\n".join(tty.screen())
     assert "1 turn\n" in shown
@@ -493,7 +493,7 @@ def test_events_say_what_happened() -> None:
             ReplyDelta("\ud800é"),
             BargeIn("One."),
             TurnFailed(AudioDeviceError("gone", hint="plug it in")),
-            SessionEnded(2, (LATENCY, UNKNOWN), 4, 5, None, None),
+            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None),
         )
     ] == [
         {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
@@ -508,6 +508,7 @@ def test_events_say_what_happened() -> None:
                 "first_audio_ms": {"p50": 712, "p95": 712},
             },
             "overruns": 4,
+            "underruns": 6,
             "dropped_drafts": 5,
             "session": None,
             "store": None,
@@ -526,12 +527,12 @@ def test_a_line_of_latency_says_only_what_is_known() -> None:
 
 def test_the_summary_has_percentiles_by_nearest_rank() -> None:
     latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
-    lines = summary_lines(SessionEnded(100, latencies, 1, 0, "a\x1bb", None))
+    lines = summary_lines(SessionEnded(100, latencies, 1, 2, 0, "a\x1bb", None))
     assert lines == [
         "100 turns",
         "end of speech  p50 0.50 s  p95 0.95 s",
         "first token    p50 1.00 s  p95 1.90 s",
-        "1 overrun of the microphone",
+        "1 overrun of the microphone · 2 underruns of the loudspeaker",
         "session a\\x1bb",
     ]
 

@@ -61,6 +61,7 @@ class Loudspeaker(HeldSpeaker):
     is_playing: bool = False
     is_ducked: bool = False
     reference: ReferenceTap = field(default_factory=ReferenceTap)
+    underruns: int = 0
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         self.is_playing = True

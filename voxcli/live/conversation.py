@@ -122,6 +122,7 @@ class Conversation:
                 len(self._latencies),
                 tuple(self._latencies),
                 self._ears.overruns,
+                self._ears.underruns,
                 self._dropped_drafts,
                 self._memory.session.name,
                 self._memory.place,

@@ -141,7 +141,8 @@ class SessionEnded:
 
     turns: int
     latencies: tuple[Latency, ...]
-    overruns: int
+    overruns: int  # of the microphone: times that its samples were lost
+    underruns: int  # of the loudspeaker: times that it ran dry
     dropped_drafts: int
     session: str | None
     store: str | None  # the file that the session is in

@@ -55,6 +55,9 @@ class Ears(Protocol):
     @property
     def overruns(self) -> int: ...
 
+    @property
+    def underruns(self) -> int: ...
+
     def commit(self) -> bool:
         """Settle the last utterance: it can't be opened again; False while the user speaks on."""
         ...

@@ -53,6 +53,7 @@ class Loudspeaker(Protocol):
     """What the listener needs of `voxcli.live.speaker.OutputSpeaker`."""
 
     reference: ReferenceTap
+    underruns: int
 
     @property
     def is_playing(self) -> bool: ...
@@ -111,7 +112,7 @@ class Listener(threading.Thread):
         self._pending = np.zeros(0, np.float32)  # less than a frame
         self._position = 0  # samples taken from the microphone
         self._captured_at = 0.0  # monotonic seconds, of the sample at `_position`
-        self._overruns_before = 0  # while nobody could listen yet
+        self._overruns_before = self._underruns_before = 0  # while nobody could listen yet
         self._reported = 0  # samples since the level was told
         self._closed = threading.Event()
         self._lock = threading.Lock()  # of the end-pointer and all below: commands come from other threads
@@ -130,6 +131,10 @@ class Listener(threading.Thread):
     @property
     def overruns(self) -> int:
         return self._microphone.overruns - self._overruns_before
+
+    @property
+    def underruns(self) -> int:
+        return self._speaker.underruns - self._underruns_before if self._speaker else 0
 
     def commit(self) -> bool:
         """Settle the last utterance; False while one is open, or the present voice might open it again."""
@@ -179,6 +184,7 @@ class Listener(threading.Thread):
         """Pass over what was captured while the program got ready, but for its end."""
         if self._speaker:
             self._speaker.reference.read()
+            self._underruns_before = self._speaker.underruns
         backlog = list(iter(lambda: self._microphone.read(0), None))
         self._overruns_before = self._microphone.overruns
         left = sum(len(block.samples) for block in backlog)

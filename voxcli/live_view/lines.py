@@ -141,6 +141,7 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
         "turns": ended.turns,
         "latency": {stage: spread(ended.latencies, stage) for stage in STAGES},
         "overruns": ended.overruns,
+        "underruns": ended.underruns,
         "dropped_drafts": ended.dropped_drafts,
         "session": ended.session,
         "store": ended.store,

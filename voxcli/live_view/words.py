@@ -48,7 +48,11 @@ def summary_lines(ended: SessionEnded) -> list[str]:
     for key, name in STAGES.items():
         if shares := spread(ended.latencies, key):
             lines.append(f"{name:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
-    mishaps = {"draft": (ended.dropped_drafts, "dropped"), "overrun": (ended.overruns, "of the microphone")}
+    mishaps = {
+        "draft": (ended.dropped_drafts, "dropped"),
+        "overrun": (ended.overruns, "of the microphone"),
+        "underrun": (ended.underruns, "of the loudspeaker"),
+    }
     told = [f"{_count(number, what)} {how}" for what, (number, how) in mishaps.items() if number]
     if told:
         lines.append(" · ".join(told))
