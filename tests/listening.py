@@ -6,7 +6,7 @@ import numpy as np
 
 from voxcli.audio import AudioClip
 from voxcli.live.endpoint import EndPointer, EndpointSettings
-from voxcli.live.events import EndpointEvent, SpeechEnded
+from voxcli.live.events import EndpointEvent, SpeechEnded, SpeechGoesOn
 
 FRAME = 512
 VOICE, SILENCE = 0.9, 0.05  # probabilities
@@ -50,4 +50,5 @@ def span(clip: AudioClip) -> tuple[int, int]:
 
 
 def kinds(events: Iterable[EndpointEvent]) -> list[type]:
-    return [type(event) for event in events]
+    """Return what happened, but for how long it went on."""
+    return [type(event) for event in events if not isinstance(event, SpeechGoesOn)]

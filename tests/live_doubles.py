@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from voxcli.audio import AudioClip
-from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio, NotSettled
+from voxcli.live.attempt import Answering, AttemptEvent, AttemptOver, FirstAudio, NotPrepared
 from voxcli.live.conversation import Conversation, ConversationOptions
 from voxcli.live.events import (
     EndpointEvent,
@@ -168,7 +168,7 @@ class Talk:
         self._position = 0
         self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
 
-    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver | NotSettled) -> None:
+    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver | NotPrepared) -> None:
         self.inbox.put(inbound)
         self.attempts_over += isinstance(inbound, AttemptOver)
 
@@ -270,7 +270,7 @@ class Talk:
 
 
 @dataclass
-class StuckEngine:
+class StuckEngine(Engine):
     """An engine that stops before each delta until it is let go on; notes how many replies run at once."""
 
     replies: list[list[str]]
@@ -301,9 +301,6 @@ class StuckEngine:
 
     def wait_until_asked(self) -> None:
         assert self.begun.acquire(timeout=PATIENCE_SECONDS)
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         pass

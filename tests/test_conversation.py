@@ -14,6 +14,7 @@ from voxcli.live.conversation import ConversationOptions
 from voxcli.live.events import (
     BargeIn,
     Notice,
+    SpeechGoesOn,
     SpeechTooLong,
     StateChanged,
     TurnFailed,
@@ -108,6 +109,18 @@ def test_nothing_is_read_ahead_while_somebody_waits_for_an_answer() -> None:
         pass
     answering.finish()
     assert engine.settled == []
+    assert len(engine.asked) == 1
+
+
+def test_an_engine_may_begin_on_what_is_still_being_said() -> None:
+    engine = FakeEngine([["One."]])
+    with Talk(engine) as talk:
+        talk.started()
+        talk.put(Heard(SpeechGoesOn(clip_of(80_000)), 0.0))
+        talk.until(lambda: bool(engine.heard))
+        talk.finished()
+        talk.journal.wait_for(TurnTaken)
+    assert [len(clip.samples) for clip in engine.heard] == [80_000]
     assert len(engine.asked) == 1
 
 

@@ -7,7 +7,7 @@ from tests.listening import END_FRAMES, FRAME, MIN_SPEECH_FRAMES, PAUSE_FRAMES, 
 from voxcli.audio import SAMPLE_RATE
 from voxcli.errors import ConfigError
 from voxcli.live.endpoint import EndPointer, EndpointSettings
-from voxcli.live.events import SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
+from voxcli.live.events import SpeechEnded, SpeechGoesOn, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
 
 # One utterance.
 
@@ -313,6 +313,16 @@ def test_a_flush_is_for_good_and_ends_only_what_is_open() -> None:
 
 
 # The limit.
+
+
+def test_a_long_utterance_is_told_while_it_grows() -> None:
+    listening = Listening()
+    listening.hear(SILENCE, 40)
+    listening.hear(VOICE, 400)
+    grown = [event.clip for event in listening.events if isinstance(event, SpeechGoesOn)]
+    assert [round(clip.seconds, 1) for clip in grown] == [5.0, 10.0]
+    ended = listening.utterance()
+    assert all(np.array_equal(clip.samples, ended.clip.samples[: len(clip.samples)]) for clip in grown)
 
 
 def test_an_utterance_ends_at_its_limit_and_the_next_one_follows_on() -> None:

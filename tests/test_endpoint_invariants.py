@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from tests.listening import FRAME, SILENCE, VOICE, Listening, span
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.live.endpoint import EndPointer, EndpointSettings
-from voxcli.live.events import EndpointEvent, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
+from voxcli.live.events import (
+    EndpointEvent,
+    SpeechEnded,
+    SpeechGoesOn,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechTooLong,
+)
 
 
 def samples(ms: int) -> int:
@@ -27,6 +35,7 @@ class Witness:
         self.silence_ms = settings.min_silence_ms
         self.first = 0  # sample of the utterance's clips
         self.start = 0
+        self.pieces = 0  # of five seconds, told of this utterance
         self.warnings = 0
         self.clips: list[tuple[int, int]] = []  # whole utterances; the last one may be open again
 
@@ -71,6 +80,11 @@ class Witness:
                     self._check_clip(clip, last_voiced)
                     assert self.listening.position - last_voiced >= samples(self.settings.draft_silence_ms)
                     self.state = "paused"
+                case SpeechGoesOn(clip):
+                    assert self.state == "open"
+                    assert len(clip.samples) == self.listening.position - self.first
+                    assert len(clip.samples) // samples(5000) > self.pieces
+                    self.pieces = len(clip.samples) // samples(5000)
                 case SpeechResumed(at):
                     self._resumed(at)
                 case SpeechEnded(clip, last_voiced, at):
@@ -87,6 +101,7 @@ class Witness:
         assert self.state in {"none", "ended"}
         earliest = max(start - samples(self.settings.pre_roll_ms), self.clips[-1][1] if self.clips else 0)
         self.first, self.start, self.state, self.warnings = earliest, start, "open", 0
+        self.pieces = 0
         self.silence_ms = self.settings.min_silence_ms
         if not self.held:
             run = next(run for run in self._runs() if run[0] == start)

@@ -20,7 +20,7 @@ from voxcli.live.inbound import Inbound
 from voxcli.live.listener import Listener
 from voxcli.live.speaker import ReferenceTap
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 
@@ -32,7 +32,7 @@ OPEN_FILES, MEMORY_PAGES = Path("/proc/self/fd"), Path("/proc/self/statm")
 
 
 @dataclass
-class BriefEngine:
+class BriefEngine(Engine):
     """Says the same each time and keeps nothing."""
 
     name: str = "brief"
@@ -46,9 +46,6 @@ class BriefEngine:
         yield "Yes. "
         yield "No."
         return PassReport(1, 10, 0, 2)
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         pass

@@ -81,7 +81,7 @@ def deltas_of(text: str, size: int) -> list[str]:
 
 
 @dataclass
-class WatchedEngine:
+class WatchedEngine(Engine):
     """Yields deltas, does something before each, and remembers that it was closed."""
 
     deltas: list[str]
@@ -104,9 +104,6 @@ class WatchedEngine:
         finally:
             self.closed = True
         return PassReport(1, 10, 0, count)
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         pass

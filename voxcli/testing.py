@@ -8,11 +8,11 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(Engine):
     """An engine that is queued with replies: each a list of deltas, or an error to raise."""
 
     replies: list[Iterable[str] | Exception]
@@ -20,6 +20,7 @@ class FakeEngine:
     model: str = "fake"
     asked: list[tuple[Session, Utterance]] = field(default_factory=list)
     settled: list[Session] = field(default_factory=list)
+    heard: list[AudioClip] = field(default_factory=list)
     before_delta: Callable[[int], object] = lambda _: None
 
     def reply(
@@ -40,6 +41,9 @@ class FakeEngine:
 
     def settle(self, session: Session) -> None:
         self.settled.append(session)
+
+    def listen(self, clip: AudioClip) -> None:
+        self.heard.append(clip)
 
     def close(self) -> None:
         pass

@@ -84,12 +84,19 @@ class Engine(Protocol):
         ...
 
     def settle(self, session: Session) -> None:
-        """Read ahead what the next prompt will begin with; nobody waits for it.
+        """Read ahead what the next prompt will begin with; called after a turn, while nobody waits.
 
-        Called after a turn, never while a reply is under way. An engine that keeps nothing between
-        turns does nothing.
+        Never called while a reply is under way, and neither is `listen`. An engine that keeps nothing
+        between turns does nothing.
         """
-        ...
+        del session  # so that this is no abstract method
+
+    def listen(self, clip: AudioClip) -> None:
+        """Begin on a long utterance that goes on; `clip` is all of it so far, and how the next will begin.
+
+        An engine that takes an utterance as a whole does nothing.
+        """
+        del clip
 
     def close(self) -> None: ...
 

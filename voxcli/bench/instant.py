@@ -29,7 +29,7 @@ from voxcli.live.recovery import AudioDevices
 from voxcli.live_view.lines import JsonLiveView
 from voxcli.memory import Memory
 from voxcli.session import Session
-from voxcli.turn import PassReport, SpeechOutput, Utterance
+from voxcli.turn import Engine, PassReport, SpeechOutput, Utterance
 from voxcli.vad import Detector
 
 READ_SECONDS = 0.1
@@ -37,7 +37,7 @@ COPIED = 0.003  # -50 dBFS: fainter blocks are not played, so that each sound fi
 
 
 @dataclass
-class InstantEngine:
+class InstantEngine(Engine):
     """Implements `voxcli.turn.Engine`: says one word at once."""
 
     name: str = "instant"
@@ -51,9 +51,6 @@ class InstantEngine:
     ) -> Generator[str, None, PassReport]:
         yield "Yes."
         return PassReport(model_passes=1, prompt_tokens=1, cached_tokens=0, reply_tokens=1)
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         pass

@@ -21,7 +21,7 @@ import numpy as np
 from voxcli.audio import AudioClip
 from voxcli.errors import ModelError, missing_extra
 from voxcli.session import Session, Turn
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 LIBRARIES = ("faster_whisper", "xllamacpp")
 # More history makes a model of this size worse: of 32 questions in one conversation it answered 24
@@ -62,7 +62,7 @@ class TextModel(Protocol):
     def read_ahead(self, beginning: str) -> None: ...
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(Engine):
     """Implements `voxcli.turn.Engine` with a recognizer and a text model."""
 
     name = "embedded"

@@ -19,7 +19,7 @@ from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 try:  # whoever imports this engine without its packages gets the error with the hint
     import torch
@@ -34,7 +34,7 @@ except ImportError as error:
 Notice = Callable[[str], None]
 
 
-class VoxtralEngine:
+class VoxtralEngine(Engine):
     """Implements `voxcli.turn.Engine` with a Voxtral checkpoint."""
 
     name = "voxtral"
@@ -153,9 +153,6 @@ class VoxtralEngine:
                 if delta := text.add(token_id):
                     yield delta
         return PassReport(self._calls.passes, prompt_tokens=len(ids), cached_tokens=0, reply_tokens=reply_tokens)
-
-    def settle(self, session: Session) -> None:
-        """Do nothing: the cache of a reply is dropped with it."""
 
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from voxcli.audio import AudioClip
+from voxcli.live.events import Latency
 from voxcli.session import Session
 from voxcli.turn import (
     Engine,
@@ -64,6 +65,21 @@ class Attempt:
         self.state = "dropped"
         self.stop()
 
+    def latency(self, timings: Timings) -> Latency:
+        """Return what its turn took, by what `run_turn` says and what was noted here."""
+
+        def since_voice(moment: float | None) -> float | None:
+            return None if moment is None else 1000 * (moment - self.last_voiced_at)
+
+        token_seconds = timings.first_token_seconds
+        return Latency(
+            since_voice(self.ended_at),
+            since_voice(None if token_seconds is None else self.began_at + token_seconds),
+            since_voice(self.first_audio_at),
+            "used" if self.was_draft else "dropped" if self.dropped_drafts else "none",
+            self.dropped_drafts,
+        )
+
 
 @dataclass(frozen=True)
 class AttemptEvent:
@@ -92,13 +108,13 @@ class AttemptOver:
 
 
 @dataclass(frozen=True)
-class NotSettled:
-    """The engine could not read the session ahead; the next reply will be slower, or fail likewise."""
+class NotPrepared:
+    """The engine could not work ahead of the next reply, which will be slower, or fail likewise."""
 
     error: Exception
 
 
-Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotSettled], None]
+Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotPrepared], None]
 
 
 class Gate:
@@ -159,15 +175,19 @@ class Answering(threading.Thread):
         self._output = speech
         self._commit = commit
         self._post = post
-        self._waiting: SimpleQueue[tuple[Attempt | None, Session] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def begin(self, attempt: Attempt, session: Session) -> None:
         """Queue an attempt; it starts as soon as the one before is over."""
-        self._waiting.put((attempt, session))
+        self._waiting.put(lambda: self._answer(attempt, session))
 
     def settle(self, session: Session) -> None:
         """Let the engine read the session ahead, unless there is something to answer."""
-        self._waiting.put((None, session))
+        self._waiting.put(lambda: self._prepare(lambda: self.engine.settle(session)))
+
+    def listen(self, clip: AudioClip) -> None:
+        """Let the engine begin on an utterance that goes on, unless there is something to answer."""
+        self._waiting.put(lambda: self._prepare(lambda: self.engine.listen(clip)))
 
     def finish(self) -> None:
         """Return when all that was begun is over; to stop it is the caller's part."""
@@ -175,25 +195,25 @@ class Answering(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        for attempt, session in iter(self._waiting.get, None):
-            if attempt:
-                self._post(AttemptOver(attempt, self._answer(attempt, session)))
-            elif self._waiting.empty():
-                self._read_ahead(session)
+        for work in iter(self._waiting.get, None):
+            work()
 
-    def _answer(self, attempt: Attempt, session: Session) -> Exception | None:
+    def _answer(self, attempt: Attempt, session: Session) -> None:
+        error = None
         try:
             for event in self._events(attempt, session):
                 self._post(AttemptEvent(attempt, event))
-        except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
-            return error
-        return None
+        except Exception as failure:  # noqa: BLE001 - raised again by whoever takes it
+            error = failure
+        self._post(AttemptOver(attempt, error))
 
-    def _read_ahead(self, session: Session) -> None:
+    def _prepare(self, work: Callable[[], None]) -> None:
+        if not self._waiting.empty():  # it would keep somebody waiting
+            return
         try:
-            self.engine.settle(session)
+            work()
         except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
-            self._post(NotSettled(error))
+            self._post(NotPrepared(error))
 
     def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:
         if attempt.interrupt.is_set():  # before it could begin: no pass is spent on it
@@ -220,7 +240,7 @@ def unanswered(utterance: Utterance) -> TurnEnded:
 
 
 @dataclass
-class _Repeating:
+class _Repeating(Engine):
     """Implements `voxcli.turn.Engine` by saying the session's last reply again, as far as it was heard."""
 
     name: str = "repeat"
@@ -234,9 +254,6 @@ class _Repeating:
     ) -> Generator[str, None, PassReport]:
         yield next((turn.reply for turn in reversed(session.turns) if turn.reply), "")
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         pass

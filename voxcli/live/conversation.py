@@ -20,16 +20,16 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from voxcli.errors import VoxError
-from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio, NotSettled
+from voxcli.live.attempt import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio, NotPrepared
 from voxcli.live.events import (
     BargeIn,
-    DraftUse,
     EndpointEvent,
     Latency,
     LiveEvent,
     Notice,
     SessionEnded,
     SpeechEnded,
+    SpeechGoesOn,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
@@ -42,7 +42,7 @@ from voxcli.live.events import (
 from voxcli.live.inbound import Crashed, Ears, Forgotten, Heard, Inbound, Interrupt
 from voxcli.live.keys import Key
 from voxcli.memory import Memory
-from voxcli.turn import Event, Timings, TurnEnded, Utterance
+from voxcli.turn import Event, TurnEnded, Utterance
 
 SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
@@ -152,9 +152,9 @@ class Conversation:
                 self._ctrl_c()
             case Key():
                 self._press(inbound)
-            case NotSettled(VoxError() as error):
+            case NotPrepared(VoxError() as error):
                 self._show(Notice(error.message))
-            case Crashed(error) | NotSettled(error):
+            case Crashed(error) | NotPrepared(error):
                 raise error
             case _:
                 self._show(inbound)
@@ -202,6 +202,8 @@ class Conversation:
                 self._dropped_of_turn = 0
             case SpeechPaused() if self._options.drafts:
                 self._begin(Attempt(Utterance(event.clip), last_voiced_at))
+            case SpeechGoesOn():
+                self._answering.listen(event.clip)
             case SpeechResumed():
                 self._drop()
                 self._hearing = True
@@ -295,7 +297,7 @@ class Conversation:
             self._memory.remember(ended, self._answering.engine)
         except VoxError as error:
             self._show(TurnFailed(error))
-        latency = _latency(attempt, ended.timings)
+        latency = attempt.latency(ended.timings)
         self._latencies.append(latency)
         self._show(TurnTaken(ended, self._memory.turn_number, latency, attempt.utterance.clip))
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
@@ -383,18 +385,3 @@ class Conversation:
 
     def _ask(self, attempt: Attempt) -> None:
         self._release(self._begin(attempt), attempt.last_voiced_at)
-
-
-def _latency(attempt: Attempt, timings: Timings) -> Latency:
-    def since_voice(moment: float | None) -> float | None:
-        return None if moment is None else 1000 * (moment - attempt.last_voiced_at)
-
-    token_seconds = timings.first_token_seconds
-    draft: DraftUse = "used" if attempt.was_draft else "dropped" if attempt.dropped_drafts else "none"
-    return Latency(
-        since_voice(attempt.ended_at),
-        since_voice(None if token_seconds is None else attempt.began_at + token_seconds),
-        since_voice(attempt.first_audio_at),
-        draft,
-        attempt.dropped_drafts,
-    )

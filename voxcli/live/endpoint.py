@@ -24,12 +24,21 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.errors import ConfigError
-from voxcli.live.events import EndpointEvent, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
+from voxcli.live.events import (
+    EndpointEvent,
+    SpeechEnded,
+    SpeechGoesOn,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechTooLong,
+)
 from voxcli.live.gate import VoiceGate
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 GAP_MS = 40  # unvoiced, within speech: one frame of 32 ms does not break it, two do
 RESUME_MS = 50  # voiced, in an open utterance: two frames are speech again, one is a blip
+PIECE_SECONDS = 5.0  # by which an utterance grows until that is told; the window of an audio encoder is 30 s
 WARNING_SECONDS = 10.0  # before the limit of an utterance; a quarter of it where that is less
 
 
@@ -207,8 +216,15 @@ class EndPointer:
     def _follow(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
         events = self._follow_speech(utterance, self._burst) if self._burst else self._follow_silence(utterance)
         if utterance.ended_at is None:
-            events += self._near_limit(utterance, frame_samples)
+            events += self._grown(utterance) + self._near_limit(utterance, frame_samples)
         return events
+
+    def _grown(self, utterance: "_Utterance") -> list[EndpointEvent]:
+        pieces = int(len(self._tape) / (PIECE_SECONDS * SAMPLE_RATE))
+        if utterance.paused or pieces <= utterance.pieces:
+            return []
+        utterance.pieces = pieces
+        return [SpeechGoesOn(self._tape.clip())]
 
     def _follow_speech(self, utterance: "_Utterance", burst: "_Burst") -> list[EndpointEvent]:
         if burst.voiced < RESUME_MS * SAMPLES_PER_MS:
@@ -277,6 +293,7 @@ class _Utterance:
     silence_ms: int  # that ends it
     held: bool = False  # silence does not end it
     paused: bool = False  # its pause was told
+    pieces: int = 0  # of its audio, told
     warned: bool = False
     ended_at: int | None = None
 

@@ -34,6 +34,13 @@ class SpeechPaused:
 
 
 @dataclass(frozen=True)
+class SpeechGoesOn:
+    """An utterance has grown long: an engine that takes audio in pieces may begin on it."""
+
+    clip: AudioClip  # the utterance so far, pre-roll included: how its clip will begin
+
+
+@dataclass(frozen=True)
 class SpeechResumed:
     """Speech goes on after `SpeechPaused` or `SpeechEnded`: the same utterance is open again."""
 
@@ -56,7 +63,7 @@ class SpeechTooLong:
     seconds: float
 
 
-EndpointEvent = SpeechStarted | SpeechPaused | SpeechResumed | SpeechEnded | SpeechTooLong
+EndpointEvent = SpeechStarted | SpeechPaused | SpeechGoesOn | SpeechResumed | SpeechEnded | SpeechTooLong
 
 
 # What views show beside the events of a turn (`voxcli.turn`).

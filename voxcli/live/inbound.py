@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from voxcli.live.attempt import AttemptEvent, AttemptOver, FirstAudio, NotSettled
+from voxcli.live.attempt import AttemptEvent, AttemptOver, FirstAudio, NotPrepared
 from voxcli.live.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.live.keys import Key
 
@@ -44,7 +44,7 @@ Inbound = (
     | AttemptEvent
     | FirstAudio
     | AttemptOver
-    | NotSettled
+    | NotPrepared
     | Forgotten
 )
 
