@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from voxcli.audio import AudioClip
-from voxcli.engines.decoder import audio_tokens_per_window
+from voxcli.engines.windows import audio_tokens_per_window
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
 
