@@ -215,7 +215,7 @@ def test_a_watched_method_is_itself_again_afterwards() -> None:
 def test_a_random_model_answers_in_finite_numbers() -> None:
     model = random_model.open_model("random:tiny", "cpu")
     conversation = script.Script.of(model.config, reply_tokens=8)
-    features = contenders.front_end(model.config).features(conversation.clip())
+    features = contenders.front_end(model.config).features(next(conversation.clips()))
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([conversation.prompt(2)]), input_features=features).logits
     assert bool(torch.isfinite(logits).all())
@@ -240,7 +240,7 @@ def test_the_conversation_has_the_layout_of_a_real_one() -> None:
     tokenizer: Tokenizer = Digits()
     placeholder, reply = (b"".join(map(tokenizer.token_bytes, ids)).decode() for ids in (first[2:22], first[23:28]))
     turn = Turn(placeholder, reply, interrupted=False)
-    written = PromptWriter(tokenizer).write(Session(turns=(turn,)), Utterance(conversation.clip()), 375)
+    written = PromptWriter(tokenizer).write(Session(turns=(turn,)), Utterance(next(conversation.clips())), 375)
     assert conversation.prompt(2) == written
     assert len(conversation.prompt(1)) == 379
     assert conversation.finished(9) == conversation.finished(10)[: len(conversation.finished(9))]

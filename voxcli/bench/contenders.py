@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 import transformers
 
+from voxcli.audio import AudioClip
 from voxcli.bench.floors import synchronize
 from voxcli.bench.script import Script
 from voxcli.bench.watches import Forward
@@ -71,7 +72,7 @@ class Voxcli:
         self._model, self._script = model, script
         self._capacity = len(script.prompt(turns)) + 2 * script.reply_tokens + CAPACITY_SPARE
         self._sampling = Sampling(script.reply_tokens, frozenset())
-        self._clip = script.clip()
+        self._clips = script.clips()
         self._front_end = front_end(model.config)
         self._decoder: Decoder | None = None
 
@@ -81,10 +82,11 @@ class Voxcli:
     def turn(self, number: int) -> Measured:
         decoder, device = self._decoder, self._model.device.type
         assert decoder, "prepare comes first"  # noqa: S101 - for the type checker
+        clip = next(self._clips)
         decoder.prefill(self._script.finished(number - 1))
         synchronize(device)
         started = time.perf_counter()
-        features = self._front_end.features(self._clip)
+        features = self._front_end.features(clip)
         fed = decoder.prefill(self._script.prompt(number), features)
         tokens = [time.perf_counter() - started for _ in decoder.stream(self._sampling, threading.Event())]
         ended = time.perf_counter()
@@ -117,17 +119,17 @@ class Generate:
     def __init__(self, model: Any, script: Script) -> None:
         self._model, self._script = model, script
         self._options: dict[str, Any] = {}  # for `generate`
-        self._clip = script.clip()
+        self._clips = script.clips()
         self._front_end = front_end(model.config)
 
     def prepare(self) -> None:
         """Do nothing: there is nothing that is kept."""
 
     def turn(self, number: int) -> Measured:
-        ids = self._script.prompt(number)
+        ids, clip = self._script.prompt(number), next(self._clips)
         synchronize(self._model.device.type)
         started = time.perf_counter()
-        features = self._features()
+        features = self._features(clip)
         reply = self._generate(ids, features, self._script.reply_tokens)
         return Measured(started, since(started, reply), time.perf_counter() - started, len(ids), 0)
 
@@ -137,8 +139,8 @@ class Generate:
     def close(self) -> None:
         """Do nothing: there is nothing that was kept."""
 
-    def _features(self) -> torch.Tensor:
-        return self._front_end.features(self._clip).to(self._model.device, self._model.dtype)
+    def _features(self, clip: AudioClip) -> torch.Tensor:
+        return self._front_end.features(clip).to(self._model.device, self._model.dtype)
 
     def _generate(self, ids: Sequence[int], features: torch.Tensor, tokens: int) -> list[float]:
         """Return when each token came, by perf_counter."""
@@ -182,13 +184,16 @@ class TwoPasses(Generate):
     about: ClassVar[str] = "transformers as in `generate`, then a second pass over the audio that transcribes"
 
     def turn(self, number: int) -> Measured:
-        ids, again = self._script.prompt(number), self._script.transcription()
+        ids, again, clip = self._script.prompt(number), self._script.transcription(), next(self._clips)
         synchronize(self._model.device.type)
         started = time.perf_counter()
-        reply = self._generate(ids, self._features(), self._script.reply_tokens)
-        self._generate(again, self._features(), self._script.transcript_tokens)
+        reply = self._generate(ids, self._features(clip), self._script.reply_tokens)
+        self._generate(again, self._features(clip), self._script.transcript_tokens)
         total = time.perf_counter() - started
         return Measured(started, since(started, reply), total, len(ids) + len(again), 0)
+
+    def forward(self) -> None:
+        """Return nothing: its loop is that of `generate`."""
 
 
 def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Contender]]:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-import transformers
 
 from voxcli.bench.contenders import NAMES, Contender, Measured, TwoPasses, all_of, free_memory
 from voxcli.bench.floors import Floors, floors, measure
@@ -70,6 +69,11 @@ def bench(model: str, device: str, plan: Plan, command: str, note: Callable[[str
     """
     name = model or default_model(device)
     note(f"{name} ...")
+    with _quiet():
+        return _bench(name, device, plan, command, note)
+
+
+def _bench(name: str, device: str, plan: Plan, command: str, note: Callable[[str], None]) -> dict[str, Any]:
     opened = open_model(name, device)
     kind, parameters = opened.device.type, opened.num_parameters()
     plan = replace(plan, samples=plan.samples or (CPU_SAMPLES if kind == "cpu" else GPU_SAMPLES))
@@ -120,8 +124,7 @@ def run(model: Any, plan: Plan, note: Callable[[str], None]) -> list[Standing]:
     for name in (name for name in contenders if name in plan.only):
         note(f"{name} ...")
         standing = Standing(name)
-        with _quiet():
-            _measure(contenders[name], standing, model, plan)
+        _measure(contenders[name], standing, model, plan)
         if standing.failure:
             note(f"{name} failed: {standing.failure}")
         standings.append(standing)
@@ -237,15 +240,11 @@ def _ratio(measured: Sequence[Measured], other: Sequence[Measured]) -> float | N
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep advice for programmers from the terminal."""
-    transformers_logging: Any = transformers.utils.logging
-    before, compiler = transformers_logging.get_verbosity(), logging.getLogger("torch")
-    level = compiler.level
-    transformers_logging.set_verbosity_error()
-    compiler.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        compiler.setLevel(level)
-        transformers_logging.set_verbosity(before)
+        logging.disable(before)

@@ -6,7 +6,9 @@ It has the layout of `voxcli.engines.prompt`, without a tokenizer: text is rando
 words cost. It knows no model but its configuration.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -62,9 +64,15 @@ class Script:
         """Return the prompt that asks for the words of the clip, as Voxtral's processor writes it."""
         return [BEGIN, USER, *self._audio(), USER_END, *range(CONTROL_IDS, CONTROL_IDS + LANGUAGE_TOKENS), TRANSCRIBE]
 
-    def clip(self) -> AudioClip:
-        """Return a clip that is as long as a short question: noise, which costs what speech costs."""
-        samples = np.random.default_rng(self.seed).normal(0.0, 0.1, round(CLIP_SECONDS * SAMPLE_RATE))
+    def clips(self) -> Iterator[AudioClip]:
+        """Give clips without end, each as long as a short question: noise, which costs what speech costs.
+
+        No two are alike: what was encoded once may be kept, and nobody says the same twice.
+        """
+        return (self._clip(number) for number in count())
+
+    def _clip(self, number: int) -> AudioClip:
+        samples = np.random.default_rng((self.seed, number)).normal(0.0, 0.1, round(CLIP_SECONDS * SAMPLE_RATE))
         return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
 
     def _audio(self) -> list[int]:
