@@ -200,7 +200,7 @@ class Decoder:
             raise ModelError(f"a prompt of {len(ids)} tokens and a reply don't fit into a cache of {self.capacity}")
         return int(config.audio_token_id)
 
-    def _embeddings(self, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> torch.Tensor:
+    def _embeddings(self, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:
         """Return embeddings, (n, hidden), those of the clip in place of `[AUDIO]`."""
         device = self._text.device
         embeddings = self._text.embed(torch.tensor(list(ids), device=device))
@@ -214,11 +214,12 @@ class _Reading:
     """A token id on its way from the device; `value` waits for it, and for nothing that was begun after it."""
 
     def __init__(self, token: torch.Tensor) -> None:
-        self._token, self._done = token, None
+        self._token = token
+        self._done: Any = None
         if token.is_cuda:
             self._token = torch.empty(1, 1, dtype=token.dtype, pin_memory=True)
             self._token.copy_(token, non_blocking=True)
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
     def value(self) -> int:
