@@ -25,6 +25,7 @@ class Cache:
         capacity: int,
         dtype: torch.dtype,
         device: torch.device,
+        smallest_bucket: int = SMALLEST_BUCKET,
     ) -> None:
         """Allocate room for `capacity` tokens.
 
@@ -32,6 +33,7 @@ class Cache:
         zero, and zero times a NaN that was left in memory would be NaN.
         """
         self.capacity = capacity
+        self._smallest_bucket = smallest_bucket
         self.memory = torch.zeros(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device)
         self.layers = self.memory.unbind()  # (2, kv_heads, capacity, head_dim) each
         self.tokens: list[int] = []
@@ -57,7 +59,7 @@ class Cache:
 
     def bucket(self, length: int) -> int:
         """Return the smallest length of a view that holds so many tokens: 1k, 2k, 4k, ... or all."""
-        size = SMALLEST_BUCKET
+        size = self._smallest_bucket
         while size < length:
             size *= 2
         return min(size, self.capacity)

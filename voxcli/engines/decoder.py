@@ -7,13 +7,17 @@ It knows nothing of text, turns or samples, and needs torch alone.
 """
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from voxcli.engines import compiling, quantization
+from voxcli.engines.cache import SMALLEST_BUCKET, Cache
+from voxcli.engines.capture import CapturedPass, CudaGraphs, Progress, Record
 from voxcli.engines.llama import Llama
 from voxcli.engines.sampling import Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
@@ -38,11 +42,12 @@ class Decoder:
     One call at a time: a decoder is not for several threads at once.
     """
 
-    def __init__(self, model: Any, *, capacity: int) -> None:
+    def __init__(self, model: Any, *, capacity: int, smallest_bucket: int = SMALLEST_BUCKET) -> None:
         """Take the model over and allocate the cache.
 
         Args:
             capacity: most tokens of prompt and reply that are ever cached.
+            smallest_bucket: of the cache, in tokens; each further one is twice as large.
 
         Raises:
             ModelError: the model has parts that `llama.Llama` does not compute.
@@ -50,9 +55,13 @@ class Decoder:
         self._model = model
         self._text = Llama(model)
         self._encoder = WindowEncoder(model)
-        self._cache = self._text.allocate(capacity)
+        self._smallest_bucket = smallest_bucket
+        self._cache = self._allocated(capacity)
         self._clips = count(1)
         self._on_gpu = self.device == "cuda"
+        self._captured: CapturedPass | None = None
+        self._capture: Callable[[], CapturedPass | None] = lambda: None
+        self._warm_capacity = 0
         self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
         self.generations = 0  # streams begun
 
@@ -75,12 +84,58 @@ class Decoder:
         """Make the cache as large as that; where it is not already, what is cached is dropped."""
         if capacity != self.capacity:
             self._last, before = None, self.capacity
+            self._captured, self._encoder.encode_window = None, self._encoder.plainly  # it points into the cache
             del self._cache  # before the new one is there: both together may not fit
             try:
-                self._cache = self._text.allocate(capacity)
+                self._cache = self._allocated(capacity)
             except (RuntimeError, MemoryError):
-                self._cache = self._text.allocate(before)
+                self._cache = self._allocated(before)
                 raise
+            if capacity == self._warm_capacity:
+                self._captured = self._capture()
+
+    def warm_up(
+        self,
+        sampling: Sampling,
+        *,
+        notice: Callable[[str], None] = lambda _: None,
+        progress: Progress = lambda _done, _total: None,
+        folder: Path | None = None,
+        recorder: Callable[[], Record] | None = None,
+    ) -> None:
+        """Compile and capture what a turn computes, where that pays; what is cached is dropped.
+
+        Replies that are chosen with `sampling`, and caches of this capacity, profit from it.
+
+        Args:
+            notice: told what takes long, or goes wrong and makes voxcli slower.
+            progress: told how much is captured.
+            folder: voxcli's cache folder, where compiled kernels are kept; None for torch's own.
+            recorder: makes what captures; without, CUDA graphs on a CUDA device, and nothing elsewhere.
+        """
+        recorder = recorder or (CudaGraphs if self._on_gpu else None)
+        if recorder is None:
+            return
+        layer = None
+        if compiling.is_possible(self.device):
+            notice("compiling the decode step: minutes at the first start, seconds later")
+            layer = compiling.compiled(self._text, self._cache, folder, notice)
+        self._capture = lambda: CapturedPass(
+            self._text,
+            self._cache,
+            Chooser(sampling, self._text.device),
+            self._encoder,
+            recorder(),
+            progress,
+            layer,
+        )
+        self.rewind(0)
+        self._warm_capacity, self._captured = self.capacity, self._capture()
+
+    def quantize(self, form: quantization.Format) -> list[str]:
+        """Keep the large matrices of the text model in 8 bits; `quantization.quantize`. To be done before `warm_up`."""
+        self.rewind(0)
+        return quantization.quantize(self._text, form)
 
     def listen(self, features: torch.Tensor) -> None:
         """Encode windows of a clip that is not over; `prefill` does not encode again those that stay the same.
@@ -126,7 +181,7 @@ class Decoder:
         for chunk in embeddings.split(CHUNK_TOKENS):
             if interrupt and interrupt.is_set():
                 return fed
-            last = self._text.prefill(chunk, start, self._cache)
+            last = self._feed(chunk, start)
             self._cache.extend(tokens[start : start + len(chunk)])
             start += len(chunk)
         self._last = last
@@ -149,7 +204,7 @@ class Decoder:
         if self._last is None:
             raise RuntimeError("nothing was prefilled to decode from")
         self.generations += 1
-        chooser, ahead = Chooser(sampling, self._text.device), self._on_gpu
+        chooser, ahead = self._chooser(sampling), self._on_gpu
         with torch.inference_mode():  # not around a yield: it would hold for the caller as well
             token = chooser.choose(self._text.head(self._last))
         self._last = None
@@ -177,17 +232,35 @@ class Decoder:
 
     def close(self) -> None:
         """Let the model go, and what was allocated for it."""
+        self._last = self._captured = None
+        self._capture = lambda: None
         del self._model, self._text, self._encoder, self._cache
-        self._last = None
 
     @torch.inference_mode()
     def _next(self, token: torch.Tensor, chooser: Chooser) -> torch.Tensor:
         """Feed the token that comes after the cached ones; return the one after it, (1, 1)."""
         place = self._cache.length
+        if self._captured:
+            return self._captured.next(token, place, chooser)
         # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
         extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
         position = self._text.position(place)
         return chooser.choose(self._text.step(token, position, self._cache, extent, masked=self._on_gpu))
+
+    def _allocated(self, capacity: int) -> Cache:
+        return self._text.allocate(capacity, self._smallest_bucket)
+
+    def _feed(self, embeddings: torch.Tensor, start: int) -> torch.Tensor:
+        """Feed embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,)."""
+        last = self._captured.prefill(embeddings, start) if self._captured else None
+        return self._text.prefill(embeddings, start, self._cache) if last is None else last
+
+    def _chooser(self, sampling: Sampling) -> Chooser:
+        """Return what chooses the tokens of a reply that begins now: the captured one, if it does so in this way."""
+        if self._captured and self._captured.chooser.is_alike(sampling):
+            self._captured.chooser.begin(sampling.seed)
+            return self._captured.chooser
+        return Chooser(sampling, self._text.device)
 
     def _check(self, ids: Sequence[int], features: torch.Tensor | None) -> int:
         """Return the id of `[AUDIO]`."""
@@ -214,7 +287,7 @@ class _Reading:
     """A token id on its way from the device; `value` waits for it, and for nothing that was begun after it."""
 
     def __init__(self, token: torch.Tensor) -> None:
-        self._token = token
+        self._token = token.clone() if token.device.type == "cpu" else token  # the next one may take its place
         self._done: Any = None
         if token.is_cuda:
             self._token = torch.empty(1, 1, dtype=token.dtype, pin_memory=True)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from voxcli.engines.cache import Cache
+from voxcli.engines import attention
+from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
 
 STATIC_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # the rest change with the length of the prompt
@@ -47,13 +48,15 @@ class Llama:
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = config.head_dim
         self.dtype, self.device = text.embed_tokens.weight.dtype, text.embed_tokens.weight.device
-        self._text, self._model = text, model
+        self.modules, self._model = text, model  # transformers' own
         self._norm = text.norm.weight, float(text.norm.variance_epsilon)
         for layer in text.layers:
             fuse(layer.self_attn, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
         self.refresh()
         self._rotation = self._positions = torch.empty(0)
+        shape = self.heads, self.kv_heads, self.head_dim
+        self.attention = attention.best(*shape, self.dtype, self.device)  # of `prefill_anywhere`
 
     def refresh(self) -> None:
         """Look the modules up again, after some were replaced (by quantized ones, for example)."""
@@ -66,10 +69,10 @@ class Llama:
                 layer.mlp.gate_up_proj,
                 layer.mlp.down_proj,
             )
-            for layer in self._text.layers
+            for layer in self.modules.layers
         ]
 
-    def allocate(self, capacity: int) -> Cache:
+    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET) -> Cache:
         """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions."""
         self._positions = torch.arange(capacity, device=self.device)
         self._rotation = self._rotations(self._positions)
@@ -80,11 +83,12 @@ class Llama:
             capacity=capacity,
             dtype=self.dtype,
             device=self.device,
+            smallest_bucket=smallest_bucket,
         )
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings, (n, hidden), of ids, (n,)."""
-        embedded: torch.Tensor = self._text.embed_tokens(ids)
+        embedded: torch.Tensor = self.modules.embed_tokens(ids)
         return embedded
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -104,8 +108,43 @@ class Llama:
         hidden = self._through_layers(embeddings, positions, rotation, cache, self._causal(start, count))
         return self._normed(hidden[-1], self._norm)
 
+    def prefill_anywhere(
+        self, embeddings: torch.Tensor, start: torch.Tensor, last: torch.Tensor, cache: Cache, extent: int
+    ) -> torch.Tensor:
+        """Feed embeddings, (n, hidden), as `prefill` does, but look at no value: it can be captured, as `step` can.
+
+        What stands after the last embedding that counts is padding: it lands in the cache behind it,
+        where nothing attends to it before it is overwritten.
+
+        Args:
+            start: position of the first, (1,); there is room for all n in the cache.
+            last: which of them is the last one that counts, (1,).
+            extent: how many positions of the cache attention reads, at least `start` + n.
+
+        Returns:
+            The last hidden state, (hidden,), at `last`.
+        """
+        count = embeddings.shape[0]
+        positions = self._positions[:count] + start
+
+        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+            keys, values = stored[:, :, :extent]
+            out = self.attention(queries, keys, values, positions)
+            return out.reshape(count, self.heads * self.head_dim)
+
+        rotation = self._rotation.index_select(1, positions)
+        hidden = self._through_layers(embeddings, positions, rotation, cache, attend)
+        return self._normed(hidden.index_select(0, last)[0], self._norm)
+
     def step(
-        self, token: torch.Tensor, position: torch.Tensor, cache: Cache, extent: int, *, masked: bool
+        self,
+        token: torch.Tensor,
+        position: torch.Tensor,
+        cache: Cache,
+        extent: int,
+        *,
+        masked: bool,
+        through: Callable[..., torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Feed one token and return the logits, (vocabulary,), of the next.
 
@@ -117,29 +156,55 @@ class Llama:
             position: where it stands, (1,); its key and value are written there.
             extent: how many positions of the cache attention reads.
             masked: positions after this one may be among them; else `extent` is exact.
+            through: what a compiler made of `decode_layer`, if anything.
         """
         visible = self._positions[:extent] <= position if masked else None
-        attend = self._decoding(extent, visible)
         rotation = self._rotation.index_select(1, position)
-        hidden = self._through_layers(self.embed(token.view(1)), position, rotation, cache, attend)
+        hidden = self.embed(token.view(1))
+        for layer, stored in zip(self._layers, cache.layers, strict=True):
+            hidden = (through or self.decode_layer)(layer, stored, hidden, position, rotation, extent, visible)
         return self.head(self._normed(hidden[0], self._norm))
 
     def _through_layers(
         self, hidden: torch.Tensor, positions: torch.Tensor, rotation: torch.Tensor, cache: Cache, attend: Attention
     ) -> torch.Tensor:
+        for layer, stored in zip(self._layers, cache.layers, strict=True):
+            hidden = self._through(layer, stored, hidden, positions, rotation, attend)
+        return hidden
+
+    def _through(
+        self,
+        layer: _Layer,
+        stored: torch.Tensor,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        rotation: torch.Tensor,
+        attend: Attention,
+    ) -> torch.Tensor:
         count, turned = hidden.shape[0], self.heads + self.kv_heads
         cos, sin = rotation
-        for layer, stored in zip(self._layers, cache.layers, strict=True):
-            qkv = layer.qkv(self._normed(hidden, layer.input_norm))
-            qkv = qkv.view(count, turned + self.kv_heads, self.head_dim).transpose(0, 1)
-            unturned = qkv[:turned]  # queries and keys; `sin` carries the sign of the half that is negated
-            rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
-            stored[0].index_copy_(1, positions, rotated[self.heads :])
-            stored[1].index_copy_(1, positions, qkv[turned:])
-            hidden = hidden + layer.output(attend(rotated[: self.heads], stored))
-            gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, -1)
-            hidden = hidden + layer.down(F.silu(gate) * up)
-        return hidden
+        qkv = layer.qkv(self._normed(hidden, layer.input_norm))
+        qkv = qkv.view(count, turned + self.kv_heads, self.head_dim).transpose(0, 1)
+        unturned = qkv[:turned]  # queries and keys; `sin` carries the sign of the half that is negated
+        rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
+        stored[0].index_copy_(1, positions, rotated[self.heads :])
+        stored[1].index_copy_(1, positions, qkv[turned:])
+        hidden = hidden + layer.output(attend(rotated[: self.heads], stored))
+        gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, -1)
+        return hidden + layer.down(F.silu(gate) * up)
+
+    def decode_layer(
+        self,
+        layer: _Layer,
+        stored: torch.Tensor,
+        hidden: torch.Tensor,
+        position: torch.Tensor,
+        rotation: torch.Tensor,
+        extent: int,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Take one token through a layer. Layers differ in weights alone, so a compiler needs one look for all."""
+        return self._through(layer, stored, hidden, position, rotation, self._decoding(extent, visible))
 
     def _causal(self, start: int, count: int) -> Attention:
         """Return the attention of `count` tokens to themselves and the `start` before them."""
@@ -186,7 +251,7 @@ class Llama:
     def _rotations(self, positions: torch.Tensor) -> torch.Tensor:
         """Return cosines and signed sines, (2, positions, head_dim), as the model's own rotary module makes them."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        cos, sin = self._text.rotary_emb(like, positions[None])
+        cos, sin = self.modules.rotary_emb(like, positions[None])
         half = self.head_dim // 2
         return torch.stack([cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)])
 
@@ -234,7 +299,7 @@ def fuse(owner: Any, name: str, parts: tuple[str, ...]) -> None:
     if hasattr(owner, name):
         return
     weights = [getattr(owner, part).weight for part in parts]
-    joined = torch.cat(weights)
+    joined: Any = torch.cat(weights)
     fused = nn.Linear(joined.shape[1], joined.shape[0], bias=False, device="meta")
     fused.weight = nn.Parameter(joined, requires_grad=False)
     for weight, view in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):

@@ -25,15 +25,24 @@ class Sampling:
 
 
 class Chooser:
-    """Chooses the tokens of one reply."""
+    """Chooses the tokens of a reply."""
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
-        self._sampling = sampling
-        self._source = torch.Generator(device)
-        if sampling.seed is None:
-            self._source.seed()
+        self.sampling = sampling
+        self.source = torch.Generator(device)  # of chance; a captured graph has to know it
+        self.begin(sampling.seed)
+
+    def begin(self, seed: int | None) -> None:
+        """Begin another reply."""
+        if seed is None:
+            self.source.seed()
         else:
-            self._source.manual_seed(sampling.seed)
+            self.source.manual_seed(seed)
+
+    def is_alike(self, sampling: Sampling) -> bool:
+        """Return whether tokens are chosen in this way, seed and length aside."""
+        ours = self.sampling
+        return (ours.temperature, ours.top_p) == (sampling.temperature, sampling.top_p)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen id, (1, 1), from logits, (vocabulary,).
@@ -42,12 +51,12 @@ class Chooser:
         the minimum of E_i / p_i is at i with probability p_i / sum(p), so p needs no normalising and
         nothing is read back, as it is by `torch.multinomial`.
         """
-        if self._sampling.temperature == 0:
+        if self.sampling.temperature == 0:
             return logits.argmax().view(1, 1)
-        probabilities = (logits.float() / self._sampling.temperature).softmax(-1)
-        if self._sampling.top_p < 1:
-            probabilities = _nucleus(probabilities, self._sampling.top_p)
-        clocks = torch.empty_like(probabilities).exponential_(generator=self._source)
+        probabilities = (logits.float() / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p < 1:
+            probabilities = _nucleus(probabilities, self.sampling.top_p)
+        clocks = torch.empty_like(probabilities).exponential_(generator=self.source)
         return (probabilities / clocks).argmax().view(1, 1)
 
 

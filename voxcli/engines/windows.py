@@ -26,6 +26,7 @@ class WindowEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.encode_window = self.plainly  # or a recording of it
         self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of a clip's windows
 
     @torch.inference_mode()
@@ -42,8 +43,19 @@ class WindowEncoder:
             if before and torch.equal(before[0], window):
                 self._known.append(before)
             else:
-                self._known.append((window, self._model.get_audio_features(window[None]).pooler_output))
+                self._known.append((window, self.encode_window(window)))
         return torch.cat([embeddings for _, embeddings in self._known])
+
+    def plainly(self, window: torch.Tensor) -> torch.Tensor:
+        """Return embeddings, (tokens, hidden), of a window, (mels, frames), whether they are known or not."""
+        embeddings: torch.Tensor = self._model.get_audio_features(window[None]).pooler_output
+        return embeddings
+
+    def silence(self) -> torch.Tensor:
+        """Return a window, (mels, frames), of nothing."""
+        audio, tower = self._model.config.audio_config, self._model.model.audio_tower
+        frames = audio.max_source_positions * tower.conv1.stride[0] * tower.conv2.stride[0]
+        return torch.zeros(audio.num_mel_bins, frames, device=self._model.device)
 
     def forget(self) -> None:
         """Drop what is remembered."""
