@@ -137,6 +137,40 @@ def test_whole_oldest_turns_leave_and_the_instructions_stay(writer: PromptWriter
     assert text_of(ids).count("[AUDIO]") == 10
 
 
+def starts(writer: PromptWriter, utterances: list[Utterance], *, room: int, reserve: int = 0) -> list[int]:
+    """Return with which turn prompts begin while a session grows to 200 turns."""
+    session, found = Session(instructions="Be brief."), []
+    for number in range(200):
+        utterance = utterances[number % len(utterances)]
+        kept = writer.fit(session, utterance, 10 if utterance.clip else 0, room, reserve=reserve)
+        assert kept.turns == session.turns[len(session.turns) - len(kept.turns) :]
+        found.append(len(session.turns) - len(kept.turns))
+        session = session.add(Turn(f"user {number:03}", "reply" * (1 + number % 4)))
+    return found
+
+
+def test_turns_leave_in_blocks_and_no_more_than_a_quarter_at_once(writer: PromptWriter) -> None:
+    found = starts(writer, [CLIP], room=800)
+    assert found == sorted(found), "none comes back"
+    first = next(index for index, start in enumerate(found) if start)
+    assert found[-1] > 150
+    assert len(set(found)) < len(found[first:]) / 3, "most prompts begin as the one before"
+    room_for_turns = 800 - len("sIBe brief.B0123456789I")
+    assert (200 - found[-1]) * len("I[user 000]I[replyreplyreply]s") > room_for_turns / 2
+
+
+def test_utterances_of_different_lengths_keep_the_same_turns(writer: PromptWriter) -> None:
+    """Or a typed turn would begin elsewhere than a spoken one, and both would be fed from the start."""
+    mixed = starts(writer, [CLIP, Utterance(None, "x"), Utterance(None, "x" * 40)], room=800, reserve=80)
+    assert mixed == starts(writer, [CLIP], room=800, reserve=80)
+
+
+def test_what_every_prompt_begins_with_is_known_before_it(writer: PromptWriter) -> None:
+    for session in (Session(), Session(instructions="Be brief."), Session(turns=(Turn("u", "r"),))):
+        ids = writer.finished(session)
+        assert writer.write(session, CLIP, 5)[: len(ids)] == ids
+
+
 def test_what_is_asked_now_never_leaves(writer: PromptWriter) -> None:
     session = Session(instructions="Be brief.", turns=(Turn("u", "r"),))
     kept = writer.fit(session, CLIP, 500, room=100)

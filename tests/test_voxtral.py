@@ -206,21 +206,25 @@ def test_the_encoder_is_called_once_a_turn_over_ten_turns(quick: Path) -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("repeated", ["encoder", "generation"])
+@pytest.mark.parametrize("repeated", ["encoder", "generation", "transformers' generation"])
 def test_a_second_pass_would_be_counted(quick: Path, repeated: str) -> None:
     """The promise of one pass is only worth something if breaking it shows."""
     model, processor = parts(quick)
-    inner = model.model
-
-    def twice(*args: Any, **inputs: Any) -> Any:
-        if inputs.get("input_features") is not None and repeated == "encoder":
-            inner.get_audio_features(inputs["input_features"])
-        elif inputs.get("input_features") is not None:
-            inner.language_model(input_ids=inputs["input_ids"])
-        return type(inner).forward(inner, *args, **inputs)
-
-    inner.forward = twice
     engine = built(model, processor)
+    prefill = engine._decoder.prefill
+
+    def twice(ids: list[int], features: Any, interrupt: threading.Event) -> Any:
+        fed = prefill(ids, features, interrupt)
+        if repeated == "encoder":
+            model.get_audio_features(features)
+        elif repeated == "generation":
+            list(engine._decoder.stream(engine._sampling, interrupt))
+            prefill(ids, features, interrupt)
+        else:
+            model.model.language_model(input_ids=torch.tensor([ids]))
+        return fed
+
+    engine._decoder.prefill = twice
     assert ask(engine, Session(), Utterance(clip(1)))[1].model_passes == 2
     engine.close()
 
@@ -246,7 +250,7 @@ def test_old_turns_leave_the_prompt(quick: Path) -> None:
     engine = load(quick, context_tokens=300)
     few, many = (Session(instructions=INSTRUCTIONS, turns=spoken_turns(count)) for count in (2, 200))
     assert ask(engine, few, Utterance(clip(1)))[1].prompt_tokens < 250
-    assert 250 < ask(engine, many, Utterance(clip(1)))[1].prompt_tokens <= 300
+    assert 200 < ask(engine, many, Utterance(clip(1)))[1].prompt_tokens <= 300
     assert 375 < ask(engine, many, Utterance(clip(30)))[1].prompt_tokens < 425, "the clip stays, whatever it costs"
     engine.close()
 
@@ -344,7 +348,7 @@ def test_memory_that_runs_out_in_the_pass_says_what_would_fit(quick: Path) -> No
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     engine = built(model, processor)
-    model.model.forward = exhausted
+    model.get_audio_features = exhausted
     with pytest.raises(ModelError, match=r"out of memory in the pass: 37 tokens .* GB are free") as caught:
         ask(engine, Session(), Utterance(clip(1)))
     assert "tokens of prompt and reply fit" in caught.value.hint
@@ -358,7 +362,7 @@ def test_what_torch_says_of_a_failed_pass_is_one_line(quick: Path) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
 
     engine = built(model, processor)
-    model.model.forward = failing
+    model.get_audio_features = failing
     with pytest.raises(ModelError, match=r"pass failed: CUDA error: device-side assert triggered$"):
         ask(engine, Session(), Utterance(clip(1)))
     engine.close()
@@ -393,4 +397,86 @@ def test_sampling_settings_reach_the_decoder(quick: Path) -> None:
     engine = load(quick, temperature=2.0, top_p=0.9, max_reply_tokens=20)
     replies = {ask(engine, Session(), Utterance(clip(1)))[0] for _ in range(3)}
     assert len(replies) > 1
+    engine.close()
+
+
+def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
+    engine = load(quick)
+    session, fed = Session(instructions=INSTRUCTIONS), []
+    engine.settle(session)
+    for number in range(5):
+        utterance = Utterance(clip(1, number))
+        text, report = ask(engine, session, utterance)
+        fed.append(report.prompt_tokens - report.cached_tokens)
+        session = session.add(utterance.answered(text))
+        engine.settle(session)
+    assert fed == [27] * 5, "[BEGIN_AUDIO], 25 audio tokens, [/INST]"
+    engine.close()
+
+
+def test_without_settling_the_turns_before_the_last_are_not_fed_again(quick: Path) -> None:
+    engine = load(quick)
+    session = Session(turns=spoken_turns(20))
+    ask(engine, session, Utterance(clip(1)))
+    session = session.add(Utterance(clip(1)).answered("Said."))
+    _, report = ask(engine, session, Utterance(clip(1)))
+    assert report.cached_tokens > 500
+    assert report.prompt_tokens - report.cached_tokens < 80
+    engine.close()
+
+
+def test_a_long_clip_is_encoded_while_it_goes_on(quick: Path) -> None:
+    model, processor = parts(quick)
+    engine = built(model, processor)
+    encoded: list[int] = []
+    model.model.audio_tower.register_forward_pre_hook(lambda _, args: encoded.append(args[0].shape[0]))
+    whole = clip(7)
+    for samples in range(8_000, len(whole.samples), 8_000):
+        engine.listen(AudioClip(whole.samples[:samples]))
+    assert sum(encoded) == 3
+    heard, report = ask(engine, Session(), Utterance(whole))
+    assert (sum(encoded), report.model_passes) == (4, 1)
+    assert ask(load(quick), Session(), Utterance(whole))[0] == heard
+    engine.close()
+
+
+def test_a_loud_sound_later_makes_earlier_windows_others(quick: Path) -> None:
+    """Its spectrogram is clamped to a range below the loudest sound of the whole clip."""
+    model, processor = parts(quick)
+    engine = built(model, processor)
+    samples = np.concatenate([clip(3).samples * 1e-4, clip(2).samples * 9])
+    engine.listen(AudioClip(samples[:40_000]))
+    heard, report = ask(engine, Session(), Utterance(AudioClip(samples)))
+    assert report.model_passes == 2, "the first window was encoded twice, and the count says so"
+    assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == heard
+    engine.close()
+
+
+def test_a_clip_that_came_to_nothing_is_forgotten(quick: Path) -> None:
+    model, processor = parts(quick)
+    engine = built(model, processor)
+    engine.listen(clip(5))
+    engine.listen(clip(0.2))
+    assert ask(engine, Session(), Utterance(clip(1, 3)))[1].model_passes == 1
+    engine.close()
+
+
+def test_memory_that_runs_out_while_it_settles_says_what_would_fit(quick: Path) -> None:
+    engine = load(quick)
+
+    def exhausted(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    engine._decoder.prefill = exhausted
+    with pytest.raises(ModelError, match="out of memory in the pass"):
+        engine.settle(Session(turns=spoken_turns(2)))
+    engine.close()
+
+
+def test_instructions_that_are_too_long_are_the_business_of_the_reply(quick: Path) -> None:
+    engine = load(quick, context_tokens=300)
+    engine.settle(Session(instructions=INSTRUCTIONS * 100))
+    assert ask(engine, Session(instructions=INSTRUCTIONS * 100), Utterance(clip(1)))[1].prompt_tokens > 700
+    engine.settle(Session())
+    assert engine._decoder.capacity == 308, "the longer cache that it took is given back"
     engine.close()

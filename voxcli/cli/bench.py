@@ -1,12 +1,13 @@
 """`voxcli bench`: what voxcli measures of itself."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voxcli.cli.common import JsonFlag, VerboseFlag, note
-from voxcli.errors import AudioInputError, ConfigError
+from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
 
 if TYPE_CHECKING:
     from voxcli.bench.studio import Question
@@ -17,11 +18,6 @@ LONGEST_SECONDS = 10.0  # of a question; longer recordings in a folder are left 
 ALL = "all"
 
 app = typer.Typer(no_args_is_help=True, help="Measure what a user waits for.")
-
-
-@app.callback()
-def _bench() -> None:
-    """Keep `live` a command of its own: Typer makes a single command the whole program."""
 
 
 @app.command()
@@ -66,6 +62,56 @@ def live(
         typer.echo(dumps(as_json(figures, machine())))
     else:
         typer.echo(markdown(figures, machine()))
+
+
+@app.command(name="pass")
+def one_pass(
+    model: Annotated[
+        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, tiny.")
+    ] = "",
+    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
+    turns: Annotated[int, typer.Option("--turns", metavar="N", min=1, help="Of the conversation.")] = 50,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="N", min=1, help="Of each measured turn; 20, on a CPU 3.")
+    ] = None,
+    reply_tokens: Annotated[int, typer.Option("--reply-tokens", metavar="N", min=2, help="Of each reply.")] = 40,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="NAME,...", help="Some of voxcli, generate, static, two-pass.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Where all figures go.")] = None,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Measure one Voxtral pass beside transformers' `generate` and beside the floors of the device."""
+    from json import dumps
+    from shlex import join
+    from shutil import get_terminal_size
+
+    try:
+        from voxcli.bench.contenders import NAMES
+        from voxcli.bench.one_pass import Plan, bench
+        from voxcli.bench.pass_report import table
+    except ImportError as error:
+        raise missing_extra(ModelError, "Measuring a pass", "voxtral") from error
+
+    names = only.split(",") if only else list(NAMES)
+    if unknown := next((name for name in names if name not in NAMES), None):
+        raise ConfigError(f"there is no contender {unknown!r}", hint=f"--only takes {', '.join(NAMES)}, commas between")
+    if json:
+        _write(json, "")  # refused now rather than when all is measured
+    command = join(["voxcli", *sys.argv[1:]])
+    found = bench(model, device, Plan(turns, samples, reply_tokens, names), command, note)
+    if json:
+        _write(json, dumps(found, indent=1) + "\n")
+    typer.echo(table(found, get_terminal_size().columns if sys.stdout.isatty() else None))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file; with no text, only try whether it can be written."""
+    try:
+        with path.open("w" if text else "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"can't write {path}: {error.strerror}", hint="choose another file for --json") from error
 
 
 def _scenarios(wanted: list[str]) -> list[str]:

@@ -1,126 +1,301 @@
-"""The decode loop: a prompt goes in, token ids come out, one model pass for all of it.
+"""Prompts go in, token ids come out: the cache that is kept between them, and the decode loop.
 
-The whole interface is `Sampling`, `Decoder.stream` and `Decoder.close`. Whoever calls knows nothing
-of caches; a decoder is free to keep one between calls, to allocate it once, to replay CUDA graphs.
-This one keeps nothing: each call makes a cache of its own and drops it.
+The whole interface is `Decoder`. `prefill` takes a whole prompt and feeds what differs from the one
+before; `stream` goes on from there. Whoever calls knows nothing of caches, buckets, windows or graphs.
 
-It knows nothing of text, turns or clips, and needs torch alone.
+It knows nothing of text, turns or samples, and needs torch alone.
 """
 
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from voxcli.engines import compiling, quantization
+from voxcli.engines.cache import SMALLEST_BUCKET, Cache
+from voxcli.engines.capture import CapturedPass, CudaGraphs, Progress, Record
+from voxcli.engines.llama import Llama
+from voxcli.engines.sampling import Chooser, Sampling
+from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
 from voxcli.errors import ModelError
+
+__all__ = ["Decoder", "Fed", "Sampling"]
+
+CHUNK_TOKENS = 512  # fed at once; an interrupt waits for one of these at most
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen, and when to stop."""
+class Fed:
+    """What `Decoder.prefill` did."""
 
-    max_tokens: int
-    stop_ids: frozenset[int]  # the reply ends before one of these
-    temperature: float = 0.0  # 0: the likeliest token each time; both of the others are then ignored
-    top_p: float = 1.0  # the smallest set of likeliest tokens with this probability is chosen from
-    seed: int | None = None  # the same seed, prompt and device give the same reply
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"not a way to sample: {self}")
+    prompt_tokens: int  # the whole prompt
+    cached_tokens: int  # of these, how many were in the cache already
 
 
 class Decoder:
-    """Decodes with one Voxtral model (`VoxtralForConditionalGeneration`, or what behaves like it).
+    """Decodes with one Voxtral model (`VoxtralForConditionalGeneration`) and one cache.
 
-    One stream at a time: a decoder is not for several threads at once.
+    One call at a time: a decoder is not for several threads at once.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, capacity: int, smallest_bucket: int = SMALLEST_BUCKET) -> None:
+        """Take the model over and allocate the cache.
+
+        Args:
+            capacity: most tokens of prompt and reply that are ever cached.
+            smallest_bucket: of the cache, in tokens; each further one is twice as large.
+
+        Raises:
+            ModelError: the model has parts that `llama.Llama` does not compute.
+        """
         self._model = model
+        self._text = Llama(model)
+        self._encoder = WindowEncoder(model)
+        self._smallest_bucket = smallest_bucket
+        self._cache = self._allocated(capacity)
+        self._clips = count(1)
+        self._on_gpu = self.device == "cuda"
+        self._captured: CapturedPass | None = None
+        self._capture: Callable[[], CapturedPass | None] = lambda: None
+        self._warm_capacity = 0
+        self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
+        self.generations = 0  # streams begun
 
     @property
     def device(self) -> str:
         """What it runs on: cuda, mps or cpu."""
-        return str(self._model.device.type)
+        return str(self._text.device.type)
 
-    def stream(
+    @property
+    def capacity(self) -> int:
+        """Most tokens of prompt and reply."""
+        return self._cache.capacity
+
+    @property
+    def cached(self) -> int:
+        """How many tokens are in the cache."""
+        return self._cache.length
+
+    def resize(self, capacity: int) -> None:
+        """Make the cache as large as that; where it is not already, what is cached is dropped."""
+        if capacity != self.capacity:
+            self._last, before = None, self.capacity
+            self._captured, self._encoder.encode_window = None, self._encoder.plainly  # it points into the cache
+            del self._cache  # before the new one is there: both together may not fit
+            try:
+                self._cache = self._allocated(capacity)
+            except (RuntimeError, MemoryError):
+                self._cache = self._allocated(before)
+                raise
+            if capacity == self._warm_capacity:
+                self._captured = self._capture()
+
+    def warm_up(
         self,
-        ids: Sequence[int],
-        features: torch.Tensor | None,
         sampling: Sampling,
-        interrupt: threading.Event,
-    ) -> Generator[int, None, None]:
-        """Yield the reply's ids as they are chosen, no stop id among them.
+        *,
+        notice: Callable[[str], None] = lambda _: None,
+        progress: Progress = lambda _done, _total: None,
+        folder: Path | None = None,
+        recorder: Callable[[], Record] | None = None,
+    ) -> None:
+        """Compile and capture what a turn computes, where that pays; what is cached is dropped.
+
+        Replies that are chosen with `sampling`, and caches of this capacity, profit from it.
 
         Args:
-            ids: the whole prompt.
+            notice: told what takes long, or goes wrong and makes voxcli slower.
+            progress: told how much is captured.
+            folder: voxcli's cache folder, where compiled kernels are kept; None for torch's own.
+            recorder: makes what captures; without, CUDA graphs on a CUDA device, and nothing elsewhere.
+        """
+        recorder = recorder or (CudaGraphs if self._on_gpu else None)
+        if recorder is None:
+            return
+        layer = None
+        if compiling.is_possible(self.device):
+            notice("compiling the decode step: minutes at the first start, seconds later")
+            layer = compiling.compiled(self._text, self._cache, folder, notice)
+        self._capture = lambda: CapturedPass(
+            self._text,
+            self._cache,
+            Chooser(sampling, self._text.device),
+            self._encoder,
+            recorder(),
+            progress,
+            layer,
+        )
+        self.rewind(0)
+        self._warm_capacity, self._captured = self.capacity, self._capture()
+
+    def quantize(self, form: quantization.Format) -> list[str]:
+        """Keep the large matrices of the text model in 8 bits; `quantization.quantize`. To be done before `warm_up`."""
+        self.rewind(0)
+        return quantization.quantize(self._text, form)
+
+    def listen(self, features: torch.Tensor) -> None:
+        """Encode windows of a clip that is not over; `prefill` does not encode again those that stay the same.
+
+        Args:
+            features: as `prefill` takes them, of whole windows.
+        """
+        self._encoder.encode(features)
+
+    def forget_clip(self) -> None:
+        """Drop the encoded windows of the last clip."""
+        self._encoder.forget()
+
+    @torch.inference_mode()
+    def prefill(
+        self, ids: Sequence[int], features: torch.Tensor | None = None, interrupt: threading.Event | None = None
+    ) -> Fed:
+        """Bring the cache to this prompt; feed only what comes after the prefix that is cached.
+
+        Args:
+            ids: the whole prompt, at least one token.
             features: mel spectrograms of the clip, (windows, mels, frames), float32; None without a
                 clip. The ids hold one `[AUDIO]` for each embedding that the encoder makes of them.
-            interrupt: looked at before each pass through the text model, so the stream ends within one token.
+            interrupt: looked at before each window of the encoder and each chunk of tokens; once it is
+                set, what was fed so far stays in the cache, and the prompt can't be decoded from.
 
         Raises:
-            ModelError: `[AUDIO]` ids and features do not fit together. The model itself would raise
-                nothing where the features are missing, and answer something else.
+            ModelError: `[AUDIO]` ids and features do not fit together (the model itself would raise
+                nothing where the features are missing, and answer something else), or the prompt
+                does not fit into the cache.
         """
-        self._check_audio(ids, features)
-        choose = _chooser(sampling, self._model.device)
-        pending = torch.tensor([list(ids)], device=self._model.device)
-        cache = None
-        for _ in range(sampling.max_tokens):
-            if interrupt.is_set():
-                return
-            with torch.inference_mode():  # not around the yield: it would hold for the caller as well
-                output = self._model(
-                    input_ids=pending,
-                    input_features=features,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                pending = choose(output.logits[0, -1])
-            features, cache = None, output.past_key_values
-            token_id = int(pending)
+        self._last = None
+        audio_id = self._check(ids, features)
+        clip = -next(self._clips)  # stands for the `[AUDIO]` of this clip, and matches no other
+        tokens = [clip if token_id == audio_id else token_id for token_id in ids]
+        start = min(self._cache.common(tokens), len(tokens) - 1)
+        self._cache.rewind(start)
+        fed = Fed(len(tokens), start)
+        audio = self._encoder.encode(features, interrupt) if features is not None else None
+        if features is not None and audio is None:
+            return fed
+        embeddings = self._embeddings(ids[start:], audio, audio_id)
+        for chunk in embeddings.split(CHUNK_TOKENS):
+            if interrupt and interrupt.is_set():
+                return fed
+            last = self._feed(chunk, start)
+            self._cache.extend(tokens[start : start + len(chunk)])
+            start += len(chunk)
+        self._last = last
+        return fed
+
+    def stream(self, sampling: Sampling, interrupt: threading.Event) -> Generator[int, None, None]:
+        """Yield the reply to the prompt that was prefilled last, ids as they are chosen, no stop id among them.
+
+        On a GPU the next step is under way before a token is read, so that it never waits for the
+        host. What was computed beyond the end is not in the cache afterwards.
+
+        Args:
+            interrupt: looked at before each step, so the stream ends within one token.
+
+        Raises:
+            RuntimeError: no prompt was prefilled since the last stream.
+        """
+        if interrupt.is_set():
+            return
+        if self._last is None:
+            raise RuntimeError("nothing was prefilled to decode from")
+        self.generations += 1
+        chooser, ahead = self._chooser(sampling), self._on_gpu
+        with torch.inference_mode():  # not around a yield: it would hold for the caller as well
+            token = chooser.choose(self._text.head(self._last))
+        self._last = None
+        most = min(sampling.max_tokens, self.capacity - self.cached)  # a token that ends the reply need not be fed
+        for number in range(1, most + 1):
+            reading, is_last = _Reading(token), number == most
+            if ahead and not is_last:
+                token = self._next(token, chooser)
+            token_id = reading.value()
             if token_id in sampling.stop_ids:
                 return
+            if ahead and not is_last:
+                self._cache.extend([token_id])
             yield token_id
+            if is_last or interrupt.is_set():
+                return
+            if not ahead:
+                token = self._next(token, chooser)
+                self._cache.extend([token_id])
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`."""
+        self._last = None
+        self._cache.rewind(length)
 
     def close(self) -> None:
         """Let the model go, and what was allocated for it."""
-        self._model = None
+        self._last = self._captured = None
+        self._capture = lambda: None
+        del self._model, self._text, self._encoder, self._cache
 
-    def _check_audio(self, ids: Sequence[int], features: torch.Tensor | None) -> None:
+    @torch.inference_mode()
+    def _next(self, token: torch.Tensor, chooser: Chooser) -> torch.Tensor:
+        """Feed the token that comes after the cached ones; return the one after it, (1, 1)."""
+        place = self._cache.length
+        if self._captured:
+            return self._captured.next(token, place, chooser)
+        # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
+        extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
+        position = self._text.position(place)
+        return chooser.choose(self._text.step(token, position, self._cache, extent, masked=self._on_gpu))
+
+    def _allocated(self, capacity: int) -> Cache:
+        return self._text.allocate(capacity, self._smallest_bucket)
+
+    def _feed(self, embeddings: torch.Tensor, start: int) -> torch.Tensor:
+        """Feed embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,)."""
+        last = self._captured.prefill(embeddings, start) if self._captured else None
+        return self._text.prefill(embeddings, start, self._cache) if last is None else last
+
+    def _chooser(self, sampling: Sampling) -> Chooser:
+        """Return what chooses the tokens of a reply that begins now: the captured one, if it does so in this way."""
+        if self._captured and self._captured.chooser.is_alike(sampling):
+            self._captured.chooser.begin(sampling.seed)
+            return self._captured.chooser
+        return Chooser(sampling, self._text.device)
+
+    def _check(self, ids: Sequence[int], features: torch.Tensor | None) -> int:
+        """Return the id of `[AUDIO]`."""
         config = self._model.config
         expected = 0 if features is None else features.shape[0] * audio_tokens_per_window(config.audio_config)
         found = sum(token_id == config.audio_token_id for token_id in ids)
         if found != expected:
             raise ModelError(f"the prompt has {found} audio tokens for {expected} audio embeddings")
+        if not 0 < len(ids) < self.capacity:
+            raise ModelError(f"a prompt of {len(ids)} tokens and a reply don't fit into a cache of {self.capacity}")
+        return int(config.audio_token_id)
+
+    def _embeddings(self, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:
+        """Return embeddings, (n, hidden), those of the clip in place of `[AUDIO]`."""
+        device = self._text.device
+        embeddings = self._text.embed(torch.tensor(list(ids), device=device))
+        if audio is not None:
+            places = [place for place, token_id in enumerate(ids) if token_id == audio_id]
+            embeddings.index_copy_(0, torch.tensor(places, device=device), audio.to(embeddings.dtype))
+        return embeddings
 
 
-def audio_tokens_per_window(audio_config: Any) -> int:
-    """Return how many embeddings the encoder makes of one window.
+class _Reading:
+    """A token id on its way from the device; `value` waits for it, and for nothing that was begun after it."""
 
-    The projector stacks as many positions as make up its width (`VoxtralModel.get_audio_features`).
-    """
-    return int(audio_config.max_source_positions * audio_config.hidden_size // audio_config.intermediate_size)
+    def __init__(self, token: torch.Tensor) -> None:
+        self._token = token.clone() if token.device.type == "cpu" else token  # the next one may take its place
+        self._done: Any = None
+        if token.is_cuda:
+            self._token = torch.empty(1, 1, dtype=token.dtype, pin_memory=True)
+            self._token.copy_(token, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
 
-
-def _chooser(sampling: Sampling, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from logits, (vocabulary,), to the chosen id, (1, 1)."""
-    if sampling.temperature == 0:
-        return lambda logits: logits.argmax().view(1, 1)
-    source = torch.Generator(device)
-    if sampling.seed is None:
-        source.seed()
-    else:
-        source.manual_seed(sampling.seed)
-
-    def choose(logits: torch.Tensor) -> torch.Tensor:
-        probabilities, order = (logits.float() / sampling.temperature).softmax(-1).sort(descending=True)
-        before = probabilities.cumsum(-1) - probabilities  # what the likelier ones have together
-        probabilities[before >= sampling.top_p] = 0
-        return order[torch.multinomial(probabilities, 1, generator=source)].view(1, 1)
-
-    return choose
+    def value(self) -> int:
+        if self._done:
+            self._done.synchronize()
+        return int(self._token)

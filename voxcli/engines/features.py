@@ -1,4 +1,4 @@
-"""A clip to the mel spectrograms that Voxtral's encoder takes, bit by bit those of its processor.
+"""A clip to the mel spectrograms that Voxtral's encoder takes; on a CPU, bit by bit those of its processor.
 
 The encoder takes windows of one length alone, which follows from the checkpoint's configuration; a
 clip is padded with silence to whole windows. Nothing here knows of prompts or of the model's weights.
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from voxcli.audio import AudioClip
-from voxcli.engines.decoder import audio_tokens_per_window
+from voxcli.engines.windows import audio_tokens_per_window
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
 
@@ -17,9 +17,14 @@ FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralE
 class FrontEnd:
     """What stands before the audio encoder."""
 
-    def __init__(self, extractor: Any, audio_config: Any) -> None:
-        """Take a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration."""
+    def __init__(self, extractor: Any, audio_config: Any, device: str = "cpu") -> None:
+        """Take a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration.
+
+        Args:
+            device: where spectrograms are computed. cuda is faster and differs from cpu in the last bits.
+        """
         self._extractor = extractor
+        self._device = device
         self.sample_rate: int = extractor.sampling_rate  # Hz
         self.window_frames: int = FRAMES_PER_POSITION * audio_config.max_source_positions
         self.window_samples: int = self.window_frames * extractor.hop_length
@@ -28,6 +33,15 @@ class FrontEnd:
     def tokens(self, clip: AudioClip) -> int:
         """Return how many embeddings the encoder makes of the clip."""
         return max(1, -(-len(clip.samples) // self.window_samples)) * self.tokens_per_window
+
+    def whole_windows(self, clip: AudioClip) -> int:
+        """Return how many windows at the start of a clip stay as they are when it goes on, loudness aside.
+
+        A frame reads half a Fourier window of samples on either side, so the last frame of a window
+        reads some of the next one.
+        """
+        ahead = int(self._extractor.n_fft) // 2
+        return max(0, len(clip.samples) - ahead) // self.window_samples
 
     def features(self, clip: AudioClip) -> torch.Tensor:
         """Return log-mel spectrograms, float32, (windows, mels, window_frames)."""
@@ -41,6 +55,7 @@ class FrontEnd:
             truncation=False,
             pad_to_multiple_of=self.window_samples,
             return_tensors="pt",
+            device=self._device,
         )["input_features"]
         return mels.reshape(self._extractor.feature_size, -1, self.window_frames).transpose(0, 1)
 

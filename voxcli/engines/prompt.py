@@ -10,6 +10,7 @@ This module is pure: it knows no model, no samples and no tokenizer but the prot
 """
 
 from functools import lru_cache
+from itertools import accumulate, takewhile
 from typing import Literal, NamedTuple
 
 from voxcli.engines.tokenizer import Tokenizer, plain_ids
@@ -82,25 +83,60 @@ class PromptWriter:
         Args:
             audio_tokens: how many embeddings the audio encoder makes of the clip; 0 without one.
         """
-        ids = [self._begin]
-        for index, turn in enumerate(session.turns):
-            ids += self._turn_ids(turn, session.instructions if index == 0 else "")
         instructions = "" if session.turns else session.instructions
-        return ids + self._write_message(utterance_message(utterance, instructions), audio_tokens)
+        return self._history(session) + self._write_message(utterance_message(utterance, instructions), audio_tokens)
 
-    def fit(self, session: Session, utterance: Utterance, audio_tokens: int, room: int) -> Session:
+    def finished(self, session: Session) -> list[int]:
+        """Return the ids that every prompt of the session begins with, as far as they can be known before it."""
+        opening = "" if session.turns else session.instructions
+        return [*self._history(session), self._user, *(plain_ids(self._tokenizer, opening) if opening else [])]
+
+    def fit(self, session: Session, utterance: Utterance, audio_tokens: int, room: int, *, reserve: int = 0) -> Session:
         """Return the session without the oldest turns that leave no room for the prompt.
+
+        Turns leave in blocks, of up to a quarter of the room: were it one by one, every prompt of a
+        long session would begin differently, and nothing of the one before could be used again.
 
         Args:
             room: how many tokens the whole prompt may have. The instructions and the utterance stay
                 in even where they alone have more.
+            reserve: what is kept free for these two at least. Utterances that need no more than that
+                leave the same turns in.
         """
-        alone = len(self.write(session.last(0), utterance, audio_tokens))
-        kept = session.within(room - alone, lambda turn: len(self._turn_ids(turn, "")))
+        alone = max(reserve, len(self.write(session.last(0), utterance, audio_tokens)))
+        kept = self._begun_evenly(session, session.within(room - alone, self._cost), (room - alone) // 4)
         # Joined to a turn's text, the instructions may have a token or two more than they had alone.
         while kept.turns and len(self.write(kept, utterance, audio_tokens)) > room:
             kept = kept.last(len(kept.turns) - 1)
         return kept
+
+    def _begun_evenly(self, session: Session, kept: Session, spare: int) -> Session:
+        """Return the newest turns of the session that begin at the roundest number among those that may be.
+
+        The roundest number of a range is the one that most powers of two divide. It stays the same while
+        the range moves on by half its width or more, wherever the range begins and ends exactly: so it
+        takes no memory of the turns before, and none of what the last prompt began with.
+
+        Args:
+            kept: the most turns that fit.
+            spare: tokens that may leave beyond those that must.
+        """
+        first = len(session.turns) - len(kept.turns)
+        if first == 0:
+            return kept
+        dropped = accumulate(self._cost(turn) for turn in kept.turns)
+        last = first + sum(1 for _ in takewhile(lambda total: total <= spare, dropped))
+        roundest = max(range(first, last + 1), key=lambda number: number & -number)
+        return session.last(len(session.turns) - roundest)
+
+    def _cost(self, turn: Turn) -> int:
+        return len(self._turn_ids(turn, ""))
+
+    def _history(self, session: Session) -> list[int]:
+        ids = [self._begin]
+        for index, turn in enumerate(session.turns):
+            ids += self._turn_ids(turn, session.instructions if index == 0 else "")
+        return ids
 
     def _write_turn(self, turn: Turn, instructions: str) -> tuple[int, ...]:
         messages = turn_messages(turn, instructions)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from voxcli.audio import AudioClip
 from voxcli.engines import placement, shards
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
@@ -32,6 +33,7 @@ except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 
 Notice = Callable[[str], None]
+NEXT = Utterance(None, "?")  # stands for what will be said next
 
 
 class VoxtralEngine(Engine):
@@ -58,17 +60,21 @@ class VoxtralEngine(Engine):
             seed: makes sampling repeatable; None for a reply that differs each time.
         """
         self.model = name
-        self._context_tokens = context_tokens
-        self._positions: int = model.config.text_config.max_position_embeddings
+        self.device = str(model.device.type)  # cuda, mps or cpu
+        self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of any prompt
+        self._room: int = min(context_tokens, self._most)  # tokens of a prompt whose turns can leave
         self._cache_bytes = placement.cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
-        self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config)
+        where = "cuda" if self.device == "cuda" else "cpu"
+        self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
+        self._heard = 0  # windows of the clip so far
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
-        self._template = self._check_layout(processor, notice)
+        self._template = self._check_layout(processor, model.config.audio_config, notice)
         stop_ids = frozenset({self._writer.end})
         self._sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
-        self._calls = _Calls(model)
-        self._decoder = Decoder(model)
+        with self._pass_errors(self._room):
+            self._decoder = Decoder(model, capacity=self._room + max_reply_tokens)
+        self._calls = _Calls(model, self._decoder)
 
     @classmethod
     def load(
@@ -126,11 +132,6 @@ class VoxtralEngine(Engine):
             notice=notice,
         )
 
-    @property
-    def device(self) -> str:
-        """What it runs on: cuda, mps or cpu."""
-        return self._decoder.device
-
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
@@ -142,17 +143,59 @@ class VoxtralEngine(Engine):
             ModelError: the pass failed, for one for lack of memory.
         """
         ids, features = self._prompt(session, utterance)
-        text = TextStream(self._tokenizer)
+        windows = 0 if features is None else len(features)
+        text, reply_tokens = TextStream(self._tokenizer), 0
+        try:
+            with self._pass_errors(len(ids)):
+                self._decoder.resize(max(self._room, len(ids)) + self._sampling.max_tokens)
+                fed = self._decoder.prefill(ids, features, interrupt)
+                del features  # of no use once the encoder has seen them
+                for token_id in self._decoder.stream(self._sampling, interrupt):
+                    reply_tokens += 1
+                    if delta := text.add(token_id):
+                        yield delta
+            return PassReport(self._calls.passes(windows), fed.prompt_tokens, fed.cached_tokens, reply_tokens)
+        finally:
+            self._calls.reset()
+            if not interrupt.is_set():  # else it may have been a draft, and the clip goes on
+                self._forget_clip()
+
+    def settle(self, session: Session) -> None:
+        """Bring the cache up to the session: in place of the last clip its placeholder, then the reply that was heard.
+
+        To be called after a turn, while nobody waits: the next reply begins sooner for it. Not at the
+        same time as `reply`.
+
+        Raises:
+            ModelError: as `reply`.
+        """
+        self._forget_clip()
         self._calls.reset()
-        reply_tokens = 0
-        tokens = self._decoder.stream(ids, features, self._sampling, interrupt)
-        del features  # of no use once the encoder has seen them
+        # What will be said is not known: the prompts of a word and of a spoken window keep the same turns.
+        session = self._writer.fit(session, NEXT, 0, self._room, reserve=self._reserve(session))
+        ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
         with self._pass_errors(len(ids)):
-            for token_id in tokens:
-                reply_tokens += 1
-                if delta := text.add(token_id):
-                    yield delta
-        return PassReport(self._calls.passes, prompt_tokens=len(ids), cached_tokens=0, reply_tokens=reply_tokens)
+            self._decoder.resize(self._room + self._sampling.max_tokens)
+            if len(ids) < self._decoder.capacity:  # else the instructions alone are too long, which `reply` will say
+                self._decoder.prefill(ids)
+
+    def listen(self, clip: AudioClip) -> None:
+        """Encode what is whole of a clip that goes on, so that less is left to do when it is over.
+
+        To be called as often as one likes while somebody speaks, each time with all of the clip so far;
+        most calls cost nothing. Not at the same time as `reply` or `settle`.
+
+        Raises:
+            ModelError: as `reply`.
+        """
+        whole = self._front_end.whole_windows(clip)
+        if whole == 0:  # another clip
+            self._forget_clip()
+            self._calls.reset()
+        elif whole > self._heard:
+            self._heard = whole
+            with self._pass_errors(0):
+                self._decoder.listen(self._front_end.features(clip)[:whole])
 
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""
@@ -163,14 +206,22 @@ class VoxtralEngine(Engine):
 
     def _prompt(self, session: Session, utterance: Utterance) -> tuple[list[int], torch.Tensor | None]:
         audio_tokens = self._front_end.tokens(utterance.clip) if utterance.clip else 0
-        most = self._positions - self._sampling.max_tokens
-        session = self._writer.fit(session, utterance, audio_tokens, min(self._context_tokens, most))
+        session = self._writer.fit(session, utterance, audio_tokens, self._room, reserve=self._reserve(session))
         ids = self._writer.write(session, utterance, audio_tokens)
-        if len(ids) > most:
-            raise self._too_long(len(ids) - audio_tokens, most, utterance)
+        if len(ids) > self._most:
+            raise self._too_long(len(ids) - audio_tokens, self._most, utterance)
         if self._template:
             return self._template.write(session, utterance)
         return ids, self._front_end.features(utterance.clip) if utterance.clip else None
+
+    def _reserve(self, session: Session) -> int:
+        """Return the tokens of a prompt that are no turn's: the instructions, a window of speech, a few words."""
+        spoken = len(self._writer.write(session.last(0), NEXT, 0)) + self._front_end.tokens_per_window
+        return spoken + self._room // 16
+
+    def _forget_clip(self) -> None:
+        self._heard = 0
+        self._decoder.forget_clip()
 
     def _too_long(self, text_tokens: int, most: int, utterance: Utterance) -> AudioInputError | ConfigError:
         windows = (most - text_tokens) // self._front_end.tokens_per_window
@@ -185,12 +236,13 @@ class VoxtralEngine(Engine):
             hint="cut it into shorter pieces",
         )
 
-    def _check_layout(self, processor: Any, notice: Notice) -> TemplatePrompt | None:
+    def _check_layout(self, processor: Any, audio_config: Any, notice: Notice) -> TemplatePrompt | None:
         """Return what must write the prompts where the checkpoint's own layout is another one."""
-        template = TemplatePrompt(processor, self._tokenizer, self._front_end)
+        front_end = FrontEnd(processor.feature_extractor, audio_config)  # on a CPU, as the processor
+        template = TemplatePrompt(processor, self._tokenizer, front_end)
         try:
             with _quiet():
-                found = difference(self._writer, template, self._front_end)
+                found = difference(self._writer, template, front_end)
         except ModelError as error:
             notice(f"the prompt could not be checked: {error.message}")
             return None
@@ -208,7 +260,7 @@ class VoxtralEngine(Engine):
             if not _out_of_memory(error):
                 raise ModelError(f"the model's pass failed: {_first_line(error)}") from error
             hardware = placement.Hardware.look(torch)
-            free = _free_bytes(self._decoder.device, hardware)
+            free = _free_bytes(self.device, hardware)
             tokens = prompt_tokens + self._sampling.max_tokens
             raise ModelError(
                 f"out of memory in the pass: {tokens} tokens of prompt and reply need at least "
@@ -220,10 +272,11 @@ class VoxtralEngine(Engine):
 
 
 class _Calls:
-    """Counts the calls that cost a pass, on the modules themselves: whoever makes them is counted."""
+    """Counts the calls that cost a pass, where they are made: whoever makes them is counted."""
 
-    def __init__(self, model: Any) -> None:
-        self._encoder = self._generations = 0
+    def __init__(self, model: Any, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._windows = self._generations = 0
         parts = dict(model.named_modules())
         encoder = next(part for name, part in parts.items() if name.endswith("audio_tower"))
         text_model = next(part for name, part in parts.items() if name.endswith("language_model"))
@@ -231,25 +284,31 @@ class _Calls:
             encoder.register_forward_pre_hook(self._encoded),
             text_model.register_forward_pre_hook(self._generated, with_kwargs=True),
         ]
+        self.reset()
 
-    @property
-    def passes(self) -> int:
-        """The greater of encoder calls and generations begun since `reset`."""
-        return max(self._encoder, self._generations)
+    def passes(self, windows: int) -> int:
+        """Return the greater of encoder calls and generations begun since `reset`.
+
+        Args:
+            windows: of the clip. Each of them encoded once is one call, whenever that was.
+        """
+        return max(-(-self._windows // max(1, windows)), self._generations + self._decoder.generations - self._before)
 
     def reset(self) -> None:
-        self._encoder = self._generations = 0
+        self._windows = self._generations = 0
+        self._before = self._decoder.generations
 
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _encoded(self, *_: Any) -> None:
-        self._encoder += 1
+    def _encoded(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._windows += inputs[0].shape[0]
 
     def _generated(self, _module: Any, _args: Any, inputs: dict[str, Any]) -> None:
+        """Count a generation with transformers' own forward, which the decoder never calls."""
         cache = inputs.get("past_key_values")
-        if cache is None or cache.get_seq_length() == 0:  # a generation begins
+        if cache is None or cache.get_seq_length() == 0:
             self._generations += 1
 
 

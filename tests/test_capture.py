@@ -1,0 +1,224 @@
+"""What is captured on a GPU, on a CPU: operations are recorded once and replayed with other values in the buffers."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny_voxtral as tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("mistral_common")
+decoding = pytest.importorskip("voxcli.engines.decoder")
+attention = pytest.importorskip("voxcli.engines.attention")
+compiling = pytest.importorskip("voxcli.engines.compiling")
+from tests.tape import Recorder, Tape  # noqa: E402 - needs torch
+
+torch.set_num_threads(1)  # a model this small is slower with more
+END, AUDIO, WINDOW = 2, 24, 25
+GREEDY = decoding.Sampling(24, frozenset({END}))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tiny.make(tmp_path_factory.mktemp("checkpoint"), window_seconds=2)
+    return transformers.VoxtralForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval()
+
+
+class Made:
+    """A decoder that replays, and what it recorded."""
+
+    def __init__(self, model: Any, sampling: Any = GREEDY, capacity: int = 1400, bucket: int = 64) -> None:
+        self.recorder = Recorder()
+        self.progress: list[tuple[int, int]] = []
+        self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket)
+        self.decoder._on_gpu = True  # the look-ahead
+        self.decoder.warm_up(
+            sampling, recorder=lambda: self.recorder, progress=lambda *counts: self.progress.append(counts)
+        )
+        self.recorder.replayed.clear()
+
+
+@pytest.fixture(scope="module")
+def made(model: Any) -> Made:
+    return Made(model)
+
+
+def text(count: int, seed: int = 0) -> list[int]:
+    return [1, *np.random.default_rng(seed).integers(200, 2000, count - 1).tolist()]
+
+
+def spoken(before: Sequence[int]) -> list[int]:
+    return [*before, 3, 25, *[AUDIO] * WINDOW, 4]
+
+
+def noise(seed: int) -> Any:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((1, 128, 200)).astype(np.float32))
+
+
+def said(decoder: Any, ids: list[int], features: Any = None, sampling: Any = GREEDY) -> list[int]:
+    decoder.prefill(ids, features)
+    return list(decoder.stream(sampling, threading.Event()))
+
+
+def plainly(model: Any, ids: list[int], features: Any = None) -> list[int]:
+    return said(decoding.Decoder(model, capacity=1400), ids, features)
+
+
+def test_a_conversation_is_replayed_and_says_what_it_says_uncaptured(model: Any, made: Made) -> None:
+    """Turns of all lengths, each beginning at another place of the cache, over several buckets of 64, 128, ..."""
+    ids = text(3)
+    made.recorder.replayed.clear()
+    recorded = len(made.recorder.tapes)
+    for turn, words in enumerate((5, 14, 40, 100, 200, 300)):
+        ids += text(words, turn)[1:]
+        found = said(made.decoder, spoken(ids), noise(turn))
+        assert found == plainly(model, spoken(ids), noise(turn)), f"turn {turn}"
+        ids += [token for token in found if token != AUDIO]
+    assert len(ids) > 700
+    assert made.recorder.replayed
+    assert len(made.recorder.tapes) == recorded, "no turn records anything"
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 64, 65, 383, 511, 512, 513, 1030])
+def test_prompts_of_any_length_are_padded(model: Any, made: Made, count: int) -> None:
+    made.decoder.rewind(0)
+    assert said(made.decoder, text(count, count)) == plainly(model, text(count, count))
+
+
+def test_growing_into_the_next_bucket_neither_records_nor_changes_a_token(model: Any, made: Made) -> None:
+    long = decoding.Sampling(200, frozenset())
+    recorded = len(made.recorder.tapes)
+    plain = decoding.Decoder(model, capacity=1400)
+    ids = text(50)
+    assert said(made.decoder, ids, sampling=long) == said(plain, ids, sampling=long)
+    assert made.decoder._cache.buckets[:3] == [64, 128, 256], "the reply went through three of them"
+    assert len(made.recorder.tapes) == recorded
+
+
+def test_where_there_is_no_room_for_padding_the_prompt_goes_in_unpadded(model: Any) -> None:
+    made = Made(model, capacity=140)
+    ids = text(133)
+    assert said(made.decoder, ids) == plainly(model, ids)[:7]
+
+
+def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_again(model: Any) -> None:
+    made = Made(model, capacity=200)
+    recorded, ids = len(made.recorder.tapes), text(40)
+    made.decoder.resize(300)
+    assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
+    assert (made.recorder.replayed, len(made.recorder.tapes)) == ([], recorded)
+    made.decoder.resize(200)
+    assert len(made.recorder.tapes) == 2 * recorded
+    assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
+    assert made.recorder.replayed
+
+
+def test_progress_counts_to_the_end(made: Made) -> None:
+    total = len(made.recorder.tapes)
+    assert made.progress == [(done, total) for done in range(1, total + 1)]
+
+
+def drawn(temperature: float = 1.0, seed: int | None = None) -> Any:
+    return decoding.Sampling(12, frozenset(), temperature=temperature, top_p=0.9, seed=seed)
+
+
+def test_sampling_is_captured_with_its_source_of_chance(model: Any) -> None:
+    made, ids = Made(model, drawn(seed=4)), text(20)
+    first = said(made.decoder, ids, sampling=drawn(seed=4))
+    assert first == said(made.decoder, ids, sampling=drawn(seed=4))
+    assert first == said(decoding.Decoder(model, capacity=1400), ids, sampling=drawn(seed=4))
+    assert first != said(made.decoder, ids, sampling=drawn(seed=5))
+    assert said(made.decoder, ids, sampling=drawn()) != said(made.decoder, ids, sampling=drawn())
+
+
+def test_a_way_to_choose_that_was_not_captured_works_too(model: Any, made: Made) -> None:
+    ids = text(20)
+    plain = decoding.Decoder(model, capacity=1400)
+    assert said(made.decoder, ids, sampling=drawn(seed=4)) == said(plain, ids, sampling=drawn(seed=4))
+
+
+def test_an_interrupt_leaves_a_correct_cache(model: Any, made: Made) -> None:
+    ids, interrupt = text(70, 9), threading.Event()
+    made.decoder.prefill(ids)
+    tokens = made.decoder.stream(decoding.Sampling(50, frozenset()), interrupt)
+    heard = [next(tokens) for _ in range(5)]
+    interrupt.set()
+    assert not list(tokens)
+    longer = [*ids, *heard, 7, 8, 9]
+    assert said(made.decoder, longer) == plainly(model, longer)
+
+
+def test_the_double_refuses_what_a_graph_refuses() -> None:
+    value = torch.ones(1)
+    for read in (value.item, value.nonzero, lambda: bool(value > 0)):
+        with pytest.raises(RuntimeError, match="reads a value back"), Tape():
+            read()
+
+
+def test_masked_attention_sees_what_comes_before_and_no_more() -> None:
+    queries, keys, values = (
+        torch.randn(heads, 12, 8, generator=torch.Generator().manual_seed(1)) for heads in (4, 2, 2)
+    )
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        queries[None, :, :5], keys[None, :, :5], values[None, :, :5], is_causal=True, enable_gqa=True
+    )[0].transpose(0, 1)
+    found = attention.masked(queries[:, 3:5], keys, values, torch.tensor([3, 4]))
+    torch.testing.assert_close(found, expected[3:5])
+    assert attention.best(4, 2, 8, torch.float32, torch.device("cpu")) is attention.masked
+
+
+@pytest.fixture
+def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+
+def test_a_compiler_that_fails_is_told_and_done_without(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    decoder, notes = decoding.Decoder(model, capacity=100), []
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    found = compiling.compiled(decoder._text, decoder._cache, tmp_path, notes.append, backend=fail)
+    assert found is None
+    assert len(notes) == 1
+    assert "not compiled" in notes[0]
+    assert "no compiler" in notes[0]
+
+
+def test_one_compilation_serves_all_layers_of_a_bucket(model: Any, tmp_path: Path) -> None:
+    graphs: list[Any] = []
+
+    def count(graph: Any, _inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    decoder = decoding.Decoder(model, capacity=200, smallest_bucket=64)
+    layer = compiling.compiled(decoder._text, decoder._cache, None, pytest.fail, backend=count)
+    assert len(graphs) == len(decoder._cache.buckets) == 3, "not one for each of the layers"
+    with torch.inference_mode():
+        arguments = torch.tensor([[7]]), decoder._text.position(0), decoder._cache, 128
+        plain = decoder._text.step(*arguments, masked=True)
+        torch.testing.assert_close(decoder._text.step(*arguments, masked=True, through=layer), plain)
+    assert len(graphs) == 3
+
+
+def test_compiled_kernels_lie_where_their_owner_alone_may_write(
+    uncached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    with compiling.kept_in(tmp_path / "cache"):
+        folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.is_relative_to(tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    with compiling.kept_in(tmp_path / "other"):
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere", "what the user says holds"

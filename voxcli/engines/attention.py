@@ -1,0 +1,82 @@
+"""Attention of a stretch of tokens that begins anywhere in the cache, without a look at where.
+
+Where it begins is a tensor, so one captured graph serves every prompt. Two ways to compute the same:
+`masked` runs everywhere and reads all of the cache that it is shown; `flash` reads as much as is filled,
+on GPUs that have the kernel. Knows nothing of layers and weights.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+
+TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
+
+
+class Attention(Protocol):
+    """Computes attention; all arguments are on one device."""
+
+    def __call__(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Return outputs, (tokens, heads, head_dim).
+
+        Args:
+            queries: (heads, tokens, head_dim).
+            keys: of the cache, (kv_heads, cached, head_dim), those of these tokens among them.
+            values: likewise.
+            positions: of the tokens in the cache, (tokens,), one after the other.
+        """
+        ...
+
+
+def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Attend with a mask over all that is cached."""
+    places = torch.arange(keys.shape[1], device=keys.device)
+    mask = torch.zeros(positions.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
+    mask = mask.masked_fill(places > positions[:, None], float("-inf"))
+    gqa = queries.shape[0] > keys.shape[0]
+    out = F.scaled_dot_product_attention(queries[None], keys[None], values[None], attn_mask=mask, enable_gqa=gqa)
+    return out[0].transpose(0, 1)
+
+
+def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Attend with FlashAttention for sequences of different lengths, which reads lengths from the device.
+
+    There is one sequence: its queries are the last of its keys, as its causal mask takes them to be.
+    """
+    tokens = queries.shape[1]
+    ends = torch.arange(2, dtype=torch.int32, device=keys.device)
+    attended = ends * (positions[-1:] + 1).int()
+    out: torch.Tensor = torch.ops.aten._flash_attention_forward(  # the public `varlen_attn` differs between releases
+        queries.transpose(0, 1),
+        keys.transpose(0, 1),
+        values.transpose(0, 1),
+        ends * tokens,
+        attended,
+        tokens,
+        keys.shape[1],
+        0.0,  # dropout
+        True,  # causal
+        False,  # no mask for debugging
+    )[0]
+    return out
+
+
+def best(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Attention:
+    """Return `flash` where it computes what `masked` does, else that; tried out, for it depends on much."""
+    if device.type == "cuda" and torch.version.hip is None and _flash_works(heads, kv_heads, head_dim, dtype, device):
+        return flash
+    return masked
+
+
+@torch.inference_mode()
+def _flash_works(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    queries = torch.randn(heads, TRIED_TOKENS, head_dim).to(device, dtype)
+    keys, values = torch.randn(2, kv_heads, 2 * (TRIED_START + TRIED_TOKENS), head_dim).to(device, dtype)
+    positions = torch.arange(TRIED_START, TRIED_START + TRIED_TOKENS, device=device)
+    try:
+        found = flash(queries, keys, values, positions).float()
+    except (RuntimeError, TypeError):  # no such kernel for this GPU, these heads or this number format
+        return False
+    return torch.allclose(found, masked(queries, keys, values, positions).float(), atol=0.02, rtol=0.02)

@@ -1,0 +1,166 @@
+"""The work of a turn in few fixed shapes, at fixed addresses: recorded once, then replayed.
+
+    encode    one window of mel frames to embeddings
+    prefill   16 to 512 embeddings, at any position
+    step      one token to logits, for each bucket of the cache; then the choice of the next token
+
+What is recorded reads all that changes from buffers, and looks at no value; whoever replays copies new
+values into the buffers first. On a GPU the recordings are CUDA graphs, one launch each instead of some
+hundreds. Knows nothing of prompts, and of CUDA in `CudaGraphs` alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from voxcli.engines import attention
+from voxcli.engines.cache import Cache
+from voxcli.engines.llama import Llama
+from voxcli.engines.sampling import Chooser
+from voxcli.engines.windows import WindowEncoder
+
+LENGTHS = (16, 64, 128, 256, 384, 512)  # of a prefill, padded; a turn of one window and a few words takes 384
+WARM_RUNS = 2  # before a recording: libraries choose algorithms and allocate workspaces in their first calls
+
+Work = Callable[[], None]
+Progress = Callable[[int, int], None]  # recordings done, recordings in all
+
+
+class Record(Protocol):
+    """Records work."""
+
+    def __call__(self, work: Work, source: torch.Generator | None = None) -> Work:
+        """Run the work and return what does the same to the same tensors again, drawing anew from `source`."""
+        ...
+
+
+class CudaGraphs:
+    """Records CUDA graphs. They share their memory, so one is replayed at a time, and results lie outside of it."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        cuda: Any = torch.cuda  # typed in part
+        self._stream = cuda.Stream()
+
+    def __call__(self, work: Work, source: torch.Generator | None = None) -> Work:
+        """Implement `Record`."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_RUNS):
+                work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        if source is not None:
+            graph.register_generator_state(source)
+        # What other threads do with the GPU meanwhile is none of its business.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+
+class CapturedPass:
+    """A turn's work with one cache, recorded. Hidden states and tokens hold until the next call."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        text: Llama,
+        cache: Cache,
+        chooser: Chooser,
+        encoder: WindowEncoder,
+        record: Record,
+        progress: Progress,
+        decode_layer: Callable[..., torch.Tensor] | None = None,
+    ) -> None:
+        """Record everything; what the cache holds is overwritten.
+
+        Args:
+            chooser: chooses the tokens of all replies that are decoded in this way.
+            encoder: whose work is recorded; it goes on with the recording.
+            decode_layer: what a compiler made of `Llama.decode_layer`, if anything.
+        """
+        self.chooser = chooser
+        self._text, self._cache, self._decode_layer = text, cache, decode_layer
+        # With flash attention, one recording reads as much of the cache as it needs.
+        self._extents = [cache.capacity] if text.attention is attention.flash else cache.buckets
+        device = text.device
+        self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._start, self._last = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self._embeddings = text.embed(self._token.view(1)).expand(LENGTHS[-1], -1).clone()
+        self._hidden = torch.zeros_like(self._embeddings[0])
+        self._logits = text.head(self._hidden)
+        self._window = encoder.silence()
+        self._encoded = encoder.plainly(self._window)
+        self._record_all(record, encoder, progress)
+        encoder.encode_window = self.encode
+
+    def encode(self, window: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, (tokens, hidden), of a window, (mels, frames)."""
+        self._window.copy_(window)
+        self._encode()
+        return self._encoded.clone()
+
+    def prefill(self, embeddings: torch.Tensor, start: int) -> torch.Tensor | None:
+        """Feed up to 512 embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,).
+
+        Returns:
+            None where nothing was fed, because the cache has no room for the padding.
+        """
+        count = embeddings.shape[0]
+        length = next(length for length in LENGTHS if length >= count)
+        extent = next((extent for extent in self._extents if extent >= start + length), None)
+        if extent is None:
+            return None
+        self._embeddings[:count].copy_(embeddings)
+        self._start.fill_(start)
+        self._last.fill_(count - 1)
+        self._prefills[length, extent]()
+        return self._hidden
+
+    def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor:
+        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1)."""
+        self._token.copy_(token)
+        self._start.fill_(place)
+        self._steps[self._cache.bucket(place + 1)]()
+        if chooser is not self.chooser:
+            return chooser.choose(self._logits)
+        self._choose()
+        return self._token
+
+    def _record_all(self, record: Record, encoder: WindowEncoder, progress: Progress) -> None:
+        # Large ones first: their memory is used again by the smaller ones.
+        shapes = [(length, extent) for extent in self._extents[::-1] for length in LENGTHS[::-1] if length <= extent]
+        total, done = len(shapes) + len(self._cache.buckets) + 2, 0
+
+        def recorded(work: Work, source: torch.Generator | None = None) -> Work:
+            nonlocal done
+            replay, done = record(work, source), done + 1
+            progress(done, total)
+            return replay
+
+        self._encode = recorded(lambda: _put(self._encoded, encoder.plainly(self._window)))
+        self._prefills = {shape: recorded(self._prefill_work(*shape)) for shape in shapes}
+        self._steps = {extent: recorded(self._step_work(extent)) for extent in self._cache.buckets}
+        self._choose = recorded(lambda: _put(self._token, self.chooser.choose(self._logits)), self.chooser.source)
+
+    def _prefill_work(self, length: int, extent: int) -> Work:
+        def work() -> None:
+            embeddings = self._embeddings[:length]
+            hidden = self._text.prefill_anywhere(embeddings, self._start, self._last, self._cache, extent)
+            _put(self._hidden, hidden)
+
+        return work
+
+    def _step_work(self, extent: int) -> Work:
+        def work() -> None:
+            logits = self._text.step(
+                self._token, self._start, self._cache, extent, masked=True, through=self._decode_layer
+            )
+            _put(self._logits, logits)
+
+        return work
+
+
+def _put(target: torch.Tensor, result: torch.Tensor) -> None:
+    target.copy_(result)

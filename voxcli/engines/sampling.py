@@ -1,0 +1,67 @@
+"""How the next token is chosen from logits, all of it on the device that they are on.
+
+Nothing here waits for the device: no value is read back, no branch depends on one. Knows nothing of
+models and caches.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when to stop."""
+
+    max_tokens: int
+    stop_ids: frozenset[int]  # the reply ends before one of these
+    temperature: float = 0.0  # 0: the likeliest token each time; both of the others are then ignored
+    top_p: float = 1.0  # the smallest set of likeliest tokens with this probability is chosen from
+    seed: int | None = None  # the same seed, prompt and device give the same reply
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"not a way to sample: {self}")
+
+
+class Chooser:
+    """Chooses the tokens of a reply."""
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self.sampling = sampling
+        self.source = torch.Generator(device)  # of chance; a captured graph has to know it
+        self.begin(sampling.seed)
+
+    def begin(self, seed: int | None) -> None:
+        """Begin another reply."""
+        if seed is None:
+            self.source.seed()
+        else:
+            self.source.manual_seed(seed)
+
+    def is_alike(self, sampling: Sampling) -> bool:
+        """Return whether tokens are chosen in this way, seed and length aside."""
+        ours = self.sampling
+        return (ours.temperature, ours.top_p) == (sampling.temperature, sampling.top_p)
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the chosen id, (1, 1), from logits, (vocabulary,).
+
+        A token is drawn as the first of exponential clocks to ring, each running at its probability:
+        the minimum of E_i / p_i is at i with probability p_i / sum(p), so p needs no normalising and
+        nothing is read back, as it is by `torch.multinomial`.
+        """
+        if self.sampling.temperature == 0:
+            return logits.argmax().view(1, 1)
+        probabilities = (logits.float() / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p < 1:
+            probabilities = _nucleus(probabilities, self.sampling.top_p)
+        clocks = torch.empty_like(probabilities).exponential_(generator=self.source)
+        return (probabilities / clocks).argmax().view(1, 1)
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return the probabilities, (vocabulary,), with zero for all but the likeliest that make up `top_p`."""
+    falling, order = probabilities.sort(descending=True)
+    before = falling.cumsum(-1) - falling  # what the likelier ones have together
+    return torch.zeros_like(probabilities).scatter_(0, order, falling.masked_fill(before >= top_p, 0))
