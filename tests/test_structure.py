@@ -22,7 +22,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"store", "turn"},
     {"memory", "record", "transcript", "testing"},
     {"engines", "speech"},
-    {"live"},
+    {"live", "batch"},
     {"ui"},
     {"live_view"},
     {"bench"},
@@ -35,6 +35,7 @@ HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile
 PAGES = [
     [],
     ["once"],
+    ["batch"],
     ["sessions"],
     ["sessions", "list"],
     ["models"],
