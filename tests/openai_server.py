@@ -1,13 +1,14 @@
 """A server in this process that speaks OpenAI's chat protocol as it is documented, and misbehaves on demand.
 
-Answers are queued; when the queue is empty, it says `REPLY`. Each request is kept.
+Answers can be queued; those that are not get what it `always` says. Each request is kept.
 """
 
+import contextlib
 import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
@@ -143,10 +144,9 @@ def streams(*events: Any) -> Answer:
 class OpenAIServer:
     """Listens on loopback; a context manager."""
 
-    answers: Sequence[Answer] = ()
     models: tuple[str, ...] = ("tiny",)
     tls: ssl.SSLContext | None = None
-    always: Answer = says(*REPLY)
+    always: Answer = field(default_factory=lambda: says(*REPLY))
     requests: list[Request] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client closed while it was to wait
     in_flight: int = 0
@@ -155,8 +155,6 @@ class OpenAIServer:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._queue: SimpleQueue[Answer] = SimpleQueue()
-        for answer in self.answers:
-            self._queue.put(answer)
         self._connections: set[socket.socket] = set()
         self._http = _Listener(("127.0.0.1", 0), _handler_of(self))
         if self.tls:
@@ -181,12 +179,15 @@ class OpenAIServer:
         self._http.server_close()
         with self._lock:
             for connection in self._connections:
-                try:
+                with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
         self._http.join()
         self._thread.join()
+
+    def queue(self, *answers: Answer) -> None:
+        """Give these answers first, each once."""
+        for answer in answers:
+            self._queue.put(answer)
 
     @property
     def chats(self) -> list[Request]:
@@ -277,10 +278,10 @@ def _handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             finally:
                 server.connected(self.request, open_=False)
 
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             server.answer(self, b"")
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             server.answer(self, self.rfile.read(int(self.headers["content-length"])))
 
         def log_message(self, *_: object) -> None:

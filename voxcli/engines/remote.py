@@ -25,13 +25,13 @@ try:  # whoever imports this engine without its packages gets the error with the
     import httpx2
 
     from voxcli.engines.remote_call import Call, Over, Usage, chat, models
-    from voxcli.engines.remote_errors import CallError, no_such_model, too_late
+    from voxcli.engines.remote_errors import CallError, no_such_model, too_late, unnamed_model
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a request is sent again
 LIST_SECONDS = 10.0  # for a list of models
-MODELS_NAMED, NAME_CHARACTERS = 8, 100
+MODELS_LISTED, NAME_CHARACTERS = 1000, 100
 NOT_INTERRUPTED = threading.Event()  # nobody sets it
 
 
@@ -70,8 +70,7 @@ class RemoteEngine:
             return cls(server, options)
         names = list_models(server)
         if len(names) != 1:
-            has = f"has {', '.join(names)}" if names else "lists none"
-            raise RemoteError(f"{server.url} needs the name of a model", hint=f"it {has}; choose with --model NAME")
+            raise unnamed_model(server, names)
         return cls(server, replace(options, model=names[0]))
 
     def reply(
@@ -166,7 +165,7 @@ class _Taking:
 
 
 def list_models(server: Server) -> list[str]:
-    """Return the first names of models that a server lists, each safe to print.
+    """Return the names of the models that a server lists, each short and safe to print.
 
     Raises:
         RemoteError: it does not answer, or not with a list.
@@ -175,7 +174,7 @@ def list_models(server: Server) -> list[str]:
     with closing(Call(server, httpx2.create_ssl_context(), models)) as call:
         try:
             deadline = time.monotonic() + LIST_SECONDS
-            while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(names) < MODELS_NAMED:
+            while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(names) < MODELS_LISTED:
                 names.append(printable(server.hidden_in(name))[:NAME_CHARACTERS])
         except TimeoutError as error:
             raise RemoteError(f"{server.url} did not answer for {LIST_SECONDS:g} s") from error

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from voxcli.errors import ConfigError
@@ -39,7 +38,6 @@ class Server:
 
     url: str  # as `checked_url` returns it
     key: Key | None = None
-    audio_style: Literal["object", "string"] = "object"
     connect_seconds: float = 5.0
     first_token_seconds: float = 60.0
     token_seconds: float = 20.0  # between two tokens

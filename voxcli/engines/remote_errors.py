@@ -11,7 +11,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx2
@@ -108,10 +108,18 @@ def too_late(server: Server, *, began: bool) -> CallError:
     return CallError(RemoteError(f"{server.url} {did} for {seconds:g} s", hint=hint))
 
 
-def no_such_model(server: Server, model: str, models: list[str]) -> RemoteError:
+def no_such_model(server: Server, model: str, names: Sequence[str]) -> RemoteError:
     """The server has models, and this is none of them."""
-    listed = _shortened(", ".join(models))
-    return RemoteError(f"{server.url} has no model {model}", hint=f"it has {listed}; choose with --model NAME")
+    return RemoteError(f"{server.url} has no model {model}", hint=_choice(names))
+
+
+def unnamed_model(server: Server, names: Sequence[str]) -> RemoteError:
+    """No model was named, and the server has not just one."""
+    return RemoteError(f"{server.url} needs the name of a model", hint=_choice(names))
+
+
+def _choice(names: Sequence[str]) -> str:
+    return f"it has {_shortened(', '.join(names) or 'none to list')}; choose with --model NAME"
 
 
 def _status(status: int, said: str, headers: httpx2.Headers, cause: Exception | None, server: Server) -> CallError:
