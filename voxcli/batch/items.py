@@ -7,6 +7,7 @@ folder of a million files costs what a folder of ten costs. This module reads no
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import has_magic, iglob
 from pathlib import Path
@@ -96,17 +97,9 @@ class PathList:
 
     has_unique_ids = False
 
-    def __init__(self, lines: BinaryIO | None) -> None:
-        """Keep a copy of the lines, which can be read only once; raises ConfigError if there are none to be had."""
-        if lines is None:
-            raise ConfigError("standard input is closed", hint="voxcli batch - --out results.jsonl < list.txt")
-        if lines.isatty():
-            raise ConfigError(
-                "standard input is a terminal: no list comes from it",
-                hint="find recordings -name '*.wav' | voxcli batch - --out results.jsonl",
-            )
-        self._lines = cast("BinaryIO", SpooledTemporaryFile(LIST_MEMORY_BYTES))  # noqa: SIM115 - as long as the run
-        shutil.copyfileobj(lines, self._lines)
+    def __init__(self, lines: BinaryIO) -> None:
+        """Take lines that can be read again and again."""
+        self._lines = lines
 
     def __iter__(self) -> Iterator[Item]:
         """Give the items; raises ConfigError where a line is no path."""
@@ -119,6 +112,18 @@ class PathList:
                 yield _file(os.fsdecode(path), f"line {number} of standard input")
 
 
+def _kept(stdin: BinaryIO | None, stack: ExitStack) -> BinaryIO:
+    """Return a copy of standard input, which can be read only once; raises ConfigError if nothing comes from it."""
+    if stdin is None or stdin.isatty():
+        raise ConfigError(
+            f"standard input is {'closed' if stdin is None else 'a terminal'}: no list comes from it",
+            hint="find recordings -name '*.wav' | voxcli batch - --out results.jsonl",
+        )
+    kept = cast("BinaryIO", stack.enter_context(SpooledTemporaryFile(LIST_MEMORY_BYTES)))  # noqa: SIM115
+    shutil.copyfileobj(stdin, kept)
+    return kept
+
+
 def _file(path: str, origin: str) -> Item:
     return Item(path, openable(path), origin)
 
@@ -128,8 +133,8 @@ def openable(path: str) -> str:
     return f"./{path}" if path == STDIN else path
 
 
-def sources(inputs: Sequence[str], stdin: BinaryIO | None) -> list[Source]:
-    """Return what the arguments of `voxcli batch` name.
+def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> list[Source]:
+    """Return what the arguments of `voxcli batch` name, for as long as `stack` lasts.
 
     Raises:
         AudioInputError: one names nothing.
@@ -143,7 +148,7 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None) -> list[Source]:
     others: list[Source] = []
     for given in inputs:
         if given == STDIN:
-            others.append(PathList(stdin))
+            others.append(PathList(_kept(stdin, stack)))
             continue
         for path in _matches(given):
             if Path(path).is_dir():

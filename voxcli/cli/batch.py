@@ -105,7 +105,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack, stop: threading.
     from voxcli.batch.results import Results
     from voxcli.batch.tally import Tally
 
-    inputs = sources(asked.inputs, sys.stdin.buffer if sys.stdin else None)
+    inputs = sources(asked.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_among(inputs, asked.save_replies)
     plan, tally = survey(inputs), Tally()
     results = stack.enter_context(
