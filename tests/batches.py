@@ -63,7 +63,7 @@ class Echo:
     ) -> Generator[str, None, PassReport]:
         self.asked.append((session, utterance))
         self.before_reply(utterance)
-        if utterance.prompt == "fail":
+        if utterance.prompt.startswith("fail"):
             raise ModelError("no reply to that")
         if utterance.prompt == "bug":
             raise ZeroDivisionError("oh")
