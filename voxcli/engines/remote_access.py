@@ -142,6 +142,6 @@ def is_loopback(url: str) -> bool:
 
 def warning(server: Server) -> str:
     """Return what a user should know before a request is sent; empty where there is nothing."""
-    if server.key is None or server.url.startswith("https:") or is_loopback(server.url):
+    if server.key is None or urlsplit(server.url).scheme == "https" or is_loopback(server.url):
         return ""
     return f"the key travels unencrypted to {server.host}: anyone in between can read it; use https"
