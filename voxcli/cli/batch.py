@@ -21,12 +21,13 @@ from voxcli.cli.common import (
     EngineFlag,
     InstructionsFlag,
     ModelFlag,
+    UrlsFlag,
     VerboseFlag,
     VoiceFlag,
     given,
     note,
 )
-from voxcli.cli.parts import open_engine, open_voice
+from voxcli.cli.parts import load_settings, open_engine, open_servers, open_voice
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from voxcli.batch.worker import SpokenReplies
     from voxcli.config import Settings
     from voxcli.turn import Engine
+
+SERVER_CONCURRENCY = 8  # requests at once where nobody says
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class _Asked:
     save_replies: Path | None
     max_p95: float | None
     concurrency: int | None
+    urls: list[str]
 
 
 def batch(
@@ -70,8 +74,15 @@ def batch(
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", metavar="N", min=1, max=1024, help="Items at once, if the engine allows it."),
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Items at once, if the engine allows it; for each server.",
+        ),
     ] = None,
+    url: UrlsFlag = None,
     engine: EngineFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
@@ -81,11 +92,12 @@ def batch(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Answer many recordings: one JSON record a line, written as each is done."""
-    from voxcli.config import load
-
-    flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
-    settings = load(config, flags)
-    asked = _Asked(inputs, out, resume or retry_failed, retry_failed, fail_fast, save_replies, max_p95, concurrency)
+    urls = url or []
+    first = urls[0] if urls else None
+    flags = given(engine=engine, url=first, model=model, device=device, instructions=instructions, voice=voice)
+    settings = load_settings(config, flags)
+    resume = resume or retry_failed
+    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls)
     stop = threading.Event()
     try:
         with ExitStack() as stack:
@@ -138,9 +150,12 @@ def _answered(
     replies = _spoken_replies(asked.save_replies, settings, stack)
     started = time.perf_counter()
     with download_progress() as progress:
-        engine = open_engine(settings, stack, note, progress)
+        if settings.engine == "remote":
+            engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
+        else:
+            engine = open_engine(settings, stack, note, progress)
     load_seconds = time.perf_counter() - started
-    count = _workers(engine, asked.concurrency)
+    count = _workers(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
     for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
         replies += _spoken_replies(asked.save_replies, settings, stack)
     desk = Desk(iter(plan), results, settings.instructions)

@@ -40,6 +40,12 @@ ModelFlag = Annotated[
 UrlFlag = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="Server of the remote engine: http://HOST:8000/v1")
 ]
+UrlsFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url", metavar="URL", help="Server of the remote engine; given more than once, they share the work."
+    ),
+]
 DeviceFlag = Annotated[
     str | None, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What the voxtral engine runs on.")
 ]
