@@ -1,7 +1,8 @@
 # make demo    set up, ask the recorded question, hear the answer
 # make test    set up, run the tests
 # make check   set up, check form, types and the README's commands
-.PHONY: demo test check format
+# make test-vllm   set up, and test the remote engine against a real vLLM (4 GB to install, once)
+.PHONY: demo test check format test-vllm
 
 QUESTION := examples/questions/capital-of-france.flac
 REPLY := demo-reply.wav
@@ -23,6 +24,10 @@ check:
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/python scripts/check_readme.py
+
+test-vllm:
+	@scripts/setup.sh dev
+	@scripts/vllm.sh test
 
 format:
 	@scripts/setup.sh dev

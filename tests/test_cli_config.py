@@ -27,7 +27,8 @@ def test_path_is_where_init_writes(config_home: Path) -> None:
     path = config_home / "voxcli" / "config.toml"
     assert run("path").stdout == f"{path}\n"
     assert run("init").exit_code == 0
-    assert tomllib.loads(path.read_text()) == {"audio": {}, "session": {}, "reply": {}, "speech": {}, "live": {}}
+    sections = ("audio", "session", "reply", "speech", "live", "remote")
+    assert tomllib.loads(path.read_text()) == {name: {} for name in sections}
 
 
 def test_init_makes_file_and_folders_private(config_home: Path) -> None:

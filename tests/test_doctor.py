@@ -97,6 +97,7 @@ def test_python(version: tuple[int, int, int], well: bool) -> None:
         ("auto", "", HERE, "voxtral"),
         ("auto", "no GPU was found", HERE, "embedded"),
         ("auto", "", None, "embedded"),
+        ("remote", "", HERE, "remote"),
     ],
 )
 def test_engine_in_use(wanted: str, why_no_gpu: str, checkpoint: Path | None, used: str) -> None:
@@ -158,6 +159,16 @@ def test_embedded() -> None:
     assert doctor.embedded(None, ["xllamacpp"], "pip install it") == Finding(
         False, "not installed: xllamacpp", "pip install it"
     )
+
+
+def test_server() -> None:
+    assert doctor.server("", ["tiny"]).well
+    assert doctor.server("b", ["a", "b"]).well
+    several, other = doctor.server("", ["a", "b"]), doctor.server("c", ["a"])
+    assert (several.well, other.well) == (False, False)
+    assert "a, b; none is chosen" in several.found
+    assert "it has a; not c" in other.found
+    assert "no models" in doctor.server("", []).found
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"store", "turn"},
     {"memory", "record", "transcript", "testing"},
     {"engines", "speech"},
-    {"live"},
+    {"live", "batch"},
     {"ui"},
     {"live_view"},
     {"bench"},
@@ -32,9 +32,11 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile", "soxr", "sqlite3", "rich.progress"}
+HEAVY |= {"openai", "httpx2", "keyring"}
 PAGES = [
     [],
     ["once"],
+    ["batch"],
     ["sessions"],
     ["sessions", "list"],
     ["models"],
@@ -115,6 +117,11 @@ def test_models_stay_under_engines() -> None:
     found = importers("torch", "transformers", "safetensors", "huggingface_hub", "faster_whisper", "xllamacpp")
     assert found
     assert all(path.startswith(("engines/", "bench/")) for path in found)
+
+
+def test_only_the_remote_engine_speaks_to_servers() -> None:
+    found = importers("openai", "httpx", "httpx2", "requests", "urllib.request", "keyring")
+    assert found == {f"engines/remote{part}.py" for part in ("", "_access", "_call", "_errors")}
 
 
 def test_only_views_draw() -> None:

@@ -33,7 +33,7 @@ from voxcli.paths import config_file
 
 __all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
 
-NOT_SETTINGS = frozenset({"VOXCLI_HOME"})  # variables that `voxcli.paths` reads
+NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY"})  # read by `voxcli.paths`, `voxcli.engines.remote_access`
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes: more is some other file
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -38,6 +38,16 @@ VoiceName = Annotated[
     Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
     Allowed("pyttsx3, pyttsx3:NAME, piper:NAME or piper:PATH"),
 ]
+ServerUrl = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x20\x7f]*$", max_length=2048),
+    Allowed("an http or https address such as http://localhost:8000/v1, or nothing"),
+]
+ServerModel = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
+    Allowed("the name that the server has for it, or nothing"),
+]
 DeviceName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
@@ -157,11 +167,39 @@ class LiveSettings(_Table):
     )
 
 
+class RemoteSettings(_Table):
+    """The server that the remote engine asks; its key is no setting."""
+
+    url: ServerUrl = Field(default="", description="Address of the server.")
+    model: ServerModel = Field(
+        default="", description="Model to ask the server for; nothing for the only one it has. --model names it too."
+    )
+    audio_style: Literal["object", "string"] = Field(
+        default="object", description="How a clip is sent: vLLM and llama.cpp take an object, Mistral's API a string."
+    )
+    connect_seconds: Number = Field(
+        default=5.0, ge=0.1, le=300, description="How long the server may take to accept a connection, in seconds."
+    )
+    first_token_seconds: Number = Field(
+        default=60.0, ge=0.1, le=3600, description="How long the first token may take, in seconds."
+    )
+    token_seconds: Number = Field(
+        default=20.0, ge=0.1, le=3600, description="How long each further token may take, in seconds."
+    )
+    retries: WholeNumber = Field(
+        default=3,
+        ge=0,
+        le=20,
+        description="How often a request is sent again that was refused for the moment or dropped (no unit).",
+    )
+
+
 class Settings(_Table):
     """All settings, checked; text that named a file holds what the file says."""
 
-    engine: Literal["auto", "voxtral", "embedded"] = Field(
-        default="auto", description="What answers; auto takes voxtral where there is a GPU for it, else embedded."
+    engine: Literal["auto", "voxtral", "embedded", "remote"] = Field(
+        default="auto",
+        description="What answers; auto takes voxtral where there is a GPU for it, else embedded, and never remote.",
     )
     model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
@@ -178,6 +216,7 @@ class Settings(_Table):
     reply: ReplySettings = ReplySettings()
     speech: SpeechSettings = SpeechSettings()
     live: LiveSettings = LiveSettings()
+    remote: RemoteSettings = RemoteSettings()
 
 
 def fields() -> dict[str, FieldInfo]:

@@ -20,12 +20,13 @@ from voxcli.errors import VoxError
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
 VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors")
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
+MODELS_SHOWN = 5  # of a server
 DATA_BYTES = 10_000_000  # room for some ten thousand turns
 # What a model takes on the GPU beside its weights: a KV cache of 8192 tokens is 1.0 GB for mini and
 # 1.3 GB for small; encoder and prefill need some hundred megabytes for a moment.
 WORKING_BYTES = 1_800_000_000
 
-EngineName = Literal["voxtral", "embedded"]
+EngineName = Literal["voxtral", "embedded", "remote"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def settings_file(path: Path, exists: bool) -> Finding:
 
 def engine_in_use(wanted: str, why_no_gpu: str, checkpoint: Path | None) -> EngineName:
     """Return the engine that `once` would use; `auto` takes voxtral where it needs nothing more."""
+    if wanted == "remote":
+        return "remote"
     if wanted == "voxtral" or (wanted == "auto" and not why_no_gpu and checkpoint):
         return "voxtral"
     return "embedded"
@@ -168,6 +171,20 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     if missing:
         return Finding(False, f"not installed: {', '.join(missing)}", install)
     return Finding(True, f"weights in {folder}" if folder else "installed; its weights are made ready on first use")
+
+
+def server(model: str, names: Sequence[str]) -> Finding:
+    """Check that a server which answered has the model.
+
+    Args:
+        model: its name; empty for the only one that the server has.
+        names: of the models that it lists.
+    """
+    shown = ", ".join(names[:MODELS_SHOWN]) or "no models"
+    if model in names or (not model and len(names) == 1):
+        return Finding(True, f"it answers, with {model or shown}")
+    wanted = f"not {model}" if model else "none is chosen"
+    return Finding(False, f"it has {shown}; {wanted}", "choose one with --model NAME")
 
 
 def folder(path: Path, needed_bytes: int) -> Finding:

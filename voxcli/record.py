@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from voxcli.errors import VoxError
 from voxcli.turn import Engine, TurnEnded, Utterance
 
 
@@ -47,6 +48,22 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
             "first_audio_seconds": _rounded(timings.first_audio_seconds),
             "total_seconds": round(timings.total_seconds, 4),
         },
+    }
+
+
+def failure_of(
+    error: Exception, engine: Engine, *, path: str | None, prompt: str, session: str | None
+) -> dict[str, Any]:
+    """Return the JSON object of a turn that did not take place; `error` stands where the reply would."""
+    code = error.code if isinstance(error, VoxError) else "unexpected"
+    message = error.message if isinstance(error, VoxError) else f"{type(error).__name__}: {error}"
+    return {
+        "error": {"code": code, "message": message},
+        "prompt": prompt or None,
+        "audio": {"path": path},
+        "engine": engine.name,
+        "model": engine.model,
+        "session": session,
     }
 
 

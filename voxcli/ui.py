@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from voxcli.batch.tally import Status
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 from voxcli.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
@@ -166,6 +167,66 @@ def _tenths() -> Callable[[int, int], None]:
             notes.write(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB\n")
 
     return show
+
+
+LINE_SECONDS = 10.0  # between lines of a run that nobody watches
+
+
+class BatchLines:
+    """Shows how far a batch is where stderr is no terminal: a line from time to time."""
+
+    def __init__(self, notes: Output | None = None) -> None:
+        self._notes = notes or Output(sys.stderr)
+        self._due = LINE_SECONDS
+
+    def show(self, status: Status) -> None:
+        """Write a line if the last one was long enough ago."""
+        if status.seconds >= self._due:
+            self._due = status.seconds + LINE_SECONDS
+            self.say(f"{status.done} of {status.items} · {status.pace} · {_left(status)}")
+
+    def say(self, text: str) -> None:
+        """Write a line now."""
+        self._notes.write(printable(text) + "\n")
+
+
+class BatchBar:
+    """Shows how far a batch is on a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, pace="", left="")
+
+    def show(self, status: Status) -> None:
+        """Move the bar."""
+        self._progress.update(
+            self._task, completed=status.done, total=status.items, pace=status.pace, left=_left(status)
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(printable(text), markup=False, highlight=False)
+
+
+@contextmanager
+def batch_progress() -> Iterator[BatchLines | BatchBar]:
+    """Give what shows how far a batch is: a bar on a terminal, else lines."""
+    if not sys.stderr.isatty():
+        yield BatchLines()
+        return
+    columns = [
+        BarColumn(),
+        *map(TextColumn, ("{task.completed} of {task.total}", "{task.fields[pace]}", "{task.fields[left]}")),
+    ]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield BatchBar(progress)
+
+
+def _left(status: Status) -> str:
+    if status.seconds_left is None:
+        return ""
+    minutes, seconds = divmod(round(status.seconds_left), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
 
 def latency_line(record: dict[str, Any]) -> str:

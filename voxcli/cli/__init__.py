@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from voxcli import __version__
 from voxcli.cli import bench, config, models, sessions
+from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, report
 from voxcli.cli.devices import devices
@@ -65,6 +66,7 @@ app = typer.Typer(
 )
 app.command()(chat)
 app.command()(once)
+app.command()(batch)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
 app.command()(voices)

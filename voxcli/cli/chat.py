@@ -20,11 +20,12 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    UrlFlag,
     VerboseFlag,
     VoiceFlag,
     given,
 )
-from voxcli.cli.parts import open_engine, open_memory, open_voice
+from voxcli.cli.parts import load_settings, open_engine, open_memory, open_voice
 from voxcli.errors import ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def chat(
         Path | None, typer.Option("--record", metavar="DIR", help="Keep each utterance and its record in a folder.")
     ] = None,
     engine: EngineFlag = None,
+    url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
     instructions: InstructionsFlag = None,
@@ -91,14 +93,12 @@ def chat(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Talk: it listens, answers aloud, and stops when you speak."""
-    from voxcli.config import load
-
-    flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
     live = {"input_device": input_device, "output_device": output_device, "push_to_talk": push_to_talk}
     flags |= {f"live.{name}": value for name, value in live.items() if value is not None}
     if no_barge_in:
         flags["live.barge_in"] = False
-    settings = load(config, flags)
+    settings = load_settings(config, flags)
     with ExitStack() as stack:
         _run(_Asked(session, instructions is not None, not no_speak, max_turns, record, json), settings, stack)
 

@@ -30,8 +30,22 @@ ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
-EngineFlag = Annotated[str | None, typer.Option("--engine", metavar="auto|voxtral|embedded", help="What answers.")]
-ModelFlag = Annotated[str | None, typer.Option("--model", metavar="ID|PATH", help="mini, small, a hub id or a folder.")]
+EngineFlag = Annotated[
+    str | None, typer.Option("--engine", metavar="auto|voxtral|embedded|remote", help="What answers.")
+]
+ModelFlag = Annotated[
+    str | None,
+    typer.Option("--model", metavar="ID|PATH", help="mini, small, a hub id or a folder; a server's own name for one."),
+]
+UrlFlag = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="Server of the remote engine: http://HOST:8000/v1")
+]
+UrlsFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url", metavar="URL", help="Server of the remote engine; given more than once, they share the work."
+    ),
+]
 DeviceFlag = Annotated[
     str | None, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What the voxtral engine runs on.")
 ]

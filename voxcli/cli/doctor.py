@@ -16,6 +16,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    UrlFlag,
     VerboseFlag,
     VoiceFlag,
     given,
@@ -32,6 +33,7 @@ ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 def doctor(
     engine: EngineFlag = None,
+    url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
     instructions: InstructionsFlag = None,
@@ -43,7 +45,7 @@ def doctor(
     """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
     from voxcli.doctor import examine, would_work
 
-    flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
     checks = examine(_probes(config, flags))
     well = would_work(checks)
     if json_:
@@ -64,18 +66,19 @@ def _line(check: "Check", encoding: str) -> str:
 
 def _probes(config: Path | None, flags: dict[str, Any]) -> "Iterator[Probe]":
     from voxcli import doctor as checks
-    from voxcli.config import Settings, load
+    from voxcli.cli.parts import load_settings
+    from voxcli.config import Settings
     from voxcli.doctor import Probe
     from voxcli.errors import ConfigError
     from voxcli.paths import config_file, data_folder
 
     def settings_file() -> "Finding":
-        load(config, flags)
+        load_settings(config, flags)
         path = config or config_file()
         return checks.settings_file(path, path.exists())
 
     try:
-        settings = load(config, flags)
+        settings = load_settings(config, flags)
     except ConfigError:
         settings = Settings()  # its own line says so; the others tell of the defaults
     yield Probe("python", lambda: checks.python(sys.version_info[:3]))
@@ -105,15 +108,29 @@ def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
     lacking = checks.missing_packages(checks.VOXTRAL_PACKAGES)
 
     yield Probe("engine", lambda: checks.engine(settings.engine, used, why_no_gpu))
+    if used == "remote":
+        yield Probe("server", lambda: _server(settings))
     yield Probe(
         "torch", lambda: checks.torch_device(gpu, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
     )
     if gpu and here and settings.device != "cpu":
         yield Probe("gpu memory", lambda: checks.gpu_memory(gpu, checks.weight_bytes(here)), voxtral)
     yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
-    yield Probe("embedded", lambda: _embedded(prepared, missing), not voxtral)
+    yield Probe("embedded", lambda: _embedded(prepared, missing), used == "embedded")
     needed_bytes = 0 if prepared else weights.TOTAL_BYTES
-    yield Probe("cache", lambda: checks.folder(cache, needed_bytes), not voxtral and not prepared)
+    yield Probe("cache", lambda: checks.folder(cache, needed_bytes), used == "embedded" and not prepared)
+
+
+def _server(settings: "Settings") -> "Finding":
+    """Ask the server for its models: nothing is generated."""
+    from voxcli import doctor as checks
+    from voxcli.cli.parts import engine_options
+    from voxcli.engines.choice import find_server
+
+    server = find_server(engine_options(settings).remote, settings.remote.url)
+    from voxcli.engines.remote import list_models
+
+    return checks.server(settings.remote.model, list_models(server))
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":

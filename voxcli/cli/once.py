@@ -21,12 +21,13 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    UrlFlag,
     VerboseFlag,
     VoiceFlag,
     given,
     note,
 )
-from voxcli.cli.parts import open_engine, open_memory, open_voice
+from voxcli.cli.parts import load_settings, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def once(
         int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM of this rate.")
     ] = None,
     engine: EngineFlag = None,
+    url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
     instructions: InstructionsFlag = None,
@@ -86,10 +88,8 @@ def once(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Answer a recorded question: print the reply, speak it, remember the turn."""
-    from voxcli.config import load
-
-    flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
-    settings = load(config, flags)
+    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
+    settings = load_settings(config, flags)
     asked = _Asked(source, session, _text(prompt), speak, save_reply, raw_rate, instructions is not None, json)
     try:
         with ExitStack() as stack:

@@ -1,13 +1,35 @@
-"""What `once` and `chat` are built from, opened by the settings; an exit stack closes them."""
+"""What `once`, `chat` and `batch` are built from, opened by the settings; an exit stack closes them."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxcli.config import Settings
     from voxcli.engines.choice import EngineOptions, Notice, Progress
     from voxcli.memory import Memory
     from voxcli.turn import Engine, Synthesizer
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
+    """Return the settings in force; of the flags, `url` and `model` mean the server where the engine is remote.
+
+    Raises:
+        ConfigError: a wrong setting, or a server for another engine.
+    """
+    from voxcli.config import load
+
+    settings = load(config, {"remote.url" if name == "url" else name: value for name, value in flags.items()})
+    if settings.engine != "remote":
+        if "url" in flags:
+            raise ConfigError("--url is for the remote engine", hint="add --engine remote")
+        return settings
+    if "model" not in flags:
+        return settings
+    return settings.model_copy(update={"remote": settings.remote.model_copy(update={"model": flags["model"]})})
 
 
 def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new_instructions: bool) -> "Memory":
@@ -46,9 +68,18 @@ def open_engine(settings: "Settings", stack: ExitStack, notice: "Notice", progre
     return stack.enter_context(closing(engine))
 
 
+def open_servers(
+    settings: "Settings", urls: Sequence[str], concurrency: int, stack: ExitStack, notice: "Notice"
+) -> "Engine":
+    """Open one engine for all servers, each asked for `concurrency` replies at once; none means the settings' own."""
+    from voxcli.engines import choice
+
+    return stack.enter_context(closing(choice.open_pool(engine_options(settings), urls, concurrency, notice)))
+
+
 def engine_options(settings: "Settings") -> "EngineOptions":
     """Return what the settings say about the engine, as plain values."""
-    from voxcli.engines.choice import EngineOptions
+    from voxcli.engines.choice import EngineOptions, RemoteOptions
 
     return EngineOptions(
         engine=settings.engine,
@@ -59,4 +90,5 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         temperature=settings.reply.temperature,
         top_p=settings.reply.top_p,
         context_tokens=settings.session.context_tokens,
+        remote=RemoteOptions(**settings.remote.model_dump()),
     )

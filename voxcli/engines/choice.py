@@ -3,25 +3,43 @@
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes.util import find_library
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from voxcli.engines import checkpoints, weights
-from voxcli.errors import ModelError
+from voxcli.errors import ConfigError, ModelError, RemoteError
 from voxcli.turn import Engine
+
+if TYPE_CHECKING:
+    from voxcli.engines.remote import RemoteEngine
+    from voxcli.engines.remote_access import Server
+    from voxcli.engines.remote_pool import RemotePool
 
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True)
+class RemoteOptions:
+    """What a user may say about a server; `voxcli.config_fields` explains the numbers."""
+
+    url: str = ""
+    model: str = ""  # empty: the only one that it has
+    audio_style: Literal["object", "string"] = "object"
+    connect_seconds: float = 5.0
+    first_token_seconds: float = 60.0
+    token_seconds: float = 20.0
+    retries: int = 3
+
+
+@dataclass(frozen=True)
 class EngineOptions:
     """What a user may say about the engine."""
 
-    engine: Literal["auto", "voxtral", "embedded"]
+    engine: Literal["auto", "voxtral", "embedded", "remote"]
     model: str  # short name, hub id or folder
     device: Literal["auto", "cuda", "mps", "cpu"]
     instructions: str  # of the session to come
@@ -29,6 +47,7 @@ class EngineOptions:
     temperature: float  # 0 is greedy
     top_p: float
     context_tokens: int  # of the prompt, the reply not included
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
 
 
 def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: Progress | None = None) -> Engine:
@@ -40,7 +59,11 @@ def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: P
 
     Raises:
         ModelError: the engine asked for can't be had.
+        RemoteError: the server does not answer.
+        ConfigError: the server's address or its key can't be one.
     """
+    if options.engine == "remote":
+        return open_server(options, options.remote.url, notice)
     if options.engine == "embedded":
         return _open_embedded(options, cache, notice, why="")
     if options.engine == "voxtral":
@@ -52,6 +75,65 @@ def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: P
     except ModelError as error:
         return _open_embedded(options, cache, notice, why=str(error))
     return _open_voxtral(options, checkpoint, notice)
+
+
+def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngine":
+    """Return the engine for the server at `url`. Raises ConfigError and RemoteError."""
+    from voxcli.engines.remote import RemoteEngine
+    from voxcli.engines.remote_access import warning
+    from voxcli.engines.remote_request import RequestOptions
+
+    server, remote = find_server(options.remote, url), options.remote
+    if said := warning(server):
+        notice(said)
+    engine = RemoteEngine.open(
+        server,
+        RequestOptions(
+            remote.model,
+            options.max_reply_tokens,
+            options.temperature,
+            options.top_p,
+            options.context_tokens,
+            remote.audio_style,
+        ),
+    )
+    notice(f"remote engine: {engine.model} at {server.url}")
+    return engine
+
+
+def find_server(remote: RemoteOptions, url: str) -> "Server":
+    """Return the server at `url`, with the key for it. Raises ConfigError; nothing is sent."""
+    from voxcli.engines.remote_access import Server, checked_url, find_key
+
+    if not url:
+        raise ConfigError("the remote engine needs a server", hint="give it with --url http://HOST:8000/v1")
+    url = checked_url(url)
+    limits = (remote.connect_seconds, remote.first_token_seconds, remote.token_seconds)
+    return Server(url, find_key(url), *limits, remote.retries)
+
+
+def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, notice: Notice) -> "RemotePool":
+    """Return one engine for several servers, each of which is asked for `concurrency` replies at once.
+
+    A server that does not answer now is left out, and `notice` is told.
+
+    Raises:
+        RemoteError: none of them answers.
+        ConfigError: an address or the key can't be one.
+    """
+    from voxcli.engines.remote_pool import RemotePool
+
+    engines: list[Engine] = []
+    failure: RemoteError | None = None
+    for url in dict.fromkeys(urls or [options.remote.url]):
+        try:
+            engines.append(open_server(options, url, notice))
+        except RemoteError as error:
+            failure = error
+            notice(f"left out: {error}")
+    if failure and not engines:
+        raise failure
+    return RemotePool(engines, concurrency)
 
 
 def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str) -> Engine:

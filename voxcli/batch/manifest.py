@@ -1,0 +1,108 @@
+"""Manifests: one JSON object a line, `{"id", "audio", "prompt"?, "session"?, "instructions"?}`.
+
+A manifest is refused as a whole, by line number, before anything of it runs. It is held in memory a
+line at a time.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from voxcli.batch.items import BOM, Item, openable
+from voxcli.errors import ConfigError
+
+REQUIRED, OPTIONAL = ("id", "audio"), ("prompt", "session", "instructions")
+LINE_BYTES = 1 << 20  # at most: a line is a name, a path and a prompt
+
+
+class Manifest:
+    """The items of a JSONL file; paths in it are relative to it."""
+
+    has_unique_ids = False
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None  # size and time of the file that was checked
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give the items.
+
+        Raises:
+            ConfigError: a line that is no item, a file that can't be read, or that has changed since it was first read.
+        """
+        folder = os.path.dirname(self._path)  # noqa: PTH120 - a Path would lose the "./" of "./-"
+        try:
+            with Path(self._path).open("rb") as file:
+                self._check_unchanged(os.fstat(file.fileno()))
+                number = 0
+                while line := file.readline(LINE_BYTES + 1):
+                    number += 1
+                    if item := self._item(line.removeprefix(BOM) if number == 1 else line, number, folder):
+                        yield item
+        except OSError as error:
+            raise ConfigError(f"the manifest {self._path} can't be read: {error.strerror}") from error
+
+    def _check_unchanged(self, status: os.stat_result) -> None:
+        stamp = (status.st_size, status.st_mtime_ns)
+        if self._stamp not in (None, stamp):
+            raise ConfigError(f"the manifest {self._path} was changed while it was read", hint="run again")
+        self._stamp = stamp
+
+    def _item(self, line: bytes, number: int, folder: str) -> Item | None:
+        """Return what a line says, None for a blank one."""
+        if len(line) > LINE_BYTES:
+            raise self._refused(number, f"longer than {LINE_BYTES >> 20} MB")
+        if not line.strip():
+            return None
+        values = self._values(line, number)
+        path = openable(os.path.join(folder, values["audio"]))  # noqa: PTH118 - nor would it keep the name as it is
+        return Item(
+            values["id"],
+            path,
+            f"{self._path}, line {number}",
+            _writable(values.get("prompt") or "").strip(),
+            values.get("session"),
+            None if values.get("instructions") is None else _writable(values["instructions"]),
+        )
+
+    def _values(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            values = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise self._refused(number, "not UTF-8") from error
+        except json.JSONDecodeError as error:
+            raise self._refused(number, f"no JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+            raise self._refused(number, "no JSON that can be read") from error
+        if not isinstance(values, dict):
+            raise self._refused(number, "no JSON object")
+        if problem := _problem(values):
+            raise self._refused(number, problem)
+        return values
+
+    def _refused(self, number: int, why: str) -> ConfigError:
+        return ConfigError(
+            f"{self._path}, line {number}: {why}",
+            hint='a line is {"id": "q1", "audio": "q1.wav"}, and may have "prompt", "session", "instructions"',
+        )
+
+
+def _problem(values: dict[str, Any]) -> str:
+    """Return what is wrong with an item; empty where nothing is."""
+    for key in values:
+        if key not in (*REQUIRED, *OPTIONAL):  # a misspelt "session" would run thousands of items without memory
+            return f"unknown key {key!r}"
+    for key in REQUIRED:
+        if not isinstance(values.get(key), str) or not values[key]:
+            return f"{key!r} is missing" if key not in values else f"{key!r} has to be text that is not empty"
+    for key in OPTIONAL:
+        if not isinstance(values.get(key, ""), str | None):
+            return f"{key!r} has to be text"
+    return "'session' is empty" if values.get("session") == "" else ""
+
+
+def _writable(text: str) -> str:
+    """Return text without lone surrogates, which no model can take."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,239 @@
+"""`voxcli batch`: many recordings, one record each."""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import (
+    INTERRUPTED,
+    ConfigFlag,
+    DeviceFlag,
+    EngineFlag,
+    InstructionsFlag,
+    ModelFlag,
+    UrlsFlag,
+    VerboseFlag,
+    VoiceFlag,
+    given,
+    note,
+)
+from voxcli.cli.parts import load_settings, open_engine, open_servers, open_voice
+from voxcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxcli.batch.items import Source
+    from voxcli.batch.plan import Plan
+    from voxcli.batch.results import Results
+    from voxcli.batch.tally import Status, Tally
+    from voxcli.batch.worker import SpokenReplies
+    from voxcli.config import Settings
+    from voxcli.turn import Engine
+
+SERVER_CONCURRENCY = 8  # requests at once where nobody says
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line asks for, beside the settings."""
+
+    inputs: list[str]
+    out: Path
+    resume: bool
+    retry_failed: bool
+    fail_fast: bool
+    save_replies: Path | None
+    max_p95: float | None
+    concurrency: int | None
+    urls: list[str]
+
+
+def batch(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, a .jsonl manifest; - is a list.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="Where the records go, one a line.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that has records in it.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Go on, and try failed items again.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first item that fails.")] = False,
+    save_replies: Annotated[
+        Path | None, typer.Option("--save-replies", metavar="DIR", help="Write the spoken replies too.")
+    ] = None,
+    max_p95: Annotated[
+        float | None,
+        typer.Option("--max-p95", metavar="SECONDS", min=0, help="Fail if 1 first token in 20 comes later."),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Items at once, if the engine allows it; for each server.",
+        ),
+    ] = None,
+    url: UrlsFlag = None,
+    engine: EngineFlag = None,
+    model: ModelFlag = None,
+    device: DeviceFlag = None,
+    instructions: InstructionsFlag = None,
+    voice: VoiceFlag = None,
+    config: ConfigFlag = None,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Answer many recordings: one JSON record a line, written as each is done."""
+    urls = url or []
+    first = urls[0] if urls else None
+    flags = given(engine=engine, url=first, model=model, device=device, instructions=instructions, voice=voice)
+    settings = load_settings(config, flags)
+    resume = resume or retry_failed
+    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls)
+    stop = threading.Event()
+    try:
+        with ExitStack() as stack:
+            code = _run(asked, settings, stack, stop)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # before the first item, while an engine may be loading that would keep the end waiting
+    if stop.is_set():
+        note(f"stopped; to go on: {_again('--resume')}")
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(code)
+
+
+def _run(asked: _Asked, settings: "Settings", stack: ExitStack, stop: threading.Event) -> int:
+    """Open the parts, those that are cheap and may be refused first; answer what is left; return the exit code."""
+    from voxcli.batch.items import sources
+    from voxcli.batch.plan import survey
+    from voxcli.batch.results import Results
+    from voxcli.batch.tally import Tally
+
+    inputs = sources(asked.inputs, sys.stdin.buffer if sys.stdin else None, stack)
+    _refuse_replies_among(inputs, asked.save_replies)
+    plan, tally = survey(inputs), Tally()
+    results = stack.enter_context(
+        Results(asked.out, resume=asked.resume, retry_failed=asked.retry_failed, count=tally.add)
+    )
+    left = sum(planned.item.id not in results for planned in plan) if len(results) else plan.items
+    if len(results):
+        note(f"{plan.items - left} of {plan.items} items are finished")
+    status = _answered(asked, settings, stack, stop, plan, results, tally, left) if left else None
+    return _concluded(asked, tally, status)
+
+
+def _answered(
+    asked: _Asked,
+    settings: "Settings",
+    stack: ExitStack,
+    stop: threading.Event,
+    plan: "Plan",
+    results: "Results",
+    tally: "Tally",
+    left: int,
+) -> "Status":
+    from voxcli.audio import read_audio
+    from voxcli.batch.desk import Desk
+    from voxcli.batch.runner import Run
+    from voxcli.batch.shelf import Shelf
+    from voxcli.batch.worker import EngineWorker
+    from voxcli.ui import batch_progress, download_progress
+
+    replies = _spoken_replies(asked.save_replies, settings, stack)
+    started = time.perf_counter()
+    with download_progress() as progress:
+        if settings.engine == "remote":
+            engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
+        else:
+            engine = open_engine(settings, stack, note, progress)
+    load_seconds = time.perf_counter() - started
+    count = _workers(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
+    for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
+        replies += _spoken_replies(asked.save_replies, settings, stack)
+    desk = Desk(iter(plan), results, settings.instructions)
+    shelf = stack.enter_context(Shelf(desk, lambda path: read_audio(path, max_seconds=settings.audio.max_seconds)))
+    with _stopped_by_signal(stop), batch_progress() as view:
+        run = Run(desk, left, results.write, tally, view, stop, asked.fail_fast)
+        return run.answer(
+            [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
+        )
+
+
+def _workers(engine: "Engine", concurrency: int | None) -> int:
+    """Return how many threads ask the engine at once."""
+    from voxcli.batch.worker import replies_at_once
+
+    best = replies_at_once(engine)
+    if best is None and concurrency not in (None, 1):
+        raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave --concurrency out")
+    return concurrency or best or 1
+
+
+def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":
+    """Open a voice that writes to a folder, if one is wanted."""
+    if folder is None:
+        return [None]
+    from voxcli.batch.worker import SpokenReplies
+
+    return [SpokenReplies(folder.expanduser(), open_voice(settings, stack))]
+
+
+def _refuse_replies_among(inputs: "Sequence[Source]", folder: Path | None) -> None:
+    """Raise ConfigError if replies would be written where they are taken for recordings."""
+    from voxcli.batch.items import Folder
+
+    for source in inputs if folder else ():
+        if isinstance(source, Folder) and folder and folder.resolve().is_relative_to(Path(source.path).resolve()):
+            raise ConfigError(
+                f"{folder} is in {source.path}: the replies would be answered as recordings",
+                hint="give --save-replies a folder beside it",
+            )
+
+
+def _concluded(asked: _Asked, tally: "Tally", status: "Status | None") -> int:
+    """Say what it has come to; return the exit code."""
+    median, p95 = (tally.first_token_seconds(share) for share in (0.5, 0.95))
+    parts = [f"{tally.answered} answered, {tally.failed} failed"]
+    if status:
+        parts += [f"{status.done} in {status.seconds:.1f} s: {status.pace}"]
+    if median is not None:
+        parts += [f"first token median {median:.2f} s, p95 {p95:.2f} s"]
+    note(" · ".join(parts))
+    for code, failures in sorted(tally.failures.items()):
+        note(f"  {code}: {failures.count}, the first {failures.first}")
+    if tally.failed:
+        note(f"to try failed items again: {_again('--retry-failed')}")
+    if asked.max_p95 is None or (p95 or 0.0) <= asked.max_p95:
+        return 1 if tally.failed else 0
+    note(f"the p95 of the first token is {p95:.3f} s, above the {asked.max_p95:g} s of --max-p95")
+    return 1
+
+
+def _again(flag: str) -> str:
+    """Return the command line that goes on."""
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
+    return shlex.join(["voxcli", *words, flag])
+
+
+@contextmanager
+def _stopped_by_signal(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C set `stop`; the second ends the program at once."""
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(INTERRUPTED)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
