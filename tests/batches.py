@@ -21,7 +21,7 @@ from voxcli.batch.tally import Status, Tally
 from voxcli.batch.worker import EngineWorker
 from voxcli.errors import AudioInputError, ModelError
 from voxcli.session import Session, Turn
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 INSTRUCTIONS = "Be brief."
 CLIP = AudioClip(np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
@@ -49,7 +49,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Echo:
+class Echo(Engine):
     """An engine for any number of threads that replies with its prompt; fails where it says `fail`."""
 
     name: str = "echo"

@@ -14,12 +14,12 @@ from voxcli.engines.remote_errors import RequestRefusedError
 from voxcli.engines.remote_pool import RemotePool
 from voxcli.errors import RemoteError
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 REPORT = PassReport(1, 2, 0, 3)
 
 
-class Scripted:
+class Scripted(Engine):
     """An engine that does, for each reply, what stands next in its script: text, an error, or both."""
 
     def __init__(self, *script: "str | RemoteError | tuple[str, RemoteError]", model: str = "tiny") -> None:
@@ -40,9 +40,6 @@ class Scripted:
         if error:
             raise error
         return REPORT
-
-    def settle(self, session: Session) -> None:
-        pass
 
     def close(self) -> None:
         self.closed = True

@@ -19,7 +19,7 @@ from voxcli.engines.remote_request import RequestOptions, chat_body
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 try:  # whoever imports this engine without its packages gets the error with the hint
     import httpx2
@@ -35,7 +35,7 @@ MODELS_LISTED, NAME_CHARACTERS = 1000, 100
 NOT_INTERRUPTED = threading.Event()  # nobody sets it
 
 
-class RemoteEngine:
+class RemoteEngine(Engine):
     """Implements `voxcli.turn.Engine` with a server."""
 
     name = "remote"
@@ -101,9 +101,6 @@ class RemoteEngine:
             if self._pause(interrupt, seconds):
                 break
         return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
-
-    def settle(self, session: Session) -> None:
-        """Do nothing: what a server keeps of a prompt is its own business."""
 
     def close(self) -> None:
         """Do nothing: each reply closes its own connection."""

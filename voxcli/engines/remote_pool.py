@@ -34,7 +34,7 @@ class _Place:
         return self.in_flight < most if self.failures == 0 else self.in_flight == 0 and now >= self.back_at
 
 
-class RemotePool:
+class RemotePool(Engine):
     """Implements `voxcli.turn.Engine` with several servers; for use by many threads.
 
     A reply that breaks off is asked for again, elsewhere where there is an elsewhere. So replies are
@@ -94,9 +94,6 @@ class RemotePool:
             finally:
                 self._give_back(place, error)
         return PassReport(0, 0, 0, 0)
-
-    def settle(self, session: Session) -> None:
-        """Do nothing: what a server keeps of a prompt is its own business."""
 
     def close(self) -> None:
         """Close the engines."""
