@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from voxcli.audio import AudioClip
-from voxcli.batch.desk import Desk, Job
+from voxcli.batch.desk import Job
 from voxcli.batch.items import Item
 from voxcli.errors import AudioInputError
 from voxcli.printable import printable
@@ -23,6 +23,21 @@ SECONDS_AHEAD = 600.0  # of sound: 38 MB. Each reader may take one recording mor
 CLIPS_AHEAD = 64
 
 Read = Callable[[str], AudioClip]
+
+
+class Jobs(Protocol):
+    """Where jobs come from, such as a desk."""
+
+    @property
+    def stopped(self) -> bool: ...
+
+    def take(self) -> Job | None:
+        """Return the next job, waiting for it; None: no more."""
+        ...
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ class Prepared:
 class Shelf:
     """Where workers find jobs whose recordings have been read; a context manager that ends its threads."""
 
-    def __init__(self, desk: Desk, read: Read) -> None:
+    def __init__(self, desk: Jobs, read: Read) -> None:
         """Take jobs from `desk`; `read` returns the clip of a path, or raises VoxError."""
         self._desk = desk
         self._read = read
