@@ -245,6 +245,15 @@ def test_a_worker_that_breaks_ends_the_run() -> None:
         run.answer([Broken()])
 
 
+def test_a_reader_that_breaks_ends_the_run() -> None:
+    class Unreadable(NothingFinished):
+        def __contains__(self, item_id: str) -> bool:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        answer(plan(item("a")), Echo(), finished=Unreadable())
+
+
 def test_a_view_sees_how_far_it_is() -> None:
     view = Silent()
     answer(plan(item("a"), item("b", "fail"), item("c")), Echo(), view=view)
