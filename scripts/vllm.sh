@@ -37,8 +37,9 @@ serve() {
 
 run_tests() {
   serve >"$folder/log" 2>&1 &
-  local server=$! url="http://127.0.0.1:$port/v1"
+  server=$! # not local: the trap runs when the function is over
   trap 'kill "$server" 2>/dev/null; wait "$server" || true' EXIT
+  local url="http://127.0.0.1:$port/v1"
   until curl -fs "$url/models" >/dev/null 2>&1; do
     kill -0 "$server" 2>/dev/null || { tail -20 "$folder/log" >&2; echo "vllm: it ended; see $folder/log" >&2; exit 1; }
     sleep 1

@@ -21,9 +21,10 @@ from voxcli.batch.runner import Run
 from voxcli.batch.shelf import Shelf
 from voxcli.batch.tally import Tally
 from voxcli.batch.worker import EngineWorker, SpokenReplies, reply_path
+from voxcli.cli.batch import _workers
 from voxcli.errors import AudioInputError, ConfigError, SpeechError, VoxError
 from voxcli.session import Session
-from voxcli.testing import FakeSynthesizer
+from voxcli.testing import FakeEngine, FakeSynthesizer
 from voxcli.turn import Utterance
 
 
@@ -244,6 +245,15 @@ def test_a_worker_that_breaks_ends_the_run() -> None:
         run.answer([Broken()])
 
 
+def test_a_reader_that_breaks_ends_the_run() -> None:
+    class Unreadable(NothingFinished):
+        def __contains__(self, item_id: str) -> bool:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        answer(plan(item("a")), Echo(), finished=Unreadable())
+
+
 def test_a_view_sees_how_far_it_is() -> None:
     view = Silent()
     answer(plan(item("a"), item("b", "fail"), item("c")), Echo(), view=view)
@@ -342,3 +352,10 @@ def test_sessions_of_a_batch_are_its_own() -> None:
     engine = Echo()
     answer(plan(item("a", session="kitchen")), engine)
     assert engine.asked[0][0] == Session("kitchen", INSTRUCTIONS)
+
+
+def test_an_engine_that_takes_one_at_a_time_is_asked_for_no_more() -> None:
+    assert [_workers(FakeEngine([]), given) for given in (None, 1)] == [1, 1]
+    assert [_workers(Echo(), given) for given in (None, 1, 9)] == [3, 1, 9]
+    with pytest.raises(ConfigError, match="one item at a time"):
+        _workers(FakeEngine([]), 2)

@@ -107,6 +107,21 @@ def read_audio(
         raise AudioInputError(f"{name} can't be read: {reason}", hint="check the name and the disk") from error
 
 
+def read_stream(file: BinaryIO, name: str, *, max_seconds: float = MAX_SECONDS) -> AudioClip:
+    """Read a recording that comes as a stream, as `read_audio` reads one; `name` is what messages call it.
+
+    What `max_seconds` of sound may take in bytes is the most that is fetched.
+
+    Raises:
+        AudioInputError: as `read_audio`.
+        OSError: the stream can't be read to its end.
+    """
+    from voxcli.decode import decode
+
+    with _spooled(file, name, max_seconds) as whole, decode(whole, name) as sound:
+        return _clip(sound, name, max_seconds)
+
+
 def _shown(source: str | Path) -> str:
     """Return a source as messages name it: in one line that any terminal can print."""
     if str(source) == STDIN:
@@ -146,6 +161,12 @@ def _seekable(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryI
     if file.seekable() and file.tell() == 0:
         yield file
         return
+    with _spooled(file, name, max_seconds) as whole:
+        yield whole
+
+
+@contextmanager
+def _spooled(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryIO]:
     with SpooledTemporaryFile(PIPE_MEMORY_BYTES) as spool:
         whole = cast("BinaryIO", spool)
         _spool(file, whole, name, max_seconds)

@@ -24,6 +24,7 @@ class Job:
 
     item: Item
     session: Session
+    ends_session: bool = False  # no later item belongs to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,18 @@ class Desk:
         self.stopped = False
         self.failure: Exception | None = None  # why the plan could not be read to its end
 
-    def take(self) -> Job | None:
-        """Return the next job, waiting while all that is left depends on turns being answered; None: no more."""
+    def take(self, *, wait: bool = True) -> Job | None:
+        """Return the next job, waiting while all that is left depends on turns being answered; None: no more.
+
+        Without `wait`, None may mean as well that there is none before one of those handed out is finished.
+        """
         with self._changed:
             while not self.stopped:
                 if self._ready:
                     return self._ready.popleft()
                 if self._plan is not None and self._waiting < WINDOW:
                     self._read(self._plan)
-                elif self._waiting:
+                elif self._waiting and wait:
                     self._changed.wait()
                 else:
                     break
@@ -135,7 +139,7 @@ class Desk:
             self._waiting -= 1
             if item.id not in self._finished:
                 told = talk.session.instructions if item.instructions is None else item.instructions
-                self._ready.append(Job(item, replace(talk.session, instructions=told)))
+                self._ready.append(Job(item, replace(talk.session, instructions=told), talk.is_over))
                 talk.is_busy = True
             elif turn := self._finished.turn(item.id):
                 talk.session = talk.session.add(turn)

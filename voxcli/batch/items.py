@@ -15,6 +15,7 @@ from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Protocol, cast
 
 from voxcli.audio import STDIN
+from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
@@ -165,6 +166,8 @@ def _matches(given: str) -> list[str]:
     if not given or "\0" in given:
         raise AudioInputError(f"{printable(given)!r} can't be a file's name", hint="check the name")
     if os.path.lexists(given):
+        return [given]
+    if is_url(given):
         return [given]
     if has_magic(given):
         if found := sorted(iglob(given, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern

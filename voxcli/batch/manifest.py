@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxcli.batch.items import BOM, Item, openable
+from voxcli.batch.urls import is_url
 from voxcli.errors import ConfigError
 
 REQUIRED, OPTIONAL = ("id", "audio"), ("prompt", "session", "instructions")
@@ -18,7 +19,7 @@ LINE_BYTES = 1 << 20  # at most: a line is a name, a path and a prompt
 
 
 class Manifest:
-    """The items of a JSONL file; paths in it are relative to it."""
+    """The items of a JSONL file; paths in it are relative to it, URLs are as they are."""
 
     has_unique_ids = False
 
@@ -57,7 +58,8 @@ class Manifest:
         if not line.strip():
             return None
         values = self._values(line, number)
-        path = openable(os.path.join(folder, values["audio"]))  # noqa: PTH118 - nor would it keep the name as it is
+        audio = values["audio"]
+        path = audio if is_url(audio) else openable(os.path.join(folder, audio))  # noqa: PTH118 - see __iter__
         return Item(
             values["id"],
             path,

@@ -10,19 +10,34 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from voxcli.audio import AudioClip
-from voxcli.batch.desk import Desk, Job
+from voxcli.batch.desk import Job
 from voxcli.batch.items import Item
 from voxcli.errors import AudioInputError
 from voxcli.printable import printable
 
 READERS = 2  # threads: a second of FLAC is decoded in a millisecond, so what they wait for is the disk
 SECONDS_AHEAD = 600.0  # of sound: 38 MB. Each reader may take one recording more
-CLIPS_AHEAD = 64
+CLIPS_AHEAD = 16  # enough for workers that ask for one at a time
 
 Read = Callable[[str], AudioClip]
+
+
+class Jobs(Protocol):
+    """Where jobs come from, such as a desk."""
+
+    @property
+    def stopped(self) -> bool: ...
+
+    def take(self) -> Job | None:
+        """Return the next job, waiting for it; None: no more."""
+        ...
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +55,10 @@ class Prepared:
 class Shelf:
     """Where workers find jobs whose recordings have been read; a context manager that ends its threads."""
 
-    def __init__(self, desk: Desk, read: Read) -> None:
+    def __init__(self, desk: Jobs, read: Read, clips_ahead: int = CLIPS_AHEAD) -> None:
         """Take jobs from `desk`; `read` returns the clip of a path, or raises VoxError."""
+        self._clips_ahead = clips_ahead
+        self._failure: Exception | None = None  # of a reader, not of a recording
         self._desk = desk
         self._read = read
         self._changed = threading.Condition()
@@ -63,11 +80,16 @@ class Shelf:
             reader.join()
 
     def take(self) -> Prepared | None:
-        """Return the next job, waiting for its recording; None: no more, or the desk was stopped."""
+        """Return the next job, waiting for its recording; None: no more, or the desk was stopped.
+
+        Raises what the desk raised: without its readers a run would seem to be done.
+        """
         with self._changed:
             while not self._prepared and self._reading and not self._desk.stopped:
                 self._changed.wait()
             self._changed.notify_all()
+            if self._failure:
+                raise self._failure
             if not self._prepared or self._desk.stopped:
                 return None
             prepared = self._prepared.popleft()
@@ -82,6 +104,8 @@ class Shelf:
                     self._prepared.append(prepared)
                     self._seconds += prepared.seconds
                     self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - raised by take(), where somebody sees it
+            self._failure = error
         finally:
             with self._changed:
                 self._reading -= 1
@@ -90,7 +114,9 @@ class Shelf:
     def _waited_for_room(self) -> bool:
         """Wait until a recording may be read; return False once the desk was stopped."""
         with self._changed:
-            while not self._desk.stopped and (self._seconds >= SECONDS_AHEAD or len(self._prepared) >= CLIPS_AHEAD):
+            while not self._desk.stopped and (
+                self._seconds >= SECONDS_AHEAD or len(self._prepared) >= self._clips_ahead
+            ):
                 self._changed.wait()
             return not self._desk.stopped
 

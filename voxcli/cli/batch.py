@@ -211,8 +211,11 @@ def _concluded(asked: _Asked, tally: "Tally", status: "Status | None") -> int:
         note(f"  {code}: {failures.count}, the first {failures.first}")
     if tally.failed:
         note(f"to try failed items again: {_again('--retry-failed')}")
+    missed = status.items - status.done if status else 0  # stopped, or gone from a folder since it was looked through
+    if missed:
+        note(f"{missed} items were not answered")
     if asked.max_p95 is None or (p95 or 0.0) <= asked.max_p95:
-        return 1 if tally.failed else 0
+        return 1 if tally.failed or missed else 0
     note(f"the p95 of the first token is {p95:.3f} s, above the {asked.max_p95:g} s of --max-p95")
     return 1
 
