@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    QuantizeFlag,
     VerboseFlag,
     VoiceFlag,
     given,
@@ -79,6 +80,7 @@ def once(
     engine: EngineFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -88,7 +90,7 @@ def once(
     """Answer a recorded question: print the reply, speak it, remember the turn."""
     from voxcli.config import load
 
-    flags = given(engine=engine, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(engine=engine, model=model, device=device, quantize=quantize, instructions=instructions, voice=voice)
     settings = load(config, flags)
     asked = _Asked(source, session, _text(prompt), speak, save_reply, raw_rate, instructions is not None, json)
     try:

@@ -59,4 +59,5 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         temperature=settings.reply.temperature,
         top_p=settings.reply.top_p,
         context_tokens=settings.session.context_tokens,
+        quantize=settings.quantize,
     )
