@@ -14,13 +14,12 @@ from torch.utils._pytree import tree_leaves
 READS_BACK = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "multinomial", "item")
 
 
-class Tape(TorchDispatchMode):
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types it in part
     """Records while it is entered; `replay` does all of it again."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._done: list[tuple[Any, Any, Any, Any]] = []
-        self.sources: list[torch.Generator] = []
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(f"aten.{name}." in str(func) or str(func) == f"aten.{name}" for name in READS_BACK):

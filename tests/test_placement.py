@@ -9,12 +9,16 @@ from voxcli.engines.placement import (
     GB,
     MINI_PARAMETERS,
     Accelerator,
+    Demand,
     Hardware,
     Placement,
     cache_bytes_per_token,
+    demand,
+    fitting_context,
     place,
     ram_free_bytes,
     runs_on,
+    statement,
 )
 from voxcli.errors import ConfigError, ModelError
 
@@ -93,6 +97,66 @@ def test_which_gpus_a_build_of_torch_has_code_for(
 def test_the_cache_of_the_real_models() -> None:
     mini = SimpleNamespace(num_hidden_layers=30, num_key_value_heads=8, head_dim=128)
     assert cache_bytes_per_token(mini, 2) == 122_880
+
+
+MINI = Demand(MINI_PARAMETERS, token_values=61_440, work_values=150_000_000, least_tokens=900)
+
+
+def test_what_mini_needs_follows_from_its_configuration() -> None:
+    """The cache exactly; the work within what a layer and a window make plausible."""
+    audio = SimpleNamespace(max_source_positions=1500, hidden_size=1280, intermediate_size=5120)
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    text = SimpleNamespace(num_hidden_layers=30, hidden_size=3072, intermediate_size=8192, vocab_size=131_072, **heads)
+    config = SimpleNamespace(audio_config=audio, text_config=text)
+    found = demand(config, MINI_PARAMETERS, chunk_tokens=512, least_text_tokens=512)
+    assert (found.token_values, found.least_tokens) == (61_440, 375 + 512)
+    assert 0.1 * GB < found.work_values * 2 < GB
+    assert found.bytes("bfloat16", 1000) == 2 * (MINI_PARAMETERS + 61_440_000 + found.work_values)
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "context"),
+    [(24.0, 8192), (10.0, 2516), (None, 8192)],  # 10 - 9.352 - 0.3 GB have room for 2832 tokens, less 256 of a reply
+)
+def test_the_context_is_fitted_to_the_free_memory(free_gb: float | None, context: int) -> None:
+    free = None if free_gb is None else int(free_gb * GB)
+    where = place("cuda", Hardware(Accelerator(free_bytes=free), NONE, None), MINI)
+    found = fitting_context(where, MINI, free, 8192, 256)
+    assert abs(found - context) < 100
+    if free is not None:
+        assert MINI.bytes("bfloat16", found + 256) <= free
+
+
+def test_a_short_context_is_not_made_longer() -> None:
+    assert fitting_context(Placement("cuda", "bfloat16"), MINI, 24 * GB, 512, 256) == 512
+
+
+@pytest.mark.parametrize(
+    ("asked", "hardware", "message"),
+    [
+        ("cuda", machine(cuda_gb=9.5), "need 9.4 GB, cache and work at least 0.4 GB, 9.5 GB are free"),
+        ("cpu", machine(ram_gb=9.5), "fit into memory: .* 9.4 GB, cache and work at least 0.4 GB, 9.5 GB are free"),
+    ],
+)
+def test_weights_that_leave_no_room_for_a_conversation_are_refused(
+    asked: str, hardware: Hardware, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        place(asked, hardware, MINI)
+
+
+def test_half_precision_is_taken_where_the_cache_would_not_fit_beside_full_precision() -> None:
+    assert place("cpu", machine(ram_gb=19), MINI_PARAMETERS) == Placement("cpu", "float32")
+    assert place("cpu", machine(ram_gb=19), MINI) == Placement("cpu", "bfloat16")
+
+
+def test_what_is_needed_is_said_in_numbers() -> None:
+    said = statement(Placement("cuda", "bfloat16"), MINI, 8448, 24 * GB)
+    assert said == (
+        "loading 9.4 GB of weights, 1.0 GB of cache for 8448 tokens, and up to 0.3 GB to work with, on cuda; "
+        "24.0 GB are free"
+    )
+    assert statement(Placement("cpu", "float32"), MINI, 8448, None).endswith("on cpu")
 
 
 def fake_torch(**parts: Any) -> Any:

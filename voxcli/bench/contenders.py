@@ -78,6 +78,7 @@ class Voxcli:
 
     def prepare(self) -> None:
         self._decoder = Decoder(self._model, capacity=self._capacity)
+        self._decoder.warm_up(self._sampling)
 
     def turn(self, number: int) -> Measured:
         decoder, device = self._decoder, self._model.device.type

@@ -20,6 +20,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    QuantizeFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -86,6 +87,7 @@ def chat(
     url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -93,7 +95,15 @@ def chat(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Talk: it listens, answers aloud, and stops when you speak."""
-    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(
+        engine=engine,
+        url=url,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
     live = {"input_device": input_device, "output_device": output_device, "push_to_talk": push_to_talk}
     flags |= {f"live.{name}": value for name, value in live.items() if value is not None}
     if no_barge_in:

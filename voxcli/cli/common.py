@@ -49,6 +49,10 @@ UrlsFlag = Annotated[
 DeviceFlag = Annotated[
     str | None, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What the voxtral engine runs on.")
 ]
+QuantizeFlag = Annotated[
+    str | None,
+    typer.Option("--quantize", metavar="none|int8|fp8", help="Keep the voxtral engine's matrices in 8 bits."),
+]
 InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="What the model is told about how to answer.")
 ]

@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    QuantizeFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -81,6 +82,7 @@ def once(
     url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -88,7 +90,15 @@ def once(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Answer a recorded question: print the reply, speak it, remember the turn."""
-    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(
+        engine=engine,
+        url=url,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
     settings = load_settings(config, flags)
     asked = _Asked(source, session, _text(prompt), speak, save_reply, raw_rate, instructions is not None, json)
     try:

@@ -90,5 +90,6 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         temperature=settings.reply.temperature,
         top_p=settings.reply.top_p,
         context_tokens=settings.session.context_tokens,
+        quantize=settings.quantize,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )

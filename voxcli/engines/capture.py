@@ -59,8 +59,24 @@ class CudaGraphs:
         return graph.replay
 
 
+class CapturedEncoder:
+    """The encoder and projector, recorded for one window."""
+
+    @torch.inference_mode()
+    def __init__(self, encoder: WindowEncoder, record: Record) -> None:
+        self._window = encoder.silence()
+        self._encoded = encoder.plainly(self._window)
+        self._replay = record(lambda: _put(self._encoded, encoder.plainly(self._window)))
+
+    def encode(self, window: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, (tokens, hidden), of a window, (mels, frames)."""
+        self._window.copy_(window)
+        self._replay()
+        return self._encoded.clone()
+
+
 class CapturedPass:
-    """A turn's work with one cache, recorded. Hidden states and tokens hold until the next call."""
+    """The text model's work with one cache, recorded. Hidden states and tokens hold until the next call."""
 
     @torch.inference_mode()
     def __init__(
@@ -68,7 +84,6 @@ class CapturedPass:
         text: Llama,
         cache: Cache,
         chooser: Chooser,
-        encoder: WindowEncoder,
         record: Record,
         progress: Progress,
         decode_layer: Callable[..., torch.Tensor] | None = None,
@@ -77,7 +92,6 @@ class CapturedPass:
 
         Args:
             chooser: chooses the tokens of all replies that are decoded in this way.
-            encoder: whose work is recorded; it goes on with the recording.
             decode_layer: what a compiler made of `Llama.decode_layer`, if anything.
         """
         self.chooser = chooser
@@ -90,16 +104,7 @@ class CapturedPass:
         self._embeddings = text.embed(self._token.view(1)).expand(LENGTHS[-1], -1).clone()
         self._hidden = torch.zeros_like(self._embeddings[0])
         self._logits = text.head(self._hidden)
-        self._window = encoder.silence()
-        self._encoded = encoder.plainly(self._window)
-        self._record_all(record, encoder, progress)
-        encoder.encode_window = self.encode
-
-    def encode(self, window: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings, (tokens, hidden), of a window, (mels, frames)."""
-        self._window.copy_(window)
-        self._encode()
-        return self._encoded.clone()
+        self._record_all(record, progress)
 
     def prefill(self, embeddings: torch.Tensor, start: int) -> torch.Tensor | None:
         """Feed up to 512 embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,).
@@ -128,10 +133,10 @@ class CapturedPass:
         self._choose()
         return self._token
 
-    def _record_all(self, record: Record, encoder: WindowEncoder, progress: Progress) -> None:
+    def _record_all(self, record: Record, progress: Progress) -> None:
         # Large ones first: their memory is used again by the smaller ones.
         shapes = [(length, extent) for extent in self._extents[::-1] for length in LENGTHS[::-1] if length <= extent]
-        total, done = len(shapes) + len(self._cache.buckets) + 2, 0
+        total, done = len(shapes) + len(self._cache.buckets) + 1, 0
 
         def recorded(work: Work, source: torch.Generator | None = None) -> Work:
             nonlocal done
@@ -139,7 +144,6 @@ class CapturedPass:
             progress(done, total)
             return replay
 
-        self._encode = recorded(lambda: _put(self._encoded, encoder.plainly(self._window)))
         self._prefills = {shape: recorded(self._prefill_work(*shape)) for shape in shapes}
         self._steps = {extent: recorded(self._step_work(extent)) for extent in self._cache.buckets}
         self._choose = recorded(lambda: _put(self._token, self.chooser.choose(self._logits)), self.chooser.source)

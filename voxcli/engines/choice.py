@@ -48,13 +48,14 @@ class EngineOptions:
     top_p: float
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
+    quantize: Literal["none", "int8", "fp8"] = "none"  # the voxtral engine's matrices
 
 
 def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: Progress | None = None) -> Engine:
     """Choose, fetch where needed, and load the engine; `notice` is told what was chosen and why.
 
     Args:
-        cache: where the embedded engine's weights are made ready.
+        cache: where the embedded engine's weights are made ready, and the voxtral engine's kernels kept.
         progress: called while a checkpoint is downloaded.
 
     Raises:
@@ -67,14 +68,14 @@ def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: P
     if options.engine == "embedded":
         return _open_embedded(options, cache, notice, why="")
     if options.engine == "voxtral":
-        return _open_voxtral(options, _checkpoint(options, notice, progress), notice)
+        return _open_voxtral(options, _checkpoint(options, notice, progress), cache, notice)
     if why := why_not_voxtral(options.device):
         return _open_embedded(options, cache, notice, why)
     try:
         checkpoint = _checkpoint(options, notice, progress)
     except ModelError as error:
         return _open_embedded(options, cache, notice, why=str(error))
-    return _open_voxtral(options, checkpoint, notice)
+    return _open_voxtral(options, checkpoint, cache, notice)
 
 
 def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngine":
@@ -150,7 +151,7 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
     )
 
 
-def _open_voxtral(options: EngineOptions, checkpoint: Path, notice: Notice) -> Engine:
+def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice) -> Engine:
     from voxcli.engines.voxtral import VoxtralEngine
 
     engine = VoxtralEngine.load(
@@ -162,6 +163,8 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, notice: Notice) -> E
         top_p=options.top_p,
         context_tokens=options.context_tokens,
         notice=notice,
+        quantize=options.quantize,
+        folder=cache,
     )
     notice(f"voxtral engine: {engine.model}")
     return engine

@@ -17,7 +17,7 @@ import torch
 
 from voxcli.engines import compiling, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
-from voxcli.engines.capture import CapturedPass, CudaGraphs, Progress, Record
+from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Progress, Record
 from voxcli.engines.llama import Llama
 from voxcli.engines.sampling import Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
@@ -80,11 +80,16 @@ class Decoder:
         """How many tokens are in the cache."""
         return self._cache.length
 
+    @property
+    def windows_replayed(self) -> int:
+        """How many windows were encoded without a call of the model's modules."""
+        return self._encoder.replayed
+
     def resize(self, capacity: int) -> None:
         """Make the cache as large as that; where it is not already, what is cached is dropped."""
         if capacity != self.capacity:
             self._last, before = None, self.capacity
-            self._captured, self._encoder.encode_window = None, self._encoder.plainly  # it points into the cache
+            self._captured = None  # it points into the cache
             del self._cache  # before the new one is there: both together may not fit
             try:
                 self._cache = self._allocated(capacity)
@@ -124,11 +129,11 @@ class Decoder:
             self._text,
             self._cache,
             Chooser(sampling, self._text.device),
-            self._encoder,
             recorder(),
             progress,
             layer,
         )
+        self._encoder.replay_with(CapturedEncoder(self._encoder, recorder()).encode)
         self.rewind(0)
         self._warm_capacity, self._captured = self.capacity, self._capture()
 

@@ -19,6 +19,7 @@ from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
 
 STATIC_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # the rest change with the length of the prompt
+MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
 Attention = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -187,11 +188,12 @@ class Llama:
         qkv = qkv.view(count, turned + self.kv_heads, self.head_dim).transpose(0, 1)
         unturned = qkv[:turned]  # queries and keys; `sin` carries the sign of the half that is negated
         rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
-        stored[0].index_copy_(1, positions, rotated[self.heads :])
-        stored[1].index_copy_(1, positions, qkv[turned:])
+        both = torch.cat([rotated[self.heads :], qkv[turned:]]).view(2, self.kv_heads, count, self.head_dim)
+        stored.index_copy_(2, positions, both)  # one write into all of it: into a view, a compiler would copy all of it
         hidden = hidden + layer.output(attend(rotated[: self.heads], stored))
         gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, -1)
-        return hidden + layer.down(F.silu(gate) * up)
+        hidden = hidden + layer.down(F.silu(gate) * up)
+        return hidden  # noqa: RET504 - modules are typed to return anything
 
     def decode_layer(
         self,
@@ -209,13 +211,13 @@ class Llama:
     def _causal(self, start: int, count: int) -> Attention:
         """Return the attention of `count` tokens to themselves and the `start` before them."""
         total = start + count
+        if start and self.device.type != "cuda":
+            return self._causal_by_rows(start, count)
         mask: Any = None  # the first tokens see themselves alone, for which there are kernels without a mask
-        if start and self.device.type == "cuda":
+        if start:
             from torch.nn.attention.bias import causal_lower_right
 
             mask = causal_lower_right(count, total)
-        elif start:  # as numbers: on a CPU, kernels take twice as long with a mask of truth values
-            mask = torch.full((count, total), float("-inf"), dtype=self.dtype, device=self.device).triu_(start + 1)
 
         def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
             keys, values = stored[:, None, :, :total]
@@ -223,6 +225,28 @@ class Llama:
                 queries[None], keys, values, attn_mask=mask, is_causal=not start, enable_gqa=self.heads > self.kv_heads
             )
             return out[0].transpose(0, 1).reshape(count, self.heads * self.head_dim)
+
+        return attend
+
+    def _causal_by_rows(self, start: int, count: int) -> Attention:
+        """Return the same a few rows at a time: each block reads no further than it sees, and one small mask does.
+
+        The mask is made of numbers: with truth values, kernels of a CPU take twice as long.
+        """
+        last = (count - 1) // MASK_ROWS * MASK_ROWS  # first row of the last block
+        mask = torch.full((MASK_ROWS, start + last + MASK_ROWS), float("-inf"), dtype=self.dtype, device=self.device)
+        mask.triu_(start + last + 1)
+
+        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+            blocks = []
+            for first in range(0, count, MASK_ROWS):
+                rows = queries[None, :, first : first + MASK_ROWS]
+                seen = start + first + rows.shape[2]
+                keys, values = stored[:, None, :, :seen]
+                visible = mask[: rows.shape[2], last - first : last - first + seen]
+                gqa = self.heads > self.kv_heads
+                blocks.append(F.scaled_dot_product_attention(rows, keys, values, attn_mask=visible, enable_gqa=gqa)[0])
+            return torch.cat(blocks, 1).transpose(0, 1).reshape(count, self.heads * self.head_dim)
 
         return attend
 

@@ -49,46 +49,115 @@ class Placement:
     dtype: DType
 
 
-def place(asked: str, hardware: Hardware, parameters: int) -> Placement:
-    """Choose for a model of so many parameters.
+@dataclass(frozen=True)
+class Demand:
+    """What a model has to keep in memory, counted in numbers: how large these are depends on their format."""
+
+    parameters: int
+    token_values: int = 0  # of the KV cache, for each token
+    work_values: int = 0  # the most that is alive at once while a pass computes
+    least_tokens: int = 0  # of prompt and reply: with less there is no conversation
+
+    def bytes(self, dtype: DType, tokens: int) -> int:
+        """Return what is needed with a cache for so many tokens."""
+        return (self.parameters + tokens * self.token_values + self.work_values) * BYTES[dtype]
+
+    def tokens(self, dtype: DType, free_bytes: int) -> int:
+        """Return for how many tokens there is room beside the rest; negative where the rest does not fit."""
+        return (free_bytes - self.bytes(dtype, 0)) // max(1, self.token_values * BYTES[dtype])
+
+
+def demand(config: Any, parameters: int, *, chunk_tokens: int, least_text_tokens: int) -> Demand:
+    """Return what a `VoxtralConfig` with so many parameters needs.
+
+    While a pass computes, alive at once are at most: of the text model, a chunk of hidden states, in and
+    out, with queries, keys, values, or gate, up and their product, and a layer's matrices while they are
+    joined; of the encoder, as much for a window, with the two convolutions before it; logits three times,
+    in float32. Twice the sum, for allocators keep more than they give. An estimate, not a measurement.
+
+    Args:
+        chunk_tokens: the most that are fed at once.
+        least_text_tokens: of the least conversation, beside one window of audio.
+    """
+    audio, text = config.audio_config, config.text_config
+    positions, width = audio.max_source_positions, text.num_key_value_heads * text.head_dim
+    heads = text.num_attention_heads * text.head_dim + 2 * width
+    chunk = chunk_tokens * (2 * text.hidden_size + max(2 * heads, 3 * text.intermediate_size))
+    joined = text.hidden_size * max(heads, 2 * text.intermediate_size)
+    window = positions * (5 * audio.hidden_size + max(4 * audio.hidden_size, 2 * audio.intermediate_size))
+    logits = 3 * 2 * text.vocab_size
+    audio_tokens = positions * audio.hidden_size // audio.intermediate_size
+    return Demand(
+        parameters,
+        cache_bytes_per_token(text, 1),
+        2 * (chunk + joined + window + logits),
+        audio_tokens + least_text_tokens,
+    )
+
+
+def place(asked: str, hardware: Hardware, needs: Demand | int) -> Placement:
+    """Choose for a model with these needs, or of so many parameters.
 
     Args:
         asked: auto, cuda, mps or cpu; auto takes the first of the three that torch can use.
 
     Raises:
         ConfigError: no such device.
-        ModelError: torch can't use it, or the weights do not fit into its memory.
+        ModelError: torch can't use it, or the model does not fit into its memory.
     """
+    needs = Demand(needs) if isinstance(needs, int) else needs
     accelerators = {"cuda": hardware.cuda, "mps": hardware.mps}
     if asked == "auto":
         asked = next((name for name, gpu in accelerators.items() if not gpu.problem), "cpu")
     if asked == "cpu":
-        return _place_on_cpu(hardware, parameters)
+        return _place_on_cpu(hardware, needs)
     if asked not in accelerators:
         raise ConfigError(f"there is no device {asked!r}", hint="--device auto, cuda, mps or cpu")
     gpu = accelerators[asked]
     if gpu.problem:
         raise ModelError(gpu.problem, hint=gpu.hint)
-    needed = parameters * BYTES[gpu.dtype]
-    if gpu.free_bytes is not None and needed > gpu.free_bytes:
-        raise too_big(f"the {asked} device", needed, gpu.free_bytes, what_fits(hardware, parameters, gpu.free_bytes))
+    if gpu.free_bytes is not None and needs.bytes(gpu.dtype, needs.least_tokens) > gpu.free_bytes:
+        hint = what_fits(hardware, needs.parameters, gpu.free_bytes)
+        raise too_big(f"the {asked} device", needs, gpu.dtype, gpu.free_bytes, hint)
     return Placement("cuda" if asked == "cuda" else "mps", gpu.dtype)
 
 
-def _place_on_cpu(hardware: Hardware, parameters: int) -> Placement:
+def _place_on_cpu(hardware: Hardware, needs: Demand) -> Placement:
     """Choose float32, which every CPU is fast with, and bfloat16 where only half the memory is there."""
     free = hardware.ram_free_bytes
-    if free is None or parameters * BYTES["float32"] <= free:
+    if free is None or needs.bytes("float32", needs.least_tokens) <= free:
         return Placement("cpu", "float32")
-    if parameters * BYTES["bfloat16"] <= free:
+    if needs.bytes("bfloat16", needs.least_tokens) <= free:
         return Placement("cpu", "bfloat16")
-    raise too_big("memory", parameters * BYTES["bfloat16"], free, what_fits(hardware, parameters, free, on_cpu=True))
+    hint = what_fits(hardware, needs.parameters, free, on_cpu=True)
+    raise too_big("memory", needs, "bfloat16", free, hint)
 
 
-def too_big(where: str, needed: int, free: int, hint: str) -> ModelError:
-    """Return the error for weights that do not fit."""
+def fitting_context(where: Placement, needs: Demand, free_bytes: int | None, asked: int, reply_tokens: int) -> int:
+    """Return how long prompts may be: as asked, or as long as the free memory has room for, beside the reply."""
+    if free_bytes is None:
+        return asked
+    return min(asked, max(needs.tokens(where.dtype, free_bytes) - reply_tokens, needs.least_tokens))
+
+
+def statement(where: Placement, needs: Demand, tokens: int, free_bytes: int | None) -> str:
+    """Return in words what a model will need with a cache for so many tokens."""
+    size = BYTES[where.dtype] / GB
+    free = "" if free_bytes is None else f"; {free_bytes / GB:.1f} GB are free"
+    return (
+        f"loading {needs.parameters * size:.1f} GB of weights, {tokens * needs.token_values * size:.1f} GB of cache "
+        f"for {tokens} tokens, and up to {needs.work_values * size:.1f} GB to work with, on {where.device}{free}"
+    )
+
+
+def too_big(where: str, needs: Demand, dtype: DType, free: int, hint: str) -> ModelError:
+    """Return the error for a model that does not fit."""
+    weights = needs.parameters * BYTES[dtype]
+    beside = needs.bytes(dtype, needs.least_tokens) - weights
+    rest = f", cache and work at least {beside / GB:.1f} GB" if beside else ""
     return ModelError(
-        f"the model does not fit into {where}: its weights need {needed / GB:.1f} GB, {free / GB:.1f} GB are free",
+        f"the model does not fit into {where}: its weights need {weights / GB:.1f} GB{rest}, "
+        f"{free / GB:.1f} GB are free",
         hint=hint,
     )
 

@@ -1,21 +1,20 @@
 """The Voxtral engine: one pass of `VoxtralForConditionalGeneration` a turn, audio in, reply out.
 
-Joins the parts beside it: `shards` (is the checkpoint whole), `placement` (where it runs), `prompt`
+Joins the parts beside it: `loading` (a folder to a model that fits), `prompt`
 and `template` (ids), `features` (mel spectrograms), `decoder` (the loop). It knows nothing of the
 hub: it is given a folder. It is for one reply at a time.
 """
 
-import logging
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from voxcli.audio import AudioClip
-from voxcli.engines import placement, shards
+import numpy as np
+
+from voxcli.audio import SAMPLE_RATE, AudioClip
+from voxcli.engines import placement
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
@@ -24,8 +23,9 @@ from voxcli.turn import Engine, PassReport, Utterance
 
 try:  # whoever imports this engine without its packages gets the error with the hint
     import torch
-    import transformers
+    import transformers  # noqa: F401 - loading needs it
 
+    from voxcli.engines import loading
     from voxcli.engines.decoder import Decoder, Sampling
     from voxcli.engines.features import FrontEnd
     from voxcli.engines.template import TemplatePrompt, difference
@@ -88,49 +88,57 @@ class VoxtralEngine(Engine):
         top_p: float,
         context_tokens: int,
         notice: Notice,
+        quantize: Literal["none", "int8", "fp8"] = "none",
+        folder: Path | None = None,
     ) -> Self:
         """Load a checkpoint from a folder; nothing is fetched.
 
         Args:
             name: what the model is called in records.
             device: auto, cuda, mps or cpu.
-            context_tokens: longest prompt; the oldest turns leave it. The instructions and the current
-                clip never do, even where they alone are longer.
-            notice: told, once, what a user should know of this checkpoint.
+            context_tokens: longest prompt, or less where memory is short; the oldest turns leave it. The
+                instructions and the current clip never do, even where they alone are longer.
+            notice: told what a user should know of this checkpoint, and what takes long.
+            quantize: how the large matrices of the text model are kept; none: as they are.
+            folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
 
         Raises:
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
-            ConfigError: no such device.
+            ConfigError: no such device, or one that does not know the format.
         """
-        found = shards.inspect(checkpoint)
-        hardware = placement.Hardware.look(torch)
-        where = placement.place(device, hardware, found.parameters)
-        try:
-            with _quiet():
-                processor = transformers.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
-                model = _load_model(checkpoint, where)
-        except Exception as error:
-            if _out_of_memory(error):
-                hardware = placement.Hardware.look(torch)
-                free = _free_bytes(where.device, hardware)
-                needed = found.parameters * placement.BYTES[where.dtype]
-                hint = placement.what_fits(hardware, found.parameters, free, on_cpu=where.device == "cpu")
-                raise placement.too_big(f"the {where.device} device", needed, free, hint) from error
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                f"can't load the checkpoint in {checkpoint}: {_first_line(error)}", hint=shards.PULL
-            ) from error
-        return cls(
-            model,
-            processor,
+        loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice)
+        engine = cls(
+            loaded.model,
+            loaded.processor,
             name=name,
             max_reply_tokens=max_reply_tokens,
             temperature=temperature,
             top_p=top_p,
-            context_tokens=context_tokens,
+            context_tokens=loaded.context_tokens,
             notice=notice,
         )
+        engine.warm_up(quantize, folder, notice)
+        return engine
+
+    def warm_up(
+        self,
+        quantize: Literal["none", "int8", "fp8"] = "none",
+        folder: Path | None = None,
+        notice: Notice = lambda _: None,
+    ) -> None:
+        """Do what would keep the first turn waiting; `load` says what the arguments mean."""
+        with self._pass_errors(self._room):
+            if quantize != "none":
+                self._decoder.quantize(quantize)
+            self._decoder.warm_up(
+                self._sampling,
+                notice=notice,
+                progress=lambda done, total: notice(f"warming up: {done} of {total}") if done % 8 == 0 else None,
+                folder=folder,
+            )
+            if self.device == "cuda":
+                self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
+        self._calls.reset()
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
@@ -241,7 +249,7 @@ class VoxtralEngine(Engine):
         front_end = FrontEnd(processor.feature_extractor, audio_config)  # on a CPU, as the processor
         template = TemplatePrompt(processor, self._tokenizer, front_end)
         try:
-            with _quiet():
+            with loading.quiet():
                 found = difference(self._writer, template, front_end)
         except ModelError as error:
             notice(f"the prompt could not be checked: {error.message}")
@@ -257,10 +265,10 @@ class VoxtralEngine(Engine):
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise ModelError(f"the model's pass failed: {_first_line(error)}") from error
+            if not loading.out_of_memory(error):
+                raise ModelError(f"the model's pass failed: {loading.first_line(error)}") from error
             hardware = placement.Hardware.look(torch)
-            free = _free_bytes(self.device, hardware)
+            free = loading.free_bytes(self.device, hardware)
             tokens = prompt_tokens + self._sampling.max_tokens
             raise ModelError(
                 f"out of memory in the pass: {tokens} tokens of prompt and reply need at least "
@@ -292,11 +300,12 @@ class _Calls:
         Args:
             windows: of the clip. Each of them encoded once is one call, whenever that was.
         """
-        return max(-(-self._windows // max(1, windows)), self._generations + self._decoder.generations - self._before)
+        encoded = self._windows + self._decoder.windows_replayed - self._replayed_before
+        return max(-(-encoded // max(1, windows)), self._generations + self._decoder.generations - self._before)
 
     def reset(self) -> None:
         self._windows = self._generations = 0
-        self._before = self._decoder.generations
+        self._before, self._replayed_before = self._decoder.generations, self._decoder.windows_replayed
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -310,61 +319,3 @@ class _Calls:
         cache = inputs.get("past_key_values")
         if cache is None or cache.get_seq_length() == 0:
             self._generations += 1
-
-
-def _load_model(checkpoint: Path, where: placement.Placement) -> Any:
-    voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types do not know output_loading_info
-    # With accelerate the weights go to the GPU one by one; without it all of them pass through RAM.
-    straight = {"device_map": {"": where.device}} if find_spec("accelerate") else {}
-    model, report = voxtral.from_pretrained(
-        checkpoint,
-        **straight,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype=getattr(torch, where.dtype),
-        output_loading_info=True,
-    )
-    unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if unset:  # transformers would fill them with random numbers
-        raise ModelError(
-            f"the checkpoint in {checkpoint} lacks {len(unset)} weights, such as {unset[0]}", hint=shards.PULL
-        )
-    return model.to(where.device).eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars, warnings and advice for programmers from the user's terminal."""
-    transformers_logging: Any = transformers.utils.logging
-    loud, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    other = logging.getLogger("mistral_common")
-    level = other.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    other.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        other.setLevel(level)
-        transformers_logging.set_verbosity(loud)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)  # mps and the CPU allocator have no class of their own
-        and any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory"))
-    )
-
-
-def _free_bytes(device: str, hardware: placement.Hardware) -> int:
-    free = {"cuda": hardware.cuda.free_bytes, "mps": hardware.mps.free_bytes, "cpu": hardware.ram_free_bytes}
-    return free[device] or 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

@@ -8,6 +8,7 @@ One window at a time: the encoder's work has one shape, whatever the clip, and c
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ class WindowEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.encode_window = self.plainly  # or a recording of it
+        self._replay: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.replayed = 0  # windows, ever
         self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of a clip's windows
 
     @torch.inference_mode()
@@ -43,8 +45,18 @@ class WindowEncoder:
             if before and torch.equal(before[0], window):
                 self._known.append(before)
             else:
-                self._known.append((window, self.encode_window(window)))
+                self._known.append((window, self._encoded(window)))
         return torch.cat([embeddings for _, embeddings in self._known])
+
+    def replay_with(self, replay: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Encode with a recording of `plainly` from now on."""
+        self._replay = replay
+
+    def _encoded(self, window: torch.Tensor) -> torch.Tensor:
+        if self._replay is None:
+            return self.plainly(window)
+        self.replayed += 1
+        return self._replay(window)
 
     def plainly(self, window: torch.Tensor) -> torch.Tensor:
         """Return embeddings, (tokens, hidden), of a window, (mels, frames), whether they are known or not."""
