@@ -73,15 +73,19 @@ class Llama:
             for layer in self.modules.layers
         ]
 
-    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET) -> Cache:
-        """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions."""
+    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
+        """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
+
+        Args:
+            rows: as `step_rows` takes them: so many times `capacity` tokens, one row after the other.
+        """
         self._positions = torch.arange(capacity, device=self.device)
         self._rotation = self._rotations(self._positions)
         return Cache(
             layers=len(self._layers),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            capacity=capacity,
+            capacity=rows * capacity,
             dtype=self.dtype,
             device=self.device,
             smallest_bucket=smallest_bucket,
@@ -93,7 +97,7 @@ class Llama:
         return embedded
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits, (vocabulary,), for the last hidden state, (hidden,)."""
+        """Return logits, (..., vocabulary), for last hidden states, (..., hidden)."""
         logits: torch.Tensor = self._model.lm_head(hidden)
         return logits
 
@@ -106,8 +110,9 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[start : start + count]
         rotation = self._rotation[:, start : start + count]
-        hidden = self._through_layers(embeddings, positions, rotation, cache, self._causal(start, count))
-        return self._normed(hidden[-1], self._norm)
+        attend, attend_last = self._causal(start, count), self._decoding(start + count, None)
+        last = self._positions[count - 1 : count]
+        return self._through_layers(embeddings, positions, rotation, cache, attend, attend_last, last)
 
     def prefill_anywhere(
         self, embeddings: torch.Tensor, start: torch.Tensor, last: torch.Tensor, cache: Cache, extent: int
@@ -128,14 +133,17 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[:count] + start
 
-        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-            keys, values = stored[:, :, :extent]
-            out = self.attention(queries, keys, values, positions)
-            return out.reshape(count, self.heads * self.head_dim)
+        def attention_at(places: torch.Tensor) -> Attention:
+            def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+                keys, values = stored[:, :, :extent]
+                out = self.attention(queries, keys, values, places)
+                return out.reshape(queries.shape[1], self.heads * self.head_dim)
+
+            return attend
 
         rotation = self._rotation.index_select(1, positions)
-        hidden = self._through_layers(embeddings, positions, rotation, cache, attend)
-        return self._normed(hidden.index_select(0, last)[0], self._norm)
+        attend, attend_last = attention_at(positions), attention_at(positions.index_select(0, last))
+        return self._through_layers(embeddings, positions, rotation, cache, attend, attend_last, last)
 
     def step(
         self,
@@ -166,12 +174,57 @@ class Llama:
             hidden = (through or self.decode_layer)(layer, stored, hidden, position, rotation, extent, visible)
         return self.head(self._normed(hidden[0], self._norm))
 
-    def _through_layers(
-        self, hidden: torch.Tensor, positions: torch.Tensor, rotation: torch.Tensor, cache: Cache, attend: Attention
+    def step_rows(
+        self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, capacity: int, extent: int
     ) -> torch.Tensor:
-        for layer, stored in zip(self._layers, cache.layers, strict=True):
+        """Feed one token to each of the first rows of a cache; return the logits, (rows, vocabulary), of the next ones.
+
+        Looks at no value, as `step`: it can be captured for each number of rows.
+
+        Args:
+            tokens: their ids, (rows,).
+            positions: where each stands in its row, (rows,); its key and value are written there.
+            capacity: of one row, as it was allocated.
+            extent: how many positions of each row attention reads; what comes after a row's own is not seen.
+        """
+        count, group = tokens.shape[0], self.heads // self.kv_heads
+        places = positions + capacity * torch.arange(count, device=self.device)
+        mask = torch.zeros(count, extent, dtype=self.dtype, device=self.device)
+        mask = mask.masked_fill_(self._positions[:extent] > positions[:, None], float("-inf"))[:, None, None]
+
+        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+            rows = stored.view(2, self.kv_heads, -1, capacity, self.head_dim).transpose(1, 2)
+            keys, values = rows[:, :count, :, :extent]
+            grouped = queries.view(self.kv_heads, group, count, self.head_dim).permute(2, 0, 1, 3)
+            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)  # reads each KV head once
+            return out.reshape(count, self.heads * self.head_dim)
+
+        rotation = self._rotation.index_select(1, positions)
+        hidden = self._through_layers(self.embed(tokens), places, rotation, cache, attend)
+        return self.head(self._normed(hidden, self._norm))
+
+    def _through_layers(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        rotation: torch.Tensor,
+        cache: Cache,
+        attend: Attention,
+        attend_last: Attention,
+        last: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the hidden state, (hidden,), of one token; of the others, the last layer makes keys and values alone.
+
+        Args:
+            attend: the attention of all tokens.
+            attend_last: that of the one.
+            last: which one it is, (1,).
+        """
+        *layers, final = zip(self._layers, cache.layers, strict=True)
+        for layer, stored in layers:
             hidden = self._through(layer, stored, hidden, positions, rotation, attend)
-        return hidden
+        hidden = self._through(*final, hidden, positions, rotation, attend_last, last)
+        return self._normed(hidden[0], self._norm)
 
     def _through(
         self,
@@ -181,7 +234,9 @@ class Llama:
         positions: torch.Tensor,
         rotation: torch.Tensor,
         attend: Attention,
+        only: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Take tokens through a layer; return the hidden states of all, or of those whose indices are in `only`."""
         count, turned = hidden.shape[0], self.heads + self.kv_heads
         cos, sin = rotation
         qkv = layer.qkv(self._normed(hidden, layer.input_norm))
@@ -190,7 +245,10 @@ class Llama:
         rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
         both = torch.cat([rotated[self.heads :], qkv[turned:]]).view(2, self.kv_heads, count, self.head_dim)
         stored.index_copy_(2, positions, both)  # one write into all of it: into a view, a compiler would copy all of it
-        hidden = hidden + layer.output(attend(rotated[: self.heads], stored))
+        queries = rotated[: self.heads]
+        if only is not None:
+            queries, hidden = queries.index_select(1, only), hidden.index_select(0, only)
+        hidden = hidden + layer.output(attend(queries, stored))
         gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, -1)
         hidden = hidden + layer.down(F.silu(gate) * up)
         return hidden  # noqa: RET504 - modules are typed to return anything
