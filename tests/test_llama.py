@@ -82,6 +82,21 @@ def test_logits_are_those_of_transformers(name: str) -> None:
         assert logits.argmax() == expected[place].argmax()
 
 
+def test_a_long_stretch_after_others_is_attended_to_in_blocks() -> None:
+    model, tokens = text_model(), ids(700)
+    expected = model.causal(input_ids=tokens[None]).logits[0]
+    ours = llama.Llama(model)
+    cache = ours.allocate(700)
+    start = 0
+    for length in (3, 128, 129, 400, 40):
+        last = ours.prefill(ours.embed(tokens[start : start + length]), start, cache)
+        start += length
+        torch.testing.assert_close(ours.head(last), expected[start - 1], atol=1e-4, rtol=1e-5)
+    cached = cache.memory.clone()
+    ours.prefill(ours.embed(tokens), 0, cache)
+    torch.testing.assert_close(cached, cache.memory, atol=1e-4, rtol=1e-4)
+
+
 def test_transformers_own_forward_works_on_with_the_same_memory() -> None:
     model, tokens = text_model(), ids(20)
     before = model.causal(input_ids=tokens[None]).logits

@@ -30,11 +30,12 @@ class Cache:
         """Allocate room for `capacity` tokens.
 
         Zeros, because a bucket is read beyond what is filled: what is masked there gets a weight of
-        zero, and zero times a NaN that was left in memory would be NaN.
+        zero, and zero times a NaN that was left in memory would be NaN. They are written, not asked
+        for, so that the system gives the memory now and not little by little while somebody talks.
         """
         self.capacity = capacity
         self._smallest_bucket = smallest_bucket
-        self.memory = torch.zeros(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device)
+        self.memory = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device).zero_()
         self.layers = self.memory.unbind()  # (2, kv_heads, capacity, head_dim) each
         self.tokens: list[int] = []
 

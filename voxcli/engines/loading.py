@@ -34,9 +34,17 @@ class Loaded:
 
 
 def load(
-    checkpoint: Path, device: str, context_tokens: int, reply_tokens: int, notice: Callable[[str], None]
+    checkpoint: Path,
+    device: str,
+    context_tokens: int,
+    reply_tokens: int,
+    notice: Callable[[str], None],
+    look: Callable[[], placement.Hardware] = lambda: placement.Hardware.look(torch),
 ) -> Loaded:
     """Load a model and its processor; say what it needs before, and shorten the context where memory is short.
+
+    Args:
+        look: says what the machine has.
 
     Raises:
         ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
@@ -49,7 +57,7 @@ def load(
         needs = placement.demand(
             config, found.parameters, chunk_tokens=CHUNK_TOKENS, least_text_tokens=LEAST_TEXT_TOKENS
         )
-        hardware = placement.Hardware.look(torch)
+        hardware = look()
         where = placement.place(device, hardware, needs)
         free = known_free_bytes(where.device, hardware)
         fits = placement.fitting_context(where, needs, free, context_tokens, reply_tokens)
@@ -64,7 +72,7 @@ def load(
         raise
     except Exception as error:
         if out_of_memory(error):
-            hardware = placement.Hardware.look(torch)
+            hardware = look()
             left = free_bytes(where.device, hardware)
             hint = placement.what_fits(hardware, found.parameters, left, on_cpu=where.device == "cpu")
             raise placement.too_big(f"the {where.device} device", needs, where.dtype, left, hint) from error

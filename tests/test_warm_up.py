@@ -1,0 +1,114 @@
+"""What the Voxtral engine does before it is ready: it states and fits its memory, quantizes, captures."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny_voxtral as tiny
+from voxcli.audio import AudioClip
+from voxcli.errors import ModelError
+from voxcli.session import Session
+from voxcli.turn import PassReport, Utterance
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("mistral_common")
+voxtral = pytest.importorskip("voxcli.engines.voxtral")
+loading = pytest.importorskip("voxcli.engines.loading")
+placement = pytest.importorskip("voxcli.engines.placement")
+from tests.tape import Recorder  # noqa: E402 - needs torch
+
+torch.set_num_threads(1)  # a model this small is slower with more
+CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
+TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # of the tiny model: layers, keys and values, heads, their width, float32
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("checkpoint") / "quick-voxtral", window_seconds=2)
+
+
+@pytest.fixture
+def notices() -> list[str]:
+    return []
+
+
+def load(checkpoint: Path, notices: list[str], **options: Any) -> Any:
+    given = {"name": "tiny", "device": "cpu", "max_reply_tokens": 8, "temperature": 0.0, "top_p": 1.0}
+    return voxtral.VoxtralEngine.load(checkpoint, notice=notices.append, **{**given, "context_tokens": 2048, **options})
+
+
+def ask(engine: Any, session: Session) -> PassReport:
+    deltas: Iterator[str] = engine.reply(session, Utterance(CLIP, "?"), threading.Event())
+    while True:
+        try:
+            next(deltas)
+        except StopIteration as end:
+            report: PassReport = end.value
+            return report
+
+
+def test_on_a_cpu_there_is_nothing_to_say(quick: Path, notices: list[str], tmp_path: Path) -> None:
+    load(quick, notices, folder=tmp_path)
+    assert notices == []
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_a_quantized_engine_replies(quick: Path, notices: list[str], form: str) -> None:
+    engine = load(quick, notices, quantize=form)
+    assert ask(engine, Session()).model_passes == 1
+
+
+def test_a_replayed_encoder_is_counted(quick: Path, notices: list[str]) -> None:
+    engine = load(quick, notices)
+    recorder = Recorder()
+    engine._decoder.warm_up(engine._sampling, recorder=lambda: recorder)
+    engine._calls.reset()
+    plain = load(quick, notices)
+    for _ in range(2):
+        assert ask(engine, Session()) == ask(plain, Session())
+    encodings = recorder.replayed.count(0)
+    assert encodings == engine._decoder.windows_replayed == 2
+    engine._calls._decoder._encoder.replayed += 1
+    assert engine._calls.passes(1) == 1
+    engine._calls._decoder._encoder.replayed += 1
+    assert engine._calls.passes(1) == 2
+
+
+def machine(free_bytes: int | None) -> Any:
+    none = placement.Accelerator(problem="there is none", hint="use --device cpu")
+    return placement.Hardware(none, none, free_bytes)
+
+
+def needs(folder: Path) -> Any:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    parameters = voxtral.loading.shards.inspect(folder).parameters
+    return placement.demand(config, parameters, chunk_tokens=512, least_text_tokens=loading.LEAST_TEXT_TOKENS)
+
+
+def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str]) -> None:
+    demand = needs(quick)
+    free = demand.bytes("float32", 1508)
+    loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(free))
+    assert loaded.context_tokens == 1500
+    assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns leave sooner"]
+
+
+def test_a_model_that_does_not_fit_is_not_loaded(quick: Path, notices: list[str]) -> None:
+    demand = needs(quick)
+    free = demand.bytes("bfloat16", demand.least_tokens) - 1
+    with pytest.raises(ModelError, match=r"does not fit into memory: its weights need .* cache and work at least"):
+        loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(free))
+
+
+def test_the_estimate_of_a_token_is_what_the_cache_takes(quick: Path, notices: list[str]) -> None:
+    engine = load(quick, notices)
+    memory = engine._decoder._cache.memory
+    assert memory.nbytes == needs(quick).token_values * 4 * (2048 + 8) == TOKEN_BYTES * (2048 + 8)
