@@ -20,8 +20,7 @@ from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
 from voxcli.batch.shelf import Shelf
 from voxcli.batch.tally import Tally
-from voxcli.batch.worker import EngineWorker, SpokenReplies, reply_path
-from voxcli.cli.batch import _workers
+from voxcli.batch.worker import EngineWorker, SpokenReplies, reply_path, workers_wanted
 from voxcli.errors import AudioInputError, ConfigError, SpeechError, VoxError
 from voxcli.session import Session
 from voxcli.testing import FakeEngine, FakeSynthesizer
@@ -355,7 +354,7 @@ def test_sessions_of_a_batch_are_its_own() -> None:
 
 
 def test_an_engine_that_takes_one_at_a_time_is_asked_for_no_more() -> None:
-    assert [_workers(FakeEngine([]), given) for given in (None, 1)] == [1, 1]
-    assert [_workers(Echo(), given) for given in (None, 1, 9)] == [3, 1, 9]
+    assert [workers_wanted(FakeEngine([]), given) for given in (None, 1)] == [1, 1]
+    assert [workers_wanted(Echo(), given) for given in (None, 1, 9)] == [3, 1, 9]
     with pytest.raises(ConfigError, match="one item at a time"):
-        _workers(FakeEngine([]), 2)
+        workers_wanted(FakeEngine([]), 2)

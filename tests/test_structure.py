@@ -32,7 +32,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile", "soxr", "sqlite3", "rich.progress"}
-HEAVY |= {"openai", "httpx2", "keyring"}
+HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec"}
 PAGES = [
     [],
     ["once"],
@@ -122,6 +122,10 @@ def test_models_stay_under_engines() -> None:
 def test_only_the_remote_engine_speaks_to_servers() -> None:
     found = importers("openai", "httpx", "httpx2", "requests", "urllib.request", "keyring")
     assert found == {f"engines/remote{part}.py" for part in ("", "_access", "_call", "_errors")}
+
+
+def test_ray_is_known_in_one_file() -> None:
+    assert importers("ray") == {"batch/cluster.py"}
 
 
 def test_only_views_draw() -> None:

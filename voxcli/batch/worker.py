@@ -110,6 +110,18 @@ def replies_at_once(engine: Engine) -> int | None:
     return getattr(engine, "replies_at_once", None)
 
 
+def workers_wanted(engine: Engine, concurrency: int | None) -> int:
+    """Return how many workers ask an engine at once, where `concurrency` are asked for.
+
+    Raises:
+        ConfigError: it takes one at a time.
+    """
+    best = replies_at_once(engine)
+    if best is None and concurrency not in (None, 1):
+        raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave --concurrency out")
+    return concurrency or best or 1
+
+
 def reply_path(item_id: str) -> Path:
     """Return the file of an item's spoken reply, relative to their folder: the id as a path, and `.wav`.
 

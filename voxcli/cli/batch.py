@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,17 +27,17 @@ from voxcli.cli.common import (
     given,
     note,
 )
-from voxcli.cli.parts import load_settings, open_engine, open_servers, open_voice
+from voxcli.cli.parts import engine_options, load_settings, open_engine, open_servers, open_voice
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from voxcli.batch.desk import Desk
     from voxcli.batch.items import Source
     from voxcli.batch.plan import Plan
     from voxcli.batch.results import Results
     from voxcli.batch.tally import Status, Tally
-    from voxcli.batch.worker import SpokenReplies
+    from voxcli.batch.worker import SpokenReplies, Worker
     from voxcli.config import Settings
-    from voxcli.turn import Engine
 
 SERVER_CONCURRENCY = 8  # requests at once where nobody says
 
@@ -55,6 +55,9 @@ class _Asked:
     max_p95: float | None
     concurrency: int | None
     urls: list[str]
+    ray: str | None
+    workers: int | None
+    gpus_per_worker: float | None
 
 
 def batch(
@@ -82,6 +85,17 @@ def batch(
             help="Items at once, if the engine allows it; for each server.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on a Ray cluster, by all its machines.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Engines on the cluster; else all it has room for."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", metavar="N", min=0, help="1 where the cluster has GPUs, else 0."),
+    ] = None,
     url: UrlsFlag = None,
     engine: EngineFlag = None,
     model: ModelFlag = None,
@@ -97,7 +111,9 @@ def batch(
     flags = given(engine=engine, url=first, model=model, device=device, instructions=instructions, voice=voice)
     settings = load_settings(config, flags)
     resume = resume or retry_failed
-    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls)
+    cluster = ray, workers, gpus_per_worker
+    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls, *cluster)
+    _refuse_cluster_flags(asked)
     stop = threading.Event()
     try:
         with ExitStack() as stack:
@@ -140,12 +156,22 @@ def _answered(
     tally: "Tally",
     left: int,
 ) -> "Status":
-    from voxcli.audio import read_audio
     from voxcli.batch.desk import Desk
     from voxcli.batch.runner import Run
+    from voxcli.ui import batch_progress
+
+    desk = Desk(iter(plan), results, settings.instructions)
+    workers = _cluster(asked, settings, stack, desk, left) if asked.ray else _workers(asked, settings, stack, desk)
+    with _stopped_by_signal(stop), batch_progress() as view:
+        return Run(desk, left, results.write, tally, view, stop, asked.fail_fast).answer(workers)
+
+
+def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk") -> "list[Worker]":
+    """Open the engine and all that answers with it on this machine."""
     from voxcli.batch.shelf import Shelf
-    from voxcli.batch.worker import EngineWorker
-    from voxcli.ui import batch_progress, download_progress
+    from voxcli.batch.urls import read_recording
+    from voxcli.batch.worker import EngineWorker, workers_wanted
+    from voxcli.ui import download_progress
 
     replies = _spoken_replies(asked.save_replies, settings, stack)
     started = time.perf_counter()
@@ -155,26 +181,36 @@ def _answered(
         else:
             engine = open_engine(settings, stack, note, progress)
     load_seconds = time.perf_counter() - started
-    count = _workers(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
+    count = workers_wanted(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
     for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
         replies += _spoken_replies(asked.save_replies, settings, stack)
-    desk = Desk(iter(plan), results, settings.instructions)
-    shelf = stack.enter_context(Shelf(desk, lambda path: read_audio(path, max_seconds=settings.audio.max_seconds)))
-    with _stopped_by_signal(stop), batch_progress() as view:
-        run = Run(desk, left, results.write, tally, view, stop, asked.fail_fast)
-        return run.answer(
-            [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
-        )
+    max_seconds = settings.audio.max_seconds
+    shelf = stack.enter_context(Shelf(desk, lambda path: read_recording(path, max_seconds=max_seconds)))
+    return [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
 
 
-def _workers(engine: "Engine", concurrency: int | None) -> int:
-    """Return how many threads ask the engine at once."""
-    from voxcli.batch.worker import replies_at_once
+def _cluster(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk", left: int) -> "list[Worker]":
+    """Join the cluster and start what answers there."""
+    from voxcli.batch.cluster import Crew, Size, connected
+    from voxcli.batch.station import EngineChoice, Setup
 
-    best = replies_at_once(engine)
-    if best is None and concurrency not in (None, 1):
-        raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave --concurrency out")
-    return concurrency or best or 1
+    stack.enter_context(connected(asked.ray or ""))
+    options = engine_options(settings)
+    if Path(options.model).is_dir():  # a name, else, which means the same on each machine
+        options = replace(options, model=str(Path(options.model).absolute()))
+    engine = EngineChoice(options, tuple(asked.urls), asked.concurrency or SERVER_CONCURRENCY)
+    setup = Setup(
+        engine, str(Path.cwd()), settings.audio.max_seconds, None if options.engine == "remote" else asked.concurrency
+    )
+    return [Crew(desk, setup, Size(asked.workers, asked.gpus_per_worker), left, note)]
+
+
+def _refuse_cluster_flags(asked: _Asked) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    if asked.ray is None and (asked.workers, asked.gpus_per_worker) != (None, None):
+        raise ConfigError("--workers and --gpus-per-worker are for a cluster", hint="add --ray auto")
+    if asked.ray is not None and asked.save_replies:
+        raise ConfigError("--save-replies writes on this machine, --ray answers on others", hint="leave one out")
 
 
 def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":
