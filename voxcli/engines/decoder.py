@@ -7,7 +7,7 @@ It knows nothing of text, turns or samples, and needs torch alone.
 """
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -58,6 +58,7 @@ class Decoder:
         self._smallest_bucket = smallest_bucket
         self._cache = self._allocated(capacity)
         self._clips = count(1)
+        self._inference = torch.inference_mode()  # made once: as a decorator it is made for each token
         self._on_gpu = self.device == "cuda"
         self._captured: CapturedPass | None = None
         self._capture: Callable[[], CapturedPass | None] = lambda: None
@@ -209,26 +210,18 @@ class Decoder:
         if self._last is None:
             raise RuntimeError("nothing was prefilled to decode from")
         self.generations += 1
-        chooser, ahead = self._chooser(sampling), self._on_gpu
+        chooser = self._chooser(sampling)
         with torch.inference_mode():  # not around a yield: it would hold for the caller as well
             token = chooser.choose(self._text.head(self._last))
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # a token that ends the reply need not be fed
-        for number in range(1, most + 1):
-            reading, is_last = _Reading(token), number == most
-            if ahead and not is_last:
-                token = self._next(token, chooser)
-            token_id = reading.value()
+        decoded = self._decoded_ahead if self._on_gpu else self._decoded
+        for token_id in decoded(token, chooser, most, sampling.stop_ids):
             if token_id in sampling.stop_ids:
                 return
-            if ahead and not is_last:
-                self._cache.extend([token_id])
             yield token_id
-            if is_last or interrupt.is_set():
+            if interrupt.is_set():
                 return
-            if not ahead:
-                token = self._next(token, chooser)
-                self._cache.extend([token_id])
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
@@ -241,16 +234,43 @@ class Decoder:
         self._capture = lambda: None
         del self._model, self._text, self._encoder, self._cache
 
-    @torch.inference_mode()
+    def _decoded(
+        self,
+        token: torch.Tensor,
+        chooser: Chooser,
+        most: int,
+        stop_ids: frozenset[int],  # noqa: ARG002 - of the other way
+    ) -> Iterator[int]:
+        """Give up to `most` ids; each is fed when the one after it is asked for."""
+        yield (token_id := int(token))
+        for _ in range(most - 1):
+            token = self._next(token, chooser)
+            self._cache.extend([token_id])
+            yield (token_id := int(token))
+
+    def _decoded_ahead(
+        self, token: torch.Tensor, chooser: Chooser, most: int, stop_ids: frozenset[int]
+    ) -> Iterator[int]:
+        """Give the same, but have the next step under way before a token is read: it is fed by then."""
+        for number in range(most):
+            reading = _Reading(token)
+            if number < most - 1:
+                token = self._next(token, chooser)
+            token_id = reading.value()
+            if number < most - 1 and token_id not in stop_ids:
+                self._cache.extend([token_id])
+            yield token_id
+
     def _next(self, token: torch.Tensor, chooser: Chooser) -> torch.Tensor:
         """Feed the token that comes after the cached ones; return the one after it, (1, 1)."""
         place = self._cache.length
-        if self._captured:
-            return self._captured.next(token, place, chooser)
-        # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
-        extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
-        position = self._text.position(place)
-        return chooser.choose(self._text.step(token, position, self._cache, extent, masked=self._on_gpu))
+        with self._inference:
+            if self._captured:
+                return self._captured.next(token, place, chooser)
+            # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
+            extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
+            position = self._text.position(place)
+            return chooser.choose(self._text.step(token, position, self._cache, extent, masked=self._on_gpu))
 
     def _allocated(self, capacity: int) -> Cache:
         return self._text.allocate(capacity, self._smallest_bucket)
