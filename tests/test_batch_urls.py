@@ -128,7 +128,9 @@ def test_only_known_kinds_of_url_are_read() -> None:
     assert "s3://" in message_of("simplecache://x")
 
 
-@pytest.mark.parametrize("url", ["https://user:secret@127.0.0.1:9/q.wav", "https://127.0.0.1:9/q.wav?X-Signature=secret#secret"])
+@pytest.mark.parametrize(
+    "url", ["https://user:secret@127.0.0.1:9/q.wav", "https://127.0.0.1:9/q.wav?X-Signature=secret#secret"]
+)
 def test_no_message_shows_what_a_signed_url_holds(url: str) -> None:
     message = message_of(url)
     assert message.startswith("https://127.0.0.1:9/q.wav ")
