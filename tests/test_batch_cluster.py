@@ -193,8 +193,8 @@ def test_gpus_are_not_waited_for_where_there_are_none(cluster: Any, tmp_path: Pa
         run.run([item(1)])
 
 
-def test_no_cluster_is_said_in_one_line() -> None:
-    with pytest.raises(ConfigError, match="no Ray cluster") as raised, connected("not an address"):
+@pytest.mark.parametrize("address", ["not an address", ":6379", "127.0.0.1:1", "ray://127.0.0.1:1", "h:99999"])
+def test_no_cluster_is_said_in_one_line(address: str) -> None:
+    with pytest.raises(ConfigError, match="no Ray cluster") as raised, connected(address):
         pass
     assert "\n" not in raised.value.message
-    assert os.environ.get("RAY_ADDRESS") is None

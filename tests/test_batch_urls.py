@@ -44,6 +44,21 @@ def bucket() -> Iterator[type[Bucket]]:
     Bucket.store.clear()
 
 
+class RefusedError(Exception):
+    """Stands for what an HTTP library raises."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status}, url='secret'")
+        self.status = status
+
+
+def missing_because(status: int) -> Exception:
+    """Return what fsspec raises for any answer but a good one."""
+    error = FileNotFoundError("https://secret")
+    error.__cause__ = RefusedError(status)
+    return error
+
+
 def message_of(url: str, seconds: float = 60.0) -> str:
     with pytest.raises(AudioInputError) as raised:
         read_recording(url, max_seconds=seconds)
@@ -107,6 +122,9 @@ def test_a_longer_recording_than_the_limit_is_refused(bucket: type[Bucket], tmp_
         (PermissionError(errno.EACCES, "no"), "may not be read"),
         (RuntimeError("Unable to locate credentials\x1b[2J"), "RuntimeError: Unable to locate credentials\\x1b[2J"),
         (TimeoutError(), "TimeoutError"),
+        (missing_because(404), "does not exist"),
+        (missing_because(403), "may not be read"),
+        (missing_because(503), "can't be read: HTTP 503"),
     ],
 )
 def test_what_a_driver_raises_is_one_line(bucket: type[Bucket], failure: Exception, said: str) -> None:
@@ -114,6 +132,7 @@ def test_what_a_driver_raises_is_one_line(bucket: type[Bucket], failure: Excepti
     message = message_of("s3://voices/q.wav")
     assert message.startswith("s3://voices/q.wav ")
     assert said in message
+    assert "secret" not in message
     assert "\n" not in message
 
 

@@ -9,6 +9,8 @@ Jobs and answers are pickled by Ray, among processes of the cluster alone.
 """
 
 import asyncio
+import os
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -25,9 +27,10 @@ from voxcli.printable import printable
 from voxcli.record import failure_of
 from voxcli.turn import Engine
 
+CONNECT_SECONDS = 5.0
 TICK_SECONDS = 0.1  # between looks at whether the run is to stop
 PATIENCE_SECONDS = 30.0  # without any actor, before it is said again what is waited for
-ATTEMPTS = 4  # at an item whose actor dies each time: it may be what kills them
+ATTEMPTS = 3  # at an item whose actor dies each time; from the second on it is alone there, for it may be the cause
 CALLS_AT_ONCE = 4096  # to one actor; more than any asks for
 MESSAGE_CHARACTERS = 300  # of what Ray says
 
@@ -73,13 +76,15 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         ConfigError: Ray is not installed, or no cluster answers there.
     """
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20 tries to reach a cluster, each takes half a minute
     try:
         import ray
     except ImportError as error:
         raise missing_extra(ConfigError, "--ray", "ray") from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
+    except (RuntimeError, ValueError, OverflowError, OSError) as error:
         raise ConfigError(
             f"no Ray cluster at {address!r} can be used: {_first_line(error)}",
             hint="ray start --head on one machine, ray start --address HOST:6379 on the others; then --ray HOST:6379",
@@ -91,6 +96,15 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens at an address; Ray would try for minutes."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError("it is neither `auto` nor HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
 @dataclass(eq=False)
 class _Seat:
     """An actor, from its first start to the end of the run."""
@@ -99,11 +113,17 @@ class _Seat:
     ready: Ready | None = None  # None: it is starting, for the first time or again
     is_lost: bool = False  # it starts no more
     calls: int = 0  # jobs that are there
+    is_reserved: bool = False  # for one job that has seen an actor die
     waiting: deque[Job] = field(default_factory=deque)  # turns of its sessions, while there is no room
 
     @property
     def has_room(self) -> bool:
-        return self.ready is not None and self.calls < self.ready.room
+        return self.ready is not None and self.calls < self.ready.room and not self.is_reserved
+
+    def release(self) -> None:
+        """Take note that a job is there no more."""
+        self.calls -= 1
+        self.is_reserved = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,8 @@ class Crew:
         self._seats = [_Seat(actor_class.remote(setup)) for _ in range(min(workers, items))]
         self._calls: dict[Any, _Call] = {}  # by Ray's reference to the answer
         self._homes: dict[str, _Seat] = {}  # of sessions
-        self._returned: deque[Job] = deque()  # by actors that died
+        self._returned: deque[Job] = deque()  # by actors that died; each runs alone, when an actor has nothing to do
+        self._displaced: deque[Job] = deque()  # that waited for an actor that died
         self._deaths: Counter[str] = Counter()  # that an item has seen
         self._said: set[str] = set()
         self._failure = VoxError("no worker can be started")
@@ -171,11 +192,11 @@ class Crew:
         if self._desk.stopped:
             return True
         while seat := self._freest():
-            job = seat.waiting.popleft() if seat.waiting else self._next()
+            job = seat.waiting.popleft() if seat.waiting else self._next(seat)
             if job is None:
                 return True
             home = self._home(job, seat)
-            if home.has_room:
+            if home is seat or home.has_room:
                 self._send(home, job)
             else:
                 home.waiting.append(job)
@@ -185,15 +206,18 @@ class Crew:
         free = [seat for seat in self._seats if seat.has_room]
         return min(free, key=lambda seat: (not seat.waiting, seat.calls)) if free else None
 
-    def _next(self) -> Job | None:
-        return self._returned.popleft() if self._returned else self._desk.take(wait=False)
+    def _next(self, seat: _Seat) -> Job | None:
+        if self._returned and not seat.calls:
+            seat.is_reserved = True
+            return self._returned.popleft()
+        return self._displaced.popleft() if self._displaced else self._desk.take(wait=False)
 
     def _home(self, job: Job, seat: _Seat) -> _Seat:
         """Return where a job belongs: to the actor that knows its session if that is there, else to `seat`."""
         if job.item.session is None:
             return seat
         home = self._homes.get(job.item.session)
-        if home is None or home.ready is None:
+        if home is None or home.ready is None or seat.is_reserved:
             home = self._homes[job.item.session] = seat
         return home
 
@@ -224,7 +248,7 @@ class Crew:
         if call.job is None:
             self._welcome(call.seat, value)
             return
-        call.seat.calls -= 1
+        call.seat.release()
         if call.job.ends_session and call.job.item.session:
             self._homes.pop(call.job.item.session, None)
         record, turn = cast("Answer", value)
@@ -243,12 +267,12 @@ class Crew:
 
     def _lose(self, seat: _Seat, job: Job, error: Exception, report: Callable[[Outcome], None]) -> None:
         """Take a job back from an actor that is gone, or can't be reached."""
-        seat.calls -= 1
+        seat.release()
         ready = seat.ready
         if ready:  # its other jobs are given back by their own calls
             self._say(f"worker on {ready.host}: gone; what it had goes to others")
             seat.ready = None
-            self._returned.extend(seat.waiting)
+            self._displaced.extend(seat.waiting)
             seat.waiting.clear()
             self._ask_whether_ready(seat)
         self._deaths[job.item.id] += 1

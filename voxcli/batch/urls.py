@@ -41,14 +41,8 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
             return read_stream(file, name, max_seconds=max_seconds)
     except VoxError:
         raise
-    except FileNotFoundError as error:
-        raise AudioInputError(f"{name} does not exist", hint="check the name") from error
-    except PermissionError as error:
-        raise AudioInputError(f"{name} may not be read", hint="check the credentials on the machine") from error
     except Exception as error:  # each driver has errors of its own, few of them an OSError
-        raise AudioInputError(
-            f"{name} can't be read: {_reason(error, scheme)}", hint="check URL and network"
-        ) from error
+        raise _unreadable(error, scheme, name) from error
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:
@@ -76,9 +70,22 @@ def _shown(url: str) -> str:
     return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}")
 
 
-def _reason(error: Exception, scheme: str) -> str:
-    kind = type(error).__name__
-    if scheme in BUCKETS:
-        return printable(f"{kind}: {error}")[:MESSAGE_CHARACTERS]
-    status = getattr(error, "status", None)
-    return f"HTTP {status}" if isinstance(status, int) and status else kind
+def _unreadable(error: Exception, scheme: str, name: str) -> AudioInputError:
+    status = _http_status(error)
+    if status == 404 or (status is None and isinstance(error, FileNotFoundError)):
+        return AudioInputError(f"{name} does not exist", hint="check the name")
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return AudioInputError(f"{name} may not be read", hint="check the credentials on the machine")
+    reason = f"HTTP {status}" if status else type(error).__name__
+    if scheme in BUCKETS and not status:
+        reason = printable(f"{reason}: {error}")[:MESSAGE_CHARACTERS]
+    return AudioInputError(f"{name} can't be read: {reason}", hint="check the URL and the network")
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return what a server said; fsspec may say of any answer but a good one that there is no such file."""
+    for each in (error, error.__cause__):
+        status = getattr(each, "status", None)
+        if isinstance(status, int) and status:
+            return status
+    return None
