@@ -112,7 +112,8 @@ class Llama:
         rotation = self._rotation[:, start : start + count]
         attend, attend_last = self._causal(start, count), self._decoding(start + count, None)
         last = self._positions[count - 1 : count]
-        return self._through_layers(embeddings, positions, rotation, cache, attend, attend_last, last)
+        hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
+        return self._normed(hidden[0], self._norm)
 
     def prefill_anywhere(
         self, embeddings: torch.Tensor, start: torch.Tensor, last: torch.Tensor, cache: Cache, extent: int
@@ -143,7 +144,8 @@ class Llama:
 
         rotation = self._rotation.index_select(1, positions)
         attend, attend_last = attention_at(positions), attention_at(positions.index_select(0, last))
-        return self._through_layers(embeddings, positions, rotation, cache, attend, attend_last, last)
+        hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
+        return self._normed(hidden[0], self._norm)
 
     def step(
         self,
@@ -187,20 +189,13 @@ class Llama:
             capacity: of one row, as it was allocated.
             extent: how many positions of each row attention reads; what comes after a row's own is not seen.
         """
-        count, group = tokens.shape[0], self.heads // self.kv_heads
+        count = tokens.shape[0]
         places = positions + capacity * torch.arange(count, device=self.device)
-        mask = torch.zeros(count, extent, dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill_(self._positions[:extent] > positions[:, None], float("-inf"))[:, None, None]
-
-        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-            rows = stored.view(2, self.kv_heads, -1, capacity, self.head_dim).transpose(1, 2)
-            keys, values = rows[:, :count, :, :extent]
-            grouped = queries.view(self.kv_heads, group, count, self.head_dim).permute(2, 0, 1, 3)
-            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)  # reads each KV head once
-            return out.reshape(count, self.heads * self.head_dim)
-
+        attend = attention.of_rows(positions, capacity, extent, self.dtype)
         rotation = self._rotation.index_select(1, positions)
-        hidden = self._through_layers(self.embed(tokens), places, rotation, cache, attend)
+        hidden = self.embed(tokens)
+        for layer, stored in zip(self._layers, cache.layers, strict=True):
+            hidden = self._through(layer, stored, hidden, places, rotation, attend)
         return self.head(self._normed(hidden, self._norm))
 
     def _through_layers(
@@ -210,21 +205,19 @@ class Llama:
         rotation: torch.Tensor,
         cache: Cache,
         attend: Attention,
-        attend_last: Attention,
-        last: torch.Tensor,
+        final: tuple[Attention, torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
-        """Return the hidden state, (hidden,), of one token; of the others, the last layer makes keys and values alone.
+        """Return hidden states, of all tokens or of those alone that are decoded from.
 
         Args:
             attend: the attention of all tokens.
-            attend_last: that of the one.
-            last: which one it is, (1,).
+            final: the attention in the last layer, and indices: of other tokens it makes keys and values alone.
         """
-        *layers, final = zip(self._layers, cache.layers, strict=True)
+        *layers, top = zip(self._layers, cache.layers, strict=True)
         for layer, stored in layers:
             hidden = self._through(layer, stored, hidden, positions, rotation, attend)
-        hidden = self._through(*final, hidden, positions, rotation, attend_last, last)
-        return self._normed(hidden[0], self._norm)
+        attend, only = final or (attend, None)
+        return self._through(*top, hidden, positions, rotation, attend, only)
 
     def _through(
         self,
