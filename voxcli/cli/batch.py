@@ -54,6 +54,7 @@ class _Asked:
     save_replies: Path | None
     max_p95: float | None
     concurrency: int | None
+    batch_size: int | None
     urls: list[str]
 
 
@@ -82,6 +83,12 @@ def batch(
             help="Items at once, if the engine allows it; for each server.",
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine makes at once."
+        ),
+    ] = None,
     url: UrlsFlag = None,
     engine: EngineFlag = None,
     model: ModelFlag = None,
@@ -97,7 +104,7 @@ def batch(
     flags = given(engine=engine, url=first, model=model, device=device, instructions=instructions, voice=voice)
     settings = load_settings(config, flags)
     resume = resume or retry_failed
-    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls)
+    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, batch_size, urls)
     stop = threading.Event()
     try:
         with ExitStack() as stack:
@@ -117,6 +124,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack, stop: threading.
     from voxcli.batch.results import Results
     from voxcli.batch.tally import Tally
 
+    _refuse_batch_size(asked.batch_size, settings.engine)
     inputs = sources(asked.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_among(inputs, asked.save_replies)
     plan, tally = survey(inputs), Tally()
@@ -153,7 +161,8 @@ def _answered(
         if settings.engine == "remote":
             engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
         else:
-            engine = open_engine(settings, stack, note, progress)
+            engine = open_engine(settings, stack, note, progress, rows=asked.batch_size or 0)
+            _refuse_batch_size(asked.batch_size, engine.name)
     load_seconds = time.perf_counter() - started
     count = _workers(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
     for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
@@ -165,6 +174,12 @@ def _answered(
         return run.answer(
             [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
         )
+
+
+def _refuse_batch_size(size: int | None, engine: str) -> None:
+    """Raise ConfigError where there is no batch: the other engines have a number of items at once."""
+    if size is not None and engine not in ("auto", "voxtral"):
+        raise ConfigError(f"--batch-size is for the voxtral engine, not for {engine}", hint="use --concurrency")
 
 
 def _workers(engine: "Engine", concurrency: int | None) -> int:
