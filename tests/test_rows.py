@@ -1,7 +1,7 @@
 """Rows of one cache: whatever waits, comes, goes and fails beside it, a reply is the one it would be alone."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def test_there_are_as_many_rows_as_the_memory_has_room_for(model: Any, alone: Ca
 
 
 @pytest.fixture
-def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+def tight(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Memory that runs out: in a step of too many rows, with too many windows, and in a prompt of too many tokens."""
     limits = {"step_rows": 10**9, "prefill": 10**9, "together": 10**9}
     for owner, name in ((rows_module.Llama, "step_rows"), (rows_module.Llama, "prefill")):
