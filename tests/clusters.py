@@ -8,13 +8,13 @@ from pathlib import Path
 
 from voxcli.errors import ModelError
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 POLL_SECONDS = 0.02
 
 
 @dataclass
-class Witness:
+class Witness(Engine):
     """An engine that says which process answers and which turn came before.
 
     It begins when so many `processes` have been asked, and waits with prompts from `waits` on for the file `gate`.

@@ -49,6 +49,7 @@ PAGES = [
     ["bench"],
     ["bench", "live"],
     ["bench", "pass"],
+    ["bench", "many"],
 ]
 
 

@@ -10,6 +10,7 @@ Jobs and answers are pickled by Ray, among processes of the cluster alone.
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -76,6 +77,7 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         ConfigError: Ray is not installed, or no cluster answers there.
     """
+    on_terminate = signal.getsignal(signal.SIGTERM)  # which Ray puts its own in place of
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20 tries to reach a cluster, each takes half a minute
     try:
         import ray
@@ -94,6 +96,7 @@ def connected(address: str) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, on_terminate)
 
 
 def _knock(address: str) -> None:

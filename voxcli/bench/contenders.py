@@ -134,6 +134,10 @@ class Generate:
         reply = self._generate(ids, features, self._script.reply_tokens)
         return Measured(started, since(started, reply), time.perf_counter() - started, len(ids), 0)
 
+    def answer(self, clip: AudioClip) -> None:
+        """Answer a clip as the first turn of a conversation."""
+        self._generate(self._script.prompt(1), self._features(clip), self._script.reply_tokens)
+
     def forward(self) -> Forward | None:
         return Forward(self._model, "forward")
 
@@ -210,11 +214,11 @@ def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Con
 NAMES = (Voxcli.name, Generate.name, StaticGenerate.name, TwoPasses.name)  # in the order in which they are shown
 
 
-def front_end(config: Any) -> FrontEnd:
-    """Return what makes mel spectrograms, without a file."""
+def front_end(config: Any, device: str = "cpu") -> FrontEnd:
+    """Return what makes mel spectrograms on a device, without a file."""
     classes: Any = transformers
     audio = config.audio_config
-    return FrontEnd(classes.WhisperFeatureExtractor(feature_size=audio.num_mel_bins), audio)
+    return FrontEnd(classes.WhisperFeatureExtractor(feature_size=audio.num_mel_bins), audio, device)
 
 
 def since(started: float, times: Sequence[float]) -> tuple[float, ...]:

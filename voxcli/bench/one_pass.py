@@ -69,7 +69,7 @@ def bench(model: str, device: str, plan: Plan, command: str, note: Callable[[str
     """
     name = model or default_model(device)
     note(f"{name} ...")
-    with _quiet():
+    with quiet():
         return _bench(name, device, plan, command, note)
 
 
@@ -238,7 +238,7 @@ def _ratio(measured: Sequence[Measured], other: Sequence[Measured]) -> float | N
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep advice for programmers from the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

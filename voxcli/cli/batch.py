@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     EngineFlag,
     InstructionsFlag,
     ModelFlag,
+    QuantizeFlag,
     UrlsFlag,
     VerboseFlag,
     VoiceFlag,
@@ -54,6 +55,7 @@ class _Asked:
     save_replies: Path | None
     max_p95: float | None
     concurrency: int | None
+    batch_size: int | None
     urls: list[str]
     ray: str | None
     workers: int | None
@@ -85,6 +87,12 @@ def batch(
             help="Items at once, if the engine allows it; for each server.",
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine makes at once."
+        ),
+    ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on a Ray cluster, by all its machines.")
     ] = None,
@@ -100,6 +108,7 @@ def batch(
     engine: EngineFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -108,11 +117,21 @@ def batch(
     """Answer many recordings: one JSON record a line, written as each is done."""
     urls = url or []
     first = urls[0] if urls else None
-    flags = given(engine=engine, url=first, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(
+        engine=engine,
+        url=first,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
     settings = load_settings(config, flags)
     resume = resume or retry_failed
     cluster = ray, workers, gpus_per_worker
-    asked = _Asked(inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, urls, *cluster)
+    asked = _Asked(
+        inputs, out, resume, retry_failed, fail_fast, save_replies, max_p95, concurrency, batch_size, urls, *cluster
+    )
     _refuse_cluster_flags(asked)
     stop = threading.Event()
     try:
@@ -133,6 +152,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack, stop: threading.
     from voxcli.batch.results import Results
     from voxcli.batch.tally import Tally
 
+    _refuse_batch_size(asked.batch_size, settings.engine)
     inputs = sources(asked.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_among(inputs, asked.save_replies)
     plan, tally = survey(inputs), Tally()
@@ -179,7 +199,8 @@ def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
         if settings.engine == "remote":
             engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
         else:
-            engine = open_engine(settings, stack, note, progress)
+            engine = open_engine(settings, stack, note, progress, rows=asked.batch_size or 0)
+            _refuse_batch_size(asked.batch_size, engine.name)
     load_seconds = time.perf_counter() - started
     count = workers_wanted(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
     for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
@@ -189,13 +210,19 @@ def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
     return [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
 
 
+def _refuse_batch_size(size: int | None, engine: str) -> None:
+    """Raise ConfigError where there is no batch: the other engines have a number of items at once."""
+    if size is not None and engine not in ("auto", "voxtral"):
+        raise ConfigError(f"--batch-size is for the voxtral engine, not for {engine}", hint="use --concurrency")
+
+
 def _cluster(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk", left: int) -> "list[Worker]":
     """Join the cluster and start what answers there."""
     from voxcli.batch.cluster import Crew, Size, connected
     from voxcli.batch.station import EngineChoice, Setup
 
     stack.enter_context(connected(asked.ray or ""))
-    options = engine_options(settings)
+    options = replace(engine_options(settings), rows=asked.batch_size or 0)
     if Path(options.model).is_dir():  # a name, else, which means the same on each machine
         options = replace(options, model=str(Path(options.model).absolute()))
     engine = EngineChoice(options, tuple(asked.urls), asked.concurrency or SERVER_CONCURRENCY)

@@ -105,6 +105,39 @@ def one_pass(
     typer.echo(table(found, get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
+@app.command()
+def many(
+    model: Annotated[
+        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, tiny.")
+    ] = "",
+    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
+    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Answered together.")] = 64,
+    singles: Annotated[int, typer.Option("--singles", metavar="N", min=1, help="Of these, one after the other.")] = 8,
+    clip_seconds: Annotated[float, typer.Option("--clip-seconds", metavar="S", min=0.1, help="Of each clip.")] = 5.0,
+    reply_tokens: Annotated[int, typer.Option("--reply-tokens", metavar="N", min=2, help="Of each reply.")] = 48,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 16.")
+    ] = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Measure the engine of `voxcli batch` beside the same clips one after the other, and transformers' `generate`."""
+    from voxcli.bench.report import as_json, machine, markdown
+
+    try:
+        from voxcli.bench.many import Plan, bench
+    except ImportError as error:
+        raise missing_extra(ModelError, "Measuring many replies", "voxtral") from error
+
+    figures = bench(model, device, Plan(clips, singles, clip_seconds, reply_tokens, batch_size), note)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(as_json(figures, machine())))
+    else:
+        typer.echo(markdown(figures, machine()))
+
+
 def _write(path: Path, text: str) -> None:
     """Write a file; with no text, only try whether it can be written."""
     try:

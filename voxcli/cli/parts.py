@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,19 @@ def open_voice(settings: "Settings", stack: ExitStack) -> "Synthesizer":
     return synthesizer
 
 
-def open_engine(settings: "Settings", stack: ExitStack, notice: "Notice", progress: "Progress") -> "Engine":
-    """Choose and load the engine; `notice` is told which and why, `progress` how far a download is."""
+def open_engine(
+    settings: "Settings", stack: ExitStack, notice: "Notice", progress: "Progress", *, rows: int = 1
+) -> "Engine":
+    """Choose and load the engine; `notice` is told which and why, `progress` how far a download is.
+
+    Args:
+        rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
+    """
     from voxcli.engines import choice
     from voxcli.paths import cache_folder
 
-    engine = choice.open_engine(engine_options(settings), cache_folder(), notice, progress)
+    options = replace(engine_options(settings), rows=rows)
+    engine = choice.open_engine(options, cache_folder(), notice, progress)
     return stack.enter_context(closing(engine))
 
 

@@ -5,6 +5,7 @@ Where it begins is a tensor, so one captured graph serves every prompt. Two ways
 on GPUs that have the kernel. Knows nothing of layers and weights.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -61,6 +62,29 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
         False,  # no mask for debugging
     )[0]
     return out
+
+
+def of_rows(
+    positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the attention of one token in each of some rows, as `llama.Llama.step_rows` describes them.
+
+    It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,
+    head_dim), and returns outputs, (rows, heads * head_dim). Queries that share a KV head stand where a
+    kernel expects tokens: so that head is read once.
+    """
+    count = positions.shape[0]
+    places = torch.arange(extent, device=positions.device)
+    mask = torch.zeros(count, extent, dtype=dtype, device=positions.device)
+    mask = mask.masked_fill_(places > positions[:, None], float("-inf"))[:, None, None]
+
+    def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        kv_heads, head_dim = stored.shape[1], stored.shape[3]
+        keys, values = stored.view(2, kv_heads, -1, capacity, head_dim).transpose(1, 2)[:, :count, :, :extent]
+        grouped = queries.view(kv_heads, -1, count, head_dim).permute(2, 0, 1, 3)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(count, -1)
+
+    return attend
 
 
 def best(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Attention:

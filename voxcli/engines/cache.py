@@ -6,7 +6,9 @@ token is an integer, and two tokens are the same if their integers are.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import takewhile
+from typing import Self
 
 import torch
 
@@ -38,6 +40,14 @@ class Cache:
         self.memory = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device).zero_()
         self.layers = self.memory.unbind()  # (2, kv_heads, capacity, head_dim) each
         self.tokens: list[int] = []
+
+    def part(self, start: int, capacity: int) -> Self:
+        """Return an empty cache that lies within this one, `capacity` positions from `start` on."""
+        part = copy(self)
+        part.capacity, part.tokens = capacity, []
+        part.memory = self.memory[:, :, :, start : start + capacity]
+        part.layers = part.memory.unbind()
+        return part
 
     @property
     def length(self) -> int:

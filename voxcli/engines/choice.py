@@ -49,6 +49,7 @@ class EngineOptions:
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Literal["none", "int8", "fp8"] = "none"  # the voxtral engine's matrices
+    rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
 
 
 def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: Progress | None = None) -> Engine:
@@ -165,9 +166,10 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
         notice=notice,
         quantize=options.quantize,
         folder=cache,
+        many=options.rows != 1,
     )
     notice(f"voxtral engine: {engine.model}")
-    return engine
+    return engine if options.rows == 1 else engine.for_many(options.rows)
 
 
 def _checkpoint(options: EngineOptions, notice: Notice, progress: Progress | None) -> Path:

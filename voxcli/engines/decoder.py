@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 
-from voxcli.engines import compiling, quantization
+from voxcli.engines import compiling, inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Progress, Record
 from voxcli.engines.llama import Llama
+from voxcli.engines.rows import Rows
 from voxcli.engines.sampling import Chooser, Sampling
-from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
-from voxcli.errors import ModelError
+from voxcli.engines.windows import WindowEncoder
 
 __all__ = ["Decoder", "Fed", "Sampling"]
-
-CHUNK_TOKENS = 512  # fed at once; an interrupt waits for one of these at most
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ class Decoder:
                 does not fit into the cache.
         """
         self._last = None
-        audio_id = self._check(ids, features)
+        audio_id = inputs.check(self._model.config, ids, features, self.capacity)
         clip = -next(self._clips)  # stands for the `[AUDIO]` of this clip, and matches no other
         tokens = [clip if token_id == audio_id else token_id for token_id in ids]
         start = min(self._cache.common(tokens), len(tokens) - 1)
@@ -183,8 +181,8 @@ class Decoder:
         audio = self._encoder.encode(features, interrupt) if features is not None else None
         if features is not None and audio is None:
             return fed
-        embeddings = self._embeddings(ids[start:], audio, audio_id)
-        for chunk in embeddings.split(CHUNK_TOKENS):
+        embeddings = inputs.embeddings(self._text, ids[start:], audio, audio_id)
+        for chunk in embeddings.split(inputs.CHUNK_TOKENS):
             if interrupt and interrupt.is_set():
                 return fed
             last = self._feed(chunk, start)
@@ -222,6 +220,16 @@ class Decoder:
             yield token_id
             if interrupt.is_set():
                 return
+
+    def rows(self, sampling: Sampling, **options: Any) -> Rows:
+        """Return what decodes many prompts at once with this model; from then on this decoder takes none.
+
+        Args:
+            options: as `Rows` takes them.
+        """
+        self._captured, self._capture = None, lambda: None
+        self.resize(1)
+        return Rows(self._model, self._text, self._encoder, sampling, **options)
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
@@ -286,26 +294,6 @@ class Decoder:
             self._captured.chooser.begin(sampling.seed)
             return self._captured.chooser
         return Chooser(sampling, self._text.device)
-
-    def _check(self, ids: Sequence[int], features: torch.Tensor | None) -> int:
-        """Return the id of `[AUDIO]`."""
-        config = self._model.config
-        expected = 0 if features is None else features.shape[0] * audio_tokens_per_window(config.audio_config)
-        found = sum(token_id == config.audio_token_id for token_id in ids)
-        if found != expected:
-            raise ModelError(f"the prompt has {found} audio tokens for {expected} audio embeddings")
-        if not 0 < len(ids) < self.capacity:
-            raise ModelError(f"a prompt of {len(ids)} tokens and a reply don't fit into a cache of {self.capacity}")
-        return int(config.audio_token_id)
-
-    def _embeddings(self, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:
-        """Return embeddings, (n, hidden), those of the clip in place of `[AUDIO]`."""
-        device = self._text.device
-        embeddings = self._text.embed(torch.tensor(list(ids), device=device))
-        if audio is not None:
-            places = [place for place, token_id in enumerate(ids) if token_id == audio_id]
-            embeddings.index_copy_(0, torch.tensor(places, device=device), audio.to(embeddings.dtype))
-        return embeddings
 
 
 class _Reading:

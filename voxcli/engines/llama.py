@@ -189,20 +189,13 @@ class Llama:
             capacity: of one row, as it was allocated.
             extent: how many positions of each row attention reads; what comes after a row's own is not seen.
         """
-        count, group = tokens.shape[0], self.heads // self.kv_heads
+        count = tokens.shape[0]
         places = positions + capacity * torch.arange(count, device=self.device)
-        mask = torch.zeros(count, extent, dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill_(self._positions[:extent] > positions[:, None], float("-inf"))[:, None, None]
-
-        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-            rows = stored.view(2, self.kv_heads, -1, capacity, self.head_dim).transpose(1, 2)
-            keys, values = rows[:, :count, :, :extent]
-            grouped = queries.view(self.kv_heads, group, count, self.head_dim).permute(2, 0, 1, 3)
-            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)  # reads each KV head once
-            return out.reshape(count, self.heads * self.head_dim)
-
+        attend = attention.of_rows(positions, capacity, extent, self.dtype)
         rotation = self._rotation.index_select(1, positions)
-        hidden = self._through_layers(self.embed(tokens), places, rotation, cache, attend)
+        hidden = self.embed(tokens)
+        for layer, stored in zip(self._layers, cache.layers, strict=True):
+            hidden = self._through(layer, stored, hidden, places, rotation, attend)
         return self.head(self._normed(hidden, self._norm))
 
     def _through_layers(

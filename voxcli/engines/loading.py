@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from voxcli.engines import placement, shards
-from voxcli.engines.decoder import CHUNK_TOKENS
+from voxcli.engines.inputs import CHUNK_TOKENS
 from voxcli.errors import ConfigError, ModelError
 
 LEAST_TEXT_TOKENS = 512  # of instructions, a few turns and a reply: as `session.context_tokens` has at least

@@ -45,23 +45,27 @@ class Chooser:
         return (ours.temperature, ours.top_p) == (sampling.temperature, sampling.top_p)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the chosen id, (1, 1), from logits, (vocabulary,).
+        """Return the chosen id, (1, 1), from logits, (vocabulary,)."""
+        return self.choose_each(logits[None]).view(1, 1)
+
+    def choose_each(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the chosen ids, (rows,), from logits, (rows, vocabulary).
 
         A token is drawn as the first of exponential clocks to ring, each running at its probability:
         the minimum of E_i / p_i is at i with probability p_i / sum(p), so p needs no normalising and
         nothing is read back, as it is by `torch.multinomial`.
         """
         if self.sampling.temperature == 0:
-            return logits.argmax().view(1, 1)
+            return logits.argmax(-1)
         probabilities = (logits.float() / self.sampling.temperature).softmax(-1)
         if self.sampling.top_p < 1:
             probabilities = _nucleus(probabilities, self.sampling.top_p)
         clocks = torch.empty_like(probabilities).exponential_(generator=self.source)
-        return (probabilities / clocks).argmax().view(1, 1)
+        return (probabilities / clocks).argmax(-1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return the probabilities, (vocabulary,), with zero for all but the likeliest that make up `top_p`."""
+    """Return the probabilities, (rows, vocabulary), with zero for all but the likeliest that make up `top_p`."""
     falling, order = probabilities.sort(descending=True)
     before = falling.cumsum(-1) - falling  # what the likelier ones have together
-    return torch.zeros_like(probabilities).scatter_(0, order, falling.masked_fill(before >= top_p, 0))
+    return torch.zeros_like(probabilities).scatter_(-1, order, falling.masked_fill(before >= top_p, 0))

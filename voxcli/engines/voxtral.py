@@ -28,12 +28,14 @@ try:  # whoever imports this engine without its packages gets the error with the
     from voxcli.engines import loading
     from voxcli.engines.decoder import Decoder, Sampling
     from voxcli.engines.features import FrontEnd
+    from voxcli.engines.many import ManyReplies
     from voxcli.engines.template import TemplatePrompt, difference
 except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 
 Notice = Callable[[str], None]
 NEXT = Utterance(None, "?")  # stands for what will be said next
+GPU_ROWS, CPU_ROWS = 64, 16  # replies at once: with more, a step is bound by arithmetic and each waits longer
 
 
 class VoxtralEngine(Engine):
@@ -90,6 +92,7 @@ class VoxtralEngine(Engine):
         notice: Notice,
         quantize: Literal["none", "int8", "fp8"] = "none",
         folder: Path | None = None,
+        many: bool = False,
     ) -> Self:
         """Load a checkpoint from a folder; nothing is fetched.
 
@@ -101,6 +104,7 @@ class VoxtralEngine(Engine):
             notice: told what a user should know of this checkpoint, and what takes long.
             quantize: how the large matrices of the text model are kept; none: as they are.
             folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
+            many: it is for `for_many`, so what is of use to one reply at a time is not made ready.
 
         Raises:
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
@@ -117,7 +121,7 @@ class VoxtralEngine(Engine):
             context_tokens=loaded.context_tokens,
             notice=notice,
         )
-        engine.warm_up(quantize, folder, notice)
+        engine.warm_up(quantize, folder, notice, for_one=not many)
         return engine
 
     def warm_up(
@@ -125,17 +129,20 @@ class VoxtralEngine(Engine):
         quantize: Literal["none", "int8", "fp8"] = "none",
         folder: Path | None = None,
         notice: Notice = lambda _: None,
+        *,
+        for_one: bool = True,
     ) -> None:
         """Do what would keep the first turn waiting; `load` says what the arguments mean."""
         with self._pass_errors(self._room):
             if quantize != "none":
                 self._decoder.quantize(quantize)
-            self._decoder.warm_up(
-                self._sampling,
-                notice=notice,
-                progress=lambda done, total: notice(f"warming up: {done} of {total}") if done % 8 == 0 else None,
-                folder=folder,
-            )
+            if for_one:
+                self._decoder.warm_up(
+                    self._sampling,
+                    notice=notice,
+                    progress=lambda done, total: notice(f"warming up: {done} of {total}") if done % 8 == 0 else None,
+                    folder=folder,
+                )
             if self.device == "cuda":
                 self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
         self._calls.reset()
@@ -205,6 +212,22 @@ class VoxtralEngine(Engine):
             with self._pass_errors(0):
                 self._decoder.listen(self._front_end.features(clip)[:whole])
 
+    def for_many(self, rows: int = 0) -> ManyReplies:
+        """Return an engine that gives many replies at once with this one's model; this one gives none any more.
+
+        Args:
+            rows: replies at once, where the memory has room for them; 0 for what suits the device.
+        """
+        on_gpu = self.device == "cuda"
+        decoding = self._decoder.rows(
+            self._sampling,
+            most=rows or (GPU_ROWS if on_gpu else CPU_ROWS),
+            longest=self._room + self._sampling.max_tokens,
+            free_bytes=self._free_bytes,
+            is_out_of_memory=loading.out_of_memory,
+        )
+        return ManyReplies(self.model, decoding, self._prompt, self._tokenizer, self._pass_errors, self.close)
+
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""
         self._calls.close()
@@ -221,6 +244,11 @@ class VoxtralEngine(Engine):
         if self._template:
             return self._template.write(session, utterance)
         return ids, self._front_end.features(utterance.clip) if utterance.clip else None
+
+    def _free_bytes(self) -> int | None:
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # what torch keeps for itself does not count as free
+        return loading.known_free_bytes(self.device, placement.Hardware.look(torch))
 
     def _reserve(self, session: Session) -> int:
         """Return the tokens of a prompt that are no turn's: the instructions, a window of speech, a few words."""

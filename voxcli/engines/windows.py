@@ -60,7 +60,11 @@ class WindowEncoder:
 
     def plainly(self, window: torch.Tensor) -> torch.Tensor:
         """Return embeddings, (tokens, hidden), of a window, (mels, frames), whether they are known or not."""
-        embeddings: torch.Tensor = self._model.get_audio_features(window[None]).pooler_output
+        return self.together(window[None])
+
+    def together(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return embeddings, (windows * tokens, hidden), of (windows, mels, frames), all encoded at once."""
+        embeddings: torch.Tensor = self._model.get_audio_features(windows.to(self._model.device)).pooler_output
         return embeddings
 
     def silence(self) -> torch.Tensor:
