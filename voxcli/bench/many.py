@@ -35,7 +35,7 @@ from voxcli.session import Session
 from voxcli.turn import Utterance
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
-ROWS = {"cuda": 64, "mps": 16, "cpu": 16}
+ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
 SPARE = 8  # tokens of a cache beside prompt and reply
 PARTS = {"_encode": "encoder", "_prefill": "prompts", "_step": "decoding"}  # of `Rows`
 

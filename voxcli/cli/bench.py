@@ -116,7 +116,7 @@ def many(
     clip_seconds: Annotated[float, typer.Option("--clip-seconds", metavar="S", min=0.1, help="Of each clip.")] = 5.0,
     reply_tokens: Annotated[int, typer.Option("--reply-tokens", metavar="N", min=2, help="Of each reply.")] = 48,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 16.")
+        int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 32.")
     ] = None,
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,

@@ -35,7 +35,7 @@ except ImportError as error:
 
 Notice = Callable[[str], None]
 NEXT = Utterance(None, "?")  # stands for what will be said next
-GPU_ROWS, CPU_ROWS = 64, 16  # replies at once: with more, a step is bound by arithmetic and each waits longer
+GPU_ROWS, CPU_ROWS = 64, 32  # replies at once: with more, a step is bound by arithmetic and each waits longer
 
 
 class VoxtralEngine(Engine):
