@@ -12,7 +12,6 @@ either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.ui` re
 """
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,15 +22,12 @@ from typing import Protocol, Self
 
 from voxcli.audio import AudioClip
 from voxcli.errors import VoxError
+from voxcli.heard import SpokenPiece
 from voxcli.sentences import PieceCutter, speakable
 from voxcli.session import Session, Turn, audio_placeholder
 
-ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to its own samples
 SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 PIECES_AHEAD = 4  # pieces of text that generation may be ahead of the voice: the back-pressure
-
-_HAN_KANA = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"  # written without spaces
-_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # and what ends it
 
 
 @dataclass(frozen=True)
@@ -288,25 +284,6 @@ class _Generation(threading.Thread):
             self._speaking.add(delta)
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """Where a piece of the reply lies in what the speaker plays, in seconds."""
-
-    text: str
-    start: float
-    end: float  # infinite where it is not known
-
-    def is_over(self, position: float) -> bool:
-        return position >= self.end - ROUNDING_SECONDS
-
-    def heard(self, position: float) -> str:
-        """Return the words that were over when the speaker had played to `position`."""
-        if self.is_over(position):
-            return self.text
-        share = max(0.0, position - self.start) / (self.end - self.start)
-        return "".join(_WORD.findall(self.text[: int(share * len(self.text))]))
-
-
 class _Speaking(threading.Thread):
     """The thread that speaks a reply while it is still being written; runs within its context."""
 
@@ -324,8 +301,8 @@ class _Speaking(threading.Thread):
         self._emit = emit
         self._cutter = PieceCutter()
         self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
-        self._marks: list[_Mark] = []
-        self._announced = 0  # marks whose end was emitted
+        self._spoken: list[SpokenPiece] = []
+        self._announced = 0  # pieces whose end was emitted
         self._closed = False  # the last piece was taken
         self.failed = False
 
@@ -352,14 +329,14 @@ class _Speaking(threading.Thread):
     def heard(self) -> str:
         """Return what was heard of a reply that was interrupted."""
         position = self._output.speaker.position
-        return "".join(mark.heard(position) for mark in self._marks)
+        return "".join(spoken.heard(position) for spoken in self._spoken)
 
     def run(self) -> None:
         try:
             for piece in self._pieces_to_say():
                 self._say(piece)
-            for mark in self._marks:
-                self._output.speaker.wait(mark.end, self._interrupt)
+            for spoken in self._spoken:
+                self._output.speaker.wait(spoken.end, self._interrupt)
                 self._announce()
         except VoxError as error:
             if not self._interrupt.is_set():  # else nobody waits for the rest
@@ -380,15 +357,15 @@ class _Speaking(threading.Thread):
                 yield piece
 
     def _say(self, piece: str) -> None:
-        start = end = self._marks[-1].end if self._marks else self._output.speaker.position
-        self._marks.append(_Mark(piece, start, math.inf))  # how long the piece will be is not known yet
+        start = end = self._spoken[-1].end if self._spoken else self._output.speaker.position
+        self._spoken.append(SpokenPiece(piece, start, math.inf))  # how long the piece will be is not known yet
         sentence = speakable(piece)
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
             if self._interrupt.is_set():
                 return
             self._stopwatch.note("audio")
             end = self._play(clip, end)
-        self._marks[-1] = _Mark(piece, start, end)
+        self._spoken[-1] = SpokenPiece(piece, start, end)
         self._announce()
 
     def _play(self, clip: AudioClip, start: float) -> float:
@@ -398,6 +375,6 @@ class _Speaking(threading.Thread):
 
     def _announce(self) -> None:
         position = self._output.speaker.position
-        while self._announced < len(self._marks) and self._marks[self._announced].is_over(position):
-            self._emit(SentenceSpoken(self._marks[self._announced].text))
+        while self._announced < len(self._spoken) and self._spoken[self._announced].is_over(position):
+            self._emit(SentenceSpoken(self._spoken[self._announced].text))
             self._announced += 1
