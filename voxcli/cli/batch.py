@@ -2,12 +2,11 @@
 
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +26,7 @@ from voxcli.cli.common import (
     VoiceFlag,
     given,
     note,
+    set_by_ctrl_c,
 )
 from voxcli.cli.parts import engine_options, load_settings, open_engine, open_servers, open_voice
 from voxcli.errors import ConfigError
@@ -182,7 +182,7 @@ def _answered(
 
     desk = Desk(iter(plan), results, settings.instructions)
     workers = _cluster(asked, settings, stack, desk, left) if asked.ray else _workers(asked, settings, stack, desk)
-    with _stopped_by_signal(stop), batch_progress() as view:
+    with set_by_ctrl_c(stop), batch_progress() as view:
         return Run(desk, left, results.write, tally, view, stop, asked.fail_fast).answer(workers)
 
 
@@ -287,19 +287,3 @@ def _again(flag: str) -> str:
     """Return the command line that goes on."""
     words = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["voxcli", *words, flag])
-
-
-@contextmanager
-def _stopped_by_signal(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C set `stop`; the second ends the program at once."""
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            os._exit(INTERRUPTED)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,18 +1,19 @@
-"""What the commands share: flags, notes on stderr, and how an error is told."""
+"""What the commands share: flags, notes on stderr, Ctrl-C, and how an error is told."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from voxcli.errors import VoxError
 from voxcli.printable import printable
-
-if TYPE_CHECKING:
-    pass
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
 
@@ -92,3 +93,19 @@ def report(error: Exception, *, verbose: bool) -> int:
     if hint:
         _tell(f"  {printable(hint)}")
     return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code
+
+
+@contextmanager
+def set_by_ctrl_c(event: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C set an event; the second ends the program, whatever it is busy with."""
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if event.is_set():
+            os._exit(INTERRUPTED)
+        event.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,7 +1,6 @@
 """`voxcli once`: one turn from a file or from standard input."""
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from voxcli.cli.common import (
     VoiceFlag,
     given,
     note,
+    set_by_ctrl_c,
 )
 from voxcli.cli.parts import load_settings, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
@@ -208,8 +208,9 @@ def _turn(
 
     view: View = JsonView() if asked.json else TextView()
     failure: VoxError | None = None
+    interrupt = threading.Event()
     with (
-        _interrupted_by_signal() as interrupt,
+        set_by_ctrl_c(interrupt),
         closing(memory.take_turn(engine, utterance, interrupt, speech)) as events,
         _abandoned_on_error(view),
     ):
@@ -235,20 +236,3 @@ def _abandoned_on_error(view: "View") -> Iterator[None]:
     except BaseException:
         view.abandon()
         raise
-
-
-@contextmanager
-def _interrupted_by_signal() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second ends the program, whatever the engine is busy with."""
-    interrupt = threading.Event()
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if interrupt.is_set():
-            os._exit(INTERRUPTED)
-        interrupt.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
