@@ -38,6 +38,11 @@ SHAPES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 3, "vocab_size": 8192}
         | {"num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 128},
     ),
+    "200m": (  # narrow layers, in which attention to the history weighs most
+        {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8},
+        {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "vocab_size": 32_768}
+        | {"num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 64},
+    ),
     "tiny": (
         {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
         {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 2048}

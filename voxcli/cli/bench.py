@@ -67,7 +67,7 @@ def live(
 @app.command(name="pass")
 def one_pass(
     model: Annotated[
-        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, tiny.")
+        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, 200m, tiny.")
     ] = "",
     device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
     turns: Annotated[int, typer.Option("--turns", metavar="N", min=1, help="Of the conversation.")] = 50,
@@ -108,7 +108,7 @@ def one_pass(
 @app.command()
 def many(
     model: Annotated[
-        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, tiny.")
+        str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, 200m, tiny.")
     ] = "",
     device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Answered together.")] = 64,
