@@ -1,7 +1,7 @@
 """What is remembered of a conversation: pure values, no files, no models, no audio samples.
 
 A finished user turn is remembered as a placeholder that gives the length of the audio; the audio
-itself is dropped, so that turn 500 costs what turn 5 costs.
+itself is dropped, so that a turn feeds the model no sound but its own.
 """
 
 import unicodedata
