@@ -6,12 +6,14 @@ clip is padded with silence to whole windows. Nothing here knows of prompts or o
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from voxcli.audio import AudioClip
 from voxcli.engines.windows import audio_tokens_per_window
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
+STEP_FRAMES = 50  # half a second; with 10 frames, the last bits of a product depended on how many there are
 
 
 class FrontEnd:
@@ -32,7 +34,7 @@ class FrontEnd:
 
     def tokens(self, clip: AudioClip) -> int:
         """Return how many embeddings the encoder makes of the clip."""
-        return max(1, -(-len(clip.samples) // self.window_samples)) * self.tokens_per_window
+        return self._windows(clip) * self.tokens_per_window
 
     def whole_windows(self, clip: AudioClip) -> int:
         """Return how many windows at the start of a clip stay as they are when it goes on, loudness aside.
@@ -47,17 +49,34 @@ class FrontEnd:
         """Return log-mel spectrograms, float32, (windows, mels, window_frames)."""
         if clip.sample_rate != self.sample_rate:
             raise ValueError(f"a clip at {self.sample_rate} Hz is needed, not at {clip.sample_rate} Hz")
+        samples = np.pad(clip.samples, (0, self._samples_computed(clip) - len(clip.samples)))
         # The same calls as VoxtralProcessor._retrieve_input_features, or the last bits would differ.
         mels: torch.Tensor = self._extractor(
-            clip.samples,
+            samples,
             sampling_rate=self.sample_rate,
             padding=True,
             truncation=False,
-            pad_to_multiple_of=self.window_samples,
             return_tensors="pt",
             device=self._device,
-        )["input_features"]
+        )["input_features"][0]
+        silence = mels[:, -1:].expand(-1, self._windows(clip) * self.window_frames - mels.shape[1])
+        mels = torch.cat([mels, silence], 1)
         return mels.reshape(self._extractor.feature_size, -1, self.window_frames).transpose(0, 1)
+
+    def _windows(self, clip: AudioClip) -> int:
+        return max(1, -(-len(clip.samples) // self.window_samples))
+
+    def _samples_computed(self, clip: AudioClip) -> int:
+        """Return to what length the clip is padded: on a CPU, until a frame reads silence alone, as all after it do.
+
+        On a GPU it is whole windows: a Fourier transform of another length would have to be planned first.
+        """
+        whole = self._windows(clip) * self.window_samples
+        if self._device == "cuda":
+            return whole
+        step = STEP_FRAMES * int(self._extractor.hop_length)
+        silent = len(clip.samples) + int(self._extractor.n_fft) // 2 + int(self._extractor.hop_length)
+        return min(whole, -(-silent // step) * step)
 
     @property
     def processor_options(self) -> dict[str, Any]:
