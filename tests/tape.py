@@ -14,6 +14,11 @@ from torch.utils._pytree import tree_leaves
 READS_BACK = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "multinomial", "item")
 
 
+def reads_back(func: Any) -> bool:
+    """Return whether an operation reads a value into Python."""
+    return any(f"aten.{name}." in str(func) or str(func) == f"aten.{name}" for name in READS_BACK)
+
+
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types it in part
     """Records while it is entered; `replay` does all of it again."""
 
@@ -22,7 +27,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
         self._done: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(f"aten.{name}." in str(func) or str(func) == f"aten.{name}" for name in READS_BACK):
+        if reads_back(func):
             raise RuntimeError(f"{func} reads a value back")
         result = func(*args, **(kwargs or {}))
         self._done.append((func, args, kwargs or {}, result))
@@ -35,6 +40,18 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
                 for old, new in zip(tree_leaves(before), tree_leaves(again), strict=True):
                     if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the values that are read into Python while it is entered: on a GPU, each would wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += reads_back(func)
+        return func(*args, **(kwargs or {}))
 
 
 class Recorder:

@@ -16,7 +16,8 @@ pytest.importorskip("mistral_common")
 decoding = pytest.importorskip("voxcli.engines.decoder")
 attention = pytest.importorskip("voxcli.engines.attention")
 compiling = pytest.importorskip("voxcli.engines.compiling")
-from tests.tape import Recorder, Tape  # noqa: E402 - needs torch
+sampling = pytest.importorskip("voxcli.engines.sampling")
+from tests.tape import Reads, Recorder, Tape  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 END, AUDIO, WINDOW = 2, 24, 25
@@ -141,6 +142,59 @@ def test_a_way_to_choose_that_was_not_captured_works_too(model: Any, made: Made)
     ids = text(20)
     plain = decoding.Decoder(model, capacity=1400)
     assert said(made.decoder, ids, sampling=drawn(seed=4)) == said(plain, ids, sampling=drawn(seed=4))
+
+
+def ending_in(model: Any, ids: list[int], after: int) -> tuple[list[int], Any]:
+    """Return a greedy reply of `after` ids, and the sampling with which the id after these ends it."""
+    unended = decoding.Sampling(24, frozenset())
+    reply = said(decoding.Decoder(model, capacity=1400), ids, sampling=unended)
+    assert reply[after] not in reply[:after]
+    return reply[:after], decoding.Sampling(24, frozenset({5, reply[after], 2047}))
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+def test_the_end_of_a_reply_is_found_by_what_was_captured(model: Any, after: int) -> None:
+    ids = text(20)
+    expected, ended = ending_in(model, ids, after)
+    made = Made(model, ended)
+    recorded = len(made.recorder.tapes)
+    for _ in range(2):  # what ended one reply is over for the next
+        with Reads() as reads:
+            assert said(made.decoder, ids, sampling=ended) == expected
+        assert reads.count == after + 1, "one value a token, and one for the end"
+        assert made.decoder.cached == len(ids) + after, "the reply, and nothing of what was computed beyond"
+        longer = [*ids, *expected, 7, 8, 9]
+        assert made.decoder.prefill(longer).cached_tokens == len(ids) + after
+        assert said(made.decoder, longer) == plainly(model, longer)
+    assert len(made.recorder.tapes) == recorded
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_other_ends_than_the_captured_ones_work_too(model: Any, made: Made, after: int) -> None:
+    ids = text(20)
+    expected, ended = ending_in(model, ids, after)
+    for _ in range(2):
+        assert said(made.decoder, ids, sampling=ended) == expected
+        assert made.decoder.cached == len(ids) + after
+    assert said(made.decoder, ids) == plainly(model, ids), "and the captured ones do again"
+
+
+def test_after_its_end_nothing_of_a_reply_counts() -> None:
+    chooser = decoding.Chooser(decoding.Sampling(9, frozenset({3, 5})), torch.device("cpu"))
+    logits, tape = torch.zeros(8), Tape()
+    with torch.inference_mode(), tape:
+        fed = chooser.choose_and_tell(logits)
+
+    def told(token: int) -> int:
+        logits.zero_()[token] = 1
+        tape.replay()
+        assert int(fed) == token, "what is fed is an id in any case"
+        return int(chooser.told)
+
+    chooser.begin(None)
+    assert [told(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[sampling.OVER] * 4]
+    chooser.begin(None)
+    assert told(1) == 1
 
 
 def test_an_interrupt_leaves_a_correct_cache(model: Any, made: Made) -> None:

@@ -2,7 +2,8 @@
 
     encode    one window of mel frames to embeddings
     prefill   16 to 512 embeddings, at any position
-    step      one token to logits, for each bucket of the cache; then the choice of the next token
+    step      one token to logits, for each bucket of the cache
+    choose    logits to the next token, and whether the reply is over with it
 
 What is recorded reads all that changes from buffers, and looks at no value; whoever replays copies new
 values into the buffers first. On a GPU the recordings are CUDA graphs, one launch each instead of some
@@ -124,12 +125,12 @@ class CapturedPass:
         return self._hidden
 
     def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor:
-        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1)."""
+        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), and have the chooser tell it."""
         self._token.copy_(token)
         self._start.fill_(place)
         self._steps[self._cache.bucket(place + 1)]()
         if chooser is not self.chooser:
-            return chooser.choose(self._logits)
+            return chooser.choose_and_tell(self._logits)
         self._choose()
         return self._token
 
@@ -146,7 +147,7 @@ class CapturedPass:
 
         self._prefills = {shape: recorded(self._prefill_work(*shape)) for shape in shapes}
         self._steps = {extent: recorded(self._step_work(extent)) for extent in self._cache.buckets}
-        self._choose = recorded(lambda: _put(self._token, self.chooser.choose(self._logits)), self.chooser.source)
+        self._choose = recorded(self._choose_work, self.chooser.source)
 
     def _prefill_work(self, length: int, extent: int) -> Work:
         def work() -> None:
@@ -155,6 +156,9 @@ class CapturedPass:
             _put(self._hidden, hidden)
 
         return work
+
+    def _choose_work(self) -> None:
+        _put(self._token, self.chooser.choose_and_tell(self._logits))
 
     def _step_work(self, extent: int) -> Work:
         def work() -> None:

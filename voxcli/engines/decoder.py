@@ -20,7 +20,7 @@ from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Progress, Record
 from voxcli.engines.llama import Llama
 from voxcli.engines.rows import Rows
-from voxcli.engines.sampling import Chooser, Sampling
+from voxcli.engines.sampling import OVER, Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder
 
 __all__ = ["Decoder", "Fed", "Sampling"]
@@ -195,7 +195,8 @@ class Decoder:
         """Yield the reply to the prompt that was prefilled last, ids as they are chosen, no stop id among them.
 
         On a GPU the next step is under way before a token is read, so that it never waits for the
-        host. What was computed beyond the end is not in the cache afterwards.
+        host, and the GPU itself finds that the reply is over. What was computed beyond the end is not
+        in the cache afterwards.
 
         Args:
             interrupt: looked at before each step, so the stream ends within one token.
@@ -210,13 +211,11 @@ class Decoder:
         self.generations += 1
         chooser = self._chooser(sampling)
         with torch.inference_mode():  # not around a yield: it would hold for the caller as well
-            token = chooser.choose(self._text.head(self._last))
+            token = self._chosen(self._text.head(self._last), chooser)
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # a token that ends the reply need not be fed
         decoded = self._decoded_ahead if self._on_gpu else self._decoded
-        for token_id in decoded(token, chooser, most, sampling.stop_ids):
-            if token_id in sampling.stop_ids:
-                return
+        for token_id in decoded(token, chooser, most):
             yield token_id
             if interrupt.is_set():
                 return
@@ -242,30 +241,26 @@ class Decoder:
         self._capture = lambda: None
         del self._model, self._text, self._encoder, self._cache
 
-    def _decoded(
-        self,
-        token: torch.Tensor,
-        chooser: Chooser,
-        most: int,
-        stop_ids: frozenset[int],  # noqa: ARG002 - of the other way
-    ) -> Iterator[int]:
-        """Give up to `most` ids; each is fed when the one after it is asked for."""
-        yield (token_id := int(token))
-        for _ in range(most - 1):
-            token = self._next(token, chooser)
-            self._cache.extend([token_id])
-            yield (token_id := int(token))
-
-    def _decoded_ahead(
-        self, token: torch.Tensor, chooser: Chooser, most: int, stop_ids: frozenset[int]
-    ) -> Iterator[int]:
-        """Give the same, but have the next step under way before a token is read: it is fed by then."""
+    def _decoded(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
+        """Give up to `most` ids, none from a stop id on; each is fed when the one after it is asked for."""
+        stop_ids = chooser.sampling.stop_ids  # compared here: no step is under way that would have to wait for it
         for number in range(most):
-            reading = _Reading(token)
+            if (token_id := int(token)) in stop_ids:
+                return
+            yield token_id
             if number < most - 1:
                 token = self._next(token, chooser)
-            token_id = reading.value()
-            if number < most - 1 and token_id not in stop_ids:
+                self._cache.extend([token_id])
+
+    def _decoded_ahead(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
+        """Give the same, but have the next step under way before a token is read: it is fed by then."""
+        for number in range(most):
+            reading, is_last = _Reading(chooser.told), number == most - 1
+            if not is_last:
+                token = self._next(token, chooser)
+            if (token_id := reading.value()) == OVER:
+                return
+            if not is_last:
                 self._cache.extend([token_id])
             yield token_id
 
@@ -278,7 +273,11 @@ class Decoder:
             # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
             extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
             position = self._text.position(place)
-            return chooser.choose(self._text.step(token, position, self._cache, extent, masked=self._on_gpu))
+            return self._chosen(self._text.step(token, position, self._cache, extent, masked=self._on_gpu), chooser)
+
+    def _chosen(self, logits: torch.Tensor, chooser: Chooser) -> torch.Tensor:
+        """Return the next token, (1, 1); the chooser tells it where it is to be read from."""
+        return chooser.choose_and_tell(logits) if self._on_gpu else chooser.choose(logits)
 
     def _allocated(self, capacity: int) -> Cache:
         return self._text.allocate(capacity, self._smallest_bucket)

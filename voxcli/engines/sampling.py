@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits, all of it on the device that they are on.
+"""How the next token is chosen from logits, and when a reply is over, all of it on the device that they are on.
 
 Nothing here waits for the device: no value is read back, no branch depends on one. Knows nothing of
 models and caches.
@@ -7,6 +7,8 @@ models and caches.
 from dataclasses import dataclass
 
 import torch
+
+OVER = -1  # what the host reads in place of an id once a reply is over
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,46 @@ class Sampling:
 
 
 class Chooser:
-    """Chooses the tokens of a reply."""
+    """Chooses the tokens of a reply.
+
+    told: what `choose_and_tell` says of the reply, (1, 1), always at the same address
+    """
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
         self.sampling = sampling
         self.source = torch.Generator(device)  # of chance; a captured graph has to know it
+        self.told = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._over = torch.zeros(1, 1, dtype=torch.bool, device=device)
+        self._stops = torch.tensor(sorted(sampling.stop_ids), dtype=torch.int64, device=device)
         self.begin(sampling.seed)
 
     def begin(self, seed: int | None) -> None:
         """Begin another reply."""
+        self._over.fill_(False)
         if seed is None:
             self.source.seed()
         else:
             self.source.manual_seed(seed)
 
     def is_alike(self, sampling: Sampling) -> bool:
-        """Return whether tokens are chosen in this way, seed and length aside."""
+        """Return whether replies are made in this way, seed and length aside."""
         ours = self.sampling
-        return (ours.temperature, ours.top_p) == (sampling.temperature, sampling.top_p)
+        return (ours.temperature, ours.top_p, ours.stop_ids) == (
+            sampling.temperature,
+            sampling.top_p,
+            sampling.stop_ids,
+        )
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen id, (1, 1), from logits, (vocabulary,)."""
         return self.choose_each(logits[None]).view(1, 1)
+
+    def choose_and_tell(self, logits: torch.Tensor) -> torch.Tensor:
+        """Do the same, and put into `told` what the host is to read: the id; `OVER` from the first stop id on."""
+        token = self.choose(logits)
+        self._over |= (token == self._stops).any()
+        self.told.copy_(token.masked_fill(self._over, OVER))
+        return token
 
     def choose_each(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen ids, (rows,), from logits, (rows, vocabulary).
