@@ -110,6 +110,7 @@ def test_where_there_is_no_room_for_padding_the_prompt_goes_in_unpadded(model: A
 def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_again(model: Any) -> None:
     made = Made(model, capacity=200)
     recorded, ids = len(made.recorder.tapes), text(40)
+    made.progress.clear()
     made.decoder.resize(300)
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert (made.recorder.replayed, len(made.recorder.tapes)) == ([0], recorded), "the encoder alone"
@@ -118,11 +119,12 @@ def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_agai
     assert len(made.recorder.tapes) == 2 * recorded - 1, "the encoder does not depend on the cache"
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert made.recorder.replayed
+    assert not made.progress, "nobody waits for voxcli to be ready any more"
 
 
 def test_progress_counts_to_the_end(made: Made) -> None:
-    total = len(made.recorder.tapes) - 1  # the encoder comes before it
-    assert made.progress == [(done, total) for done in range(1, total + 1)]
+    total = len(made.recorder.tapes)
+    assert made.progress == [(done, total) for done in range(total + 1)]
 
 
 def drawn(temperature: float = 1.0, seed: int | None = None) -> Any:
@@ -257,7 +259,9 @@ def test_one_compilation_serves_all_layers_of_a_bucket(model: Any, tmp_path: Pat
         return graph.forward
 
     decoder = decoding.Decoder(model, capacity=200, smallest_bucket=64)
-    layer = compiling.compiled(decoder._text, decoder._cache, None, pytest.fail, backend=count)
+    done: list[int] = []
+    layer = compiling.compiled(decoder._text, decoder._cache, None, pytest.fail, done.append, backend=count)
+    assert done == [1, 2, 3]
     assert len(graphs) == len(decoder._cache.buckets) == 3, "not one for each of the layers"
     with torch.inference_mode():
         arguments = torch.tensor([[7]]), decoder._text.position(0), decoder._cache, 128

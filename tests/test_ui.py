@@ -21,7 +21,7 @@ from voxcli.session import Session
 from voxcli.store import Store
 from voxcli.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.turn import Event, ReplyDelta, SpeechFailed, SpeechOutput, TurnEnded, Utterance
-from voxcli.ui import JsonView, Output, TextView, View, download_progress, latency_line
+from voxcli.ui import JsonView, Output, TextView, View, download_progress, latency_line, loading_progress
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202egpj.exe\r \x00\x7f\x84 caf\xe9 \U0001f642"
 FULL = Path("/dev/full")
@@ -250,12 +250,12 @@ def test_a_download_prints_each_tenth_where_there_is_no_terminal(
     assert len(err.splitlines()) == 11
 
 
-def test_a_download_that_is_not_needed_shows_nothing(
+def test_an_engine_that_has_little_to_do_shows_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for stream in (io.StringIO(), terminal := Terminal()):
         monkeypatch.setattr(sys, "stderr", stream)
-        with download_progress():
+        with loading_progress():
             pass
     assert terminal.getvalue() == ""
     assert capsys.readouterr().err == ""
@@ -268,6 +268,29 @@ def test_a_download_draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
         show(500_000_000, 2_000_000_000)
         show(2_000_000_000, 2_000_000_000)
     assert "2.0/2.0 GB" in terminal.getvalue()
+
+
+def test_a_warm_up_prints_few_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with loading_progress() as (_, warming):
+        for done in range(38):
+            warming(done, 37)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [f"warming up: {done} of 37" for done in (0, 10, 19, 28, 37)]
+
+
+def test_a_warm_up_draws_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with loading_progress() as (fetching, warming):
+        fetching(2_000_000_000, 2_000_000_000)
+        warming(3, 37)
+        warming(37, 37)
+    drawn = terminal.getvalue()
+    assert drawn.count("2.0/2.0 GB") >= 1
+    assert "37/37" in drawn
+    assert "37/37" not in drawn.rsplit("\x1b[2K", 1)[1], "the line is erased in the end"
+    assert "GB" not in drawn[drawn.index("warming up") :], "one bar at a time"
 
 
 @pytest.mark.parametrize(("begun", "printed"), [(True, "The ans\n"), (False, "")])

@@ -7,12 +7,22 @@ set). It knows events and records, not how they came about.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from voxcli.batch.tally import Status
 from voxcli.errors import VoxError
@@ -133,38 +143,60 @@ class JsonView:
         """Leave nothing: nothing was printed."""
 
 
-@contextmanager
-def download_progress() -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows (bytes done, bytes in all) on stderr, and shows nothing before its first call.
+Show = Callable[[int, int], None]  # is told what is done, and what there is in all
 
-    It draws a bar where stderr is a terminal, else it prints a line for each tenth.
+
+@contextmanager
+def download_progress() -> Iterator[Show]:
+    """Give a function that shows (bytes done, bytes in all) on stderr, as the first one of `loading_progress`."""
+    with loading_progress() as (fetching, _warming):
+        yield fetching
+
+
+@contextmanager
+def loading_progress() -> Iterator[tuple[Show, Show]]:
+    """Give two functions that show on stderr how far an engine is: the bytes of its download, the parts of its warm-up.
+
+    Neither shows anything before its first call. Where stderr is a terminal, each draws a bar, one at a
+    time; that of the warm-up goes away. Else there is a line for each tenth, and for each quarter.
     """
     if not sys.stderr.isatty():
-        yield _tenths()
+        yield (
+            _lines(10, lambda done, total: f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"),
+            _lines(4, lambda done, total: f"warming up: {done} of {total}"),
+        )
         return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def show(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(Progress(*columns, console=Console(stderr=True))))
-                bars[0].add_task("")
-            bars[0].update(bars[0].task_ids[0], completed=done, total=total)
-
-        yield show
+    with ExitStack() as shown:
+        fetched = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        warmed = TextColumn("warming up"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        yield _bar(shown, fetched, goes_away=False), _bar(shown, warmed, goes_away=True)
 
 
-def _tenths() -> Callable[[int, int], None]:
+def _bar(shown: ExitStack, columns: Sequence[ProgressColumn], *, goes_away: bool) -> Show:
+    """Return what draws a bar, with the first call and in place of what is shown."""
+    bar = Progress(*columns, console=Console(stderr=True), transient=goes_away)
+
+    def show(done: int, total: int) -> None:
+        if not bar.tasks:
+            shown.close()
+            shown.enter_context(bar)
+            bar.add_task("")
+        bar.update(bar.task_ids[0], completed=done, total=total)
+
+    return show
+
+
+def _lines(parts: int, line: Callable[[int, int], str]) -> Show:
+    """Return what writes a line for each of so many equal parts."""
     notes = Output(sys.stderr)
     shown = -1
 
     def show(done: int, total: int) -> None:
         nonlocal shown
-        tenth = 10 * done // max(total, 1)
-        if tenth > shown:
-            shown = tenth
-            notes.write(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB\n")
+        part = parts * done // max(total, 1)
+        if part > shown:
+            shown = part
+            notes.write(f"{line(done, total)}\n")
 
     return show
 

@@ -191,15 +191,15 @@ def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
     from voxcli.batch.shelf import Shelf
     from voxcli.batch.urls import read_recording
     from voxcli.batch.worker import EngineWorker, workers_wanted
-    from voxcli.ui import download_progress
+    from voxcli.ui import loading_progress
 
     replies = _spoken_replies(asked.save_replies, settings, stack)
     started = time.perf_counter()
-    with download_progress() as progress:
+    with loading_progress() as (fetching, warming):
         if settings.engine == "remote":
             engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
         else:
-            engine = open_engine(settings, stack, note, progress, rows=asked.batch_size or 0)
+            engine = open_engine(settings, stack, note, fetching, warming, rows=asked.batch_size or 0)
             _refuse_batch_size(asked.batch_size, engine.name)
     load_seconds = time.perf_counter() - started
     count = workers_wanted(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up

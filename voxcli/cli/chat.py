@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from voxcli.session import Session
     from voxcli.turn import Engine, Synthesizer
 
+WARMING = "warming up"
 KEY_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
 
 
@@ -129,7 +130,8 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
     devices = _open_devices(asked, settings, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)
     synthesizer = open_voice(settings, stack) if devices.speaker else None
-    engine = open_engine(settings, stack, view.starting, lambda done, total: view.starting("fetching", done / total))
+    fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
+    engine = open_engine(settings, stack, view.starting, fetching, warming)
     _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     answering = Answering(engine, speech, listener.commit, inbox.put)
@@ -178,10 +180,14 @@ def _open_devices(
     )
 
 
+def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
+    view.starting(what, done / total)
+
+
 def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
     from voxcli.live.warm import warm_up
 
-    view.starting("warming up")
+    view.starting(WARMING)
     if synthesizer:
         for _clip in synthesizer.synthesize("Ready."):
             pass

@@ -119,7 +119,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     """Open the parts, those that are cheap and may be refused first; run the turn; return if it was interrupted."""
     from voxcli.audio import read_audio
     from voxcli.turn import Utterance
-    from voxcli.ui import download_progress
+    from voxcli.ui import loading_progress
 
     memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
     speech = _open_speech(asked, settings, stack)
@@ -127,8 +127,8 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     listening = threading.Thread(target=_note_if_without_speech, args=(clip,), name="vad", daemon=True)
     listening.start()  # while the engine loads
     started = time.perf_counter()
-    with download_progress() as progress:
-        engine = open_engine(settings, stack, note, progress)
+    with loading_progress() as (fetching, warming):
+        engine = open_engine(settings, stack, note, fetching, warming)
     load_seconds = time.perf_counter() - started
     listening.join()
     return _turn(asked, memory, engine, Utterance(clip, asked.prompt), speech, load_seconds)

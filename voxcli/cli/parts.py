@@ -61,18 +61,26 @@ def open_voice(settings: "Settings", stack: ExitStack) -> "Synthesizer":
 
 
 def open_engine(
-    settings: "Settings", stack: ExitStack, notice: "Notice", progress: "Progress", *, rows: int = 1
+    settings: "Settings",
+    stack: ExitStack,
+    notice: "Notice",
+    fetching: "Progress",
+    warming: "Progress",
+    *,
+    rows: int = 1,
 ) -> "Engine":
-    """Choose and load the engine; `notice` is told which and why, `progress` how far a download is.
+    """Choose and load the engine; `notice` is told which and why.
 
     Args:
+        fetching: told how far a download is, if there is one.
+        warming: told how far the engine's warm-up is, where there is much to do.
         rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
     """
     from voxcli.engines import choice
     from voxcli.paths import cache_folder
 
     options = replace(engine_options(settings), rows=rows)
-    engine = choice.open_engine(options, cache_folder(), notice, progress)
+    engine = choice.open_engine(options, cache_folder(), notice, fetching, warming)
     return stack.enter_context(closing(engine))
 
 

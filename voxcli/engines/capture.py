@@ -11,6 +11,7 @@ hundreds. Knows nothing of prompts, and of CUDA in `CudaGraphs` alone.
 """
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +26,6 @@ LENGTHS = (16, 64, 128, 256, 384, 512)  # of a prefill, padded; a turn of one wi
 WARM_RUNS = 2  # before a recording: libraries choose algorithms and allocate workspaces in their first calls
 
 Work = Callable[[], None]
-Progress = Callable[[int, int], None]  # recordings done, recordings in all
 
 
 class Record(Protocol):
@@ -76,6 +76,11 @@ class CapturedEncoder:
         return self._encoded.clone()
 
 
+def recordings(text: Llama, cache: Cache) -> int:
+    """Return how many recordings a `CapturedPass` makes: prefills, steps, and the choice."""
+    return len(_prefill_shapes(text, cache)) + len(cache.buckets) + 1
+
+
 class CapturedPass:
     """The text model's work with one cache, recorded. Hidden states and tokens hold until the next call."""
 
@@ -86,26 +91,26 @@ class CapturedPass:
         cache: Cache,
         chooser: Chooser,
         record: Record,
-        progress: Progress,
+        done: Callable[[int], None] = lambda _: None,
         decode_layer: Callable[..., torch.Tensor] | None = None,
     ) -> None:
         """Record everything; what the cache holds is overwritten.
 
         Args:
             chooser: chooses the tokens of all replies that are decoded in this way.
+            done: told how much is recorded, of `recordings`.
             decode_layer: what a compiler made of `Llama.decode_layer`, if anything.
         """
         self.chooser = chooser
         self._text, self._cache, self._decode_layer = text, cache, decode_layer
-        # With flash attention, one recording reads as much of the cache as it needs.
-        self._extents = [cache.capacity] if text.attention is attention.flash else cache.buckets
+        self._extents = _prefill_extents(text, cache)
         device = text.device
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._start, self._last = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self._embeddings = text.embed(self._token.view(1)).expand(LENGTHS[-1], -1).clone()
         self._hidden = torch.zeros_like(self._embeddings[0])
         self._logits = text.head(self._hidden)
-        self._record_all(record, progress)
+        self._record_all(record, done)
 
     def prefill(self, embeddings: torch.Tensor, start: int) -> torch.Tensor | None:
         """Feed up to 512 embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,).
@@ -113,14 +118,14 @@ class CapturedPass:
         Returns:
             None where nothing was fed, because the cache has no room for the padding.
         """
-        count = embeddings.shape[0]
-        length = next(length for length in LENGTHS if length >= count)
+        fed = embeddings.shape[0]
+        length = next(length for length in LENGTHS if length >= fed)
         extent = next((extent for extent in self._extents if extent >= start + length), None)
         if extent is None:
             return None
-        self._embeddings[:count].copy_(embeddings)
+        self._embeddings[:fed].copy_(embeddings)
         self._start.fill_(start)
-        self._last.fill_(count - 1)
+        self._last.fill_(fed - 1)
         self._prefills[length, extent]()
         return self._hidden
 
@@ -134,17 +139,15 @@ class CapturedPass:
         self._choose()
         return self._token
 
-    def _record_all(self, record: Record, progress: Progress) -> None:
-        # Large ones first: their memory is used again by the smaller ones.
-        shapes = [(length, extent) for extent in self._extents[::-1] for length in LENGTHS[::-1] if length <= extent]
-        total, done = len(shapes) + len(self._cache.buckets) + 1, 0
+    def _record_all(self, record: Record, done: Callable[[int], None]) -> None:
+        numbers = count(1)
 
         def recorded(work: Work, source: torch.Generator | None = None) -> Work:
-            nonlocal done
-            replay, done = record(work, source), done + 1
-            progress(done, total)
+            replay = record(work, source)
+            done(next(numbers))
             return replay
 
+        shapes = _prefill_shapes(self._text, self._cache)
         self._prefills = {shape: recorded(self._prefill_work(*shape)) for shape in shapes}
         self._steps = {extent: recorded(self._step_work(extent)) for extent in self._cache.buckets}
         self._choose = recorded(self._choose_work, self.chooser.source)
@@ -168,6 +171,17 @@ class CapturedPass:
             _put(self._logits, logits)
 
         return work
+
+
+def _prefill_extents(text: Llama, cache: Cache) -> list[int]:
+    """Return how many positions of the cache recordings read; with flash attention, one reads what it needs."""
+    return [cache.capacity] if text.attention is attention.flash else cache.buckets
+
+
+def _prefill_shapes(text: Llama, cache: Cache) -> list[tuple[int, int]]:
+    """Return (length, extent) of each prefill; large ones first, as their memory is used again by the smaller ones."""
+    extents = _prefill_extents(text, cache)[::-1]
+    return [(length, extent) for extent in extents for length in LENGTHS[::-1] if length <= extent]
 
 
 def _put(target: torch.Tensor, result: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voxcli.engines.remote_pool import RemotePool
 
 Notice = Callable[[str], None]
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # done, in all: bytes of a download, parts of a warm-up
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,19 @@ class EngineOptions:
     rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
 
 
-def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: Progress | None = None) -> Engine:
+def _untold(_done: int, _total: int) -> None:
+    """Be told how far something is, and do nothing."""
+
+
+def open_engine(
+    options: EngineOptions, cache: Path, notice: Notice, fetching: Progress = _untold, warming: Progress = _untold
+) -> Engine:
     """Choose, fetch where needed, and load the engine; `notice` is told what was chosen and why.
 
     Args:
         cache: where the embedded engine's weights are made ready, and the voxtral engine's kernels kept.
-        progress: called while a checkpoint is downloaded.
+        fetching: called while a checkpoint is downloaded.
+        warming: called while the voxtral engine compiles and captures what a turn computes.
 
     Raises:
         ModelError: the engine asked for can't be had.
@@ -69,14 +76,14 @@ def open_engine(options: EngineOptions, cache: Path, notice: Notice, progress: P
     if options.engine == "embedded":
         return _open_embedded(options, cache, notice, why="")
     if options.engine == "voxtral":
-        return _open_voxtral(options, _checkpoint(options, notice, progress), cache, notice)
+        return _open_voxtral(options, _checkpoint(options, notice, fetching), cache, notice, warming)
     if why := why_not_voxtral(options.device):
         return _open_embedded(options, cache, notice, why)
     try:
-        checkpoint = _checkpoint(options, notice, progress)
+        checkpoint = _checkpoint(options, notice, fetching)
     except ModelError as error:
         return _open_embedded(options, cache, notice, why=str(error))
-    return _open_voxtral(options, checkpoint, cache, notice)
+    return _open_voxtral(options, checkpoint, cache, notice, warming)
 
 
 def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngine":
@@ -152,7 +159,7 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
     )
 
 
-def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice) -> Engine:
+def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice, warming: Progress) -> Engine:
     from voxcli.engines.voxtral import VoxtralEngine
 
     engine = VoxtralEngine.load(
@@ -164,6 +171,7 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
         top_p=options.top_p,
         context_tokens=options.context_tokens,
         notice=notice,
+        progress=warming,
         quantize=options.quantize,
         folder=cache,
         many=options.rows != 1,
@@ -172,12 +180,12 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
     return engine if options.rows == 1 else engine.for_many(options.rows)
 
 
-def _checkpoint(options: EngineOptions, notice: Notice, progress: Progress | None) -> Path:
+def _checkpoint(options: EngineOptions, notice: Notice, fetching: Progress) -> Path:
     """Return the folder of the checkpoint, fetched first where it is not there."""
     if folder := checkpoints.locate(options.model):
         return folder
     notice(f"fetching {checkpoints.resolve(options.model)} (once)")
-    return checkpoints.fetch(options.model, progress or (lambda _done, _total: None))
+    return checkpoints.fetch(options.model, fetching)
 
 
 def why_not_voxtral(device: str) -> str:

@@ -31,7 +31,12 @@ def is_possible(device: str) -> bool:
 
 @torch.inference_mode()
 def compiled(
-    text: Llama, memory: Cache, folder: Path | None, notice: Callable[[str], None], backend: Any = "inductor"
+    text: Llama,
+    memory: Cache,
+    folder: Path | None,
+    notice: Callable[[str], None],
+    done: Callable[[int], None] = lambda _: None,
+    backend: Any = "inductor",
 ) -> Any:
     """Return what the compiler makes of `Llama.decode_layer`, for each bucket of a cache; None where it fails.
 
@@ -39,6 +44,7 @@ def compiled(
 
     Args:
         folder: voxcli's cache folder; None for where torch keeps what it compiles.
+        done: told how many buckets are compiled.
         backend: what compiles.
     """
     mode = MODE if backend == "inductor" else None
@@ -46,8 +52,9 @@ def compiled(
     token = torch.zeros(1, 1, dtype=torch.int64, device=text.device)
     try:
         with kept_in(folder):
-            for extent in memory.buckets:
+            for number, extent in enumerate(memory.buckets, 1):
                 text.step(token, text.position(0), memory, extent, masked=True, through=decode_layer)
+                done(number)
     except Exception as error:  # noqa: BLE001 - a compiler fails in many ways; voxcli works without one
         reason = " ".join(str(error).split())[:200]
         notice(f"decoding is not compiled, and slower: {type(error).__name__}: {reason}")

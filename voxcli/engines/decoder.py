@@ -17,13 +17,15 @@ import torch
 
 from voxcli.engines import compiling, inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
-from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Progress, Record
+from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
 from voxcli.engines.llama import Llama
 from voxcli.engines.rows import Rows
 from voxcli.engines.sampling import OVER, Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder
 
 __all__ = ["Decoder", "Fed", "Sampling"]
+
+Progress = Callable[[int, int], None]  # parts done, parts in all
 
 
 @dataclass(frozen=True)
@@ -113,28 +115,29 @@ class Decoder:
 
         Args:
             notice: told what takes long, or goes wrong and makes voxcli slower.
-            progress: told how much is captured.
+            progress: told how much is compiled and captured; never, where nothing is.
             folder: voxcli's cache folder, where compiled kernels are kept; None for torch's own.
             recorder: makes what captures; without, CUDA graphs on a CUDA device, and nothing elsewhere.
         """
         recorder = recorder or (CudaGraphs if self._on_gpu else None)
         if recorder is None:
             return
+        before = 1 + (len(self._cache.buckets) if compiling.is_possible(self.device) else 0)  # the encoder, and these
+        total = before + recordings(self._text, self._cache)
+        progress(0, total)
         layer = None
-        if compiling.is_possible(self.device):
+        if before > 1:
             notice("compiling the decode step: minutes at the first start, seconds later")
-            layer = compiling.compiled(self._text, self._cache, folder, notice)
-        self._capture = lambda: CapturedPass(
-            self._text,
-            self._cache,
-            Chooser(sampling, self._text.device),
-            recorder(),
-            progress,
-            layer,
-        )
+            layer = compiling.compiled(self._text, self._cache, folder, notice, lambda done: progress(done, total))
         self._encoder.replay_with(CapturedEncoder(self._encoder, recorder()).encode)
+        progress(before, total)
+
+        def capture(done: Callable[[int], None] = lambda _: None) -> CapturedPass:
+            return CapturedPass(self._text, self._cache, Chooser(sampling, self._text.device), recorder(), done, layer)
+
         self.rewind(0)
-        self._warm_capacity, self._captured = self.capacity, self._capture()
+        self._capture, self._warm_capacity = capture, self.capacity
+        self._captured = capture(lambda done: progress(before + done, total))
 
     def quantize(self, form: quantization.Format) -> list[str]:
         """Keep the large matrices of the text model in 8 bits; `quantization.quantize`. To be done before `warm_up`."""

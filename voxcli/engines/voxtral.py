@@ -34,6 +34,7 @@ except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 
 Notice = Callable[[str], None]
+Progress = Callable[[int, int], None]  # parts done, parts in all
 NEXT = Utterance(None, "?")  # stands for what will be said next
 GPU_ROWS, CPU_ROWS = 64, 32  # replies at once: with more, a step is bound by arithmetic and each waits longer
 
@@ -90,6 +91,7 @@ class VoxtralEngine(Engine):
         top_p: float,
         context_tokens: int,
         notice: Notice,
+        progress: Progress = lambda _done, _total: None,
         quantize: Literal["none", "int8", "fp8"] = "none",
         folder: Path | None = None,
         many: bool = False,
@@ -102,6 +104,7 @@ class VoxtralEngine(Engine):
             context_tokens: longest prompt, or less where memory is short; the oldest turns leave it. The
                 instructions and the current clip never do, even where they alone are longer.
             notice: told what a user should know of this checkpoint, and what takes long.
+            progress: told how far the warm-up is, where there is much to do.
             quantize: how the large matrices of the text model are kept; none: as they are.
             folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
             many: it is for `for_many`, so what is of use to one reply at a time is not made ready.
@@ -121,7 +124,7 @@ class VoxtralEngine(Engine):
             context_tokens=loaded.context_tokens,
             notice=notice,
         )
-        engine.warm_up(quantize, folder, notice, for_one=not many)
+        engine.warm_up(quantize, folder, notice, progress, for_one=not many)
         return engine
 
     def warm_up(
@@ -129,6 +132,7 @@ class VoxtralEngine(Engine):
         quantize: Literal["none", "int8", "fp8"] = "none",
         folder: Path | None = None,
         notice: Notice = lambda _: None,
+        progress: Progress = lambda _done, _total: None,
         *,
         for_one: bool = True,
     ) -> None:
@@ -137,12 +141,7 @@ class VoxtralEngine(Engine):
             if quantize != "none":
                 self._decoder.quantize(quantize)
             if for_one:
-                self._decoder.warm_up(
-                    self._sampling,
-                    notice=notice,
-                    progress=lambda done, total: notice(f"warming up: {done} of {total}") if done % 8 == 0 else None,
-                    folder=folder,
-                )
+                self._decoder.warm_up(self._sampling, notice=notice, progress=progress, folder=folder)
             if self.device == "cuda":
                 self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
         self._calls.reset()
