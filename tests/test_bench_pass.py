@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,33 @@ def test_the_record_says_what_it_depends_on(run: Run) -> None:
     assert turn["times_floor"] == pytest.approx(turn["median_ms"] / least["first_token_ms"], rel=0.05)
 
 
+def test_quantized_weights_are_measured_in_a_model_of_their_own_and_against_their_own_floor() -> None:
+    opened: list[weakref.ref[Any]] = []
+    notes: list[str] = []
+
+    def opens(model: str, device: str) -> Any:
+        assert [each for each in opened if each()] == [], "never two at once"
+        found = random_model.open_model(model, device)
+        opened.append(weakref.ref(found))
+        return found
+
+    plan = one_pass.Plan(turns=1, samples=1, reply_tokens=20, only=("voxcli", "generate"), quantize="int8")
+    record = one_pass.bench("random:tiny", "cpu", plan, "voxcli", notes.append, opens)
+    assert notes == [f"{name} ..." for name in ("random:tiny", "generate", "voxcli", "voxcli-int8")], "voxcli last"
+    assert [each["name"] for each in record["contenders"]] == ["voxcli", "voxcli-int8", "generate"]
+    assert [each["failure"] for each in record["contenders"]] == [None] * 3
+    assert len(opened) == 2
+    plain, quantized, generate = (each["floors"] for each in record["contenders"])
+    assert plain == generate == record["floors"]
+    text = random_model.config_of("tiny").text_config
+    saved = floors.decode_bytes(text, 4) / floors.decode_bytes(text, 4, 1)
+    assert quantized["tokens_per_second"] == pytest.approx(saved * plain["tokens_per_second"])
+    assert quantized["first_token_ms"] == plain["first_token_ms"]
+    rate = record["contenders"][1]["turns"][0]["tokens_per_second"]
+    assert rate["of_floor"] == pytest.approx(rate["median"] / quantized["tokens_per_second"])
+    assert f"{quantized['tokens_per_second']:.0f} voxcli-int8" in pass_report.table(record)
+
+
 # Floors.
 
 
@@ -130,6 +158,7 @@ def test_the_floors_of_mini_are_those_of_its_matrices() -> None:
     config = random_model.config_of("mini")
     projector = 2 * 375 * (5120 * 3072 + 3072**2)
     assert floors.decode_bytes(config.text_config, 2) == pytest.approx(7.22e9, rel=1e-3)
+    assert floors.decode_bytes(config.text_config, 2, 1) == pytest.approx(4.01e9, rel=1e-3)
     assert floors.encoder_flop(config) - projector == pytest.approx(2.27e12, rel=3e-3)
     assert floors.prefill_flop(config.text_config, 379) == pytest.approx(2.47e12, rel=1e-3)
 
@@ -255,6 +284,7 @@ def test_the_conversation_has_the_layout_of_a_real_one() -> None:
     [
         (["--model", "random:huge"], 2, "no random model 'huge'"),
         (["--only", "voxcli,vllm"], 2, "no contender 'vllm'"),
+        (["--quantize", "int4"], 2, "no format 'int4'"),
         (["--device", "tpu"], 2, "no device 'tpu'"),
         (["--json", "/no/such/folder/figures.json"], 2, "can't write"),
         (["--model", "some/where"], 4, "not on this machine"),

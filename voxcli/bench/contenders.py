@@ -21,6 +21,7 @@ from voxcli.bench.watches import Forward
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.llama import Llama
+from voxcli.engines.quantization import Format
 
 CAPACITY_SPARE = 64  # tokens: of a cache that holds the last turn and its reply
 
@@ -66,18 +67,21 @@ class Voxcli:
 
     name: ClassVar[str] = "voxcli"
     about: ClassVar[str] = "one pass; only what is not cached is fed"
+    form: ClassVar[Format | None] = None  # of the text model's large matrices, where they are quantized
 
     def __init__(self, model: Any, script: Script, turns: int) -> None:
         """Take the model and how many turns the longest conversation has."""
         self._model, self._script = model, script
         self._capacity = len(script.prompt(turns)) + 2 * script.reply_tokens + CAPACITY_SPARE
-        self._sampling = Sampling(script.reply_tokens, frozenset())
+        self._sampling = Sampling(script.reply_tokens, frozenset({script.vocabulary}))  # looks for an end, finds none
         self._clips = script.clips()
         self._front_end = front_end(model.config)
         self._decoder: Decoder | None = None
 
     def prepare(self) -> None:
         self._decoder = Decoder(self._model, capacity=self._capacity)
+        if self.form:
+            self._decoder.quantize(self.form)
         self._decoder.warm_up(self._sampling)
 
     def turn(self, number: int) -> Measured:
@@ -109,6 +113,27 @@ class Voxcli:
     def close(self) -> None:
         if self._decoder:
             self._decoder.close()
+            torch.compiler.reset()  # what was compiled may keep the model's memory
+
+
+class VoxcliInt8(Voxcli):
+    """The same with int8 weights. transformers can't run its model any more, so it has one of its own."""
+
+    name: ClassVar[str] = "voxcli-int8"
+    about: ClassVar[str] = (
+        "voxcli, the text model's large matrices in int8; loaded whole and converted when all is there"
+    )
+    form: ClassVar[Format | None] = "int8"
+
+
+class VoxcliFp8(Voxcli):
+    """The same with fp8 weights."""
+
+    name: ClassVar[str] = "voxcli-fp8"
+    about: ClassVar[str] = (
+        "voxcli, the text model's large matrices in fp8; loaded whole and converted when all is there"
+    )
+    form: ClassVar[Format | None] = "fp8"
 
 
 class Generate:
@@ -207,11 +232,14 @@ def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Con
         Generate.name: lambda: Generate(model, script),
         TwoPasses.name: lambda: TwoPasses(model, script),
         StaticGenerate.name: lambda: StaticGenerate(model, script),
-        Voxcli.name: lambda: Voxcli(model, script, turns),  # last: its decoder joins weights of the model
+        Voxcli.name: lambda: Voxcli(model, script, turns),  # last: its decoder changes modules of the model
     }
 
 
-NAMES = (Voxcli.name, Generate.name, StaticGenerate.name, TwoPasses.name)  # in the order in which they are shown
+QUANTIZED: dict[Format, type[Voxcli]] = {"int8": VoxcliInt8, "fp8": VoxcliFp8}
+OTHERS = (Generate.name, StaticGenerate.name, TwoPasses.name)
+NAMES = (Voxcli.name, *OTHERS)  # of what runs on one model
+SHOWN = (Voxcli.name, *(contender.name for contender in QUANTIZED.values()), *OTHERS)  # in this order
 
 
 def front_end(config: Any, device: str = "cpu") -> FrontEnd:

@@ -1,27 +1,32 @@
 """`voxcli bench pass`: contenders run one after the other on one model, and their turns become figures.
 
-`run` measures, `figures` is pure: measurements and floors in, numbers out; `bench` joins them, and the
-floors, into a record. How it is shown is the business of `voxcli.bench.pass_report`.
+voxcli comes last, for its decoder changes modules of the model; with quantized weights it has a model
+of its own, opened when the other is gone. `run` and `run_quantized` measure, `figures` is pure:
+measurements and floors in, numbers out; `bench` joins them, and the floors, into a record. How it is
+shown is the business of `voxcli.bench.pass_report`.
 """
 
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from voxcli.bench.contenders import NAMES, Contender, Measured, TwoPasses, all_of, free_memory
+from voxcli.bench.contenders import NAMES, QUANTIZED, SHOWN, Contender, Measured, TwoPasses, all_of, free_memory
 from voxcli.bench.floors import Floors, floors, measure
 from voxcli.bench.pass_report import record
 from voxcli.bench.random_model import default_model, open_model
 from voxcli.bench.report import median, spread
 from voxcli.bench.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
 from voxcli.bench.watches import PeakMemory, forward_spans, own_seconds
+from voxcli.engines.quantization import DTYPES, Format
 
 TURNS_OF_INTEREST = (1, 10, 50)
 GPU_SAMPLES, CPU_SAMPLES = 20, 3
@@ -37,6 +42,7 @@ class Plan:
     samples: int | None = None  # of each measured turn; None for as many as suit the device
     reply_tokens: int = 40
     only: Sequence[str] = NAMES
+    quantize: Format | None = None  # voxcli's weights, in one contender more
 
     def measured_turns(self) -> list[int]:
         """Return the numbers of the turns that are measured."""
@@ -57,12 +63,20 @@ class Standing:
     own_seconds: float | None = None  # of the decode loop, for a token
 
 
-def bench(model: str, device: str, plan: Plan, command: str, note: Callable[[str], None]) -> dict[str, Any]:
+def bench(
+    model: str,
+    device: str,
+    plan: Plan,
+    command: str,
+    note: Callable[[str], None],
+    opens: Callable[[str, str], Any] = open_model,
+) -> dict[str, Any]:
     """Return the record of a run, see `pass_report.record`; `note` takes what is going on.
 
     Args:
         model: as `random_model.open_model` takes it; empty for what suits the device.
         device: auto, cuda, mps or cpu.
+        opens: returns a model, by these two.
 
     Raises:
         VoxError: the model can't be had. A contender that fails is part of the record.
@@ -70,23 +84,37 @@ def bench(model: str, device: str, plan: Plan, command: str, note: Callable[[str
     name = model or default_model(device)
     note(f"{name} ...")
     with quiet():
-        return _bench(name, device, plan, command, note)
+        return _bench(name, device, plan, command, note, opens)
 
 
-def _bench(name: str, device: str, plan: Plan, command: str, note: Callable[[str], None]) -> dict[str, Any]:
-    opened = open_model(name, device)
-    kind, parameters = opened.device.type, opened.num_parameters()
+def _bench(
+    name: str,
+    device: str,
+    plan: Plan,
+    command: str,
+    note: Callable[[str], None],
+    opens: Callable[[str, str], Any],
+) -> dict[str, Any]:
+    opened = opens(name, device)
+    kind, dtype, config, parameters = opened.device.type, opened.dtype, opened.config, opened.num_parameters()
     plan = replace(plan, samples=plan.samples or (CPU_SAMPLES if kind == "cpu" else GPU_SAMPLES))
-    before = measure(kind, opened.dtype)
+    before = measure(kind, dtype)
     standings = run(opened, plan, note)
-    speeds = before.best(measure(kind, opened.dtype))  # neither a busy beginning nor a busy end lowers the bar
-    turn_tokens = len(Script.of(opened.config, reply_tokens=plan.reply_tokens).prompt(1))
-    least = floors(opened.config, speeds, turn_tokens=turn_tokens, bytes_per_weight=opened.dtype.itemsize)
+    del opened  # both models together may not fit
+    if plan.quantize:
+        free_memory(kind)
+        standings.append(run_quantized(opens(name, device), plan.quantize, plan, note))
+    standings.sort(key=lambda standing: SHOWN.index(standing.name))
+    speeds = before.best(measure(kind, dtype))  # neither a busy beginning nor a busy end lowers the bar
+    turn_tokens = len(Script.of(config, reply_tokens=plan.reply_tokens).prompt(1))
+    floors_with = partial(floors, config, speeds, turn_tokens=turn_tokens, bytes_per_weight=dtype.itemsize)
+    least = floors_with()
+    others = {QUANTIZED[form].name: floors_with(bytes_per_layer_weight=DTYPES[form].itemsize) for form in QUANTIZED}
     return record(
         command=command,
         date=datetime.now(UTC).date().isoformat(),
         device=torch.cuda.get_device_name() if kind == "cuda" else kind,
-        model={"name": name, "parameters": parameters, "dtype": str(opened.dtype).removeprefix("torch.")},
+        model={"name": name, "parameters": parameters, "dtype": str(dtype).removeprefix("torch.")},
         plan={
             **asdict(plan),
             "measured_turns": plan.measured_turns(),
@@ -99,7 +127,10 @@ def _bench(name: str, device: str, plan: Plan, command: str, note: Callable[[str
         run={
             "speeds": asdict(speeds),
             "floors": floor_figures(least, plan.reply_tokens),
-            "contenders": figures(standings, least),
+            "contenders": [
+                {**each, "floors": floor_figures(others.get(each["name"], least), plan.reply_tokens)}
+                for each in figures(standings, least, others)
+            ],
         },
     )
 
@@ -120,15 +151,25 @@ def run(model: Any, plan: Plan, note: Callable[[str], None]) -> list[Standing]:
     """Measure each contender; one that fails is reported and does not end the run."""
     script = Script.of(model.config, reply_tokens=plan.reply_tokens)
     contenders = all_of(model, script, plan.turns)
-    standings = []
-    for name in (name for name in contenders if name in plan.only):
-        note(f"{name} ...")
-        standing = Standing(name)
-        _measure(contenders[name], standing, model, plan)
-        if standing.failure:
-            note(f"{name} failed: {standing.failure}")
-        standings.append(standing)
-    return sorted(standings, key=lambda standing: NAMES.index(standing.name))
+    wanted = [name for name in contenders if name in plan.only]
+    return [_measured(name, contenders[name], model, plan, note) for name in wanted]
+
+
+def run_quantized(model: Any, form: Format, plan: Plan, note: Callable[[str], None]) -> Standing:
+    """Measure voxcli with quantized weights; transformers can't run the model afterwards."""
+    script, contender = Script.of(model.config, reply_tokens=plan.reply_tokens), QUANTIZED[form]
+    return _measured(contender.name, lambda: contender(model, script, plan.turns), model, plan, note)
+
+
+def _measured(
+    name: str, make: Callable[[], Contender], model: Any, plan: Plan, note: Callable[[str], None]
+) -> Standing:
+    note(f"{name} ...")
+    standing = Standing(name)
+    _measure(make, standing, model, plan)
+    if standing.failure:
+        note(f"{name} failed: {standing.failure}")
+    return standing
 
 
 def _measure(make: Callable[[], Contender], standing: Standing, model: Any, plan: Plan) -> None:
@@ -175,8 +216,14 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def figures(standings: Sequence[Standing], least: Floors) -> list[dict[str, Any]]:
-    """Return the numbers of each contender, ratios to the floors beside them; milliseconds unless named otherwise."""
+def figures(
+    standings: Sequence[Standing], least: Floors, others: Mapping[str, Floors] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """Return the numbers of each contender, ratios to the floors beside them; milliseconds unless named otherwise.
+
+    Args:
+        others: floors of contenders that have their own.
+    """
     two = next((standing for standing in standings if standing.name == TwoPasses.name), Standing(TwoPasses.name))
     return [
         {
@@ -190,7 +237,7 @@ def figures(standings: Sequence[Standing], least: Floors) -> list[dict[str, Any]
                 {
                     "turn": number,
                     "first_call_seconds": standing.first_seconds[number],
-                    **turn_figures(measured, least),
+                    **turn_figures(measured, others.get(standing.name, least)),
                     "of_two_passes": _ratio(measured, two.turns.get(number, [])),
                 }
                 for number, measured in standing.turns.items()

@@ -53,6 +53,10 @@ def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
     reply, words = plan["reply_tokens"], min(plan["first_tokens"], plan["reply_tokens"])
     numbers = sorted({turn["turn"] for contender in contenders for turn in contender["turns"]})
 
+    def floor(key: str, form: Callable[[float], str]) -> str:
+        common, own = form(floors[key]), [(it["name"], form(it["floors"][key])) for it in contenders]
+        return "; ".join([common, *(f"{text} {name}" for name, text in own if text != common)])
+
     def each(what: str, floor: str, cell: Callable[[Turn], str]) -> list[tuple[str, ...]]:
         return [
             (f"{what}, turn {number}", floor, *(_of_turn(contender, number, cell) for contender in contenders))
@@ -63,15 +67,15 @@ def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
         return (what, "", *(cell(contender) for contender in contenders))
 
     found = [
-        *each("clip to first token", _ms(floors["first_token_ms"]), lambda turn: _time(turn["first_token"])),
+        *each("clip to first token", floor("first_token_ms", _ms), lambda turn: _time(turn["first_token"])),
         *each(
             f"clip to {words} tokens ({plan['first_words']} words)",
-            _ms(floors["first_words_ms"]),
+            floor("first_words_ms", _ms),
             lambda turn: _time(turn["first_words"]),
         ),
-        *each(f"clip to the end, {reply} tokens", _ms(floors["whole_turn_ms"]), lambda turn: _time(turn["whole_turn"])),
+        *each(f"clip to the end, {reply} tokens", floor("whole_turn_ms", _ms), lambda turn: _time(turn["whole_turn"])),
         *each("the same, of two-pass's time", "", lambda turn: _number(turn["of_two_passes"], "{:.2f}")),
-        *each("decoding, tokens/s", f"{floors['tokens_per_second']:.0f}", _rate),
+        *each("decoding, tokens/s", floor("tokens_per_second", "{:.0f}".format), _rate),
         *each("tokens fed, and cached", "", lambda turn: f"{turn['new_tokens']}, {turn['cached_tokens']}"),
         *each("settled after the turn: tokens", "", _settled),
         *each("first call, not counted above", "", lambda turn: f"{turn['first_call_seconds']:.2f} s"),

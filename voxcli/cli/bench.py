@@ -78,6 +78,9 @@ def one_pass(
     only: Annotated[
         str | None, typer.Option("--only", metavar="NAME,...", help="Some of voxcli, generate, static, two-pass.")
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="int8|fp8", help="Measure voxcli with 8-bit weights, too.")
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Where all figures go.")] = None,
     _verbose: VerboseFlag = False,
 ) -> None:
@@ -87,7 +90,7 @@ def one_pass(
     from shutil import get_terminal_size
 
     try:
-        from voxcli.bench.contenders import NAMES
+        from voxcli.bench.contenders import NAMES, QUANTIZED
         from voxcli.bench.one_pass import Plan, bench
         from voxcli.bench.pass_report import table
     except ImportError as error:
@@ -96,10 +99,13 @@ def one_pass(
     names = only.split(",") if only else list(NAMES)
     if unknown := next((name for name in names if name not in NAMES), None):
         raise ConfigError(f"there is no contender {unknown!r}", hint=f"--only takes {', '.join(NAMES)}, commas between")
+    form = next((form for form in QUANTIZED if form == quantize), None)
+    if quantize and form is None:
+        raise ConfigError(f"there is no format {quantize!r}", hint=f"--quantize takes {' or '.join(QUANTIZED)}")
     if json:
         _write(json, "")  # refused now rather than when all is measured
     command = join(["voxcli", *sys.argv[1:]])
-    found = bench(model, device, Plan(turns, samples, reply_tokens, names), command, note)
+    found = bench(model, device, Plan(turns, samples, reply_tokens, names, form), command, note)
     if json:
         _write(json, dumps(found, indent=1) + "\n")
     typer.echo(table(found, get_terminal_size().columns if sys.stdout.isatty() else None))
