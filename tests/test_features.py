@@ -1,5 +1,7 @@
 """Mel spectrograms: the bits of transformers' extractor over whole windows, whatever was left out on the way."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def front_end(positions: int = 1500) -> FrontEnd:
     )
 
 
-def whole(samples: np.ndarray, window: int) -> torch.Tensor:
+def whole(samples: np.ndarray, window: int) -> Any:
     found = EXTRACTOR(
         samples,
         sampling_rate=16_000,

@@ -1,17 +1,25 @@
-"""Attention of a stretch of tokens that begins anywhere in the cache, without a look at where.
+"""Attention of tokens to those before them in the cache. Knows nothing of layers and weights.
 
-Where it begins is a tensor, so one captured graph serves every prompt. Two ways to compute the same:
-`masked` runs everywhere and reads all of the cache that it is shown; `flash` reads as much as is filled,
-on GPUs that have the kernel. Knows nothing of layers and weights.
+causal      a stretch of tokens whose place is known: whatever is fastest on the device
+best        a stretch whose place is a tensor, and is not looked at: so one captured graph serves every
+            prompt. `masked` runs everywhere and reads all of the cache that it is shown; `flash` reads
+            as much as is filled, on GPUs that have the kernel
+of_rows     one token in each of some rows
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from voxcli.engines import cpu
+
 TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
+MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
+
+Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
+Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # queries, keys, values
 
 
 class Attention(Protocol):
@@ -36,9 +44,7 @@ def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posi
     places = torch.arange(keys.shape[1], device=keys.device)
     mask = torch.zeros(positions.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
     mask = mask.masked_fill(places > positions[:, None], float("-inf"))
-    gqa = queries.shape[0] > keys.shape[0]
-    out = F.scaled_dot_product_attention(queries[None], keys[None], values[None], attn_mask=mask, enable_gqa=gqa)
-    return out[0].transpose(0, 1)
+    return _attended(queries, keys, values, attn_mask=mask).transpose(0, 1)
 
 
 def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -64,9 +70,67 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return out
 
 
-def of_rows(
-    positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def causal(start: int, count: int, like: torch.Tensor) -> Attend:
+    """Return the attention of `count` tokens to themselves and the `start` before them.
+
+    It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, cached, head_dim),
+    and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
+    """
+    if count >= cpu.LEAST_QUERIES and cpu.is_faster(like):
+        compute = _by_products(count, like)
+    elif start and like.device.type != "cuda":
+        compute = _by_rows(start, count, like)
+    else:
+        compute = _in_one_kernel(start, count)
+
+    def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        keys, values = stored[:, :, : start + count]
+        return compute(queries, keys, values).transpose(0, 1).reshape(count, -1)
+
+    return attend
+
+
+def _in_one_kernel(start: int, count: int) -> Compute:
+    mask: Any = None  # the first tokens see themselves alone, for which there are kernels without a mask
+    if start:
+        from torch.nn.attention.bias import causal_lower_right
+
+        mask = causal_lower_right(count, start + count)
+    return lambda queries, keys, values: _attended(queries, keys, values, attn_mask=mask, is_causal=not start)
+
+
+def _by_products(count: int, like: torch.Tensor) -> Compute:
+    mask = torch.full((count, count), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
+    return lambda queries, keys, values: cpu.attention(queries, keys, values, mask)
+
+
+def _by_rows(start: int, count: int, like: torch.Tensor) -> Compute:
+    """Attend a few rows at a time: each block reads no further than it sees, and one small mask does.
+
+    The mask is made of numbers: with truth values, kernels of a CPU take twice as long.
+    """
+    last = (count - 1) // MASK_ROWS * MASK_ROWS  # first row of the last block
+    mask = torch.full((MASK_ROWS, start + last + MASK_ROWS), float("-inf"), dtype=like.dtype, device=like.device)
+    mask.triu_(start + last + 1)
+
+    def compute(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        blocks = []
+        for first in range(0, count, MASK_ROWS):
+            rows = queries[:, first : first + MASK_ROWS]
+            seen = start + first + rows.shape[1]
+            visible = mask[: rows.shape[1], last - first : last - first + seen]
+            blocks.append(_attended(rows, keys[:, :seen], values[:, :seen], attn_mask=visible))
+        return torch.cat(blocks, 1)
+
+    return compute
+
+
+def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, **options: Any) -> torch.Tensor:
+    gqa = queries.shape[0] > keys.shape[0]
+    return F.scaled_dot_product_attention(queries[None], keys[None], values[None], enable_gqa=gqa, **options)[0]
+
+
+def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype) -> Attend:
     """Return the attention of one token in each of some rows, as `llama.Llama.step_rows` describes them.
 
     It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,

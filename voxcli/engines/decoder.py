@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from voxcli.engines import compiling, inputs, quantization
+from voxcli.engines import compiling, cpu, inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
 from voxcli.engines.llama import Llama
@@ -52,6 +52,7 @@ class Decoder:
         Raises:
             ModelError: the model has parts that `llama.Llama` does not compute.
         """
+        cpu.keep_freed_memory()
         self._model = model
         self._text = Llama(model)
         self._encoder = WindowEncoder(model)

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from voxcli.engines import attention
+from voxcli.engines import attention, cpu
+from voxcli.engines.attention import Attend
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
 
 STATIC_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # the rest change with the length of the prompt
-MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
-Attention = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class _Layer(NamedTuple):
@@ -54,6 +53,8 @@ class Llama:
         for layer in text.layers:
             fuse(layer.self_attn, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
+            cpu.hasten(*layer.self_attn.children(), *layer.mlp.children())
+        cpu.hasten(model.lm_head)
         self.refresh()
         self._rotation = self._positions = torch.empty(0)
         shape = self.heads, self.kv_heads, self.head_dim
@@ -110,7 +111,7 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[start : start + count]
         rotation = self._rotation[:, start : start + count]
-        attend, attend_last = self._causal(start, count), self._decoding(start + count, None)
+        attend, attend_last = attention.causal(start, count, embeddings), self._decoding(start + count, None)
         last = self._positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
@@ -134,7 +135,7 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[:count] + start
 
-        def attention_at(places: torch.Tensor) -> Attention:
+        def attention_at(places: torch.Tensor) -> Attend:
             def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
                 keys, values = stored[:, :, :extent]
                 out = self.attention(queries, keys, values, places)
@@ -204,8 +205,8 @@ class Llama:
         positions: torch.Tensor,
         rotation: torch.Tensor,
         cache: Cache,
-        attend: Attention,
-        final: tuple[Attention, torch.Tensor | None] | None = None,
+        attend: Attend,
+        final: tuple[Attend, torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
         """Return hidden states, of all tokens or of those alone that are decoded from.
 
@@ -226,7 +227,7 @@ class Llama:
         hidden: torch.Tensor,
         positions: torch.Tensor,
         rotation: torch.Tensor,
-        attend: Attention,
+        attend: Attend,
         only: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Take tokens through a layer; return the hidden states of all, or of those whose indices are in `only`."""
@@ -259,49 +260,7 @@ class Llama:
         """Take one token through a layer. Layers differ in weights alone, so a compiler needs one look for all."""
         return self._through(layer, stored, hidden, position, rotation, self._decoding(extent, visible))
 
-    def _causal(self, start: int, count: int) -> Attention:
-        """Return the attention of `count` tokens to themselves and the `start` before them."""
-        total = start + count
-        if start and self.device.type != "cuda":
-            return self._causal_by_rows(start, count)
-        mask: Any = None  # the first tokens see themselves alone, for which there are kernels without a mask
-        if start:
-            from torch.nn.attention.bias import causal_lower_right
-
-            mask = causal_lower_right(count, total)
-
-        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-            keys, values = stored[:, None, :, :total]
-            out = F.scaled_dot_product_attention(
-                queries[None], keys, values, attn_mask=mask, is_causal=not start, enable_gqa=self.heads > self.kv_heads
-            )
-            return out[0].transpose(0, 1).reshape(count, self.heads * self.head_dim)
-
-        return attend
-
-    def _causal_by_rows(self, start: int, count: int) -> Attention:
-        """Return the same a few rows at a time: each block reads no further than it sees, and one small mask does.
-
-        The mask is made of numbers: with truth values, kernels of a CPU take twice as long.
-        """
-        last = (count - 1) // MASK_ROWS * MASK_ROWS  # first row of the last block
-        mask = torch.full((MASK_ROWS, start + last + MASK_ROWS), float("-inf"), dtype=self.dtype, device=self.device)
-        mask.triu_(start + last + 1)
-
-        def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-            blocks = []
-            for first in range(0, count, MASK_ROWS):
-                rows = queries[None, :, first : first + MASK_ROWS]
-                seen = start + first + rows.shape[2]
-                keys, values = stored[:, None, :, :seen]
-                visible = mask[: rows.shape[2], last - first : last - first + seen]
-                gqa = self.heads > self.kv_heads
-                blocks.append(F.scaled_dot_product_attention(rows, keys, values, attn_mask=visible, enable_gqa=gqa)[0])
-            return torch.cat(blocks, 1).transpose(0, 1).reshape(count, self.heads * self.head_dim)
-
-        return attend
-
-    def _decoding(self, extent: int, visible: torch.Tensor | None) -> Attention:
+    def _decoding(self, extent: int, visible: torch.Tensor | None) -> Attend:
         """Return the attention of one token; queries that share a KV head are rows of one matrix: it is read once."""
         group = self.heads // self.kv_heads
 
