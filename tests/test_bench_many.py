@@ -20,11 +20,19 @@ def run(*flags: str) -> Any:
 
 
 def test_three_ways_are_measured_on_the_same_clips() -> None:
-    sizes = ("--clips", "5", "--singles", "2", "--reply-tokens", "4", "--clip-seconds", "1", "--batch-size", "2")
-    done = run("--model", "random:tiny", "--json", *sizes)
+    sizes = ("--clips", "5", "--singles", "2", "--reply-tokens", "4", "--reply-tokens", "6", "--clip-seconds", "1")
+    done = run("--model", "random:tiny", "--json", "--batch-size", "2", *sizes)
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
-    generated, single, together, per_generate, per_single, equal = record["figures"]
+    assert [each["what"].split(" tokens: ")[0] for each in record["figures"]] == [*["4"] * 6, *["6"] * 6]
+    for figures in (record["figures"][:6], record["figures"][6:]):
+        check(figures)
+    assert "torch" in record["machine"]["versions"]
+
+
+def check(measured: list[dict[str, Any]]) -> None:
+    """See that the figures of one length of replies fit together."""
+    generated, single, together, per_generate, per_single, equal = measured
     assert [each["values"]["clips"] for each in (generated, single, together)] == [2, 2, 5]
     assert set(together["values"]["part_seconds_a_clip"]) == {"encoder", "prompts", "decoding"}
     pace = [each["values"]["clips"] / each["values"]["seconds"] for each in (generated, single, together)]
@@ -32,16 +40,16 @@ def test_three_ways_are_measured_on_the_same_clips() -> None:
     assert per_single["values"]["ratio"] == pytest.approx(pace[2] / pace[1])
     assert per_single["met"] == (per_single["values"]["ratio"] >= 3)
     assert (equal["values"], equal["met"]) == ({"equal": 2, "compared": 2}, True)
-    assert "torch" in record["machine"]["versions"]
 
 
 def figures(device: str, dtype: Any) -> dict[str, Any]:
     """Return the figures of a run in which the ways take 30, 12 and 4 s for 2, 4 and 8 clips, by what they are of."""
     model = SimpleNamespace(device=torch.device(device), dtype=dtype)
     replies = [[1, 2], [3, 4], [5, 6], [7, 8]]
-    measured = (many.Taken(30, [], 2), many.Taken(12, replies, 4), many.Taken(4, [*replies[:3], [0]], 8))
-    plan = many.Plan(clips=8, reply_tokens=24, clip_seconds=5.0)
-    return {each.what: each for each in many.figures(*measured, plan, 16, model)}
+    together = many.Taken(4, [*replies[:3], [0]], 8, 24)
+    plan = many.Plan(clips=8, clip_seconds=5.0, rows=16)
+    found = many.figures(many.Taken(30, [], 2, 24), many.Taken(12, replies, 4, 24), together, plan, model)
+    return {each.what.removeprefix("24 tokens: "): each for each in found}
 
 
 def test_on_a_gpu_generate_is_the_measure_and_on_a_cpu_one_by_one() -> None:

@@ -31,6 +31,7 @@ from voxcli.turn import Engine, PassReport, Utterance
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 voxtral = pytest.importorskip("voxcli.engines.voxtral")
+many_module = pytest.importorskip("voxcli.engines.many")
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
@@ -211,6 +212,57 @@ def test_errors_are_those_of_the_engine(many: Callable[[int], Any]) -> None:
     assert {str(each.exception()) for each in asked} == {"the model's pass failed: CUDA error: something"}
     del engine._rows._step
     assert reply(engine, Utterance(sound(1)))[1].reply_tokens
+
+
+def test_on_a_gpu_prompts_are_written_by_those_who_ask(one: Any, many: Callable[[int], Any]) -> None:
+    engine, writers = many(4), set()
+    write, engine._writes_ahead = engine._write, True
+
+    def written(session: Session, utterance: Utterance) -> Any:
+        writers.add(threading.current_thread())
+        return write(session, utterance)
+
+    engine._write = written
+    assert answer(engine, items(12)).keys() == {str(number) for number in range(12)}
+    assert engine._driver not in writers
+    assert reply(engine, Utterance(sound(3)))[0] == reply(one, Utterance(sound(3)))[0]
+    with pytest.raises(AudioInputError, match="takes up to"):
+        reply(engine, Utterance(sound(2 * LONGEST_SECONDS)))
+
+
+def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() -> None:
+    told = many_module._Told()
+    for token in range(100):
+        told.tell(token)
+    told.tell(None)
+    found = []
+    while some := told.get():
+        found.append(some)
+    assert [len(some) for some in found] == [1, 15, 16, 32, 36]
+    assert [token for some in found for token in some] == list(range(100))
+
+
+def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
+    engine = load(folder).for_many(1)
+    begun, hold = threading.Event(), threading.Event()
+    step = engine._rows._step
+
+    def held() -> None:
+        begun.set()
+        hold.wait()
+        step()
+
+    engine._rows._step = held
+    with ThreadPoolExecutor(20) as askers:  # more than are taken in at once
+        asked = [askers.submit(reply, engine, Utterance(sound(1, number))) for number in range(20)]
+        begun.wait()
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        hold.set()
+        closing.join()
+    said = [each.exception() for each in asked]
+    assert sum(isinstance(error, ModelError) and "closed" in str(error) for error in said) >= 11
+    assert all(error is None or isinstance(error, ModelError) for error in said)
 
 
 def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:

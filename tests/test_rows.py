@@ -109,6 +109,14 @@ def test_64_prompts_in_16_rows_get_the_replies_that_they_get_alone(
     assert len(lengths) > 8, "replies of many lengths"
 
 
+def test_windows_of_several_clips_are_encoded_at_once(model: Any, alone: Callable[[int], list[int]]) -> None:
+    rows = open_rows(model, 16)
+    rows._encoded_together = 8  # as on a GPU
+    asked = [Asked(rows, *prompt(number)) for number in range(24)]
+    answer(rows)
+    assert [each.tokens for each in asked] == [alone(number) for number in range(24)]
+
+
 def test_nobody_waits_for_the_longest_reply(model: Any, alone: Callable[[int], list[int]]) -> None:
     rows = open_rows(model, 4)
     numbers = [number for number in range(200) if prompt(number)[1] is None][:40]
@@ -220,6 +228,7 @@ def test_where_memory_runs_out_there_are_fewer_rows_and_the_same_replies(
     expected = [alone(number) for number in range(20)]
     tight.update(limits)
     rows = open_rows(model, 8)
+    rows._encoded_together = 8  # as on a GPU
     asked = [Asked(rows, *prompt(number)) for number in range(20)]
     answer(rows)
     assert [each.tokens for each in asked] == expected

@@ -4,7 +4,8 @@
     one by one   voxcli's decoder, as `once` and `chat` use it
     together     the engine of `voxcli batch`: threads that ask, rows that are decoded together
 
-All take the samples of clips, and give replies of one length. Prompts are those of `voxcli.bench.script`.
+All take the samples of clips, and give replies of one length, or of several, one after the other. Prompts are
+those of `voxcli.bench.script`.
 """
 
 import threading
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,14 @@ from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.many import ManyReplies
 from voxcli.engines.rows import Rows
+from voxcli.engines.teams import leaving_none
 from voxcli.session import Session
 from voxcli.turn import Utterance
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
 ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
+REPLY_TOKENS = {"cpu": (48, 256)}  # the bar says nothing of the length; 256 is `reply.max_tokens`
+GPU_REPLY_TOKENS = (48,)
 SPARE = 8  # tokens of a cache beside prompt and reply
 PARTS = {"_encode": "encoder", "_prefill": "prompts", "_step": "decoding"}  # of `Rows`
 
@@ -47,8 +51,8 @@ class Plan:
     clips: int = 64
     singles: int = 8  # of these clips, how many are answered one after the other
     clip_seconds: float = 5.0
-    reply_tokens: int = 48
-    rows: int | None = None  # None: what suits the device
+    reply_tokens: Sequence[int] = ()  # lengths of replies; empty: what suits the device
+    rows: int | None = None  # None: likewise
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Taken:
     seconds: float
     replies: list[list[int]]  # empty where nobody compares them
     clips: int
+    reply_tokens: int
     parts: dict[str, float] = field(default_factory=dict)  # seconds in each, where calls return when they are done
 
     @property
@@ -89,46 +94,54 @@ def bench(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> l
         VoxError: the model can't be had, or there is not enough memory.
     """
     with quiet():
-        opened = open_model(model or default_model(device), device)
-        script = Script.of(opened.config, reply_tokens=plan.reply_tokens)
-        clips = [_clip(number, plan.clip_seconds) for number in range(plan.clips)]
-        note("generate, one after the other ...")
-        generated = _generate(opened, script, clips[: plan.singles])
-        decoder = Decoder(opened, capacity=len(script.prompt(1)) + plan.reply_tokens + SPARE)
-        note("voxcli, one by one ...")
-        single = _one_by_one(opened, decoder, script, clips[: plan.singles])
-        note("voxcli, together ...")
-        rows = plan.rows or ROWS[opened.device.type]
-        together = _together(opened, decoder, script, clips, rows)
-    return figures(generated, single, together, plan, rows, opened)
+        opened = leaving_none(lambda: open_model(model or default_model(device), device))
+        kind = opened.device.type
+        plan = replace(plan, rows=plan.rows or ROWS[kind])
+        found = []
+        for tokens in plan.reply_tokens or REPLY_TOKENS.get(kind, GPU_REPLY_TOKENS):
+            found += figures(*_measured(opened, plan, tokens, note), plan, opened)
+    return found
 
 
-def figures(generated: Taken, single: Taken, together: Taken, plan: Plan, rows: int, model: Any) -> list[Figure]:
-    """Return what the measurements come to."""
+def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], None]) -> tuple[Taken, Taken, Taken]:
+    """Measure the three ways; each on a thread of its own, so that no way slows the next."""
+    script = Script.of(model.config, reply_tokens=reply_tokens)
+    clips = [_clip(number, plan.clip_seconds) for number in range(plan.clips)]
+    note(f"replies of {reply_tokens} tokens: generate, one after the other ...")
+    generated = leaving_none(lambda: _generate(model, script, clips[: plan.singles]))
+    note("voxcli, one by one ...")
+    decoder = leaving_none(lambda: Decoder(model, capacity=len(script.prompt(1)) + reply_tokens + SPARE))
+    single = leaving_none(lambda: _one_by_one(model, decoder, script, clips[: plan.singles]))
+    note("voxcli, together ...")
+    return generated, single, _together(model, decoder, script, clips, plan.rows or 1)
+
+
+def figures(generated: Taken, single: Taken, together: Taken, plan: Plan, model: Any) -> list[Figure]:
+    """Return what the measurements with one length of replies come to."""
     on_gpu = model.device.type == "cuda"
     per_single, per_generated = together.pace / single.pace, together.pace / generated.pace
     equal = sum(one == many for one, many in zip(single.replies, together.replies, strict=False))
-    exact = model.dtype is torch.float32
+    exact, length = model.dtype is torch.float32, f"{together.reply_tokens} tokens: "
     return [
-        _figure("transformers' generate, one after the other", generated, plan),
-        _figure("voxcli, one by one", single, plan),
-        _figure(f"voxcli, together, {rows} rows", together, plan),
+        _figure(f"{length}transformers' generate, one after the other", generated, plan),
+        _figure(f"{length}voxcli, one by one", single, plan),
+        _figure(f"{length}voxcli, together, {plan.rows} rows", together, plan),
         Figure(
-            "together against generate",
+            f"{length}together against generate",
             f"{per_generated:.1f} times",
             f"at least {GPU_BAR:.0f} times" if on_gpu else "",
             per_generated >= GPU_BAR if on_gpu else None,
             {"ratio": per_generated},
         ),
         Figure(
-            "together against one by one",
+            f"{length}together against one by one",
             f"{per_single:.1f} times",
             "" if on_gpu else f"at least {CPU_BAR:.0f} times",
             None if on_gpu else per_single >= CPU_BAR,
             {"ratio": per_single},
         ),
         Figure(
-            "replies that are the same together and one by one, token for token",
+            f"{length}replies that are the same together and one by one, token for token",
             f"{equal} of {len(single.replies)}",
             "all, in float32" if exact else "",
             equal == len(single.replies) if exact else None,
@@ -144,8 +157,13 @@ def _figure(what: str, taken: Taken, plan: Plan) -> Figure:
     return Figure(
         what,
         f"{taken.clips} clips in {taken.seconds:.1f} s: {per_clip:.0f} ms a clip{where}; "
-        f"{taken.pace * plan.reply_tokens:.0f} tokens/s, {taken.pace * plan.clip_seconds:.0f} audio hours an hour",
-        values={"clips": taken.clips, "seconds": taken.seconds, "part_seconds_a_clip": parts},
+        f"{taken.pace * taken.reply_tokens:.0f} tokens/s, {taken.pace * plan.clip_seconds:.0f} audio hours an hour",
+        values={
+            "clips": taken.clips,
+            "reply_tokens": taken.reply_tokens,
+            "seconds": taken.seconds,
+            "part_seconds_a_clip": parts,
+        },
     )
 
 
@@ -156,7 +174,7 @@ def _generate(model: Any, script: Script, clips: Sequence[AudioClip]) -> Taken:
     started = time.perf_counter()
     for clip in clips:
         contender.answer(clip)
-    taken = Taken(time.perf_counter() - started, [], len(clips))
+    taken = Taken(time.perf_counter() - started, [], len(clips), script.reply_tokens)
     free_memory(model.device.type)
     return taken
 
@@ -173,7 +191,7 @@ def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[Au
     answer(clips[0])
     started = time.perf_counter()
     replies = [answer(clip) for clip in clips]
-    return Taken(time.perf_counter() - started, replies, len(clips))
+    return Taken(time.perf_counter() - started, replies, len(clips), script.reply_tokens)
 
 
 def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip], rows: int) -> Taken:
@@ -206,7 +224,7 @@ def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[Audi
             replies = list(askers.map(answer, clips))
             seconds = time.perf_counter() - started
     parts = {PARTS[name]: sum(end - start for start, end in found) for name, found in spans.items()}
-    return Taken(seconds, replies, len(clips), parts if device == "cpu" else {})
+    return Taken(seconds, replies, len(clips), script.reply_tokens, parts if device == "cpu" else {})
 
 
 def _spectrograms(model: Any) -> FrontEnd:

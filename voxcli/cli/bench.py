@@ -120,7 +120,12 @@ def many(
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Answered together.")] = 64,
     singles: Annotated[int, typer.Option("--singles", metavar="N", min=1, help="Of these, one after the other.")] = 8,
     clip_seconds: Annotated[float, typer.Option("--clip-seconds", metavar="S", min=0.1, help="Of each clip.")] = 5.0,
-    reply_tokens: Annotated[int, typer.Option("--reply-tokens", metavar="N", min=2, help="Of each reply.")] = 48,
+    reply_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--reply-tokens", metavar="N", min=2, help="Of each reply; may be given again. 48, on a CPU 256 too."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 32.")
     ] = None,
@@ -135,7 +140,7 @@ def many(
     except ImportError as error:
         raise missing_extra(ModelError, "Measuring many replies", "voxtral") from error
 
-    figures = bench(model, device, Plan(clips, singles, clip_seconds, reply_tokens, batch_size), note)
+    figures = bench(model, device, Plan(clips, singles, clip_seconds, reply_tokens or (), batch_size), note)
     if json:
         from json import dumps
 

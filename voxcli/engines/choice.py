@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -160,9 +161,11 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
 
 
 def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice, warming: Progress) -> Engine:
+    from voxcli.engines.teams import leaving_none
     from voxcli.engines.voxtral import VoxtralEngine
 
-    engine = VoxtralEngine.load(
+    load = partial(
+        VoxtralEngine.load,
         checkpoint,
         name=str(checkpoints.resolve(options.model)),
         device=options.device,
@@ -176,6 +179,8 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
         folder=cache,
         many=options.rows != 1,
     )
+    # Not where a GPU's graphs are captured for one reply at a time: they belong to the thread that captures.
+    engine = load() if options.rows == 1 and not why_not_voxtral(options.device) else leaving_none(load)
     notice(f"voxtral engine: {engine.model}")
     return engine if options.rows == 1 else engine.for_many(options.rows)
 

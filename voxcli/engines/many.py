@@ -4,10 +4,12 @@
 
 To whoever calls it is an engine like any other. It knows how prompts are written and what an error means
 from the `voxtral` engine, which makes it; rows and caches are the business of `rows`.
+
+On a CPU one thread alone computes, spectrograms as well: `teams` tells why.
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 
@@ -19,9 +21,10 @@ from voxcli.errors import ModelError
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
 
-TOLD_TOGETHER = 16  # tokens, after the first: to wake a thread for each would cost more than a step on a GPU
+SECOND_TOLD = 16  # tokens of a reply when its reader is woken again: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
+_Asked = tuple[Ask, Session, Utterance]
 
 
 class ManyReplies(Engine):
@@ -42,16 +45,18 @@ class ManyReplies(Engine):
 
         Args:
             model: what it is called in records.
-            write: makes the prompt; called by one thread at a time.
+            write: makes the prompt; called by one thread at a time, on a CPU by the one that computes.
             errors: makes of what torch raises, within, what users are told; takes the length of the prompt.
             close: called when the engine is closed, and nothing computes any more.
         """
         self.model = model
-        self.replies_at_once = rows.most + min(rows.most, ENCODED_TOGETHER)  # so that the next ones wait, prepared
+        self.replies_at_once = rows.most + min(rows.most, ENCODED_TOGETHER)  # so that the next ones wait
         self._rows, self._tokenizer = rows, tokenizer
         self._write, self._errors, self._close = write, errors, close
-        self._writing = threading.Lock()  # tokenizers are not all for several threads, and features take all cores
-        self._inbox: SimpleQueue[Ask | None] = SimpleQueue()
+        self._writing = threading.Lock()  # tokenizers are not all for several threads
+        self._writes_ahead = rows.device != "cpu"  # on the threads that ask, while a GPU computes
+        self._inbox: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._is_closed = False
         self._driver = threading.Thread(target=self._drive, name="decoding", daemon=True)
         self._driver.start()
 
@@ -65,72 +70,97 @@ class ManyReplies(Engine):
         Raises:
             VoxError: as `voxtral.VoxtralEngine.reply`.
         """
-        with self._writing, self._errors(0):
-            ids, features = self._write(session, utterance)
-        tokens, closed = _Tokens(), threading.Event()
-        ask = Ask(ids, features, tokens.tell, lambda: interrupt.is_set() or closed.is_set())
-        del features  # of no use once the encoder has seen them
-        text = TextStream(self._tokenizer)
-        self._inbox.put(ask)
+        told, closed, text = _Told(), threading.Event(), TextStream(self._tokenizer)
+        ask = Ask([], None, told.tell, lambda: interrupt.is_set() or closed.is_set())
+        if self._writes_ahead:
+            self._prepare(ask, session, utterance)
+        self._inbox.put((ask, session, utterance))
         try:
-            with self._errors(len(ids)):
-                for some in tokens:
-                    if delta := "".join(text.add(token_id) for token_id in some):
-                        yield delta
+            while (some := told.get()) is not None:
+                if isinstance(some, Exception):
+                    with self._errors(len(ask.ids)):
+                        raise some
+                if delta := "".join(text.add(token_id) for token_id in some):
+                    yield delta
         finally:
             closed.set()
         passes = max(ask.encoder_calls, ask.generations)
-        return PassReport(passes, len(ids), ask.cached_tokens, len(ask.said))
+        return PassReport(passes, len(ask.ids), ask.cached_tokens, len(ask.said))
 
     def close(self) -> None:
         """Free the model's memory; replies that are under way end with an error."""
-        self._inbox.put(None)
+        self._is_closed = True
+        self._inbox.put(None)  # which the driver may be waiting for
         self._driver.join()
-        self._rows.fail(ModelError("the engine was closed"))
+        error = ModelError("the engine was closed")
+        while not self._inbox.empty():
+            if asked := self._inbox.get():
+                asked[0].tell(error)
+        self._rows.fail(error)
         del self._rows
         self._close()
 
     def _drive(self) -> None:
-        while self._took_in():
+        while not self._is_closed:
+            self._take_in()
             try:
                 self._rows.advance()
             except Exception as error:  # noqa: BLE001 - raised again by each `reply` that it ends
                 self._rows.fail(error)
 
-    def _took_in(self) -> bool:
-        """Hand new prompts on, waiting for one where there is nothing to do; return False at the end."""
-        is_waiting = self._rows.is_idle
-        while True:
+    def _take_in(self) -> None:
+        """Hand on as many prompts as are encoded together, waiting for one where nothing else is to be done."""
+        while self._rows.waiting < ENCODED_TOGETHER:
             try:
-                ask = self._inbox.get(block=is_waiting)
+                asked = self._inbox.get(block=self._rows.is_idle)
             except Empty:
-                return True
-            if ask is None:
-                return False
+                return
+            if asked is None:
+                return
+            self._hand_on(*asked)
+
+    def _hand_on(self, ask: Ask, session: Session, utterance: Utterance) -> None:
+        try:
+            if not (ask.ids or ask.is_given_up()):
+                self._prepare(ask, session, utterance)
+        except Exception as error:  # noqa: BLE001 - raised again by `reply`
+            ask.tell(error)
+        else:
             self._rows.add(ask)
-            is_waiting = False
+
+    def _prepare(self, ask: Ask, session: Session, utterance: Utterance) -> None:
+        with self._writing, self._errors(0):
+            ask.ids, ask.features = self._write(session, utterance)
 
 
-class _Tokens:
-    """Tokens on their way from the thread that drives: the first one at once, then some together."""
+class _Told:
+    """Tokens on their way from the thread that drives: the first at once, then each time as many as there were.
+
+    To wake a thread for each token would cost more than a step.
+    """
 
     def __init__(self) -> None:
-        self._told: SimpleQueue[list[int] | Exception | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[int] | Exception | None] = SimpleQueue()
         self._kept: list[int] = []
-        self._is_first = True
+        self._count, self._awaited = 0, 1  # tokens so far, and with how many the reader is woken
 
     def tell(self, told: int | Exception | None) -> None:
         """Take a token; None at the end, or why it failed."""
         if isinstance(told, int):
             self._kept.append(told)
-        if self._kept and (self._is_first or len(self._kept) >= TOLD_TOGETHER or not isinstance(told, int)):
-            self._told.put(self._kept)
-            self._kept, self._is_first = [], False
-        if not isinstance(told, int):
-            self._told.put(told)
+            self._count += 1
+            if self._count == self._awaited:
+                self._awaited = max(SECOND_TOLD, 2 * self._count)
+                self._hand_over()
+            return
+        if self._kept:
+            self._hand_over()
+        self._queue.put(told)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        while (told := self._told.get()) is not None:
-            if isinstance(told, Exception):
-                raise told
-            yield told
+    def get(self) -> list[int] | Exception | None:
+        """Return the next tokens, waiting for them; None at the end, or why it failed."""
+        return self._queue.get()
+
+    def _hand_over(self) -> None:
+        self._queue.put(self._kept)
+        self._kept = []

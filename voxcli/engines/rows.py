@@ -26,6 +26,7 @@ from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
 from voxcli.errors import ModelError
 
 ENCODED_TOGETHER = 8  # windows: enough to keep a GPU busy, and a GB of Mini's hidden states at most
+ENCODED_ON_CPU = 1  # 8 take as long as one by one with a tiny model, and a tenth longer with 150 M parameters
 SHARE_FOR_CACHE = 0.6  # of the free memory; the rest is for what encoder and steps compute with
 
 
@@ -83,20 +84,30 @@ class Rows:
         self._chooser = Chooser(sampling, text.device)
         self._longest, self._smallest_capacity = longest, smallest_capacity
         self._free_bytes, self._is_out_of_memory = free_bytes, is_out_of_memory
+        self.device: str = text.device.type
         self._clips = count(1)
         self._waiting: deque[Ask] = deque()
         self._rows: list[_Row] = []
         self._cache: Cache | None = None  # of all rows
         self._capacity = 0  # of each
-        self._tried, self._encoded_together = most, ENCODED_TOGETHER  # less where memory ran out
+        together = ENCODED_ON_CPU if self.device == "cpu" else ENCODED_TOGETHER
+        self._tried, self._encoded_together = most, together  # less where memory ran out
 
     @property
     def is_idle(self) -> bool:
         """Nobody waits, and no reply is under way."""
         return not self._waiting and not self._live()
 
+    @property
+    def waiting(self) -> int:
+        """How many prompts have no row yet."""
+        return len(self._waiting)
+
     def add(self, ask: Ask) -> None:
         """Have a prompt answered, after those that wait already."""
+        if ask.is_given_up():
+            ask.tell(None)
+            return
         try:
             inputs.check(self._config, ask.ids, ask.features, len(ask.ids) + 1)
         except ModelError as error:
@@ -241,7 +252,7 @@ class Rows:
         rows = self._rows[: live[-1].number + 1]
         longest = max(row.cache.length for row in live) + 1
         # Kernels of few shapes pay on a GPU, where they may be captured; elsewhere, it pays to read less.
-        extent = longest if self._text.device.type == "cpu" else min(-(-longest // 256) * 256, self._capacity)
+        extent = longest if self.device == "cpu" else min(-(-longest // 256) * 256, self._capacity)
         now = torch.tensor([[row.token for row in rows], [row.cache.length for row in rows]]).to(self._text.device)
         logits = self._text.step_rows(now[0], now[1], self._cache, self._capacity, extent)
         chosen: list[int] = self._chooser.choose_each(logits).tolist()  # the one moment that waits for the device
