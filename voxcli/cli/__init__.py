@@ -24,11 +24,6 @@ from voxcli.cli.once import once
 from voxcli.cli.voices import voices
 from voxcli.errors import VoxError
 
-# How often an OpenMP thread looks for the next parallel loop before it sleeps. It suffices between the loops of a
-# decode step. With libgomp's own 300,000, one busy program beside makes a step of a tiny model take 200 times as long
-# on two cores: threads that wait keep others from a core until the system takes it from them. With this, 15 times.
-SPINS = "10000"
-
 
 class _Root(TyperGroup):
     """Where every error becomes a line and an exit code."""
@@ -101,7 +96,6 @@ def main() -> None:
     """Run the command line; the entry point of the `voxcli` script."""
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     app(prog_name="voxcli")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from voxcli.engines import checkpoints, weights
+from voxcli.engines.teams import leaving_none, spin_briefly
 from voxcli.errors import ConfigError, ModelError, RemoteError
 from voxcli.turn import Engine
 
@@ -161,7 +162,7 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
 
 
 def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice, warming: Progress) -> Engine:
-    from voxcli.engines.teams import leaving_none
+    spin_briefly()
     from voxcli.engines.voxtral import VoxtralEngine
 
     load = partial(

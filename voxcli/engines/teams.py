@@ -1,4 +1,4 @@
-"""Work on a thread that ends with it, so that no team of OpenMP threads is left behind on a CPU.
+"""OpenMP's teams of threads on a CPU: how they wait, and work on a thread that leaves none of them behind.
 
 Each thread that has called torch keeps such a team until it ends. Where the teams of a process have more
 threads than there are cores, libgomp lets them sleep between two parallel loops instead of watching for the
@@ -6,6 +6,7 @@ next one (`gomp_throttled_spin_count_var`), and a step of a small model takes tw
 of what the work is.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,6 +15,16 @@ from typing import TypeVar
 from voxcli.turn import SIGNAL_SECONDS
 
 Result = TypeVar("Result")
+
+# How often a thread looks for the next parallel loop before it sleeps. It suffices between the loops of a decode
+# step. With libgomp's own 300,000, one busy program beside makes a step of a tiny model take 200 times as long on
+# two cores: threads that wait keep others from a core until the system takes it from them. With this, 15 times.
+SPINS = "10000"
+
+
+def spin_briefly() -> None:
+    """Have threads sleep soon when there is nothing to do. To be called before torch is imported."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def leaving_none(work: Callable[[], Result]) -> Result:
