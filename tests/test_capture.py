@@ -264,7 +264,7 @@ def test_one_compilation_serves_all_layers_of_a_bucket(model: Any, tmp_path: Pat
     assert done == [1, 2, 3]
     assert len(graphs) == len(decoder._cache.buckets) == 3, "not one for each of the layers"
     with torch.inference_mode():
-        arguments = torch.tensor([[7]]), decoder._text.position(0), decoder._cache, 128
+        arguments = torch.tensor([[7]]), decoder._text.positions(0, 1)[0], decoder._cache, 128
         plain = decoder._text.step(*arguments, masked=True)
         torch.testing.assert_close(decoder._text.step(*arguments, masked=True, through=layer), plain)
     assert len(graphs) == 3

@@ -29,7 +29,7 @@ from voxcli.bench.watches import PeakMemory, forward_spans, own_seconds
 from voxcli.engines.quantization import DTYPES, Format
 
 TURNS_OF_INTEREST = (1, 10, 50)
-GPU_SAMPLES, CPU_SAMPLES = 20, 3
+GPU_SAMPLES, CPU_SAMPLES = 20, 5
 FIRST_WORDS = 12
 FIRST_TOKENS = round(FIRST_WORDS * TOKENS_PER_WORD)
 

@@ -53,7 +53,7 @@ def compiled(
     try:
         with kept_in(folder):
             for number, extent in enumerate(memory.buckets, 1):
-                text.step(token, text.position(0), memory, extent, masked=True, through=decode_layer)
+                text.step(token, text.positions(0, 1)[0], memory, extent, masked=True, through=decode_layer)
                 done(number)
     except Exception as error:  # noqa: BLE001 - a compiler fails in many ways; voxcli works without one
         reason = " ".join(str(error).split())[:200]

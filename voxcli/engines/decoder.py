@@ -248,12 +248,12 @@ class Decoder:
     def _decoded(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
         """Give up to `most` ids, none from a stop id on; each is fed when the one after it is asked for."""
         stop_ids = chooser.sampling.stop_ids  # compared here: no step is under way that would have to wait for it
-        for number in range(most):
+        for position in (*self._text.positions(self._cache.length, most - 1), None):
             if (token_id := int(token)) in stop_ids:
                 return
             yield token_id
-            if number < most - 1:
-                token = self._next(token, chooser)
+            if position is not None:
+                token = self._next(token, chooser, position)
                 self._cache.extend([token_id])
 
     def _decoded_ahead(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
@@ -268,15 +268,19 @@ class Decoder:
                 self._cache.extend([token_id])
             yield token_id
 
-    def _next(self, token: torch.Tensor, chooser: Chooser) -> torch.Tensor:
-        """Feed the token that comes after the cached ones; return the one after it, (1, 1)."""
+    def _next(self, token: torch.Tensor, chooser: Chooser, position: torch.Tensor | None = None) -> torch.Tensor:
+        """Feed the token that comes after the cached ones; return the one after it, (1, 1).
+
+        Args:
+            position: where that is, (1,); None to have it looked up.
+        """
         place = self._cache.length
         with self._inference:
             if self._captured:
                 return self._captured.next(token, place, chooser)
             # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
             extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
-            position = self._text.position(place)
+            position = self._text.positions(place, 1)[0] if position is None else position
             return self._chosen(self._text.step(token, position, self._cache, extent, masked=self._on_gpu), chooser)
 
     def _chosen(self, logits: torch.Tensor, chooser: Chooser) -> torch.Tensor:

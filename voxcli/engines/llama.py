@@ -102,9 +102,9 @@ class Llama:
         logits: torch.Tensor = self._model.lm_head(hidden)
         return logits
 
-    def position(self, number: int) -> torch.Tensor:
-        """Return the position as `step` takes it, (1,), a view of what lies on the device."""
-        return self._positions[number : number + 1]
+    def positions(self, start: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return positions from `start` on as `step` takes them, (1,) each, views of what lies on the device."""
+        return self._positions.narrow(0, start, count).split(1) if count else ()
 
     def prefill(self, embeddings: torch.Tensor, start: int, cache: Cache) -> torch.Tensor:
         """Feed embeddings, (n, hidden), at positions from `start` on; return the last hidden state, (hidden,)."""

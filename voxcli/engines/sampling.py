@@ -59,7 +59,7 @@ class Chooser:
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen id, (1, 1), from logits, (vocabulary,)."""
-        return self.choose_each(logits[None]).view(1, 1)
+        return self.choose_each(logits).view(1, 1)
 
     def choose_and_tell(self, logits: torch.Tensor) -> torch.Tensor:
         """Do the same, and put into `told` what the host is to read: the id; `OVER` from the first stop id on."""
@@ -69,7 +69,7 @@ class Chooser:
         return token
 
     def choose_each(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the chosen ids, (rows,), from logits, (rows, vocabulary).
+        """Return the chosen ids, (...), from logits, (..., vocabulary).
 
         A token is drawn as the first of exponential clocks to ring, each running at its probability:
         the minimum of E_i / p_i is at i with probability p_i / sum(p), so p needs no normalising and
@@ -85,7 +85,7 @@ class Chooser:
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return the probabilities, (rows, vocabulary), with zero for all but the likeliest that make up `top_p`."""
+    """Return the probabilities, (..., vocabulary), with zero for all but the likeliest that make up `top_p`."""
     falling, order = probabilities.sort(descending=True)
     before = falling.cumsum(-1) - falling  # what the likelier ones have together
     return torch.zeros_like(probabilities).scatter_(-1, order, falling.masked_fill(before >= top_p, 0))
