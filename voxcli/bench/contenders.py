@@ -87,15 +87,15 @@ class Voxcli:
     def turn(self, number: int) -> Measured:
         decoder, device = self._decoder, self._model.device.type
         assert decoder, "prepare comes first"  # noqa: S101 - for the type checker
-        clip = next(self._clips)
+        ids, clip, afterwards = self._script.prompt(number), next(self._clips), self._script.finished(number)
         decoder.prefill(self._script.finished(number - 1))
         synchronize(device)
         started = time.perf_counter()
         features = self._front_end.features(clip)
-        fed = decoder.prefill(self._script.prompt(number), features)
+        fed = decoder.prefill(ids, features)
         tokens = [time.perf_counter() - started for _ in decoder.stream(self._sampling, threading.Event())]
         ended = time.perf_counter()
-        settled = decoder.prefill(self._script.finished(number))
+        settled = decoder.prefill(afterwards)
         synchronize(device)
         return Measured(
             started,

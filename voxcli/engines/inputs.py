@@ -27,12 +27,13 @@ def check(config: Any, ids: Sequence[int], features: torch.Tensor | None, capaci
         ModelError: ids and features do not fit together, or the prompt does not fit into `capacity`.
     """
     expected = 0 if features is None else features.shape[0] * audio_tokens_per_window(config.audio_config)
-    found = sum(token_id == config.audio_token_id for token_id in ids)
+    audio_id = int(config.audio_token_id)
+    found = ids.count(audio_id)
     if found != expected:
         raise ModelError(f"the prompt has {found} audio tokens for {expected} audio embeddings")
     if not 0 < len(ids) < capacity:
         raise ModelError(f"a prompt of {len(ids)} tokens and a reply don't fit into a cache of {capacity}")
-    return int(config.audio_token_id)
+    return audio_id
 
 
 def embeddings(text: Llama, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:

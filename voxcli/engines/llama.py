@@ -104,7 +104,7 @@ class Llama:
 
     def positions(self, start: int, count: int) -> tuple[torch.Tensor, ...]:
         """Return positions from `start` on as `step` takes them, (1,) each, views of what lies on the device."""
-        return self._positions.narrow(0, start, count).split(1) if count else ()
+        return self._positions.narrow(0, start, count).chunk(count) if count else ()
 
     def prefill(self, embeddings: torch.Tensor, start: int, cache: Cache) -> torch.Tensor:
         """Feed embeddings, (n, hidden), at positions from `start` on; return the last hidden state, (hidden,)."""
