@@ -87,7 +87,7 @@ def test_modules_compute_the_same_within_products(options: dict[str, Any], taken
         found = module(inputs)
     torch.testing.assert_close(found, module(inputs), atol=1e-5, rtol=1e-5)
     assert seen.count("scaled_dot_product") == (0 if taken else 1)
-    assert seen.count("_linear_pointwise") == (1 + 2 * 2 * 2 * 2 if taken else 1)  # clips, heads, blocks, products
+    assert seen.count("_linear_pointwise") == (1 + 2 * 2 * 2 if taken else 1)  # clips, heads, products
 
 
 def test_other_formats_and_a_single_query_are_left_to_torch() -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from voxcli.engines import cpu
 
 TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
+WIDEST_MASK = 1024  # of a chunk of tokens, and what `cpu` rounds up to: of one width, for `cpu` likes few shapes
 MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
@@ -70,21 +71,23 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return out
 
 
-def causal(start: int, count: int, like: torch.Tensor) -> Attend:
+def causal(start: int, count: int, capacity: int, like: torch.Tensor) -> Attend:
     """Return the attention of `count` tokens to themselves and the `start` before them.
 
-    It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, cached, head_dim),
+    It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, capacity, head_dim),
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
+    extent = start + count
     if count >= cpu.LEAST_QUERIES and cpu.is_faster(like):
-        compute = _by_products(count, like)
+        extent = min(cpu.rounded(extent, cpu.KEYS), capacity)
+        compute = _by_products(count, extent - start, extent, like)
     elif start and like.device.type != "cuda":
         compute = _by_rows(start, count, like)
     else:
         compute = _in_one_kernel(start, count)
 
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        keys, values = stored[:, :, : start + count]
+        keys, values = stored[:, :, :extent]
         return compute(queries, keys, values).transpose(0, 1).reshape(count, -1)
 
     return attend
@@ -99,8 +102,10 @@ def _in_one_kernel(start: int, count: int) -> Compute:
     return lambda queries, keys, values: _attended(queries, keys, values, attn_mask=mask, is_causal=not start)
 
 
-def _by_products(count: int, like: torch.Tensor) -> Compute:
-    mask = torch.full((count, count), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
+def _by_products(count: int, last: int, extent: int, like: torch.Tensor) -> Compute:
+    """Attend to `extent` keys, of which `last` begin with the first token's: what stands after a token is masked."""
+    width = min(extent, WIDEST_MASK)
+    mask = torch.full((count, width), float("-inf"), dtype=like.dtype, device=like.device).triu_(1 + width - last)
     return lambda queries, keys, values: cpu.attention(queries, keys, values, mask)
 
 

@@ -8,7 +8,7 @@ Nothing here knows of models: it computes linear maps and attention, its own or 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 LEAST_PRODUCT = 1 << 21  # multiplications: below, it takes longer to prepare oneDNN's product than to compute MKL's
 LEAST_QUERIES = 64  # of attention, likewise
-BLOCK_ROWS = 384  # of attention's scores at once: 5 MB for 3,500 keys, which a CPU's caches hold
+
+# oneDNN keeps half a megabyte for each shape it ever computed, and results of many sizes leave holes in memory. So
+# shapes are few: tokens are padded, and attention is computed in parts.
+TOKENS = (8, 16, 24, 32, 64, 128, 256, 384, 512)  # of a linear map: of a step of many replies, of a prompt
+ROWS, PART_ROWS = 128, 512  # tokens of attention, to multiples of these; at once
+PART_KEYS = 2048  # of attention at once: 4 MB of scores, which a CPU's caches hold
+KEYS = 512  # what is cached, to multiples of these
+
 TRIED_SIZE, TRIED_TIMES = 512, 7
 LEAST_GAIN = 1.2  # with less, torch's own way stays
 LARGEST_KEPT = 31 << 20  # bytes
@@ -60,9 +67,19 @@ def product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute `F.linear` in the faster way for its size; float32, on a CPU on which oneDNN pays."""
-    small = inputs.numel() * weight.shape[0] < LEAST_PRODUCT
-    return F.linear(inputs, weight, bias) if small else product(inputs, weight, bias)
+    """Compute `F.linear` of any number of tokens in the faster way; float32, on a CPU on which oneDNN pays."""
+    if inputs.numel() * weight.shape[0] < LEAST_PRODUCT:
+        return F.linear(inputs, weight, bias)
+    count = len(inputs)
+    if inputs.dim() != 2 or count == 1 or count > TOKENS[-1]:
+        return product(inputs, weight, bias)
+    padding = next(tokens for tokens in TOKENS if tokens >= count) - count
+    return product(F.pad(inputs, (0, 0, 0, padding)), weight, bias)[:count]
+
+
+def rounded(count: int, step: int) -> int:
+    """Return the next multiple of `step`."""
+    return -(-count // step) * step
 
 
 def attention(
@@ -78,23 +95,68 @@ def attention(
         queries: (heads, tokens, head_dim).
         keys: (kv_heads, cached, head_dim); as many heads in a row share one of them as there are to each.
         values: likewise.
-        mask: added to the scores of the last keys, (tokens, last keys); None where all see all.
+        mask: added to the scores of the last keys, (tokens, at most `PART_KEYS`); None where all see all. Every
+            query sees one of the last `PART_KEYS` keys.
         scale: of the scores; None for one over the root of head_dim.
     """
     heads, tokens, head_dim = queries.shape
-    scaled = queries * (head_dim**-0.5 if scale is None else scale)
-    rows = scaled.reshape(keys.shape[0], -1, head_dim)  # those that share keys are one matrix
-    masks = None if mask is None else mask.repeat(heads // keys.shape[0], 1)
+    step = min(rounded(tokens, ROWS), PART_ROWS)
+    padding = (0, 0, 0, rounded(tokens, step) - tokens)
+    rows = F.pad(queries * (head_dim**-0.5 if scale is None else scale), padding)
+    masks = torch.zeros(rows.shape[1], 0) if mask is None else F.pad(mask, padding)
     results = torch.empty_like(rows)
-    for some, key, value, result in zip(rows, keys, values, results, strict=True):
-        across = value.T.contiguous()
-        for first in range(0, len(some), BLOCK_ROWS):
-            block = slice(first, first + BLOCK_ROWS)
-            scores = product(some[block], key)
-            if masks is not None:
-                scores[:, -masks.shape[1] :] += masks[block]
-            result[block] = product(torch.softmax(scores, -1, out=scores), across)
-    return results.view(heads, tokens, head_dim)
+    shared = heads // len(keys)
+    for head in range(heads):
+        if head % shared == 0:
+            parts = list(_parts(keys[head // shared], values[head // shared]))
+        for first in range(0, rows.shape[1], step):
+            block = slice(first, first + step)
+            results[head, block] = _attended(rows[head, block], parts, masks[block])
+    return results[:, :tokens]
+
+
+def warm_up(head_dim: int, maps: Sequence[nn.Module]) -> None:
+    """Compute attention, and linear maps of each shape that there is, once for each number of tokens.
+
+    oneDNN compiles what it computes first, and keeps it.
+    """
+    for module in maps:
+        if isinstance(module, Linear):
+            for tokens in TOKENS[::-1]:
+                module(torch.zeros(tokens, module.in_features))
+    for tokens in range(PART_ROWS, 0, -ROWS):  # the largest first: what they are computed in is used again
+        for cached in range(2 * PART_KEYS, 0, -KEYS):
+            keys = torch.zeros(1, cached, head_dim)
+            attention(torch.zeros(1, tokens, head_dim), keys, keys)
+
+
+def _parts(keys: torch.Tensor, values: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Give keys, and values transposed, in parts, the last ones first."""
+    for end in range(len(keys), 0, -PART_KEYS):
+        part = slice(max(0, end - PART_KEYS), end)
+        yield keys[part], values[part].T.contiguous()
+
+
+def _attended(rows: torch.Tensor, parts: list[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor) -> torch.Tensor:
+    """Return what rows get of all parts, as `_parts` gives them; the mask is of the first one.
+
+    What they get of each is weighted with the exponentials of its scores, added up: of which the logarithm is
+    the greatest score less that of its share.
+    """
+    result = total = torch.empty(0)
+    for key, across in parts:
+        scores = product(rows, key)
+        if not len(total) and mask.shape[1]:
+            scores[:, -mask.shape[1] :] += mask
+        greatest = scores.amax(-1, keepdim=True) if len(parts) > 1 else total
+        shares = torch.softmax(scores, -1, out=scores)
+        got = product(shares, across)
+        if len(parts) == 1:
+            return got
+        weight = greatest - shares.amax(-1, keepdim=True).log()
+        result = got if not len(total) else torch.lerp(got, result, torch.sigmoid(total - weight))
+        total = torch.logaddexp(total, weight) if len(total) else weight
+    return result
 
 
 class Linear(nn.Linear):
@@ -120,8 +182,8 @@ class Products(TorchFunctionMode):
     ) -> Any:
         """Implement `TorchFunctionMode`: compute `func`."""
         kwargs = kwargs or {}
-        if func is F.linear and _is_plain(args[0]):
-            return linear(*args, **kwargs)
+        if func is F.linear and _is_plain(args[0]) and args[0].numel() * args[1].shape[0] >= LEAST_PRODUCT:
+            return product(*args, **kwargs)
         if func is F.scaled_dot_product_attention and _is_unmasked(args, kwargs):
             scale, batch = kwargs.get("scale"), zip(*args, strict=True)
             return torch.stack([attention(queries, keys, values, None, scale) for queries, keys, values in batch])

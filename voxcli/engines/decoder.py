@@ -122,6 +122,7 @@ class Decoder:
         """
         recorder = recorder or (CudaGraphs if self._on_gpu else None)
         if recorder is None:
+            self._text.warm_up()
             return
         before = 1 + (len(self._cache.buckets) if compiling.is_possible(self.device) else 0)  # the encoder, and these
         total = before + recordings(self._text, self._cache)

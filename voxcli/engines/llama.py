@@ -74,6 +74,13 @@ class Llama:
             for layer in self.modules.layers
         ]
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile what is compiled for prompts on a CPU; on a GPU, `capture` does more."""
+        if cpu.is_faster(self._norm[0]):
+            layer = self._layers[0]  # the others are like it
+            cpu.warm_up(self.head_dim, (layer.qkv, layer.output, layer.gate_up, layer.down))
+
     def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
         """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
 
@@ -111,7 +118,8 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[start : start + count]
         rotation = self._rotation[:, start : start + count]
-        attend, attend_last = attention.causal(start, count, embeddings), self._decoding(start + count, None)
+        attend = attention.causal(start, count, cache.capacity, embeddings)
+        attend_last = self._decoding(start + count, None)
         last = self._positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
