@@ -29,7 +29,7 @@ def test_products_are_linear_maps_of_any_shape(shape: tuple[int, ...], biased: b
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
-@pytest.mark.parametrize(("tokens", "cached"), [(70, 70), (70, 500), (900, 1000)])
+@pytest.mark.parametrize(("tokens", "cached"), [(70, 70), (70, 500), (900, 1000), (70, 5000), (600, 2600)])
 def test_attention_to_all_before_a_token(heads: int, kv_heads: int, tokens: int, cached: int) -> None:
     queries = torch.randn(heads, tokens, 16)
     keys, values = torch.randn(2, kv_heads, cached, 16)
