@@ -100,4 +100,13 @@ def test_other_formats_and_a_single_query_are_left_to_torch() -> None:
 def test_only_float32_on_a_cpu_is_ever_faster() -> None:
     assert not cpu.is_faster(torch.empty(2, dtype=torch.bfloat16))
     assert not cpu.is_faster(torch.empty(2, device="meta"))
-    assert cpu.is_faster(torch.empty(2)) is cpu.is_faster(torch.ones(3))
+
+
+def test_a_hastened_map_keeps_its_results_and_its_hooks() -> None:
+    module, inputs, calls = torch.nn.Linear(256, 256), torch.randn(100, 256), []
+    module.register_forward_hook(lambda *_: calls.append("called"))
+    expected = module(inputs)
+    cpu.hasten(module)
+    assert isinstance(module, cpu.Linear) is cpu.is_faster(inputs)
+    torch.testing.assert_close(module(inputs), expected, atol=1e-5, rtol=1e-5)
+    assert calls == ["called", "called"]

@@ -138,25 +138,29 @@ def _parts(keys: torch.Tensor, values: torch.Tensor) -> Iterator[tuple[torch.Ten
 
 
 def _attended(rows: torch.Tensor, parts: list[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor) -> torch.Tensor:
-    """Return what rows get of all parts, as `_parts` gives them; the mask is of the first one.
-
-    What they get of each is weighted with the exponentials of its scores, added up: of which the logarithm is
-    the greatest score less that of its share.
-    """
-    result = total = torch.empty(0)
-    for key, across in parts:
-        scores = product(rows, key)
-        if not len(total) and mask.shape[1]:
-            scores[:, -mask.shape[1] :] += mask
-        greatest = scores.amax(-1, keepdim=True) if len(parts) > 1 else total
-        shares = torch.softmax(scores, -1, out=scores)
-        got = product(shares, across)
-        if len(parts) == 1:
-            return got
-        weight = greatest - shares.amax(-1, keepdim=True).log()
-        result = got if not len(total) else torch.lerp(got, result, torch.sigmoid(total - weight))
-        total = torch.logaddexp(total, weight) if len(total) else weight
+    """Return what rows get of all parts, as `_parts` gives them; the mask is of the first one."""
+    (key, across), *others = parts
+    scores = product(rows, key)
+    if mask.shape[1]:
+        scores[:, -mask.shape[1] :] += mask
+    if not others:
+        return product(torch.softmax(scores, -1, out=scores), across)
+    result, weight = _weighed(scores, across)
+    for key, across in others:
+        got, other = _weighed(product(rows, key), across)
+        result = torch.lerp(got, result, torch.sigmoid(weight - other))
+        weight = torch.logaddexp(weight, other)
     return result
+
+
+def _weighed(scores: torch.Tensor, across: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what rows get of one part, and the logarithm of its weight, which is the sum of its scores' exponentials.
+
+    A share is the exponential of its score over that sum: so it follows from the greatest of both. Overwrites scores.
+    """
+    greatest = scores.amax(-1, keepdim=True)
+    shares = torch.softmax(scores, -1, out=scores)
+    return product(shares, across), greatest - shares.amax(-1, keepdim=True).log()
 
 
 class Linear(nn.Linear):
