@@ -104,6 +104,7 @@ def _in_one_kernel(start: int, count: int) -> Compute:
 
 def _by_products(count: int, last: int, extent: int, like: torch.Tensor) -> Compute:
     """Attend to `extent` keys, of which `last` begin with the first token's: what stands after a token is masked."""
+    cpu.reserve_memory()
     width = min(extent, WIDEST_MASK)
     mask = torch.full((count, width), float("-inf"), dtype=like.dtype, device=like.device).triu_(1 + width - last)
     return lambda queries, keys, values: cpu.attention(queries, keys, values, mask)

@@ -7,6 +7,7 @@ units idle: on an AMD EPYC of the fifth generation, oneDNN, which torch brings a
 Nothing here knows of models: it computes linear maps and attention, its own or those of a module under `Products`.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -30,6 +31,9 @@ KEYS = 512  # what is cached, to multiples of these
 TRIED_SIZE, TRIED_TIMES = 512, 7
 LEAST_GAIN = 1.2  # with less, torch's own way stays
 LARGEST_KEPT = 31 << 20  # bytes
+RESERVED = 24 << 20  # bytes: a chunk of a prompt with the most that is computed at once took 16 MB
+
+_reserved = threading.local()
 
 
 def is_faster(like: torch.Tensor) -> bool:
@@ -44,6 +48,16 @@ def keep_freed_memory() -> None:
     32 MB that was ever freed (mallopt(3), M_MMAP_THRESHOLD). Elsewhere nothing comes of this.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)  # and freed
+
+
+def reserve_memory() -> None:
+    """Have the process hold from now on what the temporaries of this thread take at most, so that it does not grow.
+
+    Each thread has a heap of its own. Comes after `keep_freed_memory`, and does nothing the second time.
+    """
+    if not getattr(_reserved, "is_done", False):
+        torch.zeros(RESERVED, dtype=torch.uint8)  # and freed
+        _reserved.is_done = True
 
 
 @cache
@@ -134,7 +148,7 @@ def _parts(keys: torch.Tensor, values: torch.Tensor) -> Iterator[tuple[torch.Ten
     """Give keys, and values transposed, in parts, the last ones first."""
     for end in range(len(keys), 0, -PART_KEYS):
         part = slice(max(0, end - PART_KEYS), end)
-        yield keys[part], values[part].T.contiguous()
+        yield keys[part], values[part].T
 
 
 def _attended(rows: torch.Tensor, parts: list[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor) -> torch.Tensor:
