@@ -25,7 +25,7 @@ from voxcli.bench.pass_report import record
 from voxcli.bench.random_model import default_model, open_model
 from voxcli.bench.report import median, spread
 from voxcli.bench.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
-from voxcli.bench.watches import PeakMemory, forward_spans, own_seconds
+from voxcli.bench.watches import Forward, PeakMemory, forward_spans, own_seconds
 from voxcli.engines.quantization import DTYPES, Format
 
 TURNS_OF_INTEREST = (1, 10, 50)
@@ -205,10 +205,14 @@ def _measure_turns(contender: Contender, standing: Standing, model: Any, plan: P
         for number in numbers:
             standing.turns.setdefault(number, []).append(contender.turn(number))
     if model.device.type == "cpu" and (forward := contender.forward()):
-        with forward_spans(forward) as spans:
-            measured = contender.turn(1)
-        tokens = [measured.started + seconds for seconds in measured.token_seconds]
-        standing.own_seconds = own_seconds(tokens, spans)
+        own = [_own_seconds(contender, forward) for _ in range(plan.samples or 1)]
+        standing.own_seconds = None if None in own else median([seconds for seconds in own if seconds])
+
+
+def _own_seconds(contender: Contender, forward: Forward) -> float | None:
+    with forward_spans(forward) as spans:
+        measured = contender.turn(1)
+    return own_seconds([measured.started + seconds for seconds in measured.token_seconds], spans)
 
 
 def _reason(error: Exception) -> str:
