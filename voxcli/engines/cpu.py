@@ -19,7 +19,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 LEAST_PRODUCT = 1 << 21  # multiplications: below, it takes longer to prepare oneDNN's product than to compute MKL's
-LEAST_QUERIES = 64  # of attention, likewise
+LEAST_WEIGHTS = 1 << 18  # of a map of one token, likewise: they come from memory, and oneDNN takes half the time for it
+LEAST_QUERIES = 64  # of attention
 
 # oneDNN keeps half a megabyte for each shape it ever computed, and results of many sizes leave holes in memory. So
 # shapes are few: tokens are padded, and attention is computed in parts.
@@ -82,9 +83,10 @@ def product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Compute `F.linear` of any number of tokens in the faster way; float32, on a CPU on which oneDNN pays."""
-    if inputs.numel() * weight.shape[0] < LEAST_PRODUCT:
+    count = inputs.numel() // inputs.shape[-1]
+    least = LEAST_WEIGHTS if count == 1 else LEAST_PRODUCT
+    if inputs.numel() * weight.shape[0] < least:
         return F.linear(inputs, weight, bias)
-    count = len(inputs)
     if inputs.dim() != 2 or count == 1 or count > TOKENS[-1]:
         return product(inputs, weight, bias)
     padding = next(tokens for tokens in TOKENS if tokens >= count) - count
@@ -136,7 +138,7 @@ def warm_up(head_dim: int, maps: Sequence[nn.Module]) -> None:
     """
     for module in maps:
         if isinstance(module, Linear):
-            for tokens in TOKENS[::-1]:
+            for tokens in (*TOKENS[::-1], 1):
                 module(torch.zeros(tokens, module.in_features))
     for tokens in range(PART_ROWS, 0, -ROWS):  # the largest first: what they are computed in is used again
         for cached in range(2 * PART_KEYS, 0, -KEYS):
