@@ -206,7 +206,8 @@ def _measure_turns(contender: Contender, standing: Standing, model: Any, plan: P
             standing.turns.setdefault(number, []).append(contender.turn(number))
     if model.device.type == "cpu" and (forward := contender.forward()):
         own = [_own_seconds(contender, forward) for _ in range(plan.samples or 1)]
-        standing.own_seconds = None if None in own else median([seconds for seconds in own if seconds])
+        known = [seconds for seconds in own if seconds is not None]
+        standing.own_seconds = median(known) if known else None
 
 
 def _own_seconds(contender: Contender, forward: Forward) -> float | None:
