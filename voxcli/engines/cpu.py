@@ -125,8 +125,7 @@ def attention(
     results = torch.empty_like(rows)
     shared = heads // len(keys)
     for head in range(heads):
-        if head % shared == 0:
-            parts = list(_parts(keys[head // shared], values[head // shared]))
+        parts = list(_parts(keys[head // shared], values[head // shared]))
         for first in range(0, rows.shape[1], step):
             block = slice(first, first + step)
             results[head, block] = _attended(rows[head, block], parts, masks[block])
@@ -142,8 +141,8 @@ def warm_up(head_dim: int, maps: Sequence[nn.Module]) -> None:
         if isinstance(module, Linear):
             for tokens in (*TOKENS[::-1], 1):
                 module(torch.zeros(tokens, module.in_features))
-    for tokens in range(PART_ROWS, 0, -ROWS):  # the largest first: what they are computed in is used again
-        for cached in range(2 * PART_KEYS, 0, -KEYS):
+    for tokens in range(PART_ROWS, 0, -ROWS):
+        for cached in range(PART_KEYS, 0, -KEYS):
             keys = torch.zeros(1, cached, head_dim)
             attention(torch.zeros(1, tokens, head_dim), keys, keys)
 
