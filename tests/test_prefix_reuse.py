@@ -1,6 +1,6 @@
 """The cache is never wrong: whatever happened before, a reply is the one that a fresh decoder gives.
 
-VOXCLI_SEQUENCES says how many random sequences of events are tried.
+RANDOM_SEQUENCES says how many random sequences of events are tried.
 """
 
 import os
@@ -27,7 +27,7 @@ decoding = pytest.importorskip("voxcli.engines.decoder")
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
-SEQUENCES = int(os.environ.get("VOXCLI_SEQUENCES", "60"))
+SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "60"))
 SESSIONS = (Session(), Session(instructions="Answer in short spoken sentences."))
 SAMPLES = 16_000  # a second
 CONTEXT_TOKENS = 260  # a few turns, so that old ones leave
@@ -160,7 +160,7 @@ def talk(parts: tuple[Any, Any]) -> Iterator[Talk]:
 @settings(
     max_examples=SEQUENCES,
     deadline=None,
-    derandomize="VOXCLI_SEQUENCES" not in os.environ,
+    derandomize="RANDOM_SEQUENCES" not in os.environ,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -1,6 +1,6 @@
 """Many turns of one conversation with a tiny Voxtral, in a process of its own: its memory does not grow.
 
-VOXCLI_TURNS: how many turns; as many as fill the context and have it trimmed, by default.
+SOAK_TURNS: how many turns; as many as fill the context and have it trimmed, by default.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TURNS = int(os.environ.get("VOXCLI_TURNS", "120"))
+TURNS = int(os.environ.get("SOAK_TURNS", "120"))
 GROWTH = 1.02  # of resident memory, after turn 20
 
 PROGRAM = """
