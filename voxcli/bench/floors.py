@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from voxcli.engines import cpu
 from voxcli.engines.windows import audio_tokens_per_window
 
 MOVED_BYTES = {"cuda": 1 << 30, "mps": 1 << 30, "cpu": 512 << 20}  # far more than any cache holds
@@ -118,8 +117,7 @@ def measure(device: str, dtype: torch.dtype) -> Speeds:
     """
     size = MATRIX_SIZE[device]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    product: Callable[..., torch.Tensor] = cpu.product if cpu.is_faster(left) else torch.matmul
-    seconds = _best_seconds(device, lambda: product(left, right))
+    seconds = _best_seconds(device, lambda: left @ right)
     return Speeds(_bandwidth(device), 2 * size**3 / seconds)
 
 

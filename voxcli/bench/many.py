@@ -32,7 +32,6 @@ from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.many import ManyReplies
 from voxcli.engines.rows import Rows
-from voxcli.engines.teams import leaving_none
 from voxcli.session import Session
 from voxcli.turn import Utterance
 
@@ -94,7 +93,7 @@ def bench(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> l
         VoxError: the model can't be had, or there is not enough memory.
     """
     with quiet():
-        opened = leaving_none(lambda: open_model(model or default_model(device), device))
+        opened = open_model(model or default_model(device), device)
         kind = opened.device.type
         plan = replace(plan, rows=plan.rows or ROWS[kind])
         found = []
@@ -104,14 +103,14 @@ def bench(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> l
 
 
 def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], None]) -> tuple[Taken, Taken, Taken]:
-    """Measure the three ways; each on a thread of its own, so that no way slows the next."""
+    """Measure the three ways."""
     script = Script.of(model.config, reply_tokens=reply_tokens)
     clips = [_clip(number, plan.clip_seconds) for number in range(plan.clips)]
     note(f"replies of {reply_tokens} tokens: generate, one after the other ...")
-    generated = leaving_none(lambda: _generate(model, script, clips[: plan.singles]))
+    generated = _generate(model, script, clips[: plan.singles])
     note("voxcli, one by one ...")
-    decoder = leaving_none(lambda: Decoder(model, capacity=len(script.prompt(1)) + reply_tokens + SPARE))
-    single = leaving_none(lambda: _one_by_one(model, decoder, script, clips[: plan.singles]))
+    decoder = Decoder(model, capacity=len(script.prompt(1)) + reply_tokens + SPARE)
+    single = _one_by_one(model, decoder, script, clips[: plan.singles])
     note("voxcli, together ...")
     return generated, single, _together(model, decoder, script, clips, plan.rows or 1)
 

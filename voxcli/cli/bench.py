@@ -89,9 +89,6 @@ def one_pass(
     from shlex import join
     from shutil import get_terminal_size
 
-    from voxcli.engines.teams import spin_briefly
-
-    spin_briefly()
     try:
         from voxcli.bench.contenders import NAMES, QUANTIZED
         from voxcli.bench.one_pass import Plan, bench
@@ -137,9 +134,7 @@ def many(
 ) -> None:
     """Measure the engine of `voxcli batch` beside the same clips one after the other, and transformers' `generate`."""
     from voxcli.bench.report import as_json, machine, markdown
-    from voxcli.engines.teams import spin_briefly
 
-    spin_briefly()
     try:
         from voxcli.bench.many import Plan, bench
     except ImportError as error:

@@ -13,10 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from voxcli.engines import cpu
-
 TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
-WIDEST_MASK = 1024  # of a chunk of tokens, and what `cpu` rounds up to: of one width, for `cpu` likes few shapes
 MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
@@ -71,17 +68,14 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return out
 
 
-def causal(start: int, count: int, capacity: int, like: torch.Tensor) -> Attend:
+def causal(start: int, count: int, like: torch.Tensor) -> Attend:
     """Return the attention of `count` tokens to themselves and the `start` before them.
 
     It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, capacity, head_dim),
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
     extent = start + count
-    if count >= cpu.LEAST_QUERIES and cpu.is_faster(like):
-        extent = min(cpu.rounded(extent, cpu.KEYS), capacity)
-        compute = _by_products(count, extent - start, extent, like)
-    elif start and like.device.type != "cuda":
+    if start and like.device.type != "cuda":
         compute = _by_rows(start, count, like)
     else:
         compute = _in_one_kernel(start, count)
@@ -100,14 +94,6 @@ def _in_one_kernel(start: int, count: int) -> Compute:
 
         mask = causal_lower_right(count, start + count)
     return lambda queries, keys, values: _attended(queries, keys, values, attn_mask=mask, is_causal=not start)
-
-
-def _by_products(count: int, last: int, extent: int, like: torch.Tensor) -> Compute:
-    """Attend to `extent` keys, of which `last` begin with the first token's: what stands after a token is masked."""
-    cpu.reserve_memory()
-    width = min(extent, WIDEST_MASK)
-    mask = torch.full((count, width), float("-inf"), dtype=like.dtype, device=like.device).triu_(1 + width - last)
-    return lambda queries, keys, values: cpu.attention(queries, keys, values, mask)
 
 
 def _by_rows(start: int, count: int, like: torch.Tensor) -> Compute:

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from voxcli.engines import checkpoints, weights
-from voxcli.engines.teams import leaving_none, spin_briefly
 from voxcli.errors import ConfigError, ModelError, RemoteError
 from voxcli.turn import Engine
 
@@ -162,11 +160,9 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
 
 
 def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice, warming: Progress) -> Engine:
-    spin_briefly()
     from voxcli.engines.voxtral import VoxtralEngine
 
-    load = partial(
-        VoxtralEngine.load,
+    engine = VoxtralEngine.load(
         checkpoint,
         name=str(checkpoints.resolve(options.model)),
         device=options.device,
@@ -180,8 +176,6 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
         folder=cache,
         many=options.rows != 1,
     )
-    # Not where a GPU's graphs are captured for one reply at a time: they belong to the thread that captures.
-    engine = load() if options.rows == 1 and not why_not_voxtral(options.device) else leaving_none(load)
     notice(f"voxtral engine: {engine.model}")
     return engine if options.rows == 1 else engine.for_many(options.rows)
 

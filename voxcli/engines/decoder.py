@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from voxcli.engines import compiling, cpu, inputs, quantization
+from voxcli.engines import compiling, inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
 from voxcli.engines.llama import Llama
@@ -52,7 +52,6 @@ class Decoder:
         Raises:
             ModelError: the model has parts that `llama.Llama` does not compute.
         """
-        cpu.keep_freed_memory()
         self._model = model
         self._text = Llama(model)
         self._encoder = WindowEncoder(model)
@@ -122,7 +121,6 @@ class Decoder:
         """
         recorder = recorder or (CudaGraphs if self._on_gpu else None)
         if recorder is None:
-            self._text.warm_up()
             return
         before = 1 + (len(self._cache.buckets) if compiling.is_possible(self.device) else 0)  # the encoder, and these
         total = before + recordings(self._text, self._cache)

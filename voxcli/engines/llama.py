@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from voxcli.engines import attention, cpu
+from voxcli.engines import attention
 from voxcli.engines.attention import Attend
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
@@ -53,8 +53,6 @@ class Llama:
         for layer in text.layers:
             fuse(layer.self_attn, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
-            cpu.hasten(*layer.self_attn.children(), *layer.mlp.children())
-        cpu.hasten(model.lm_head)
         self.refresh()
         self._rotation = self._positions = torch.empty(0)
         shape = self.heads, self.kv_heads, self.head_dim
@@ -73,13 +71,6 @@ class Llama:
             )
             for layer in self.modules.layers
         ]
-
-    @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Compile what is compiled for prompts on a CPU; on a GPU, `capture` does more."""
-        if cpu.is_faster(self._norm[0]):
-            layer = self._layers[0]  # the others are like it
-            cpu.warm_up(self.head_dim, (layer.qkv, layer.output, layer.gate_up, layer.down))
 
     def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
         """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
@@ -118,7 +109,7 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[start : start + count]
         rotation = self._rotation[:, start : start + count]
-        attend = attention.causal(start, count, cache.capacity, embeddings)
+        attend = attention.causal(start, count, embeddings)
         attend_last = self._decoding(start + count, None)
         last = self._positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))

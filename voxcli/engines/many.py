@@ -5,7 +5,7 @@
 To whoever calls it is an engine like any other. It knows how prompts are written and what an error means
 from the `voxtral` engine, which makes it; rows and caches are the business of `rows`.
 
-On a CPU one thread alone computes, spectrograms as well: `teams` tells why.
+On a CPU one thread alone computes, spectrograms included: more threads would take turns on the same cores.
 """
 
 import threading

@@ -9,12 +9,9 @@ One window at a time: the encoder's work has one shape, whatever the clip, and c
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-
-from voxcli.engines import cpu
 
 
 def audio_tokens_per_window(audio_config: Any) -> int:
@@ -30,8 +27,6 @@ class WindowEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        weight = model.model.audio_tower.conv1.weight
-        self._products: AbstractContextManager[Any] = cpu.Products() if cpu.is_faster(weight) else nullcontext()
         self._replay: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.replayed = 0  # windows, ever
         self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of a clip's windows
@@ -69,8 +64,7 @@ class WindowEncoder:
 
     def together(self, windows: torch.Tensor) -> torch.Tensor:
         """Return embeddings, (windows * tokens, hidden), of (windows, mels, frames), all encoded at once."""
-        with self._products:
-            embeddings: torch.Tensor = self._model.get_audio_features(windows.to(self._model.device)).pooler_output
+        embeddings: torch.Tensor = self._model.get_audio_features(windows.to(self._model.device)).pooler_output
         return embeddings
 
     def silence(self) -> torch.Tensor:
