@@ -127,8 +127,7 @@ def torch_device(found: Hardware | None, missing: Sequence[str], device: str, *,
     wanted = found.best if device == "auto" else device
     if wanted == "cpu":
         if device == "auto" and gpu_present:
-            seen = found.cuda if found.mps.problem.endswith("Apple silicon") else found.mps
-            return _unusable(found, "the GPU", seen)
+            return _unusable(found, "the GPU", found.likely_gpu)
         return Finding(True, f"torch {found.torch_version} on cpu")
     gpu = found.mps if wanted == "mps" else _gpu(wanted, found)
     if gpu is None or gpu.problem:

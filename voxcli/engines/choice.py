@@ -258,6 +258,7 @@ def _placed(
     def check(config: Path, weight_bytes: int) -> None:
         placement.plan(wanted, found, fetched_demand(config, weight_bytes))
 
+    placement.check_device(options.device, found)
     checkpoint = checkpoints.locate(options.model, around.hub)
     if checkpoint is None:
         if needs := demand_here(options.model, None):  # then the hub need not be asked
@@ -304,9 +305,4 @@ def why_not_voxtral(device: str, around: Surroundings = HERE) -> str:
         found = around.look(device)
     except ModelError as error:
         return f"{error}: {error.hint}"
-    return "" if found.best != "cpu" else gpu_problem(found)
-
-
-def gpu_problem(found: Hardware) -> str:
-    """Return why torch can use no GPU."""
-    return found.mps.problem if sys.platform == "darwin" else found.cuda.problem
+    return "" if found.best != "cpu" else found.likely_gpu.problem

@@ -6,6 +6,7 @@ that every machine can be thought through without having one. Importing this mod
 
 import platform
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -94,6 +95,11 @@ class Hardware:
             return "cuda"
         return "cpu" if self.mps.problem else "mps"
 
+    @property
+    def likely_gpu(self) -> Accelerator:
+        """The GPU that a machine of this platform would have, whether torch can use it or not."""
+        return self.mps if sys.platform == "darwin" else self.cuda
+
     def free_bytes(self, device: str) -> int | None:
         """Return the free memory of cuda, cuda:N, mps or cpu; None where it is not known."""
         if device == "cpu":
@@ -104,19 +110,24 @@ class Hardware:
         return next((gpu.free_bytes for gpu in self.gpus if gpu.index == index), self.cuda.free_bytes)
 
 
-def look(device: str = "auto") -> Hardware:
+def _imported() -> ModuleType:
+    import torch
+
+    return torch
+
+
+def look(device: str = "auto", imported: Callable[[], ModuleType] = _imported) -> Hardware:
     """Return what this machine has. Importing torch takes a second or two.
 
     Raises:
-        ModelError: torch can't be imported.
+        ModelError: torch can't be imported, or can't be asked.
     """
     try:
-        import torch
+        return Hardware.look(imported(), device)
     except ImportError as error:
         raise ModelError("torch is not installed", hint="pip install 'voxcli[voxtral]'") from error
-    except Exception as error:  # a library that it needs is missing or damaged
-        raise ModelError(f"torch can't be imported: {first_line(error)}", hint=REINSTALL_TORCH) from error
-    return Hardware.look(torch, device)
+    except Exception as error:  # a library that it needs is damaged, a driver fails in a way of its own
+        raise ModelError(f"torch can't be used: {first_line(error)}", hint=REINSTALL_TORCH) from error
 
 
 def cuda_index(device: str) -> int | None:

@@ -89,6 +89,11 @@ def plan(wanted: Wanted, hardware: Hardware, needs: Demand, *, strictly: bool = 
     raise too_big(site.words, needs, steps[-1][-1], site.free_bytes or 0, hint)
 
 
+def check_device(device: str, hardware: Hardware) -> None:
+    """Raise ConfigError where there is no such device, and ModelError where torch can't use it."""
+    _site(device, hardware)
+
+
 def place(device: str, hardware: Hardware, parameters: int) -> Placement:
     """Choose for weights alone, of so many parameters, unquantized: for measurements.
 
