@@ -1,6 +1,7 @@
 """A checkpoint's folder to a model in memory: looked at before it is loaded, and fitted to what is free.
 
-Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it needs) and transformers.
+Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it needs), transformers, and
+`layers`, which quantizes while it loads.
 Knows nothing of turns.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from voxcli.engines import placement, shards
+from voxcli.engines import layers, placement, shards
 from voxcli.engines.demand import Demand, demand
 from voxcli.engines.formats import Asked
 from voxcli.engines.hardware import GB, Hardware, first_line
@@ -59,13 +60,13 @@ def load(
     found = shards.inspect(checkpoint)
     try:
         with quiet():
-            config = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
+            config = _config(checkpoint)
         needs, hardware = demand(config, found.parameters), look()
         where = placement.plan(wanted, hardware, needs, strictly=False)
         _say(where, needs, hardware, wanted, notice)
         with quiet():
             processor = transformers.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
-            return Loaded(_load_model(checkpoint, where), processor, where)
+            return Loaded(_load_model(found, where), processor, where)
     except (ModelError, ConfigError):
         raise
     except Exception as error:
@@ -96,13 +97,27 @@ def _ran_out(wanted: Wanted, needs: Demand, hardware: Hardware) -> ModelError:
     )
 
 
-def _load_model(checkpoint: Path, where: Placement) -> Any:
+def _load_model(found: shards.Checkpoint, where: Placement) -> Any:
+    if where.form == "none":
+        return _from_pretrained(found, where)
+    config, count = layers.without_layers(_config(found.folder))
+    model = _from_pretrained(found, where, config=config)
+    layers.append(model, found.files, count, where.form)
+    return model
+
+
+def _config(checkpoint: Path) -> Any:
+    return transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
+
+
+def _from_pretrained(found: shards.Checkpoint, where: Placement, **options: Any) -> Any:
     voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types do not know output_loading_info
     # With accelerate the weights go to the GPU one by one; without it all of them pass through RAM.
     straight = {"device_map": {"": where.device}} if find_spec("accelerate") else {}
     model, report = voxtral.from_pretrained(
-        checkpoint,
+        found.folder,
         **straight,
+        **options,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -111,9 +126,7 @@ def _load_model(checkpoint: Path, where: Placement) -> Any:
     )
     unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unset:  # transformers would fill them with random numbers
-        raise ModelError(
-            f"the checkpoint in {checkpoint} lacks {len(unset)} weights, such as {unset[0]}", hint=shards.PULL
-        )
+        raise shards.lacking(found.folder, unset)
     return model.to(where.device).eval()
 
 

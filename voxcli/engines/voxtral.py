@@ -15,7 +15,7 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines.demand import cache_bytes_per_token
-from voxcli.engines.formats import Asked, Format
+from voxcli.engines.formats import Asked
 from voxcli.engines.hardware import GB, Hardware, first_line
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
@@ -127,12 +127,11 @@ class VoxtralEngine(Engine):
             context_tokens=loaded.where.context_tokens,
             notice=notice,
         )
-        engine.warm_up(loaded.where.form, folder, notice, progress, for_one=not many)
+        engine.warm_up(folder, notice, progress, for_one=not many)
         return engine
 
     def warm_up(
         self,
-        quantize: Format = "none",
         folder: Path | None = None,
         notice: Notice = lambda _: None,
         progress: Progress = lambda _done, _total: None,
@@ -141,8 +140,6 @@ class VoxtralEngine(Engine):
     ) -> None:
         """Do what would keep the first turn waiting; `load` says what the arguments mean."""
         with self._pass_errors(self._room):
-            if quantize != "none":
-                self._decoder.quantize(quantize)
             if for_one:
                 self._decoder.warm_up(self._sampling, notice=notice, progress=progress, folder=folder)
             if self.device == "cuda":
