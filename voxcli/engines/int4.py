@@ -14,7 +14,8 @@ from torch import nn
 from voxcli.engines.formats import GROUP
 from voxcli.errors import ModelError
 
-CHUNK_VALUES = 1 << 23  # rounded or restored at once; more take more memory, fewer take more kernels
+ROUNDED_VALUES = 1 << 20  # rounded at once: temporary tensors in float32 stay small beside a layer
+RESTORED_VALUES = 1 << 23  # restored at once: 16 MB in bfloat16; more would take more memory, fewer more kernels
 CPU_ROWS = 64  # the kernel for CPUs packs blocks of this many rows
 BLOCK = 32  # columns of one row that lie together in the layout of the kernel for GPUs, in an order of their own
 # From this many tokens on, a GPU restores the matrix first: its kernel restores it anew for each 16 tokens.
@@ -59,7 +60,7 @@ class CpuInt4Linear(Int4Linear):
 
     def packed(self, codes: torch.Tensor) -> torch.Tensor:
         """Return codes, (out, in / 2), in blocks of rows, as the instructions of this CPU take them."""
-        rows = max(1, _chunk_rows(2 * codes.shape[1]) // CPU_ROWS) * CPU_ROWS
+        rows = max(1, ROUNDED_VALUES // (2 * codes.shape[1]) // CPU_ROWS) * CPU_ROWS
         convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
         return torch.cat([convert(unpacked(part).int(), 2) for part in codes.split(rows)])
 
@@ -101,7 +102,7 @@ def linear(weight: torch.Tensor) -> Int4Linear:
 
 def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the codes of a weight, (out, in / 2), two in a byte, and scales and zeros, (groups, out, 2)."""
-    rows = _chunk_rows(weight.shape[1])
+    rows = max(1, ROUNDED_VALUES // weight.shape[1])
     codes, scales = zip(*(_rounded_rows(part) for part in weight.split(rows)), strict=True)
     return torch.cat(codes), torch.cat(scales, 1)
 
@@ -129,13 +130,9 @@ def restored(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 
 def _product(inputs: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    rows = _chunk_rows(2 * codes.shape[1])
+    rows = max(1, RESTORED_VALUES // (2 * codes.shape[1]))
     parts = zip(codes.split(rows), scales.split(rows, 1), strict=True)
     return torch.cat([F.linear(inputs, restored(*part)) for part in parts], -1)
-
-
-def _chunk_rows(columns: int) -> int:
-    return max(1, CHUNK_VALUES // columns)
 
 
 def untiled(weight: torch.Tensor) -> torch.Tensor:
