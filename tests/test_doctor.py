@@ -174,7 +174,7 @@ def test_memory_that_is_too_small_is_what_once_would_say() -> None:
     assert (check.state, "does not fit" in check.found) == ("fail", True)
     assert "--device cpu" in check.mend
     with pytest.raises(ConfigError):
-        memory(machine(), quantize="int8")
+        memory(mac(24), quantize="int8")
 
 
 def test_checkpoint() -> None:
