@@ -55,7 +55,8 @@ def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posi
     """Attend with a mask over all that is cached, `MASK_ROWS` queries at a time: scores may take memory."""
     places = torch.arange(keys.shape[1], device=keys.device)
     blocks = []
-    for rows, seen in zip(queries.split(MASK_ROWS, 1), positions.split(MASK_ROWS), strict=True):
+    for first in range(0, queries.shape[1], MASK_ROWS):
+        rows, seen = queries[:, first : first + MASK_ROWS], positions[first : first + MASK_ROWS]
         mask = torch.zeros(seen.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
         mask = mask.masked_fill(places > seen[:, None], float("-inf"))
         blocks.append(grouped(rows, keys, values, mask))
