@@ -6,7 +6,7 @@ Counts; knows no library and no machine. Estimates say what they assume.
 from dataclasses import dataclass
 from typing import Any
 
-from voxcli.engines.formats import Format, largest_layer_bytes, matrices, stored_bytes
+from voxcli.engines.formats import ROUNDED_VALUES, Format, largest_layer_bytes, stored_bytes
 from voxcli.engines.hardware import DType
 from voxcli.engines.shapes import Model
 
@@ -16,8 +16,7 @@ LEAST_TEXT_TOKENS = 512  # instructions, a few turns and a reply: the least that
 MASK_ROWS = 128  # queries that attention with a mask takes at once; fewer rows need less memory and more kernels
 # Kernels that are loaded when they are first called, and the workspaces of cuBLAS. An allowance, not a measurement.
 CUDA_BYTES = 300_000_000
-# While a matrix is quantized, three copies of some rows are alive in float32.
-ROUNDED_ROWS, ROUNDED_VALUES = 1024, 1 << 23  # at once: `quantization.CHUNK_ROWS`, and in int4 `int4.CHUNK_VALUES`
+FLOAT32_COPIES = 4  # of some rows, while a matrix is quantized
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class Demand:
         """Return the bytes beside the weights while they are quantized: a layer, and some rows in float32."""
         if use.form == "none":
             return use.fixed_bytes
-        widest = max(columns for _, columns in matrices(self.config))
-        rounding = 3 * 4 * max(ROUNDED_ROWS * widest, ROUNDED_VALUES)
+        rounding = FLOAT32_COPIES * 4 * ROUNDED_VALUES
         return use.fixed_bytes + largest_layer_bytes(self.config, BYTES[use.dtype]) + rounding
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 Format = Literal["none", "int8", "fp8", "int4"]
 Asked = Literal["auto", "none", "int8", "fp8", "int4"]
 
+ROUNDED_VALUES = 1 << 20  # rounded at once: temporary tensors in float32 stay small beside a layer
 GROUP = 64  # values of a row that share a scale and a zero in int4; torch's kernels take 32, 64, 128 and 256
 
 

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from voxcli.engines.formats import GROUP
+from voxcli.engines.formats import GROUP, ROUNDED_VALUES
 from voxcli.errors import ModelError
 
-ROUNDED_VALUES = 1 << 20  # rounded at once: temporary tensors in float32 stay small beside a layer
 RESTORED_VALUES = 1 << 23  # restored at once: 16 MB in bfloat16; more would take more memory, fewer more kernels
 CPU_ROWS = 64  # the kernel for CPUs packs blocks of this many rows
 BLOCK = 32  # columns of one row that lie together in the layout of the kernel for GPUs, in an order of their own
