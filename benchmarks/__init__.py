@@ -1,0 +1,1 @@
+"""Developer tools that measure and check voxcli. They are no part of the wheel."""
