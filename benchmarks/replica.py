@@ -188,7 +188,7 @@ def _text_layer(prefix: str, shape: Shape) -> Iterator[Weight]:
 def _write_weights(folder: Path, shape: Shape) -> None:
     shards = _sharded(weights(shape))
     index: dict[str, str] = {}
-    source = _Source()
+    source = _Source(min(POOL_VALUES, sum(prod(weight.shape) for weight in weights(shape))))
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file({weight.key: source.tensor(weight) for weight in shard}, folder / name, {"format": "pt"})
@@ -213,8 +213,8 @@ def _sharded(found: Iterator[Weight]) -> list[list[Weight]]:
 class _Source:
     """Makes tensors from one pool of normal values, because drawing billions of them would take minutes."""
 
-    def __init__(self) -> None:
-        self._pool = torch.randn(POOL_VALUES, generator=torch.Generator().manual_seed(SEED))
+    def __init__(self, values: int) -> None:
+        self._pool = torch.randn(values, generator=torch.Generator().manual_seed(SEED))
         self._scaled: dict[float, torch.Tensor] = {}
         self._place = 0
 
@@ -240,7 +240,7 @@ class _Source:
             part = pool[self._place : self._place + count - done]
             found[done : done + len(part)] = part
             done += len(part)
-            self._place = (self._place + len(part)) % POOL_VALUES
+            self._place = (self._place + len(part)) % len(pool)
         return found
 
 

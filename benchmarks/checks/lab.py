@@ -1,0 +1,135 @@
+"""What all checks need: the checkpoint, engines on the device that is checked, clips, and one turn."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import replica
+from voxcli.audio import SAMPLE_RATE, AudioClip
+from voxcli.bench.contenders import free_memory
+from voxcli.engines.voxtral import VoxtralEngine
+from voxcli.session import Session
+from voxcli.turn import PassReport, Utterance
+
+RUNGS = ("none", "graphs", "compiled")  # from the plainest to the fastest
+FORMATS = ("none", "int8", "int4")
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is checked."""
+
+    shape: str  # of the checkpoint, one of `replica.SHAPES`
+    weighed_shape: str  # of the checkpoint whose memory is measured
+    random_model: str  # for the benchmarks, which make models of their own
+    reply_tokens: int
+    context_tokens: int
+    small_context: int  # where the length does not matter
+    turns: int  # of the conversation with interruptions
+    samples: int  # of each measured turn
+    clips: int  # of the batch
+    singles: int  # of these, answered one by one
+
+
+GPU = Sizes("mini", "mini", "random:mini", 48, 8192, 1024, 50, 5, 256, 8)
+EMULATED = Sizes("tiny", "100m", "random:tiny", 12, 8192, 1024, 50, 1, 12, 3)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One turn of an engine."""
+
+    ids: list[int]  # of the reply, read from its text
+    report: PassReport
+    first_token_seconds: float  # from the clip
+    seconds: float
+
+
+@dataclass
+class Lab:
+    """One device and a random checkpoint for it."""
+
+    folder: Path  # for checkpoints and compiled kernels
+    device: str  # cuda or cpu
+    sizes: Sizes
+    emulated: bool
+    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by rung; what one step leaves to another
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The folder of the checkpoint; it is written when it is first asked for."""
+        return self.checkpoint_of(self.sizes.shape)
+
+    def checkpoint_of(self, shape: str) -> Path:
+        """Return the folder of a checkpoint, written if it is not there."""
+        folder = self.folder / shape
+        return folder if folder.is_dir() else replica.write(folder, replica.SHAPES[shape], "digits")
+
+    @contextmanager
+    def engine(self, tell: Callable[[str], None], **options: Any) -> Iterator[VoxtralEngine]:
+        """Load an engine for the time of the context; what it leaves is freed.
+
+        Args:
+            tell: takes what the engine tells users.
+            options: for `VoxtralEngine.load`, in place of a user's defaults.
+        """
+        given = {
+            "name": "random",
+            "device": self.device,
+            "max_reply_tokens": self.sizes.reply_tokens,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "context_tokens": self.sizes.context_tokens,
+            "folder": self.folder,
+            "notice": tell,
+        }
+        engine = VoxtralEngine.load(options.pop("checkpoint", self.checkpoint), **{**given, **options})
+        try:
+            yield engine
+        finally:
+            engine.close()
+            del engine
+            torch.compiler.reset()  # what was compiled may keep the weights
+            free_memory(self.device)
+
+
+def clip(number: int, seconds: float = 2.0) -> AudioClip:
+    """Return noise, which costs what speech costs; no two numbers give the same."""
+    samples = np.random.default_rng((SEED, number)).normal(0.0, 0.1, round(seconds * SAMPLE_RATE))
+    return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
+
+
+def ask(engine: VoxtralEngine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
+    """Return the engine's answer to a clip, interrupted after some tokens or whole."""
+    interrupt, deltas = threading.Event(), []
+    started = time.perf_counter()
+    first = started
+    reply = engine.reply(session, Utterance(heard), interrupt)
+    while True:
+        try:
+            deltas.append(next(reply))
+        except StopIteration as end:
+            return Answer(ids_in("".join(deltas)), end.value, first - started, time.perf_counter() - started)
+        if len(deltas) == 1:
+            first = time.perf_counter()
+        if len(deltas) == stop_after:
+            interrupt.set()
+
+
+def ids_in(text: str) -> list[int]:
+    """Return the ids in a text of the tokenizer `digits`."""
+    return [int(word) for word in text.split()]
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """Return the text of ids, as the tokenizer `digits` writes it."""
+    return "".join(f" {token_id}" for token_id in ids)

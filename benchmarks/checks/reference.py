@@ -1,0 +1,69 @@
+"""What transformers computes with the same weights, to hold voxcli's replies against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.checks.lab import text_of
+from voxcli.audio import AudioClip
+from voxcli.bench.random_model import open_model
+from voxcli.engines.features import FrontEnd
+from voxcli.engines.prompt import PromptWriter
+from voxcli.engines.tokenizer import wrap
+from voxcli.session import Session
+from voxcli.turn import Utterance
+
+# In standard deviations of the logits. Rounding in bfloat16 (8 bits) grows to a few percent over 30 layers.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a reply stands to what the reference would choose at each of its places."""
+
+    tokens: int
+    equal: int  # how many are the reference's own choice
+    worst: float  # how far a chosen logit is below the highest, in standard deviations of all logits
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.worst <= self.tolerance
+
+    def __str__(self) -> str:
+        return f"{self.equal} of {self.tokens} equal, worst gap {self.worst:.4f}"
+
+
+class Reference:
+    """A model that transformers runs, whole sequences at once."""
+
+    def __init__(self, checkpoint: Path, device: str) -> None:
+        self.model = open_model(str(checkpoint), device)
+        classes: Any = transformers
+        processor = classes.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
+        self._writer = PromptWriter(wrap(processor.tokenizer))
+        self._front_end = FrontEnd(processor.feature_extractor, self.model.config.audio_config, device)
+
+    def agreement(self, clips: Sequence[AudioClip], replies: Sequence[Sequence[int]]) -> Agreement:
+        """Compare the replies of a conversation, a turn for each clip."""
+        session, gaps = Session(), []
+        for heard, reply in zip(clips, replies, strict=True):
+            gaps += self._gaps(session, heard, reply)
+            session = session.add(Utterance(heard).answered(text_of(reply)))
+        tolerance = TOLERANCES[self.model.dtype]
+        return Agreement(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0), tolerance)
+
+    @torch.inference_mode()
+    def _gaps(self, session: Session, heard: AudioClip, reply: Sequence[int]) -> list[float]:
+        """Return how far each token's logit is below the highest, in standard deviations."""
+        prompt = self._writer.write(session, Utterance(heard), self._front_end.tokens(heard))
+        features = self._front_end.features(heard).to(self.model.device, self.model.dtype)
+        ids = torch.tensor([[*prompt, *reply[:-1]]], device=self.model.device)
+        logits = self.model(input_ids=ids, input_features=features).logits[0, len(prompt) - 1 :].float()
+        chosen = logits.gather(1, torch.tensor(reply, device=logits.device)[:, None])[:, 0]
+        gaps: list[float] = ((logits.amax(1) - chosen) / logits.std(1)).tolist()
+        return gaps

@@ -1,0 +1,48 @@
+"""Step a: how long a start takes on each rung of the ladder, and the first answers after it."""
+
+import time
+
+from benchmarks.checks.findings import Notebook
+from benchmarks.checks.lab import RUNGS, Answer, Lab, ask, clip, text_of
+from voxcli.engines.voxtral import VoxtralEngine
+from voxcli.session import Session
+from voxcli.turn import Utterance
+
+DEFAULT = "auto"
+
+
+def check(lab: Lab, note: Notebook) -> None:
+    """Start with each rung, the plainest first, then as a user does by default."""
+    for rung in (*RUNGS, DEFAULT):
+        try:
+            _start(lab, note, rung)
+        except Exception as error:  # noqa: BLE001 - the other rungs are worth trying
+            note.failed(f"{rung}: started and answered", error)
+
+
+def _start(lab: Lab, note: Notebook, rung: str) -> None:
+    started = time.perf_counter()
+    with lab.engine(note.message, acceleration=rung) as engine:
+        ready = time.perf_counter() - started
+        found = engine.acceleration
+        note.require(f"{rung}: rung that works", found == (RUNGS[-1] if rung == DEFAULT else rung), found, rung)
+        note.measured(f"{rung}: ready after", f"{ready:.1f} s", seconds=ready)
+        answers = two_turns(engine)
+    lab.replies[rung] = [answer.ids for answer in answers]
+    for number, answer in enumerate(answers, 1):
+        milliseconds = 1000 * answer.first_token_seconds
+        note.measured(f"{rung}: clip to first token, turn {number}", f"{milliseconds:.1f} ms", ms=milliseconds)
+    passes = {answer.report.model_passes for answer in answers}
+    note.require(f"{rung}: model passes a turn", passes == {1}, sorted(passes), 1)
+    lengths = {len(answer.ids) for answer in answers}
+    note.require(
+        f"{rung}: tokens of a reply", lengths == {lab.sizes.reply_tokens}, sorted(lengths), lab.sizes.reply_tokens
+    )
+
+
+def two_turns(engine: VoxtralEngine) -> list[Answer]:
+    """Return the answers of a short conversation, the same for each engine."""
+    first = ask(engine, Session(), clip(0))
+    session = Session().add(Utterance(clip(0)).answered(text_of(first.ids)))
+    engine.settle(session)
+    return [first, ask(engine, session, clip(1))]
