@@ -111,19 +111,24 @@ def write(folder: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
     return folder
 
 
-def write_hub_cache(cache: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
-    """Write the checkpoint where the hub's cache keeps Voxtral Mini, so that its name resolves offline.
+def link_into_hub_cache(folder: Path, cache: Path) -> Path:
+    """Link a checkpoint to where the hub's cache keeps Voxtral Mini, so that its name resolves offline.
 
     Args:
+        folder: of the checkpoint.
         cache: the folder that HF_HUB_CACHE names.
 
     Returns:
-        The folder of the checkpoint.
+        The folder with the links.
     """
     repo = cache / ("models--" + REPOSITORY.replace("/", "--"))
-    (repo / "refs").mkdir(parents=True, exist_ok=True)
+    snapshot = repo / "snapshots" / COMMIT
+    (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT, encoding="ascii")
-    return write(repo / "snapshots" / COMMIT, shape, tokenizer)
+    snapshot.mkdir(parents=True)
+    for path in folder.resolve().iterdir():
+        (snapshot / path.name).symlink_to(path)
+    return snapshot
 
 
 def weights(shape: Shape) -> Iterator[Weight]:
@@ -353,7 +358,7 @@ def _tekken(shape: Shape) -> dict[str, Any]:
 
 
 def _digits(shape: Shape) -> Any:
-    """Return a tokenizer of bytes; it never makes the tokens after them of a text, and writes these as ` ID`."""
+    """Return a tokenizer whose tokens are bytes, and ` ID` for each id after these."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -362,8 +367,9 @@ def _digits(shape: Shape) -> Any:
     space = of_bytes[ord(" ")]
     first = len(controls) + len(of_bytes)
     names = [*controls, *of_bytes, *(f"{space}{number}" for number in range(first, shape.vocabulary))]
-    tokenizer = Tokenizer(models.BPE(vocab={name: number for number, name in enumerate(names)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    vocabulary = {name: number for number, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))  # words whole, or bytes
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
     return tokenizer
@@ -373,13 +379,12 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where it goes.")],
     shape: Annotated[str, typer.Option(metavar="|".join(SHAPES), help="How large it is.")] = "mini",
     tokenizer: Annotated[str, typer.Option(metavar="tekken|digits", help="tekken needs mistral-common.")] = "tekken",
-    hub_cache: Annotated[bool, typer.Option("--hub-cache", help="Lay FOLDER out as the hub's cache.")] = False,
 ) -> None:
     """Write a random replica of Voxtral Mini's checkpoint."""
     if shape not in SHAPES or tokenizer not in ("tekken", "digits"):
         raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}; --tokenizer is tekken or digits")
     kind: TokenizerKind = "tekken" if tokenizer == "tekken" else "digits"
-    typer.echo((write_hub_cache if hub_cache else write)(folder, SHAPES[shape], kind))
+    typer.echo(write(folder, SHAPES[shape], kind))
 
 
 if __name__ == "__main__":

@@ -53,13 +53,12 @@ def test_no_two_rows_of_the_head_are_alike() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tekken", "digits"])
-def test_the_short_name_resolves_to_it_offline(
-    kind: replica.TokenizerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_short_name_resolves_to_it_offline(kind: replica.TokenizerKind, tmp_path: Path) -> None:
     if kind == "tekken":
         pytest.importorskip("mistral_common")
-    folder = replica.write_hub_cache(tmp_path, TINY, kind)
-    assert checkpoints.locate("mini", checkpoints.Hub(cache=tmp_path)) == folder
+    folder = replica.write(tmp_path / "files", TINY, kind)
+    linked = replica.link_into_hub_cache(folder, tmp_path / "hub")
+    assert checkpoints.locate("mini", checkpoints.Hub(cache=tmp_path / "hub")) == linked
 
 
 def test_ids_are_read_from_the_text_of_a_reply(digits: Path) -> None:
@@ -73,5 +72,6 @@ def test_ids_are_read_from_the_text_of_a_reply(digits: Path) -> None:
     text = "".join(stream.add(token_id) for token_id in ids)
     assert ids_in(text) == ids
     assert text == text_of(ids)
-    assert [tokenizer.token_bytes(token_id) for token_id in plain_ids(tokenizer, "é </s>")] != []
+    assert plain_ids(tokenizer, text) == ids, "so a conversation goes on from what was generated"
+    assert b"".join(map(tokenizer.token_bytes, plain_ids(tokenizer, "é </s> 70000"))).decode() == "é </s> 70000"
     assert {tokenizer.controls[name] for name in ("<s>", "[AUDIO]", "[BEGIN_AUDIO]")} == {1, 24, 25}

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ import numpy as np
 import torch
 
 from benchmarks import replica
+from benchmarks.emulation import CountingCompiler, EmulatedGraphs
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.bench.contenders import free_memory
+from voxcli.engines.capture import Record, Work
+from voxcli.engines.fast_path import Backends
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
-from voxcli.turn import PassReport, Utterance
+from voxcli.turn import Engine, PassReport, Utterance
 
 RUNGS = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS = ("none", "int8", "int4")
@@ -50,8 +53,16 @@ class Answer:
 
     ids: list[int]  # of the reply, read from its text
     report: PassReport
-    first_token_seconds: float  # from the clip
-    seconds: float
+    token_seconds: tuple[float, ...]  # of each token, from the clip on
+
+    @property
+    def first_token_seconds(self) -> float:
+        return self.token_seconds[0]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The pace of decoding, after the first token."""
+        return (len(self.token_seconds) - 1) / (self.token_seconds[-1] - self.token_seconds[0])
 
 
 @dataclass
@@ -63,6 +74,7 @@ class Lab:
     sizes: Sizes
     emulated: bool
     replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by rung; what one step leaves to another
+    replays: int = 0  # of anything captured, ever
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -91,6 +103,7 @@ class Lab:
             "context_tokens": self.sizes.context_tokens,
             "folder": self.folder,
             "notice": tell,
+            "backends": self.backends(),
         }
         engine = VoxtralEngine.load(options.pop("checkpoint", self.checkpoint), **{**given, **options})
         try:
@@ -101,6 +114,26 @@ class Lab:
             torch.compiler.reset()  # what was compiled may keep the weights
             free_memory(self.device)
 
+    def backends(self) -> Backends:
+        """Return what compiles and captures, replays counted."""
+        made = Backends.of(self.device)
+        if self.emulated:
+            made = Backends(CountingCompiler(), EmulatedGraphs, looks_ahead=True)
+        graphs = made.graphs
+        return replace(made, graphs=lambda: self._counting(graphs())) if graphs else made
+
+    def _counting(self, record: Record) -> Record:
+        def counted(work: Work, source: torch.Generator | None = None) -> Work:
+            replay = record(work, source)
+
+            def replay_and_count() -> None:
+                self.replays += 1
+                replay()
+
+            return replay_and_count
+
+        return counted
+
 
 def clip(number: int, seconds: float = 2.0) -> AudioClip:
     """Return noise, which costs what speech costs; no two numbers give the same."""
@@ -108,19 +141,17 @@ def clip(number: int, seconds: float = 2.0) -> AudioClip:
     return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
 
 
-def ask(engine: VoxtralEngine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
-    """Return the engine's answer to a clip, interrupted after some tokens or whole."""
-    interrupt, deltas = threading.Event(), []
+def ask(engine: Engine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
+    """Return an engine's answer to a clip, interrupted after some tokens or whole."""
+    interrupt, deltas, times = threading.Event(), [], []
     started = time.perf_counter()
-    first = started
     reply = engine.reply(session, Utterance(heard), interrupt)
     while True:
         try:
             deltas.append(next(reply))
         except StopIteration as end:
-            return Answer(ids_in("".join(deltas)), end.value, first - started, time.perf_counter() - started)
-        if len(deltas) == 1:
-            first = time.perf_counter()
+            return Answer(ids_in("".join(deltas)), end.value, tuple(times))
+        times.append(time.perf_counter() - started)
         if len(deltas) == stop_after:
             interrupt.set()
 

@@ -56,10 +56,10 @@ def _conversation(engine: VoxtralEngine, lab: Lab) -> Iterator[tuple[Answer, int
     """Give each turn's answer, and how often something captured was replayed for it."""
     session = Session()
     for number in range(lab.sizes.turns):
-        before = engine.replays
+        before = lab.replays
         stop = 1 + number % (lab.sizes.reply_tokens - 1) if number % INTERRUPTED_EVERY == 2 else None
         answer = ask(engine, session, clip(number), stop)
-        yield answer, engine.replays - before
+        yield answer, lab.replays - before
         turn = Utterance(clip(number)).answered(text_of(answer.ids), interrupted=stop is not None)
         session = session.add(turn)
         engine.settle(session)
@@ -80,7 +80,7 @@ def _too_long(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
 def _lengthen(lab: Lab, note: Notebook, engine: VoxtralEngine) -> None:
     session = Session()
     for what, heard in (("before", clip(0)), ("with", clip(1, LONG_SECONDS)), ("after", clip(2))):
-        answer, replays, session = _turn(engine, session, heard)
+        answer, replays, session = _turn(lab, engine, session, heard)
         told = f"the turn {what} a clip of {LONG_SECONDS:.0f} s"
         note.require(f"{told}: passes", answer.report.model_passes == 1, answer.report.model_passes, 1)
         if what == "with":
@@ -89,10 +89,10 @@ def _lengthen(lab: Lab, note: Notebook, engine: VoxtralEngine) -> None:
             note.require(f"{told}: replays", replays == expected(answer, lab), replays, expected(answer, lab))
 
 
-def _turn(engine: VoxtralEngine, session: Session, heard: AudioClip) -> tuple[Answer, int, Session]:
-    before = engine.replays
+def _turn(lab: Lab, engine: VoxtralEngine, session: Session, heard: AudioClip) -> tuple[Answer, int, Session]:
+    before = lab.replays
     answer = ask(engine, session, heard)
-    replays = engine.replays - before
+    replays = lab.replays - before
     session = session.add(Utterance(heard).answered(text_of(answer.ids)))
     engine.settle(session)
     return answer, replays, session
