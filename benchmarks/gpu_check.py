@@ -27,8 +27,8 @@ import typer  # noqa: E402
 from benchmarks.checks import batch, memory, session, speed, tokens, warm_up  # noqa: E402
 from benchmarks.checks.findings import Notebook, Record, Step, describe  # noqa: E402
 from benchmarks.checks.lab import EMULATED, GPU, Lab  # noqa: E402
-from voxcli.bench.one_pass import quiet  # noqa: E402
 from voxcli.bench.report import machine  # noqa: E402
+from voxcli.engines.quiet import quiet  # noqa: E402
 
 Check = Callable[[Lab, Notebook], None]
 CHECKS: dict[str, tuple[str, Check]] = {
@@ -95,6 +95,8 @@ def main(
     if not emulate and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device; --emulate runs the same steps on a CPU")
     device = "cpu" if emulate else "cuda"
+    if emulate:
+        torch.set_num_threads(1)  # with a model this small, more threads cost more than they compute
     steps = [Step(name, CHECKS[name][0]) for name in names]
     record = Record(about(device, emulated=emulate), steps, out, lambda text: typer.echo(text, err=True))
     with tempfile.TemporaryDirectory(prefix="voxcli-gpu-check-") as temporary:

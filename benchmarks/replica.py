@@ -232,7 +232,7 @@ class _Source:
         inputs = 1 if weight.kind == "embedding" else prod(weight.shape[1:])
         found = self._drawn(prod(weight.shape), 1 / sqrt(inputs)).view(weight.shape)
         if weight.kind == "head":  # tokens without a text are never chosen, so no reply ends by chance
-            found[: min(CONTROL_TOKENS + BYTE_TOKENS, len(found) // 2)] = 0
+            found[: CONTROL_TOKENS + BYTE_TOKENS] = 0
         return found
 
     def _drawn(self, count: int, scale: float) -> torch.Tensor:

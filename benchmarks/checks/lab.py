@@ -33,9 +33,9 @@ class Sizes:
 
     shape: str  # of the checkpoint, one of `replica.SHAPES`
     weighed_shape: str  # of the checkpoint whose memory is measured
-    random_model: str  # for the benchmarks, which make models of their own
     reply_tokens: int
-    context_tokens: int
+    default_context: int  # tokens; of a user who sets nothing
+    context: int  # of most engines
     small_context: int  # where the length does not matter
     turns: int  # of the conversation with interruptions
     samples: int  # of each measured turn
@@ -43,8 +43,8 @@ class Sizes:
     singles: int  # of these, answered one by one
 
 
-GPU = Sizes("mini", "mini", "random:mini", 48, 8192, 1024, 50, 5, 256, 8)
-EMULATED = Sizes("tiny", "100m", "random:tiny", 12, 8192, 1024, 50, 1, 12, 3)
+GPU = Sizes("mini", "mini", 48, 8192, 8192, 1024, 50, 5, 256, 8)
+EMULATED = Sizes("tiny", "100m", 12, 8192, 2048, 1024, 50, 1, 12, 3)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Lab:
             "max_reply_tokens": self.sizes.reply_tokens,
             "temperature": 0.0,
             "top_p": 1.0,
-            "context_tokens": self.sizes.context_tokens,
+            "context_tokens": self.sizes.context,
             "folder": self.folder,
             "notice": tell,
             "backends": self.backends(),

@@ -21,11 +21,11 @@ def check(lab: Lab, note: Notebook) -> None:
 
 
 def _start(lab: Lab, note: Notebook, rung: str) -> None:
+    wanted, context = (RUNGS[-1], lab.sizes.default_context) if rung == DEFAULT else (rung, lab.sizes.context)
     started = time.perf_counter()
-    with lab.engine(note.message, acceleration=rung) as engine:
+    with lab.engine(note.message, acceleration=rung, context_tokens=context) as engine:
         ready = time.perf_counter() - started
-        found = engine.acceleration
-        note.require(f"{rung}: rung that works", found == (RUNGS[-1] if rung == DEFAULT else rung), found, rung)
+        note.require(f"{rung}: rung that works", engine.acceleration == wanted, engine.acceleration, wanted)
         note.measured(f"{rung}: ready after", f"{ready:.1f} s", seconds=ready)
         answers = two_turns(engine)
     lab.replies[rung] = [answer.ids for answer in answers]
