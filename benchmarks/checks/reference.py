@@ -11,7 +11,9 @@ import transformers
 from benchmarks.checks.lab import text_of
 from voxcli.audio import AudioClip
 from voxcli.bench.random_model import open_model
+from voxcli.engines import int4
 from voxcli.engines.features import FrontEnd
+from voxcli.engines.formats import Format
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import wrap
 from voxcli.session import Session
@@ -19,6 +21,8 @@ from voxcli.turn import Utterance
 
 # In standard deviations of the logits. Rounding in bfloat16 (8 bits) grows to a few percent over 30 layers.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+
+LARGEST_INT8 = 127
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class Reference:
         self._writer = PromptWriter(wrap(processor.tokenizer))
         self._front_end = FrontEnd(processor.feature_extractor, self.model.config.audio_config, device)
 
+    @torch.no_grad()
+    def quantize(self, form: Format) -> None:
+        """Replace the large matrices of the text layers by what their values are in a format."""
+        for layer in self.model.model.language_model.layers:
+            for part in (layer.self_attn, layer.mlp):
+                for linear in part.children():
+                    if isinstance(linear, torch.nn.Linear):
+                        linear.weight.copy_(dequantized(linear.weight, form))
+
     def agreement(self, clips: Sequence[AudioClip], replies: Sequence[Sequence[int]]) -> Agreement:
         """Compare the replies of a conversation, a turn for each clip."""
         session, gaps = Session(), []
@@ -67,3 +80,11 @@ class Reference:
         chosen = logits.gather(1, torch.tensor(reply, device=logits.device)[:, None])[:, 0]
         gaps: list[float] = ((logits.amax(1) - chosen) / logits.std(1)).tolist()
         return gaps
+
+
+def dequantized(weight: torch.Tensor, form: Format) -> torch.Tensor:
+    """Return a weight, (out, in), as it is after it was quantized; rows are independent of one another."""
+    if form == "int4":
+        return int4.restored(*int4.rounded(weight))
+    scale = (weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST_INT8).to(weight.dtype)
+    return ((weight.float() / scale.float()).round() * scale.float()).to(weight.dtype)

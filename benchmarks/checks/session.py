@@ -4,12 +4,16 @@ Turns run on another thread than the one that loaded, as in `voxcli chat`. Each 
 what was captured: the replays are counted and compared with what the turn takes.
 """
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.checks.findings import Notebook
+from benchmarks.checks.findings import Notebook, describe
 from benchmarks.checks.lab import RUNGS, Answer, Lab, ask, clip, text_of
 from voxcli.audio import AudioClip
+from voxcli.bench.random_model import open_model
+from voxcli.bench.script import Script
+from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.inputs import CHUNK_TOKENS
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
@@ -18,12 +22,13 @@ from voxcli.turn import Utterance
 LONG_SECONDS = 100.0  # four windows, 1500 tokens: more than the small context
 REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
 INTERRUPTED_EVERY = 3  # turns
+TOO_MANY_TOKENS = 10**13  # their positions alone are 80 TB
 
 
 def check(lab: Lab, note: Notebook) -> None:
     """Hold the conversations on a thread of their own."""
     with ThreadPoolExecutor(1, "turns") as thread:
-        for part in (_interruptions, _too_long):
+        for part in (_interruptions, _too_long, _failed_resize):
             try:
                 part(lab, note, thread)
             except Exception as error:  # noqa: BLE001 - the other part is worth trying
@@ -96,3 +101,30 @@ def _turn(lab: Lab, engine: VoxtralEngine, session: Session, heard: AudioClip) -
     session = session.add(Utterance(heard).answered(text_of(answer.ids)))
     engine.settle(session)
     return answer, replays, session
+
+
+def _failed_resize(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
+    """Ask for more memory than there is anywhere: afterwards, turns are replayed as before."""
+    model = open_model(str(lab.checkpoint), lab.device)
+    script = Script.of(model.config, reply_tokens=lab.sizes.reply_tokens)
+    sampling = Sampling(script.reply_tokens, frozenset())
+    decoder = Decoder(model, capacity=lab.sizes.small_context + script.reply_tokens, backends=lab.backends())
+    decoder.warm_up(sampling, notice=note.message, folder=lab.folder)
+
+    def turn() -> tuple[list[int], int]:
+        before = lab.replays
+        decoder.prefill(script.finished(1))
+        return list(decoder.stream(sampling, threading.Event())), lab.replays - before
+
+    first = thread.submit(turn).result()
+    try:
+        thread.submit(decoder.resize, TOO_MANY_TOKENS).result()
+        failure = "none"
+    except (RuntimeError, MemoryError) as error:
+        failure = describe(error)
+    note.require("a resize that can't be had: error", failure != "none", failure, "one of memory")
+    decoder.rewind(0)
+    again = thread.submit(turn).result()
+    decoder.close()
+    note.require("after it: tokens", again[0] == first[0], again[0] == first[0], True)
+    note.require("after it: replays", again[1] == first[1] > 0, again[1], first[1])

@@ -9,6 +9,7 @@ from voxcli.session import Session
 from voxcli.turn import Utterance
 
 DEFAULT = "auto"
+TEMPERATURE, TOP_P = 0.2, 0.95
 
 
 def check(lab: Lab, note: Notebook) -> None:
@@ -18,6 +19,7 @@ def check(lab: Lab, note: Notebook) -> None:
             _start(lab, note, rung)
         except Exception as error:  # noqa: BLE001 - the other rungs are worth trying
             note.failed(f"{rung}: started and answered", error)
+    _draw(lab, note)
 
 
 def _start(lab: Lab, note: Notebook, rung: str) -> None:
@@ -38,6 +40,18 @@ def _start(lab: Lab, note: Notebook, rung: str) -> None:
     note.require(
         f"{rung}: tokens of a reply", lengths == {lab.sizes.reply_tokens}, sorted(lengths), lab.sizes.reply_tokens
     )
+
+
+def _draw(lab: Lab, note: Notebook) -> None:
+    """Let tokens be drawn, as the model's card has it: captured, with the generator of random numbers."""
+    with lab.engine(note.message, temperature=TEMPERATURE, top_p=TOP_P) as engine:
+        before = lab.replays
+        answers = two_turns(engine)
+        replays = lab.replays - before
+    different = answers[0].ids != answers[1].ids
+    note.require("drawn: replies differ from turn to turn", different, different, True)
+    least = 2 * sum(answer.report.reply_tokens for answer in answers)
+    note.require("drawn: replays", replays >= least, replays, f"at least {least}")
 
 
 def two_turns(engine: VoxtralEngine) -> list[Answer]:
