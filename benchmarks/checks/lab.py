@@ -25,6 +25,7 @@ from voxcli.turn import Engine, PassReport, Utterance
 RUNGS = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS = ("none", "int8", "int4")
 SEED = 7
+REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
 
 
 @dataclass(frozen=True)

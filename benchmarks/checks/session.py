@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.checks.findings import Notebook, describe
-from benchmarks.checks.lab import RUNGS, Answer, Lab, ask, clip, text_of
+from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
 from voxcli.audio import AudioClip
 from voxcli.bench.random_model import open_model
 from voxcli.bench.script import Script
@@ -20,7 +20,6 @@ from voxcli.session import Session
 from voxcli.turn import Utterance
 
 LONG_SECONDS = 100.0  # four windows, 1500 tokens: more than the small context
-REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
 INTERRUPTED_EVERY = 3  # turns
 TOO_MANY_TOKENS = 10**13  # their positions alone are 80 TB
 
