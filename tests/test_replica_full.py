@@ -21,28 +21,33 @@ REPLICA = os.environ.get("VOXTRAL_REPLICA")
 if not REPLICA:
     pytest.skip("VOXTRAL_REPLICA names no folder", allow_module_level=True)
 
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from benchmarks import anonymous_memory, replica  # noqa: E402
-from benchmarks.checks.lab import clip  # noqa: E402
-from voxcli.engines import checkpoints, shards  # noqa: E402
+from voxcli.audio import SAMPLE_RATE, AudioClip  # noqa: E402
+from voxcli.engines import checkpoints, placement, shards  # noqa: E402
+from voxcli.engines.demand import BYTES, demand  # noqa: E402
 from voxcli.engines.formats import Format, largest_layer_bytes, stored_bytes  # noqa: E402
+from voxcli.engines.hardware import Hardware  # noqa: E402
 from voxcli.engines.voxtral import VoxtralEngine  # noqa: E402
 from voxcli.session import Session  # noqa: E402
 from voxcli.turn import PassReport, Utterance  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-REPLY_TOKENS = 2
+REPLY_TOKENS, CONTEXT_TOKENS = 2, 1024
 SPARE_BYTES = 200_000_000  # of libraries, and of the cache
 MORE = 1.1  # times the weights as they are kept, and one layer
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An engine, and the anonymous memory that loading it took at most."""
+    """An engine, the anonymous memory that loading it took at most, and what it may take."""
 
     engine: VoxtralEngine
     peak_bytes: int
+    most_bytes: float
 
 
 @pytest.fixture(scope="module")
@@ -53,33 +58,38 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def located(hub: Path) -> Path:
+def load(hub: Path, form: Format) -> Loaded:
     folder = checkpoints.locate("mini", checkpoints.Hub(cache=hub))
     assert folder
-    return folder
-
-
-def load(hub: Path, form: Format) -> Loaded:
+    most = most_bytes(folder, form)
     with anonymous_memory.peak() as found:
         engine = VoxtralEngine.load(
-            located(hub),
+            folder,
             name="mini",
             device="cpu",
             max_reply_tokens=REPLY_TOKENS,
             temperature=0.0,
             top_p=1.0,
-            context_tokens=1024,
+            context_tokens=CONTEXT_TOKENS,
             notice=lambda _: None,
             quantize=form,
         )
-    return Loaded(engine, found.grown)
+    return Loaded(engine, found.grown, most)
 
 
-def most_bytes(hub: Path, form: Format, bytes_per_value: int) -> float:
-    """Return what loading may take."""
-    config: Any = transformers.VoxtralConfig.from_pretrained(located(hub))
-    weights = stored_bytes(config, shards.inspect(located(hub)).parameters, bytes_per_value, form)
-    return MORE * (weights + largest_layer_bytes(config, bytes_per_value)) + SPARE_BYTES
+def most_bytes(folder: Path, form: Format) -> float:
+    """Return what loading may take in the number format that this machine has room for."""
+    config: Any = transformers.VoxtralConfig.from_pretrained(folder)
+    parameters = shards.inspect(folder).parameters
+    wanted = placement.Wanted("cpu", form, CONTEXT_TOKENS, REPLY_TOKENS)
+    where = placement.plan(wanted, Hardware.look(torch, "cpu"), demand(config, parameters), strictly=False)
+    value = BYTES[where.dtype]
+    return MORE * (stored_bytes(config, parameters, value, form) + largest_layer_bytes(config, value)) + SPARE_BYTES
+
+
+def clip(number: int) -> AudioClip:
+    samples = np.random.default_rng(number).normal(0.0, 0.1, 2 * SAMPLE_RATE)
+    return AudioClip(samples.astype(np.float32))
 
 
 def ask(engine: Any, session: Session, number: int) -> tuple[str, PassReport]:
@@ -119,8 +129,8 @@ def test_the_short_name_resolves_offline_and_once_replies(hub: Path, tmp_path: P
     assert json.loads(done.stdout)["model_passes"] == 1
 
 
-def test_loading_holds_the_weights_once(hub: Path, plain: Loaded) -> None:
-    assert plain.peak_bytes <= most_bytes(hub, "none", plain.engine.bytes_per_value)
+def test_loading_holds_the_weights_once(plain: Loaded) -> None:
+    assert plain.peak_bytes <= plain.most_bytes
 
 
 def test_the_second_turn_of_a_session_feeds_its_own_audio_alone(plain: Loaded) -> None:

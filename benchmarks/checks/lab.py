@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from voxcli.engines.fast_path import Backends
 
 from benchmarks import replica
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.bench.contenders import free_memory
 from voxcli.engines.capture import Record, Work
-from voxcli.engines.fast_path import Backends
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance

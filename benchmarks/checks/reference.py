@@ -86,5 +86,5 @@ def dequantized(weight: torch.Tensor, form: Format) -> torch.Tensor:
     """Return a weight, (out, in), as it is after it was quantized; rows are independent of one another."""
     if form == "int4":
         return int4.restored(*int4.rounded(weight))
-    scale = (weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST_INT8).to(weight.dtype)
-    return ((weight.float() / scale.float()).round() * scale.float()).to(weight.dtype)
+    scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST_INT8
+    return ((weight.float() / scale).round() * scale.to(weight.dtype).float()).to(weight.dtype)
