@@ -1,7 +1,4 @@
-"""The random replica of Mini's checkpoint: what is in it, and that it loads as a released one does.
-
-`VOXTRAL_REPLICA=FOLDER` runs the tests of the full size: 10 GB of disk, 12 GB of memory, half an hour.
-"""
+"""The random replica of Mini's checkpoint: what is in it, and that it loads as a released one does."""
 
 from math import prod
 from pathlib import Path
