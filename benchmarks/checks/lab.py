@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from voxcli.engines.fast_path import Backends
+from voxcli.engines.demand import demand
+from voxcli.engines.fast_path import Backends, Level
+from voxcli.engines.formats import Format
+from voxcli.engines.hardware import DType, Hardware
 
 from benchmarks import replica
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.bench.contenders import free_memory
+from voxcli.engines import placement, shards
 from voxcli.engines.capture import Record, Work
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
 
-RUNGS = ("none", "graphs", "compiled")  # from the plainest to the fastest
-FORMATS = ("none", "int8", "int4")
+RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
+FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
 SEED = 7
 REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
 
@@ -86,6 +90,14 @@ class Lab:
         """Return the folder of a checkpoint, written if it is not there."""
         folder = self.folder / shape
         return folder if folder.is_dir() else replica.write(folder, replica.SHAPES[shape], "digits")
+
+    def need(self, checkpoint: Path, form: Format, context_tokens: int) -> tuple[DType, int]:
+        """Return the number format of what is not quantized, and the bytes that voxcli announces before loading."""
+        config: Any = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
+        needs, hardware = demand(config, shards.inspect(checkpoint).parameters), Hardware.look(torch, self.device)
+        wanted = placement.Wanted(self.device, form, context_tokens, self.sizes.reply_tokens)
+        where = placement.plan(wanted, hardware, needs, strictly=False)
+        return where.dtype, placement.needed_bytes(where, needs, hardware, self.sizes.reply_tokens)
 
     @contextmanager
     def engine(self, tell: Callable[[str], None], **options: Any) -> Iterator[VoxtralEngine]:

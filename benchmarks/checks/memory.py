@@ -2,20 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 
 from benchmarks import anonymous_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import FORMATS, Lab, ask, clip
 from voxcli.bench.contenders import free_memory
-from voxcli.engines import placement, shards
-from voxcli.engines.demand import demand
 from voxcli.engines.formats import Format
-from voxcli.engines.hardware import GB, Hardware
+from voxcli.engines.hardware import GB
 from voxcli.session import Session
 
 MORE = 0.05  # how far above what was announced the peak may be
@@ -32,10 +27,12 @@ def check(lab: Lab, note: Notebook) -> None:
 
 
 def _weigh(lab: Lab, note: Notebook, form: Format) -> None:
-    checkpoint = lab.checkpoint_of(lab.sizes.weighed_shape)
-    announced = announced_bytes(checkpoint, form, lab)
+    checkpoint, context = lab.checkpoint_of(lab.sizes.weighed_shape), lab.sizes.small_context
+    _, announced = lab.need(checkpoint, form, context)
+    # What an emulated capture holds is not what a graph holds.
+    rung = "none" if lab.emulated else "auto"
+    options = {"checkpoint": checkpoint, "quantize": form, "context_tokens": context, "acceleration": rung}
     with ExitStack() as loaded:
-        options = {"checkpoint": checkpoint, "quantize": form, "context_tokens": lab.sizes.small_context}
 
         def answer() -> None:
             engine = loaded.enter_context(lab.engine(note.message, **options))
@@ -51,16 +48,6 @@ def _weigh(lab: Lab, note: Notebook, form: Format) -> None:
         peak_bytes=taken,
         announced_bytes=announced,
     )
-
-
-def announced_bytes(checkpoint: Path, form: Format, lab: Lab) -> int:
-    """Return how much memory voxcli says before loading that the model will need."""
-    config: Any = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
-    needs = demand(config, shards.inspect(checkpoint).parameters)
-    hardware = Hardware.look(torch, lab.device)
-    wanted = placement.Wanted(lab.device, form, lab.sizes.small_context, lab.sizes.reply_tokens)
-    where = placement.plan(wanted, hardware, needs, strictly=False)
-    return placement.needed_bytes(where, needs, hardware, lab.sizes.reply_tokens)
 
 
 def _peak_bytes(device: str, work: Callable[[], None]) -> int:

@@ -10,10 +10,10 @@ import transformers
 
 from benchmarks.checks.lab import text_of
 from voxcli.audio import AudioClip
-from voxcli.bench.random_model import open_model
 from voxcli.engines import int4
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.formats import Format
+from voxcli.engines.hardware import DType
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import wrap
 from voxcli.session import Session
@@ -45,9 +45,10 @@ class Agreement:
 class Reference:
     """A model that transformers runs, whole sequences at once."""
 
-    def __init__(self, checkpoint: Path, device: str) -> None:
-        self.model = open_model(str(checkpoint), device)
+    def __init__(self, checkpoint: Path, device: str, dtype: DType) -> None:
         classes: Any = transformers
+        load = classes.VoxtralForConditionalGeneration.from_pretrained
+        self.model = load(checkpoint, local_files_only=True, dtype=getattr(torch, dtype)).to(device).eval()
         processor = classes.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
         self._writer = PromptWriter(wrap(processor.tokenizer))
         self._front_end = FrontEnd(processor.feature_extractor, self.model.config.audio_config, device)

@@ -5,6 +5,7 @@ from benchmarks.checks.lab import FORMATS, RUNGS, Lab, clip
 from benchmarks.checks.reference import Agreement, Reference
 from benchmarks.checks.warm_up import DEFAULT, two_turns
 from voxcli.bench.contenders import free_memory
+from voxcli.engines.formats import Format
 
 CLIPS = [clip(0), clip(1)]  # of `two_turns`
 
@@ -20,7 +21,8 @@ def check(lab: Lab, note: Notebook) -> None:
 
 
 def _compare_rungs(lab: Lab, note: Notebook) -> None:
-    reference = Reference(lab.checkpoint, lab.device)
+    dtype, _ = lab.need(lab.checkpoint, FORMATS[0], lab.sizes.context)
+    reference = Reference(lab.checkpoint, lab.device, dtype)
     plain = lab.replies.get(RUNGS[0])
     for rung in (*RUNGS, DEFAULT):
         if (replies := lab.replies.get(rung)) is None:
@@ -44,11 +46,13 @@ def _compare_ids(lab: Lab, note: Notebook, rung: str, plain: list[list[int]], re
         note.measured(what, measured, equal=equal, compared=len(pairs))
 
 
-def _compare_format(lab: Lab, note: Notebook, form: str) -> None:
-    with lab.engine(note.message, quantize=form, context_tokens=lab.sizes.small_context) as engine:
+def _compare_format(lab: Lab, note: Notebook, form: Format) -> None:
+    context = lab.sizes.small_context
+    dtype, _ = lab.need(lab.checkpoint, form, context)
+    with lab.engine(note.message, quantize=form, context_tokens=context) as engine:
         note.measured(f"{form}: rung that works", engine.acceleration)
         replies = [answer.ids for answer in two_turns(engine)]
-    reference = Reference(lab.checkpoint, lab.device)
+    reference = Reference(lab.checkpoint, lab.device, dtype)
     reference.quantize(form)
     _take_down(note, f"{form}: tokens against the dequantized weights", reference.agreement(CLIPS, replies))
     del reference
