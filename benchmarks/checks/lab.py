@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from voxcli.engines.demand import demand
+import transformers
 from voxcli.engines.fast_path import Backends, Level
-from voxcli.engines.formats import Format
-from voxcli.engines.hardware import DType, Hardware
 
 from benchmarks import replica
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
@@ -22,6 +20,9 @@ from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.bench.contenders import free_memory
 from voxcli.engines import placement, shards
 from voxcli.engines.capture import Record, Work
+from voxcli.engines.demand import demand
+from voxcli.engines.formats import Format
+from voxcli.engines.hardware import DType, Hardware
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
