@@ -3,11 +3,12 @@
     python benchmarks/gpu_check.py              on a CUDA GPU, within 8 minutes on an H200
     python benchmarks/gpu_check.py --emulate    the same steps on a CPU, with a tiny model and emulated graphs
 
-Needs torch, transformers, numpy, safetensors, typer and rich, and 10 GB of disk for the full size. After
-each finding `gpu_check.json` and `gpu_check.md` are written anew, so a run that is cut off is worth
-something. A step that fails is recorded, and the next one goes on.
+Needs torch, transformers, numpy and safetensors, and 10 GB of disk for the full size. After each finding
+`gpu_check.json` and `gpu_check.md` are written anew, so a run that is cut off is worth something. A step
+that fails is recorded, and the next one goes on.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -15,14 +16,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):  # run as a file, so the path begins with this folder and lacks the one above it
     sys.path[0] = str(ROOT)
 
 import torch  # noqa: E402
-import typer  # noqa: E402
 from voxcli.engines.quiet import quiet  # noqa: E402
 
 from benchmarks.checks import batch, memory, session, speed, tokens, warm_up  # noqa: E402
@@ -80,31 +80,40 @@ def about(device: str, *, emulated: bool) -> dict[str, Any]:
     return found
 
 
-def main(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the two files go.")] = Path(),
-    emulate: Annotated[bool, typer.Option("--emulate", help="Run on a CPU, with emulated graphs.")] = False,
-    only: Annotated[str, typer.Option(metavar="LETTERS", help="Some of the steps.")] = "".join(CHECKS),
-    work: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where checkpoints and kernels are kept; else nowhere.")
-    ] = None,
-) -> None:
-    """Check voxcli on a GPU with random weights, from loading to the fiftieth turn."""
-    names = [name for name in CHECKS if name in only]
-    if not names or set(only) - set(CHECKS):
-        raise typer.BadParameter(f"--only takes letters of {''.join(CHECKS)}")
-    if not emulate and not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no CUDA device; --emulate runs the same steps on a CPU")
-    device = "cpu" if emulate else "cuda"
-    if emulate:
+def main(arguments: Sequence[str]) -> int:
+    """Check a GPU with random weights, from loading to the fiftieth turn; return the exit code."""
+    options = _options(arguments)
+    device = "cpu" if options.emulate else "cuda"
+    if options.emulate:
         torch.set_num_threads(1)  # with a model this small, more threads cost more than they compute
+    names = [name for name in CHECKS if name in options.only]
     steps = [Step(name, CHECKS[name][0]) for name in names]
-    record = Record(about(device, emulated=emulate), steps, out, lambda text: typer.echo(text, err=True))
+    record = Record(about(device, emulated=options.emulate), steps, options.out, _note)
     with tempfile.TemporaryDirectory(prefix="voxcli-gpu-check-") as temporary:
-        lab = Lab(work or Path(temporary), device, EMULATED if emulate else GPU, emulate)
-        passed = run(lab, names, record)
-    typer.echo(record.markdown())
-    raise typer.Exit(0 if passed else 1)
+        work = options.work or Path(temporary)
+        passed = run(Lab(work, device, EMULATED if options.emulate else GPU, options.emulate), names, record)
+    print(record.markdown())
+    return 0 if passed else 1
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    letters = "".join(CHECKS)
+    parser = argparse.ArgumentParser(description="Check voxcli on a GPU with random weights.")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where the two files go")
+    parser.add_argument("--emulate", action="store_true", help="run on a CPU, with emulated graphs")
+    parser.add_argument("--only", default=letters, metavar="LETTERS", help=f"some of the steps {letters}")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep checkpoint and kernels there for another run")
+    options = parser.parse_args(arguments)
+    if not options.only or set(options.only) - set(CHECKS):
+        parser.error(f"--only takes letters of {letters}")
+    if not options.emulate and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device; --emulate runs the same steps on a CPU")
+    return options
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main(sys.argv[1:]))

@@ -9,15 +9,16 @@ Two tokenizers are offered. `tekken` is cut from the data of mistral-common, as 
 `digits` needs nothing but transformers: the text of a token is its id, so ids can be read from a reply.
 """
 
+import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import typer
 from safetensors.torch import save_file
 
 COMMIT = "3060fe34b35ba5d44202ce9ff3c097642914f8f3"  # the published revision
@@ -375,17 +376,15 @@ def _digits(shape: Shape) -> Any:
     return tokenizer
 
 
-def main(
-    folder: Annotated[Path, typer.Argument(help="Where it goes.")],
-    shape: Annotated[str, typer.Option(metavar="|".join(SHAPES), help="How large it is.")] = "mini",
-    tokenizer: Annotated[str, typer.Option(metavar="tekken|digits", help="tekken needs mistral-common.")] = "tekken",
-) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Write a random replica of Voxtral Mini's checkpoint."""
-    if shape not in SHAPES or tokenizer not in ("tekken", "digits"):
-        raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}; --tokenizer is tekken or digits")
-    kind: TokenizerKind = "tekken" if tokenizer == "tekken" else "digits"
-    typer.echo(write(folder, SHAPES[shape], kind))
+    parser = argparse.ArgumentParser(description="Write a random replica of Voxtral Mini's checkpoint.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="mini")
+    parser.add_argument("--tokenizer", choices=get_args(TokenizerKind), default="tekken", help="tekken: mistral-common")
+    options = parser.parse_args(arguments)
+    print(write(options.folder, SHAPES[options.shape], options.tokenizer))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main(sys.argv[1:])

