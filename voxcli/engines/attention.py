@@ -75,10 +75,8 @@ def causal(start: int, count: int, like: torch.Tensor) -> Attend:
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
     extent = start + count
-    if start and like.device.type != "cuda":
-        compute = _by_rows(start, count, like)
-    else:
-        compute = _in_one_kernel(start, count)
+    by_rows = start and like.device.type != "cuda"
+    compute = _by_rows(start, count, like) if by_rows else _in_one_kernel(start, count)
 
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         keys, values = stored[:, :, :extent]
