@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     ModelFlag,
     QuantizeFlag,
+    TemperatureFlag,
     UrlsFlag,
     VerboseFlag,
     VoiceFlag,
@@ -109,6 +110,7 @@ def batch(
     model: ModelFlag = None,
     device: DeviceFlag = None,
     quantize: QuantizeFlag = None,
+    temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -124,6 +126,7 @@ def batch(
         device=device,
         quantize=quantize,
         instructions=instructions,
+        temperature=temperature,
         voice=voice,
     )
     settings = load_settings(config, flags)
