@@ -179,7 +179,7 @@ class RemoteSettings(_Table):
         default="", description="Model to ask the server for; nothing for the only one it has. --model names it too."
     )
     audio_style: Literal["object", "string"] = Field(
-        default="object", description="How a clip is sent: vLLM and llama.cpp take an object, Mistral's API a string."
+        default="object", description="How a clip is sent: vLLM takes an object, Mistral's API a string."
     )
     connect_seconds: Number = Field(
         default=5.0, ge=0.1, le=300, description="How long the server may take to accept a connection, in seconds."
