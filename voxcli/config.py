@@ -25,6 +25,7 @@ from voxcli.config_fields import (
     Settings,
     allowed,
     fields,
+    number_type,
     values,
     variable,
 )
@@ -96,7 +97,10 @@ def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     for name in flags:
         if name not in known:
             raise _unknown("setting", name, known, "command line")
-    return {name: Given(value, Origin("flag")) for name, value in flags.items()}
+    return {
+        name: Given(_from_text(known[name], value) if isinstance(value, str) else value, Origin("flag"))
+        for name, value in flags.items()
+    }
 
 
 def _environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -116,8 +120,9 @@ def _from_text(field: FieldInfo, text: str) -> Any:
     """Return the number or truth value that a text writes, where the setting is one; what it isn't stays text."""
     if field.annotation is bool:
         return TRUTHS.get(text.lower(), text)
+    kind = number_type(field)
     try:
-        return field.annotation(text) if field.annotation in (int, float) else text
+        return kind(text) if kind else text
     except ValueError:
         return text
 
@@ -225,7 +230,8 @@ def _checked(layers: list[Layer], given: Layer) -> Settings:
     try:
         return Settings.model_construct(**dict(Layered()))
     except ValidationError as error:
-        name = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first, *rest = (str(part) for part in error.errors()[0]["loc"])
+        name = first if first in fields() else f"{first}.{rest[0]}"
         value, origin = given[name].value, given[name].origin
         where = origin.where or "command line"
         must = allowed(fields()[name])

@@ -73,7 +73,8 @@ class Studio:
                 yield talk
             return
         command = [sys.executable, "-m", "voxcli", "chat", "--json", "--verbose", "--engine", self.engine]
-        command += ["--push-to-talk", "off", "--input-device", "default", "--output-device", "default", *self._flags]
+        command += ["--temperature", "0", "--push-to-talk", "off"]  # greedy, so that runs can be compared
+        command += ["--input-device", "default", "--output-device", "default", *self._flags]
         with talking([*command, *(("--record", str(kept)) if kept else ())], self.card.environment) as talk:
             yield talk
 

@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     InstructionsFlag,
     ModelFlag,
     QuantizeFlag,
+    TemperatureFlag,
     UrlsFlag,
     VerboseFlag,
     VoiceFlag,
@@ -109,6 +110,7 @@ def batch(
     model: ModelFlag = None,
     device: DeviceFlag = None,
     quantize: QuantizeFlag = None,
+    temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -124,6 +126,7 @@ def batch(
         device=device,
         quantize=quantize,
         instructions=instructions,
+        temperature=temperature,
         voice=voice,
     )
     settings = load_settings(config, flags)
@@ -220,10 +223,11 @@ def _cluster(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
     """Join the cluster and start what answers there."""
     from voxcli.batch.cluster import Crew, Size, connected
     from voxcli.batch.station import EngineChoice, Setup
+    from voxcli.engines.checkpoints import KNOWN
 
     stack.enter_context(connected(asked.ray or ""))
     options = replace(engine_options(settings), rows=asked.batch_size or 0)
-    if Path(options.model).is_dir():  # a name, else, which means the same on each machine
+    if options.model not in KNOWN and Path(options.model).is_dir():  # other names mean the same on each machine
         options = replace(options, model=str(Path(options.model).absolute()))
     engine = EngineChoice(options, tuple(asked.urls), asked.concurrency or SERVER_CONCURRENCY)
     setup = Setup(

@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    TemperatureFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -89,6 +90,7 @@ def chat(
     model: ModelFlag = None,
     device: DeviceFlag = None,
     quantize: QuantizeFlag = None,
+    temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -103,6 +105,7 @@ def chat(
         device=device,
         quantize=quantize,
         instructions=instructions,
+        temperature=temperature,
         voice=voice,
     )
     live = {"input_device": input_device, "output_device": output_device, "push_to_talk": push_to_talk}

@@ -54,6 +54,10 @@ QuantizeFlag = Annotated[
     str | None,
     typer.Option("--quantize", metavar="none|int8|fp8", help="Keep the voxtral engine's matrices in 8 bits."),
 ]
+TemperatureFlag = Annotated[
+    str | None,
+    typer.Option("--temperature", metavar="auto|N", help="How freely words are chosen; 0: the likeliest each time."),
+]
 InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="What the model is told about how to answer.")
 ]

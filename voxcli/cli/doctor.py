@@ -129,8 +129,10 @@ def _server(settings: "Settings") -> "Finding":
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
     from voxcli.engines.remote import list_models
+    from voxcli.engines.remote_access import WRONG_VOXTRAL
 
-    return checks.server(settings.remote.model, list_models(server))
+    listed = list_models(server)
+    return checks.server(settings.remote.model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "")
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":

@@ -21,6 +21,7 @@ from voxcli.cli.common import (
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    TemperatureFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -83,6 +84,7 @@ def once(
     model: ModelFlag = None,
     device: DeviceFlag = None,
     quantize: QuantizeFlag = None,
+    temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -97,6 +99,7 @@ def once(
         device=device,
         quantize=quantize,
         instructions=instructions,
+        temperature=temperature,
         voice=voice,
     )
     settings = load_settings(config, flags)

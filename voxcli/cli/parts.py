@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from voxcli.errors import ConfigError
 
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from voxcli.turn import Engine, Synthesizer
 
 
+SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # the rest are called as their setting
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
-    """Return the settings in force; of the flags, `url` and `model` mean the server where the engine is remote.
+    """Return the settings in force; with the remote engine, the flag `model` names the server's.
 
     Raises:
         ConfigError: a wrong setting, or a server for another engine.
     """
     from voxcli.config import load
 
-    settings = load(config, {"remote.url" if name == "url" else name: value for name, value in flags.items()})
+    settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()})
     if settings.engine != "remote":
         if "url" in flags:
             raise ConfigError("--url is for the remote engine", hint="add --engine remote")
@@ -103,9 +106,13 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         device=settings.device,
         instructions=settings.instructions,
         max_reply_tokens=settings.reply.max_tokens,
-        temperature=settings.reply.temperature,
-        top_p=settings.reply.top_p,
+        temperature=_unless_auto(settings.reply.temperature),
+        top_p=_unless_auto(settings.reply.top_p),
         context_tokens=settings.session.context_tokens,
         quantize=settings.quantize,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )
+
+
+def _unless_auto(value: float | Literal["auto"]) -> float | None:
+    return None if value == "auto" else value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from voxcli.engines import checkpoints, weights
+from voxcli.engines.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.errors import ConfigError, ModelError, RemoteError
 from voxcli.turn import Engine
 
@@ -44,8 +45,8 @@ class EngineOptions:
     device: Literal["auto", "cuda", "mps", "cpu"]
     instructions: str  # of the session to come
     max_reply_tokens: int
-    temperature: float  # 0 is greedy
-    top_p: float
+    temperature: float | None  # 0 is greedy; None for what suits the model
+    top_p: float | None  # None likewise
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Literal["none", "int8", "fp8"] = "none"  # the voxtral engine's matrices
@@ -105,7 +106,10 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
             options.context_tokens,
             remote.audio_style,
         ),
+        notice,
     )
+    if is_voxtral(engine.model) and (said := long_context(options.context_tokens)):
+        notice(said)
     notice(f"remote engine: {engine.model} at {server.url}")
     return engine
 
@@ -150,25 +154,27 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, why: str
 
     reason = f" ({why})" if why else ""
     notice(f"embedded engine{reason}: {EmbeddedEngine.model}, small models that know little")
+    sampling = GREEDY.but(options.temperature, options.top_p)
     return EmbeddedEngine.load(
         weights.prepare(cache, notice=notice),
         instructions=options.instructions,
         max_reply_tokens=options.max_reply_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
     )
 
 
 def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice: Notice, warming: Progress) -> Engine:
     from voxcli.engines.voxtral import VoxtralEngine
 
+    sampling = VOXTRAL.but(options.temperature, options.top_p)
     engine = VoxtralEngine.load(
         checkpoint,
         name=str(checkpoints.resolve(options.model)),
         device=options.device,
         max_reply_tokens=options.max_reply_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
         context_tokens=options.context_tokens,
         notice=notice,
         progress=warming,

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
+from voxcli.engines import kinds
 from voxcli.errors import ModelError
 
 PULL = "fetch it again: voxcli models pull mini"
@@ -32,23 +33,10 @@ def inspect(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise ModelError(f"no checkpoint at {folder}", hint="voxcli models list shows what there is")
-    _check_model(folder, _json(folder / "config.json"))
+    kinds.check_files(folder.name, {file.name for file in folder.iterdir()})
+    kinds.check_type(folder.name, _json(folder / "config.json").get("model_type"))
     _check_companions(folder)
     return Checkpoint(folder, sum(_parameters(shard) for shard in _shards(folder)))
-
-
-def _check_model(folder: Path, config: dict[str, Any]) -> None:
-    kind = config.get("model_type")
-    if kind == "voxtral":
-        return
-    if str(kind).startswith("voxtral_realtime"):
-        raise ModelError(
-            f"{folder.name} is Voxtral Realtime, which only transcribes and can't answer",
-            hint="voxcli ... --model mini",
-        )
-    raise ModelError(
-        f"{folder.name} is not a Voxtral checkpoint (its model_type is {kind!r})", hint="voxcli ... --model mini"
-    )
 
 
 def _check_companions(folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines import placement
+from voxcli.engines.model_card import long_context
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
@@ -114,6 +115,8 @@ class VoxtralEngine(Engine):
             ConfigError: no such device, or one that does not know the format.
         """
         loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice)
+        if said := long_context(loaded.context_tokens):
+            notice(said)
         engine = cls(
             loaded.model,
             loaded.processor,
