@@ -26,6 +26,7 @@ from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.errors import RemoteError
 from voxcli.session import Session, Turn
 from voxcli.turn import Engine, PassReport, Utterance
+from voxcli.wav import encode_wav
 
 pytest.importorskip("openai")
 
@@ -33,7 +34,7 @@ from voxcli.engines import choice
 from voxcli.engines.remote import LONGEST_PAUSE_SECONDS, RemoteEngine, list_models, pause_seconds
 from voxcli.engines.remote_access import Key, Server
 from voxcli.engines.remote_errors import RequestRefusedError, call_error
-from voxcli.engines.remote_request import RequestOptions, chat_body, wav
+from voxcli.engines.remote_request import RequestOptions, chat_body
 
 KEY = Key("sk-canary-0123456789", "the test")
 CLIP = AudioClip(np.sin(np.arange(SAMPLE_RATE) / 20).astype(np.float32))
@@ -107,15 +108,15 @@ def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -
     audio, text = messages[6]["content"]
     assert text == {"type": "text", "text": "In French."}
     assert (audio["type"], audio["input_audio"]["format"]) == ("input_audio", "wav")
-    assert base64.b64decode(audio["input_audio"]["data"]) == wav(CLIP)
+    assert base64.b64decode(audio["input_audio"]["data"]) == encode_wav(CLIP)
 
 
 def test_a_clip_is_sent_as_16_khz_mono_pcm16() -> None:
-    with wave.open(io.BytesIO(wav(CLIP))) as file:
+    with wave.open(io.BytesIO(encode_wav(CLIP))) as file:
         assert file.getparams()[:4] == (1, 2, SAMPLE_RATE, len(CLIP.samples))
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     np.testing.assert_allclose(samples / 32767, CLIP.samples, atol=1e-4)
-    loud = wav(AudioClip(np.array([2, -2], np.float32)))
+    loud = encode_wav(AudioClip(np.array([2, -2], np.float32)))
     assert np.frombuffer(loud[-4:], "<i2").tolist() == [32767, -32767]
 
 
@@ -131,7 +132,7 @@ def test_options_of_the_request() -> None:
     options = RequestOptions("m", 8, temperature=0.5, top_p=0.9, context_tokens=512, audio_style="string")
     body = chat_body(Session(), SPOKEN, options)
     assert (body["temperature"], body["top_p"]) == (0.5, 0.9)
-    assert body["messages"][0]["content"][0]["input_audio"] == base64.b64encode(wav(CLIP)).decode()
+    assert body["messages"][0]["content"][0]["input_audio"] == base64.b64encode(encode_wav(CLIP)).decode()
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ PACKAGE = ROOT / "voxcli"
 
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
     {"errors", "printable", "paths", "sentences", "heard", "config_fields"},
-    {"decode", "config"},
+    {"ffmpeg", "config"},
+    {"decode"},
     {"audio", "config_text"},
+    {"wav"},
     {"session", "vad"},
     {"store", "turn"},
     {"memory", "record", "transcript", "testing"},
@@ -31,7 +33,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"__main__"},
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile", "soxr", "sqlite3", "rich.progress"}
+HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "av", "soxr", "sqlite3", "rich.progress"}
 HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec"}
 PAGES = [
     [],

@@ -1,5 +1,6 @@
 """The Voxtral engine on a random checkpoint of 2 MB: the real classes, no knowledge."""
 
+import base64
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from voxcli.engines.choice import EngineOptions, open_engine
 from voxcli.errors import AudioInputError, ConfigError, ModelError
 from voxcli.session import Session, Turn, audio_placeholder
 from voxcli.turn import PassReport, Utterance
+from voxcli.wav import encode_wav
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -99,7 +101,7 @@ def chat(session: Session, utterance: Utterance) -> list[dict[str, Any]]:
         messages += [{"role": "user", "content": turn.user_text}, {"role": "assistant", "content": turn.reply}]
     content: list[dict[str, Any]] = []
     if utterance.clip:
-        content.append({"type": "audio", "base64": template._wav_base64(utterance.clip)})
+        content.append({"type": "audio", "base64": base64.b64encode(encode_wav(utterance.clip, "float32")).decode()})
     if utterance.prompt:
         content.append({"type": "text", "text": utterance.prompt})
     messages.append({"role": "user", "content": content})

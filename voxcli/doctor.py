@@ -18,7 +18,7 @@ from voxcli.engines.accelerator import Accelerator
 from voxcli.errors import VoxError
 
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
-VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors")
+VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors", "soundfile")
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
 MODELS_SHOWN = 5  # of a server
 DATA_BYTES = 10_000_000  # room for some ten thousand turns

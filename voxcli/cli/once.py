@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from voxcli.turn import Engine, Speaker, SpeechOutput, Utterance
     from voxcli.ui import View
 
+MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, such as where two MP3 files were joined
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -127,6 +129,8 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
     memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
     speech = _open_speech(asked, settings, stack)
     clip = read_audio(asked.source, max_seconds=settings.audio.max_seconds, raw_rate=asked.raw_rate)
+    if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
+        note(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is to the rest")
     listening = threading.Thread(target=_note_if_without_speech, args=(clip,), name="vad", daemon=True)
     listening.start()  # while the engine loads
     started = time.perf_counter()

@@ -13,11 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import soundfile
-
-from voxcli.audio import AudioClip
-from voxcli.errors import ConfigError, SpeechError
+from voxcli.audio import AudioClip, read_unchanged
+from voxcli.errors import AudioInputError, ConfigError, SpeechError
 from voxcli.sentences import LONGEST_PIECE_CHARS
 from voxcli.speech import worker
 from voxcli.speech.process import WorkerFailed, WorkerProcess
@@ -141,12 +138,11 @@ class Pyttsx3Synthesizer:
         patience = self._timeout_seconds * max(1.0, len(sentence) / LONGEST_PIECE_CHARS)
         worker.ask(patience, do="render", text=sentence, path=str(path))
         try:
-            samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (OSError, soundfile.SoundFileError) as error:
+            return read_unchanged(path)
+        except (OSError, AudioInputError) as error:
             raise WorkerFailed(f"rendered no sound: {error}") from error
         finally:
             path.unlink(missing_ok=True)
-        return AudioClip(samples.mean(axis=1, dtype=np.float32), sample_rate)
 
     def _running(self) -> WorkerProcess:
         """Return the process, started and set to the voice where it was not; the lock must be held."""
