@@ -26,6 +26,7 @@ from voxcli.live.events import (
     Notice,
     Ready,
     Resumed,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechPaused,
@@ -42,7 +43,7 @@ from voxcli.live_view.lines import JsonLiveView, PlainView
 from voxcli.live_view.terminal import Screen, TerminalView
 from voxcli.live_view.words import latency_line, summary_lines
 from voxcli.session import Turn
-from voxcli.turn import PassReport, ReplyDelta, SentenceSpoken, SpeechFailed, Timings, TurnEnded
+from voxcli.turn import PassReport, ReplyDelta, SpeechFailed, Timings, TurnEnded
 from voxcli.ui import Output
 
 PLACEHOLDER = "[User audio input - 35200 samples, 2.20s]"

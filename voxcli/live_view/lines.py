@@ -13,6 +13,7 @@ from voxcli.live.events import (
     Notice,
     Ready,
     Resumed,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechResumed,
@@ -24,7 +25,7 @@ from voxcli.live.events import (
 )
 from voxcli.live_view.words import STAGES, interruption, latency_line, notes_of, rounded_ms, said, spread
 from voxcli.printable import printable
-from voxcli.turn import ReplyDelta, SentenceSpoken, SpeechFailed
+from voxcli.turn import ReplyDelta, SpeechFailed
 from voxcli.ui import Output
 
 

@@ -21,6 +21,7 @@ from voxcli.live.events import (
     InputLevel,
     LiveEvent,
     Ready,
+    SentenceSpoken,
     SessionEnded,
     SpeechResumed,
     State,
@@ -30,7 +31,7 @@ from voxcli.live.events import (
 )
 from voxcli.live_view.words import interruption, latency_line, notes_of, said
 from voxcli.printable import printable
-from voxcli.turn import ReplyDelta, SentenceSpoken, SpeechFailed
+from voxcli.turn import ReplyDelta, SpeechFailed
 from voxcli.ui import Output
 
 PAINTS_PER_SECOND = 10
