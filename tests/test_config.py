@@ -71,7 +71,7 @@ def another(name: str, field: FieldInfo) -> Any:
     if get_origin(field.annotation) is Literal:
         return get_args(field.annotation)[-1]
     if field.annotation is str:
-        return {"voice": "piper:amy"}.get(name, "Other.")
+        return {"voice": "piper:amy", "device": "cuda:1"}.get(name, "Other.")
     if get_origin(field.annotation) is Union:  # a number or auto
         return 0.25
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
@@ -221,7 +221,7 @@ def test_a_variable_that_says_neither_is_told_what_it_may_say(text: str) -> None
 
 def test_a_wrong_flag_is_explained() -> None:
     error = refusal(None, {"device": "tpu"}, {})
-    assert error.message == "device is 'tpu' (command line), but must be one of auto, cuda, mps, cpu"
+    assert error.message == "device is 'tpu' (command line), but must be auto, cuda, cuda:N such as cuda:1, mps or cpu"
 
 
 def test_a_section_needs_its_header(tmp_path: Path) -> None:

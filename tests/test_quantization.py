@@ -54,7 +54,7 @@ def test_only_the_matrices_of_the_text_layers_are_quantized(model: Any, form: An
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     done = decoder.quantize(form)
     assert done[:4] == [f"model.language_model.layers.0.{name}" for name in quantization.MATRICES]
-    found = {name for name, part in model.named_modules() if isinstance(part, quantization.QuantizedLinear)}
+    found = {name for name, part in model.named_modules() if isinstance(part, quantization.ByteLinear)}
     assert found == set(done)
     kept = dict(model.named_parameters())
     assert not any("_proj" in name for name in kept if name.startswith("model.language_model.layers."))
@@ -91,7 +91,7 @@ def test_rows_of_any_size_are_rounded_to_the_nearest_step(form: Any) -> None:
     weight = (
         torch.randn(5, 64, generator=torch.Generator().manual_seed(2)) * torch.tensor([1e-6, 1, 1e3, 0, 1])[:, None]
     )
-    linear = quantization.QuantizedLinear(weight, form)
+    linear = quantization.ByteLinear(weight, form)
     restored = linear.weight.float() * linear.scale[:, None]
     step = weight.abs().amax(1, keepdim=True) * (0.5 / 127 if form == "int8" else 2**-4)
     assert ((restored - weight).abs() <= step * 1.001).all()

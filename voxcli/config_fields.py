@@ -33,6 +33,11 @@ ModelName = Annotated[
     Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
     Allowed("mini, small, a model id such as mistralai/Voxtral-Mini-3B-2507, or the path of a folder"),
 ]
+ComputeDevice = Annotated[
+    str,
+    Field(pattern=r"^(auto|cuda|cuda:[0-9]{1,3}|mps|cpu)$"),
+    Allowed("auto, cuda, cuda:N such as cuda:1, mps or cpu"),
+]
 VoiceName = Annotated[
     str,
     Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
@@ -206,11 +211,13 @@ class Settings(_Table):
         description="What answers; auto takes voxtral where there is a GPU for it, else embedded, and never remote.",
     )
     model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        default="auto", description="What the voxtral engine runs on; auto takes the best there is."
+    device: ComputeDevice = Field(
+        default="auto",
+        description="What the voxtral engine runs on; auto takes the best there is, cuda the GPU with the most memory.",
     )
-    quantize: Literal["none", "int8", "fp8"] = Field(
-        default="none", description="How the voxtral engine keeps its large matrices; in 8 bits it decodes faster."
+    quantize: Literal["auto", "none", "int8", "int4", "fp8"] = Field(
+        default="auto",
+        description="How the voxtral engine keeps its large matrices; auto takes the best format that fits.",
     )
     instructions: Instructions = Field(
         default=DEFAULT_INSTRUCTIONS, description="What the model is told about how to answer."

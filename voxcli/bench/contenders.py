@@ -20,8 +20,8 @@ from voxcli.bench.script import Script
 from voxcli.bench.watches import Forward
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
+from voxcli.engines.formats import Format
 from voxcli.engines.llama import Llama
-from voxcli.engines.quantization import Format
 
 CAPACITY_SPARE = 64  # tokens: of a cache that holds the last turn and its reply
 

@@ -27,9 +27,10 @@ from voxcli.bench.random_model import default_model, open_model
 from voxcli.bench.report import Figure
 from voxcli.bench.script import Script
 from voxcli.bench.watches import Forward, forward_spans
-from voxcli.engines import loading, placement
+from voxcli.engines import loading
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
+from voxcli.engines.hardware import Hardware
 from voxcli.engines.many import ManyReplies
 from voxcli.engines.rows import Rows
 from voxcli.session import Session
@@ -194,12 +195,12 @@ def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[Au
 
 
 def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip], rows: int) -> Taken:
-    spectrograms, ids, device = _spectrograms(model), script.prompt(1), str(model.device.type)
+    spectrograms, ids, device = _spectrograms(model), script.prompt(1), str(model.device)
     decoding = decoder.rows(
         Sampling(script.reply_tokens, frozenset()),
         most=rows,
         longest=len(ids) + script.reply_tokens + SPARE,
-        free_bytes=lambda: loading.known_free_bytes(device, placement.Hardware.look(torch)),
+        free_bytes=lambda: Hardware.look(torch, device).free_bytes(device),
         is_out_of_memory=loading.out_of_memory,
     )
     engine = ManyReplies(

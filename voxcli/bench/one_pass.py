@@ -26,7 +26,8 @@ from voxcli.bench.random_model import default_model, open_model
 from voxcli.bench.report import median, spread
 from voxcli.bench.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
 from voxcli.bench.watches import Forward, PeakMemory, forward_spans, own_seconds
-from voxcli.engines.quantization import DTYPES, Format
+from voxcli.engines.formats import Format
+from voxcli.engines.quantization import DTYPES
 
 TURNS_OF_INTEREST = (1, 10, 50)
 GPU_SAMPLES, CPU_SAMPLES = 20, 5

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from voxcli.engines import checkpoints, placement, shards
+from voxcli.engines.hardware import Hardware
 from voxcli.errors import ConfigError, ModelError
 
 RANDOM = "random:"
@@ -72,7 +73,7 @@ def open_model(model: str, device: str) -> Any:
 
     Args:
         model: random:SHAPE, or a checkpoint that is on this machine: short name, hub id or folder.
-        device: auto, cuda, mps or cpu.
+        device: auto, cuda, cuda:N, mps or cpu.
 
     Raises:
         ConfigError: no such shape, or no such device.
@@ -86,8 +87,7 @@ def open_model(model: str, device: str) -> Any:
 
 def default_model(device: str) -> str:
     """Return what a device is measured with where nobody says: on a CPU, one that takes minutes."""
-    hardware = placement.Hardware.look(torch)
-    gpu = device != "cpu" and not (hardware.cuda.problem and hardware.mps.problem)
+    gpu = device != "cpu" and Hardware.look(torch, device).best != "cpu"
     return RANDOM + ("mini" if gpu else "150m")
 
 
@@ -98,7 +98,7 @@ def _make(shape: str, device: str) -> Any:
     config = config_of(shape)
     with torch.device("meta"):  # no memory yet, and no slow initialisation
         model = classes.VoxtralForConditionalGeneration(config)
-    where = placement.place(device, placement.Hardware.look(torch), model.num_parameters())
+    where = placement.place(device, Hardware.look(torch, device), model.num_parameters())
     model = model.to(getattr(torch, where.dtype)).to_empty(device=where.device)
     audio, text = model.model.audio_tower, model.model.language_model
     audio.embed_positions.float()  # as transformers keeps them, whatever the rest has
@@ -122,7 +122,7 @@ def _load(model: str, device: str) -> Any:
     if folder is None:
         raise ModelError(f"{model} is not on this machine", hint=f"voxcli models pull {model}, or --model {RANDOM}mini")
     classes: Any = transformers
-    where = placement.place(device, placement.Hardware.look(torch), shards.inspect(folder).parameters)
+    where = placement.place(device, Hardware.look(torch, device), shards.inspect(folder).parameters)
     try:
         loaded = classes.VoxtralForConditionalGeneration.from_pretrained(
             folder,

@@ -184,12 +184,14 @@ def _answered(
     from voxcli.ui import batch_progress
 
     desk = Desk(iter(plan), results, settings.instructions)
-    workers = _cluster(asked, settings, stack, desk, left) if asked.ray else _workers(asked, settings, stack, desk)
+    workers = (
+        _cluster(asked, settings, stack, desk, left) if asked.ray else _workers(asked, settings, stack, desk, left)
+    )
     with set_by_ctrl_c(stop), batch_progress() as view:
         return Run(desk, left, results.write, tally, view, stop, asked.fail_fast).answer(workers)
 
 
-def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk") -> "list[Worker]":
+def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk", left: int) -> "list[Worker]":
     """Open the engine and all that answers with it on this machine."""
     from voxcli.batch.shelf import Shelf
     from voxcli.batch.urls import read_recording
@@ -202,7 +204,7 @@ def _workers(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
         if settings.engine == "remote":
             engine = open_servers(settings, asked.urls, asked.concurrency or SERVER_CONCURRENCY, stack, note)
         else:
-            engine = open_engine(settings, stack, note, fetching, warming, rows=asked.batch_size or 0)
+            engine = open_engine(settings, stack, note, fetching, warming, rows=asked.batch_size or 0, items=left)
             _refuse_batch_size(asked.batch_size, engine.name)
     load_seconds = time.perf_counter() - started
     count = workers_wanted(engine, None if settings.engine == "remote" else asked.concurrency)  # servers sum it up
@@ -226,7 +228,7 @@ def _cluster(asked: _Asked, settings: "Settings", stack: ExitStack, desk: "Desk"
     from voxcli.engines.checkpoints import KNOWN
 
     stack.enter_context(connected(asked.ray or ""))
-    options = replace(engine_options(settings), rows=asked.batch_size or 0)
+    options = replace(engine_options(settings), rows=asked.batch_size or 0, items=left)
     if options.model not in KNOWN and Path(options.model).is_dir():  # other names mean the same on each machine
         options = replace(options, model=str(Path(options.model).absolute()))
     engine = EngineChoice(options, tuple(asked.urls), asked.concurrency or SERVER_CONCURRENCY)

@@ -69,7 +69,9 @@ def one_pass(
     model: Annotated[
         str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, 200m, tiny.")
     ] = "",
-    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="What to measure.")
+    ] = "auto",
     turns: Annotated[int, typer.Option("--turns", metavar="N", min=1, help="Of the conversation.")] = 50,
     samples: Annotated[
         int | None, typer.Option("--samples", metavar="N", min=1, help="Of each measured turn; 20, on a CPU 3.")
@@ -116,7 +118,9 @@ def many(
     model: Annotated[
         str, typer.Option("--model", metavar="random:SHAPE|ID", help="SHAPE: mini, small, 150m, 200m, tiny.")
     ] = "",
-    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What to measure.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="What to measure.")
+    ] = "auto",
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Answered together.")] = 64,
     singles: Annotated[int, typer.Option("--singles", metavar="N", min=1, help="Of these, one after the other.")] = 8,
     clip_seconds: Annotated[float, typer.Option("--clip-seconds", metavar="S", min=0.1, help="Of each clip.")] = 5.0,

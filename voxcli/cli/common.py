@@ -48,11 +48,13 @@ UrlsFlag = Annotated[
     ),
 ]
 DeviceFlag = Annotated[
-    str | None, typer.Option("--device", metavar="auto|cuda|mps|cpu", help="What the voxtral engine runs on.")
+    str | None, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="What the voxtral engine runs on.")
 ]
 QuantizeFlag = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="none|int8|fp8", help="Keep the voxtral engine's matrices in 8 bits."),
+    typer.Option(
+        "--quantize", metavar="auto|none|int8|int4|fp8", help="Format of the voxtral engine's large matrices."
+    ),
 ]
 TemperatureFlag = Annotated[
     str | None,

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,19 @@ from voxcli.cli.common import (
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    QuantizeFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
     given,
 )
+from voxcli.errors import VoxError
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.config import Settings
     from voxcli.doctor import Check, Finding, Probe
+    from voxcli.engines.hardware import Hardware
 
 MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
 ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -36,6 +40,7 @@ def doctor(
     url: UrlFlag = None,
     model: ModelFlag = None,
     device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
     instructions: InstructionsFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -45,7 +50,15 @@ def doctor(
     """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
     from voxcli.doctor import examine, would_work
 
-    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
+    flags = given(
+        engine=engine,
+        url=url,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
     checks = examine(_probes(config, flags))
     well = would_work(checks)
     if json_:
@@ -93,7 +106,7 @@ def _probes(config: Path | None, flags: dict[str, Any]) -> "Iterator[Probe]":
 def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
     from voxcli import doctor as checks
     from voxcli.doctor import Probe
-    from voxcli.engines import accelerator, weights
+    from voxcli.engines import weights
     from voxcli.engines.choice import looks_like_gpu, why_not_voxtral
     from voxcli.paths import cache_folder
 
@@ -101,24 +114,63 @@ def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
     prepared = weights.prepared(cache)
     missing = checks.missing_packages(checks.EMBEDDED_PACKAGES) + ([] if prepared else weights.missing_packages())
     here = _located(settings.model)
-    why_no_gpu = why_not_voxtral(settings.device)
-    used = checks.engine_in_use(settings.engine, why_no_gpu, here)
+    hardware = _hardware(settings.device)
+    memory = _memory_check(settings, hardware, here)
+    why_not = why_not_voxtral(settings.device) or _why_not(memory)
+    used = checks.engine_in_use(settings.engine, why_not, here)
     voxtral = used == "voxtral"
-    gpu = accelerator.probe()
     lacking = checks.missing_packages(checks.VOXTRAL_PACKAGES)
 
-    yield Probe("engine", lambda: checks.engine(settings.engine, used, why_no_gpu))
+    yield Probe("engine", lambda: checks.engine(settings.engine, used, why_not))
     if used == "remote":
         yield Probe("server", lambda: _server(settings))
     yield Probe(
-        "torch", lambda: checks.torch_device(gpu, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
+        "torch", lambda: checks.torch_device(hardware, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
     )
-    if gpu and here and settings.device != "cpu":
-        yield Probe("gpu memory", lambda: checks.gpu_memory(gpu, checks.weight_bytes(here)), voxtral)
+    if memory:
+        yield Probe("memory", memory, voxtral)
     yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
     yield Probe("embedded", lambda: _embedded(prepared, missing), used == "embedded")
     needed_bytes = 0 if prepared else weights.TOTAL_BYTES
     yield Probe("cache", lambda: checks.folder(cache, needed_bytes), used == "embedded" and not prepared)
+
+
+def _hardware(device: str) -> "Hardware | None":
+    """Return what torch finds; None without torch."""
+    from voxcli.engines.hardware import look
+    from voxcli.errors import ModelError
+
+    try:
+        return look(device)
+    except ModelError:
+        return None
+
+
+def _memory_check(
+    settings: "Settings", hardware: "Hardware | None", here: Path | None
+) -> "Callable[[], Finding] | None":
+    """Return the check that the model fits; None where there is no torch, or its size is not known."""
+    from voxcli import doctor as checks
+    from voxcli.engines.choice import demand_here
+    from voxcli.engines.placement import Wanted
+
+    if hardware is None:
+        return None
+    wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, settings.reply.max_tokens)
+    try:
+        needs = demand_here(settings.model, here)
+    except VoxError:  # the line about the checkpoint tells why
+        return None
+    return partial(checks.memory, hardware, wanted, needs) if needs else None
+
+
+def _why_not(check: "Callable[[], Finding] | None") -> str:
+    try:
+        if check:
+            check()
+    except VoxError as error:
+        return error.message
+    return ""
 
 
 def _server(settings: "Settings") -> "Finding":

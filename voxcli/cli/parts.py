@@ -71,6 +71,7 @@ def open_engine(
     warming: "Progress",
     *,
     rows: int = 1,
+    items: int = 0,
 ) -> "Engine":
     """Choose and load the engine; `notice` is told which and why.
 
@@ -78,11 +79,12 @@ def open_engine(
         fetching: told how far a download is, if there is one.
         warming: told how far the engine's warm-up is, where there is much to do.
         rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
+        items: replies that it will be asked for, where `rows` is not 1; 0: nobody knows.
     """
     from voxcli.engines import choice
     from voxcli.paths import cache_folder
 
-    options = replace(engine_options(settings), rows=rows)
+    options = replace(engine_options(settings), rows=rows, items=items)
     engine = choice.open_engine(options, cache_folder(), notice, fetching, warming)
     return stack.enter_context(closing(engine))
 

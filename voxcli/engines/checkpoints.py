@@ -10,10 +10,8 @@ checkpoint says, or how it is loaded, is not known here; neither is torch.
 
 import difflib
 import hashlib
-import io
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from voxcli.engines import kinds
+from voxcli.engines.counted_file import CountedFile
 from voxcli.engines.hub_errors import again, foreign_errors, translated
 from voxcli.errors import ModelError, missing_extra
 
@@ -141,12 +140,21 @@ def listed(hub: Hub | None = None) -> list[Listed]:
     return [_listed(repo_id, names.get(repo_id), hub) for repo_id in (*names, *others)]
 
 
-def fetch(model: str, progress: Progress, hub: Hub | None = None) -> Path:
+def fetch(
+    model: str,
+    progress: Progress,
+    hub: Hub | None = None,
+    check: Callable[[Path, int], None] = lambda _config, _size: None,
+) -> Path:
     """Return the folder of a checkpoint, fetching first what is missing; asks no network where nothing is.
 
     `progress` is called with the bytes that are here and the bytes in all, both of what is needed:
     weights as safetensors, their index, configuration and tokenizer; never pickles or code. An
     interrupted download, also one stopped by KeyboardInterrupt, goes on where it stopped.
+
+    Args:
+        check: called with the path of its `config.json` and the bytes of its weights before any of these
+            are fetched; what it raises is raised.
 
     Raises:
         ModelError: no such model, no Voxtral, no access, hub not reachable, no room on the disk.
@@ -162,10 +170,16 @@ def fetch(model: str, progress: Progress, hub: Hub | None = None) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would break the progress bar
     disable_progress_bars()
     with translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
-        return _download(wanted, progress, hub)
+        return _download(wanted, progress, hub, check)
 
 
 # --- What is here ------------------------------------------------------------------------------
+
+
+def known_name(model: str) -> str | None:
+    """Return the short name of a model that has one, whichever of its names is given."""
+    wanted = resolve(model)
+    return next((name for name, known in KNOWN.items() if known.repo_id == wanted), None)
 
 
 def _existing(model: str) -> Path | None:
@@ -259,7 +273,7 @@ class _RemoteFile:
         return fetched if fetched <= self.bytes else 0  # too long: not ours to go on with
 
 
-def _download(repo_id: str, progress: Progress, hub: Hub) -> Path:
+def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, int], None]) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     # 1. What there is, and whether it is a Voxtral, before gigabytes are fetched.
@@ -268,6 +282,7 @@ def _download(repo_id: str, progress: Progress, hub: Hub) -> Path:
     _check_names(repo_id, {sibling.rfilename for sibling in info.siblings or []})
     config = hf_hub_download(repo_id, "config.json", revision=commit, cache_dir=hub.folder(), endpoint=hub.endpoint)
     kinds.check_type(repo_id, _model_type(Path(config)))
+    check(Path(config), sum(sibling.size or 0 for sibling in info.siblings or [] if WEIGHTS.fullmatch(sibling.rfilename)))
 
     # 2. Room for what is missing.
     needed = (sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename))
@@ -360,7 +375,7 @@ def _fetch_large(file: _RemoteFile, repo_id: str, commit: str, count: Callable[[
     if not file.bytes_here():
         file.partial.unlink(missing_ok=True)
     url = hf_hub_url(repo_id, file.name, revision=commit, endpoint=hub.endpoint)
-    with _CountedFile(file.partial, count) as out:
+    with CountedFile(file.partial, count) as out:
         while (start := out.tell()) < file.bytes:
             try:
                 http_get(url, out, resume_size=start, headers=build_hf_headers(), expected_size=file.bytes)
@@ -375,23 +390,3 @@ def _fetch_large(file: _RemoteFile, repo_id: str, commit: str, count: Callable[[
     target = file.by_sum if are_symlinks_supported(hub.folder()) else file.by_name
     target.parent.mkdir(parents=True, exist_ok=True)
     file.partial.replace(target)
-
-
-class _CountedFile(io.BufferedWriter):
-    """A file to append to, which tells how many bytes came, and how many went because a server began again at 0."""
-
-    def __init__(self, path: Path, count: Callable[[int], None]) -> None:
-        super().__init__(io.FileIO(path, "ab"))
-        self._count = count
-
-    def write(self, data: Any, /) -> int:
-        written = super().write(data)
-        self._count(written)
-        return written
-
-    def truncate(self, size: int | None = None, /) -> int:
-        self.flush()
-        before = os.fstat(self.fileno()).st_size
-        after = super().truncate(size)
-        self._count(after - before)
-        return after

@@ -5,6 +5,7 @@ transformers, nor where the folder came from.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ class Checkpoint:
 
     folder: Path
     parameters: int
+    files: tuple[Path, ...]  # with the weights
 
 
 def inspect(folder: Path) -> Checkpoint:
@@ -36,7 +38,13 @@ def inspect(folder: Path) -> Checkpoint:
     kinds.check_files(folder.name, {file.name for file in folder.iterdir()})
     kinds.check_type(folder.name, _json(folder / "config.json").get("model_type"))
     _check_companions(folder)
-    return Checkpoint(folder, sum(_parameters(shard) for shard in _shards(folder)))
+    files = tuple(_shards(folder))
+    return Checkpoint(folder, sum(_parameters(file) for file in files), files)
+
+
+def lacking(folder: Path, names: Sequence[str]) -> ModelError:
+    """Return the error for weights that a checkpoint does not have, or has in another shape."""
+    return ModelError(f"the checkpoint in {folder} lacks {len(names)} weights, such as {names[0]}", hint=PULL)
 
 
 def _check_companions(folder: Path) -> None:
