@@ -25,7 +25,6 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"live", "batch"},
     {"ui"},
     {"live_view"},
-    {"bench"},
     {"doctor"},
     {"cli"},
     {"__main__"},
@@ -46,10 +45,6 @@ PAGES = [
     ["config", "init"],
     ["devices"],
     ["doctor"],
-    ["bench"],
-    ["bench", "live"],
-    ["bench", "pass"],
-    ["bench", "many"],
 ]
 
 
@@ -117,7 +112,7 @@ def test_devices_are_opened_in_one_file() -> None:
 def test_models_stay_under_engines() -> None:
     found = importers("torch", "transformers", "safetensors", "huggingface_hub", "faster_whisper", "xllamacpp")
     assert found
-    assert all(path.startswith(("engines/", "bench/")) for path in found)
+    assert all(path.startswith("engines/") for path in found)
 
 
 def test_only_the_remote_engine_speaks_to_servers() -> None:
@@ -130,7 +125,7 @@ def test_ray_is_known_in_one_file() -> None:
 
 
 def test_only_views_draw() -> None:
-    assert importers("rich") == {"ui.py", "live_view/terminal.py", "bench/pass_report.py"}
+    assert importers("rich") == {"ui.py", "live_view/terminal.py"}
 
 
 def test_only_the_command_line_knows_typer() -> None:

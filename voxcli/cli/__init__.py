@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from voxcli import __version__
-from voxcli.cli import bench, config, models, sessions
+from voxcli.cli import config, models, sessions
 from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, report
@@ -73,7 +73,6 @@ app.command()(voices)
 app.command()(devices)
 app.add_typer(config.app, name="config")
 app.command()(doctor)
-app.add_typer(bench.app, name="bench")
 
 
 def _show_version(value: bool) -> None:

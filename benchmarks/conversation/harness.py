@@ -15,10 +15,10 @@ import numpy as np
 import soundfile
 
 from voxcli.audio import AudioClip, Samples
-from voxcli.bench.recordings import stretches, voiced_span
-from voxcli.bench.report import median
-from voxcli.bench.sound_card import MARGIN_SECONDS, RATE, Said, SoundCard
-from voxcli.bench.talk import Talk, talking
+from benchmarks.conversation.recordings import stretches, voiced_span
+from benchmarks.report import median
+from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, Said, SoundCard
+from benchmarks.conversation.chat_process import Talk, talking
 from voxcli.errors import VoxError
 
 INSTANT = "instant"  # the engine that replies at once
@@ -82,7 +82,7 @@ class Studio:
         """Run the conversation whose replies are all `reply`, at RATE."""
         path = self.folder / "reply.wav"
         soundfile.write(path, reply, RATE, subtype="FLOAT")
-        command = [sys.executable, "-m", "voxcli.bench.instant", "chat", str(path)]
+        command = [sys.executable, "-m", "benchmarks.conversation.fixed_reply", "chat", str(path)]
         with talking([*command, *((str(kept),) if kept else ())], self.card.environment) as talk:
             yield talk
 
@@ -118,7 +118,7 @@ class Studio:
         parts = []
         for _ in range(PULSES):
             parts += [noise(PULSE_SECONDS), np.zeros(round(rng.uniform(0.5, 0.6) * RATE), np.float32)]
-        command = [sys.executable, "-m", "voxcli.bench.instant", "copy"]
+        command = [sys.executable, "-m", "benchmarks.conversation.fixed_reply", "copy"]
         with talking(command, self.card.environment):
             said = self.card.say(AudioClip(np.concatenate(parts), RATE))
             time.sleep(MARGIN_SECONDS)

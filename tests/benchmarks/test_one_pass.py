@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from voxcli.bench.report import median
+from benchmarks.report import median
 from voxcli.cli import app
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import Tokenizer

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from voxcli.audio import AudioClip, Samples
-from voxcli.bench.recordings import continuity, silent_after, voiced_span
-from voxcli.bench.report import Figure, median, percentile, spread
-from voxcli.bench.sound_card import MARGIN_SECONDS, RATE, Said
-from voxcli.bench.studio import ANSWER_SECONDS, PAUSE_SECONDS, REPLY_SECONDS, Question, Studio, noise
-from voxcli.bench.talk import Talk
+from benchmarks.conversation.recordings import continuity, silent_after, voiced_span
+from benchmarks.report import Figure, median, percentile, spread
+from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, Said
+from benchmarks.conversation.harness import ANSWER_SECONDS, PAUSE_SECONDS, REPLY_SECONDS, Question, Studio, noise
+from benchmarks.conversation.chat_process import Talk
 from voxcli.errors import VoxError
 
 PIPELINE_MS = 60.0

@@ -1,4 +1,4 @@
-"""Programs that the benchmark runs beside `voxcli chat`: `python -m voxcli.bench.instant MODE`.
+"""Programs that the benchmark runs beside `voxcli chat`: `python -m benchmarks.conversation.fixed_reply MODE`.
 
 `chat REPLY.wav [FOLDER]` is the whole live conversation, with an engine that replies at once and a voice that has
 one recording: what is left is what the pipeline itself takes. `copy` plays what the microphone hears: what is left

@@ -3,7 +3,7 @@
 voxcli comes last, for its decoder changes modules of the model; with quantized weights it has a model
 of its own, opened when the other is gone. `run` and `run_quantized` measure, `figures` is pure:
 measurements and floors in, numbers out; `bench` joins them, and the floors, into a record. How it is
-shown is the business of `voxcli.bench.pass_report`.
+shown is the business of `benchmarks.one_pass_report`.
 """
 
 import logging
@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from voxcli.bench.contenders import NAMES, QUANTIZED, SHOWN, Contender, Measured, TwoPasses, all_of, free_memory
-from voxcli.bench.floors import Floors, floors, measure
-from voxcli.bench.pass_report import record
-from voxcli.bench.random_model import default_model, open_model
-from voxcli.bench.report import median, spread
-from voxcli.bench.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
-from voxcli.bench.watches import Forward, PeakMemory, forward_spans, own_seconds
+from benchmarks.baselines import NAMES, QUANTIZED, SHOWN, Contender, Measured, TwoPasses, all_of, free_memory
+from benchmarks.floors import Floors, floors, measure
+from benchmarks.one_pass_report import record
+from benchmarks.random_model import default_model, open_model
+from benchmarks.report import median, spread
+from benchmarks.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
+from benchmarks.instrumentation import Forward, PeakMemory, forward_spans, own_seconds
 from voxcli.engines.quantization import DTYPES, Format
 
 TURNS_OF_INTEREST = (1, 10, 50)

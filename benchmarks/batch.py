@@ -5,7 +5,7 @@
     together     the engine of `voxcli batch`: threads that ask, rows that are decoded together
 
 All take the samples of clips, and give replies of one length, or of several, one after the other. Prompts are
-those of `voxcli.bench.script`.
+those of `benchmarks.script`.
 """
 
 import threading
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.bench.contenders import Generate, free_memory, front_end
-from voxcli.bench.floors import synchronize
-from voxcli.bench.one_pass import quiet
-from voxcli.bench.random_model import default_model, open_model
-from voxcli.bench.report import Figure
-from voxcli.bench.script import Script
-from voxcli.bench.watches import Forward, forward_spans
+from benchmarks.baselines import Generate, free_memory, front_end
+from benchmarks.floors import synchronize
+from benchmarks.one_pass import quiet
+from benchmarks.random_model import default_model, open_model
+from benchmarks.report import Figure
+from benchmarks.script import Script
+from benchmarks.instrumentation import Forward, forward_spans
 from voxcli.engines import loading, placement
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from voxcli.bench.report import machine
+from benchmarks.report import machine
 
 WIDE = 240  # columns, where no terminal sets a limit: no cell of the table is folded
 NOTHING, FAILED = "-", "failed"

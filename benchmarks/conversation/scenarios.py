@@ -1,7 +1,7 @@
 """`voxcli bench live`: conversations over devices that are recorded, and the figures that the recordings give.
 
 Each scenario runs conversations in programs of their own and returns figures beside their bars. What the pipeline
-does alone is in `voxcli.bench.interruptions`.
+does alone is in `benchmarks.conversation.pipeline`.
 """
 
 import os
@@ -16,10 +16,10 @@ import numpy as np
 
 from voxcli.audio import AudioClip, Samples, read_audio
 from voxcli.bench import interruptions
-from voxcli.bench.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
-from voxcli.bench.report import Figure, median, percentile, spread
-from voxcli.bench.sound_card import RATE
-from voxcli.bench.studio import PAUSE_SECONDS, Exchange, Question, Studio
+from benchmarks.conversation.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
+from benchmarks.report import Figure, median, percentile, spread
+from benchmarks.conversation.sound_card import RATE
+from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Question, Studio
 from voxcli.errors import VoxError
 
 MEDIAN_MS, P95_MS, FIRST_TIMES = 1100.0, 1800.0, 1.5

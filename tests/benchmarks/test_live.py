@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from tests.room import spoken
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.bench import live
-from voxcli.bench.interruptions import NOISE_MS, bursts
-from voxcli.bench.recordings import continuity, parts_kept, silent_after, stretches, voiced_span
-from voxcli.bench.report import Figure, machine, markdown, percentile
-from voxcli.bench.sound_card import PROGRAMS, RATE
-from voxcli.bench.studio import noise
+from benchmarks.conversation.pipeline import NOISE_MS, bursts
+from benchmarks.conversation.recordings import continuity, parts_kept, silent_after, stretches, voiced_span
+from benchmarks.report import Figure, machine, markdown, percentile
+from benchmarks.conversation.sound_card import PROGRAMS, RATE
+from benchmarks.conversation.harness import noise
 from voxcli.cli import app
 
 MS = RATE // 1000

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from voxcli.bench.report import median
+from benchmarks.report import median
 
 Span = tuple[float, float]  # perf_counter: start and end
 

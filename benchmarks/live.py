@@ -10,7 +10,7 @@ from voxcli.cli.common import JsonFlag, VerboseFlag, note
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
 
 if TYPE_CHECKING:
-    from voxcli.bench.studio import Question
+    from benchmarks.conversation.harness import Question
 
 QUESTIONS = Path("examples/questions")
 ANSWERS = ("answers.json", "questions.json")  # looked for beside the questions
@@ -46,10 +46,10 @@ def live(
     """Measure live conversations on a private sound card, by recordings of its devices. Linux, with PulseAudio."""
     from tempfile import TemporaryDirectory
 
-    from voxcli.bench.live import Plan, run
-    from voxcli.bench.report import as_json, machine, markdown
-    from voxcli.bench.sound_card import sound_card
-    from voxcli.bench.studio import Studio
+    from benchmarks.conversation.scenarios import Plan, run
+    from benchmarks.report import as_json, machine, markdown
+    from benchmarks.conversation.sound_card import sound_card
+    from benchmarks.conversation.harness import Studio
 
     names = _scenarios(scenario or [ALL])
     plan = Plan(_questions(questions or [QUESTIONS], answers), turns, minutes)
@@ -90,9 +90,9 @@ def one_pass(
     from shutil import get_terminal_size
 
     try:
-        from voxcli.bench.contenders import NAMES, QUANTIZED
-        from voxcli.bench.one_pass import Plan, bench
-        from voxcli.bench.pass_report import table
+        from benchmarks.baselines import NAMES, QUANTIZED
+        from benchmarks.one_pass import Plan, bench
+        from benchmarks.one_pass_report import table
     except ImportError as error:
         raise missing_extra(ModelError, "Measuring a pass", "voxtral") from error
 
@@ -133,10 +133,10 @@ def many(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Measure the engine of `voxcli batch` beside the same clips one after the other, and transformers' `generate`."""
-    from voxcli.bench.report import as_json, machine, markdown
+    from benchmarks.report import as_json, machine, markdown
 
     try:
-        from voxcli.bench.many import Plan, bench
+        from benchmarks.batch import Plan, bench
     except ImportError as error:
         raise missing_extra(ModelError, "Measuring many replies", "voxtral") from error
 
@@ -159,7 +159,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _scenarios(wanted: list[str]) -> list[str]:
-    from voxcli.bench.live import SCENARIOS
+    from benchmarks.conversation.scenarios import SCENARIOS
 
     if unknown := next((name for name in wanted if name not in (*SCENARIOS, ALL)), None):
         raise ConfigError(f"there is no scenario {unknown}", hint=f"one of all, {', '.join(SCENARIOS)}")
@@ -169,7 +169,7 @@ def _scenarios(wanted: list[str]) -> list[str]:
 def _questions(sources: list[Path], answers: Path | None) -> "list[Question]":
     """Read the questions; of folders, all short WAV and FLAC files, by name."""
     from voxcli.audio import read_audio
-    from voxcli.bench.studio import Question
+    from benchmarks.conversation.harness import Question
 
     found: list[Question] = []
     for source in sources:

@@ -1,7 +1,7 @@
 """Who takes part: voxcli's decoder, and what people would run instead, all with the same model and script.
 
 Each times its own turns, from the samples of the clip to the ids of the reply. What the figures come to is
-the business of `voxcli.bench.one_pass`.
+the business of `benchmarks.one_pass`.
 """
 
 import gc
@@ -15,9 +15,9 @@ import torch
 import transformers
 
 from voxcli.audio import AudioClip
-from voxcli.bench.floors import synchronize
-from voxcli.bench.script import Script
-from voxcli.bench.watches import Forward
+from benchmarks.floors import synchronize
+from benchmarks.script import Script
+from benchmarks.instrumentation import Forward
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.llama import Llama
