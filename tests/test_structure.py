@@ -26,6 +26,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"ui"},
     {"live_view"},
     {"doctor"},
+    {"app"},
     {"cli"},
     {"__main__"},
 )
@@ -100,8 +101,10 @@ def test_the_root_imports_nothing() -> None:
     assert list(imported(PACKAGE / "__init__.py")) == []
 
 
-def test_settings_are_known_to_the_command_line_alone() -> None:
-    known = {path for path in importers("voxcli.config", "voxcli.config_fields") if not path.startswith("cli/")}
+def test_settings_are_known_to_the_command_line_and_the_composition_root_alone() -> None:
+    known = {
+        path for path in importers("voxcli.config", "voxcli.config_fields") if not path.startswith(("app/", "cli/"))
+    }
     assert known == {"config.py", "config_text.py"}
 
 

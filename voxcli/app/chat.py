@@ -1,4 +1,4 @@
-"""`voxcli chat`: the live conversation."""
+"""Builds and runs a live conversation."""
 
 import signal
 import threading
@@ -8,25 +8,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from voxcli.cli.common import (
-    INTERRUPTED,
-    ConfigFlag,
-    DeviceFlag,
-    EngineFlag,
-    InstructionsFlag,
-    JsonFlag,
-    ModelFlag,
-    QuantizeFlag,
-    UrlFlag,
-    VerboseFlag,
-    VoiceFlag,
-    given,
-)
-from voxcli.cli.parts import load_settings, open_engine, open_memory, open_voice
+from voxcli.app.parts import open_engine, open_memory, open_voice
 from voxcli.errors import ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -49,72 +33,44 @@ KEY_SECONDS = 0.1  # how long to wait for a key before looking whether the conve
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the command line asks for, beside the settings."""
+class ChatOptions:
+    """What a conversation is asked for, beside the settings."""
 
-    session: str | None
-    new_instructions: bool
-    speak: bool
-    max_turns: int | None
-    record: Path | None
-    json: bool
+    session: str | None = None  # name; None keeps the conversation in memory alone
+    new_instructions: bool = False  # a stored session takes over those of the settings
+    speak: bool = True
+    max_turns: int | None = None  # the conversation ends after so many
+    record: Path | None = None  # folder that keeps each utterance and its record
+    as_json: bool = False  # events on stdout instead of a view for people
 
 
-def chat(
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
-    ] = None,
-    input_device: Annotated[
-        str | None,
-        typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
-    ] = None,
-    output_device: Annotated[
-        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
-    ] = None,
-    push_to_talk: Annotated[
-        str | None, typer.Option("--push-to-talk", metavar="hold|toggle", help="Listen only at the space key.")
-    ] = None,
-    no_barge_in: Annotated[
-        bool, typer.Option("--no-barge-in", help="Don't let speech stop a reply that plays.")
-    ] = False,
-    no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies, don't speak them.")] = False,
-    max_turns: Annotated[
-        int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after so many turns.")
-    ] = None,
-    record: Annotated[
-        Path | None, typer.Option("--record", metavar="DIR", help="Keep each utterance and its record in a folder.")
-    ] = None,
-    engine: EngineFlag = None,
-    url: UrlFlag = None,
-    model: ModelFlag = None,
-    device: DeviceFlag = None,
-    quantize: QuantizeFlag = None,
-    instructions: InstructionsFlag = None,
-    voice: VoiceFlag = None,
-    config: ConfigFlag = None,
-    json: JsonFlag = False,
-    _verbose: VerboseFlag = False,
-) -> None:
-    """Talk: it listens, answers aloud, and stops when you speak."""
-    flags = given(
-        engine=engine,
-        url=url,
-        model=model,
-        device=device,
-        quantize=quantize,
-        instructions=instructions,
-        voice=voice,
-    )
-    live = {"input_device": input_device, "output_device": output_device, "push_to_talk": push_to_talk}
-    flags |= {f"live.{name}": value for name, value in live.items() if value is not None}
-    if no_barge_in:
-        flags["live.barge_in"] = False
-    settings = load_settings(config, flags)
+def run_chat(
+    settings: "Settings",
+    options: ChatOptions,
+    *,
+    engine: "Engine | None" = None,
+    synthesizer: "Synthesizer | None" = None,
+) -> bool:
+    """Converse until the user ends it; return whether Ctrl-C did.
+
+    Args:
+        engine: answers in place of the one that the settings name; stays its owner's to close.
+        synthesizer: speaks in place of the voice that the settings name, likewise.
+
+    Raises:
+        VoxError: a part can't be opened, or fails for good.
+    """
     with ExitStack() as stack:
-        _run(_Asked(session, instructions is not None, not no_speak, max_turns, record, json), settings, stack)
+        return _run(settings, options, stack, engine, synthesizer)
 
 
-def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
+def _run(
+    settings: "Settings",
+    options: ChatOptions,
+    stack: ExitStack,
+    engine: "Engine | None",
+    synthesizer: "Synthesizer | None",
+) -> bool:
     """Open the parts, those that may be refused first; run the conversation."""
     from voxcli.live.attempt import Answering
     from voxcli.live.conversation import Conversation, ConversationOptions
@@ -123,26 +79,27 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
     from voxcli.turn import SpeechOutput
 
     inbox: SimpleQueue[Inbound] = SimpleQueue()
-    recording = Recording(asked.record) if asked.record else None
-    memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
-    view = stack.enter_context(closing(open_live_view(as_json=asked.json)))
+    recording = Recording(options.record) if options.record else None
+    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    view = stack.enter_context(closing(open_live_view(as_json=options.as_json)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
-    devices = _open_devices(asked, settings, view, inbox, stack)
+    devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)
-    synthesizer = open_voice(settings, stack) if devices.speaker else None
-    fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
-    engine = open_engine(settings, stack, view.starting, fetching, warming)
+    if devices.speaker and synthesizer is None:
+        synthesizer = stack.enter_context(open_voice(settings))
+    if engine is None:
+        fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
+        engine = open_engine(settings, stack, view.starting, fetching, warming)
     _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     answering = Answering(engine, speech, listener.commit, inbox.put)
-    options = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, asked.max_turns)
+    turns = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, options.max_turns)
     show = _shown_and_kept(view, recording)
-    conversation = Conversation(memory, answering, listener, inbox, show, options, partial(_typed, keys))
+    conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
     with _keys_read(keys, inbox), _running(listener, answering), _ctrl_c_to(inbox):
         conversation.run()
-    if conversation.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    return conversation.interrupted
 
 
 def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys | None":
@@ -164,7 +121,7 @@ def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys |
 
 
 def _open_devices(
-    asked: _Asked, settings: "Settings", view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
+    settings: "Settings", options: ChatOptions, view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
 ) -> "AudioDevices":
     from voxcli.live.events import Notice
     from voxcli.live.recovery import AudioDevices
@@ -175,7 +132,7 @@ def _open_devices(
             lambda text: inbox.put(Notice(text)),
             wanted_input=settings.live.input_device or None,
             wanted_output=settings.live.output_device or None,
-            speak=asked.speak,
+            speak=options.speak,
         )
     )
 

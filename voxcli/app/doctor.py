@@ -1,75 +1,23 @@
-"""`voxcli doctor`: whether `voxcli once` would work here, and what mends what would not."""
+"""Gathers what `voxcli doctor` looks at: the settings, the engine, the devices, the voice, the folders."""
 
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from voxcli.cli.common import (
-    ConfigFlag,
-    DeviceFlag,
-    EngineFlag,
-    InstructionsFlag,
-    JsonFlag,
-    ModelFlag,
-    UrlFlag,
-    VerboseFlag,
-    VoiceFlag,
-    given,
-)
-from voxcli.printable import printable
+from voxcli import doctor as checks
+from voxcli.app.parts import engine_options, load_settings, open_voice
+from voxcli.doctor import Probe
+from voxcli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from voxcli.config import Settings
-    from voxcli.doctor import Check, Finding, Probe
-
-MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
-ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+    from voxcli.doctor import Finding
 
 
-def doctor(
-    engine: EngineFlag = None,
-    url: UrlFlag = None,
-    model: ModelFlag = None,
-    device: DeviceFlag = None,
-    instructions: InstructionsFlag = None,
-    voice: VoiceFlag = None,
-    config: ConfigFlag = None,
-    json_: JsonFlag = False,
-    _verbose: VerboseFlag = False,
-) -> None:
-    """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
-    from voxcli.doctor import examine, would_work
-
-    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
-    checks = examine(_probes(config, flags))
-    well = would_work(checks)
-    if json_:
-        typer.echo(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}))
-    else:
-        for check in checks:
-            typer.echo(_line(check, sys.stdout.encoding or "ascii"))
-    raise typer.Exit(0 if well else 1)
-
-
-def _line(check: "Check", encoding: str) -> str:
-    """Return the line of a check, in characters that `encoding` has."""
-    mark = (MARKS if encoding.lower().replace("-", "") == "utf8" else ASCII_MARKS)[check.state]
-    mend = f" -> {check.mend}" if check.mend else ""
-    line = printable(f"{mark} {check.name:<11} {check.found}{mend}")
-    return line.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _probes(config: Path | None, flags: dict[str, Any]) -> "Iterator[Probe]":
-    from voxcli import doctor as checks
-    from voxcli.cli.parts import load_settings
+def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
+    """Give the checks for the settings in force, in the order in which they are shown."""
     from voxcli.config import Settings
-    from voxcli.doctor import Probe
-    from voxcli.errors import ConfigError
     from voxcli.paths import config_file, data_folder
 
     def settings_file() -> "Finding":
@@ -90,9 +38,7 @@ def _probes(config: Path | None, flags: dict[str, Any]) -> "Iterator[Probe]":
     yield Probe("permissions", lambda: checks.permissions(data_folder()), needed=False)
 
 
-def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
-    from voxcli import doctor as checks
-    from voxcli.doctor import Probe
+def _engine_probes(settings: "Settings") -> Iterator[Probe]:
     from voxcli.engines import accelerator, weights
     from voxcli.engines.choice import looks_like_gpu, why_not_voxtral
     from voxcli.paths import cache_folder
@@ -123,18 +69,15 @@ def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
 
 def _server(settings: "Settings") -> "Finding":
     """Ask the server for its models: nothing is generated."""
-    from voxcli import doctor as checks
-    from voxcli.cli.parts import engine_options
     from voxcli.engines.choice import find_server
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
-    from voxcli.engines.remote import list_models
+    from voxcli.engines.remote import list_models  # needs an extra, and a wrong address is the first thing to mend
 
     return checks.server(settings.remote.model, list_models(server))
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
-    from voxcli import doctor as checks
     from voxcli.engines import embedded, weights
 
     if not missing:
@@ -144,7 +87,6 @@ def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
 
 def _located(model: str) -> Path | None:
     from voxcli.engines import checkpoints
-    from voxcli.errors import ModelError
 
     try:
         return checkpoints.locate(model)
@@ -153,7 +95,6 @@ def _located(model: str) -> Path | None:
 
 
 def _checkpoint(model: str) -> "Finding":
-    from voxcli import doctor as checks
     from voxcli.engines import checkpoints
 
     here = checkpoints.locate(model)
@@ -167,7 +108,6 @@ def _checkpoint(model: str) -> "Finding":
 
 
 def _devices() -> "Finding":
-    from voxcli import doctor as checks
     from voxcli.live.devices import input_devices, output_devices
 
     names = [
@@ -179,12 +119,6 @@ def _devices() -> "Finding":
 
 def _voice(settings: "Settings") -> "Finding":
     """Let the voice say a word: a voice that is listed may still not speak."""
-    from voxcli import doctor as checks
-    from voxcli.speech.voices import open_synthesizer
-
-    speech = settings.speech
-    with open_synthesizer(
-        settings.voice, words_per_minute=speech.words_per_minute, timeout_seconds=speech.timeout_seconds
-    ) as synthesizer:
+    with open_voice(settings) as synthesizer:
         seconds = sum(clip.seconds for clip in synthesizer.synthesize("Ready."))
     return checks.voice(settings.voice, seconds)

@@ -1,34 +1,14 @@
-"""`voxcli once`: one turn from a file or from standard input."""
+"""Builds and runs a single turn, from a file or from standard input."""
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from voxcli.cli.common import (
-    INTERRUPTED,
-    ConfigFlag,
-    DeviceFlag,
-    EngineFlag,
-    InstructionsFlag,
-    JsonFlag,
-    ModelFlag,
-    QuantizeFlag,
-    UrlFlag,
-    VerboseFlag,
-    VoiceFlag,
-    given,
-    note,
-    set_by_ctrl_c,
-)
-from voxcli.cli.parts import load_settings, open_engine, open_memory, open_voice
+from voxcli.app.parts import Notice, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 
 if TYPE_CHECKING:
@@ -39,194 +19,145 @@ if TYPE_CHECKING:
     from voxcli.ui import View
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the command line asks for, beside the settings."""
+Speak = Literal["always", "if possible", "never"]
 
-    source: str
-    session: str | None
-    prompt: str
-    speak: bool | None  # None: where somebody may be listening
-    save_reply: Path | None
-    raw_rate: int | None
-    new_instructions: bool  # given as a flag, so they hold for a stored session too
-    json: bool
+
+@dataclass(frozen=True)
+class OnceOptions:
+    """What a single turn is asked for, beside the settings."""
+
+    source: str  # a recording; - is standard input
+    prompt: str = ""  # text beside the audio
+    session: str | None = None  # name; None keeps the turn in memory alone
+    new_instructions: bool = False  # a stored session takes over those of the settings
+    speak: Speak = "never"  # through the default output device
+    save_reply: Path | None = None  # WAV file for the spoken reply
+    raw_rate: int | None = None  # Hz of standard input, where it is raw 16-bit mono PCM
 
     @property
-    def speech_is_wanted(self) -> bool:
-        """Whether speech was asked for, so that it is a failure if there is none."""
-        return bool(self.speak or self.save_reply)
+    def needs_speech(self) -> bool:
+        """Whether the turn has failed if there is no speech."""
+        return self.speak == "always" or self.save_reply is not None
 
 
-def once(
-    source: Annotated[str, typer.Argument(metavar="FILE|-", help="A recording; - is standard input.")],
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
-    ] = None,
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give beside the audio.")] = "",
-    speak: Annotated[
-        bool | None,
-        typer.Option(
-            "--speak/--no-speak",
-            help="Speak the reply through the default output device.",
-            show_default="if stdout is a terminal and there is a device",
-        ),
-    ] = None,
-    save_reply: Annotated[
-        Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Write the spoken reply to a file.")
-    ] = None,
-    raw_rate: Annotated[
-        int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM of this rate.")
-    ] = None,
-    engine: EngineFlag = None,
-    url: UrlFlag = None,
-    model: ModelFlag = None,
-    device: DeviceFlag = None,
-    quantize: QuantizeFlag = None,
-    instructions: InstructionsFlag = None,
-    voice: VoiceFlag = None,
-    config: ConfigFlag = None,
-    json: JsonFlag = False,
-    _verbose: VerboseFlag = False,
-) -> None:
-    """Answer a recorded question: print the reply, speak it, remember the turn."""
-    flags = given(
-        engine=engine,
-        url=url,
-        model=model,
-        device=device,
-        quantize=quantize,
-        instructions=instructions,
-        voice=voice,
-    )
-    settings = load_settings(config, flags)
-    asked = _Asked(source, session, _text(prompt), speak, save_reply, raw_rate, instructions is not None, json)
-    try:
-        with ExitStack() as stack:
-            interrupted = _run(asked, settings, stack)
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # an engine may still be loading: an interpreter that ends would wait for its threads
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+@dataclass(frozen=True)
+class SingleTurn:
+    """A turn with all its parts open."""
+
+    options: OnceOptions
+    memory: "Memory"
+    engine: "Engine"
+    utterance: "Utterance"
+    speech: "SpeechOutput | None"
+    load_seconds: float  # until the engine was ready
+
+    def answer(self, view: "View", interrupt: threading.Event) -> None:
+        """Run the turn and show it; it ends early once `interrupt` is set.
+
+        Raises:
+            VoxError: the engine can't answer, or speech that was asked for failed.
+        """
+        from voxcli.record import Context, record_of
+        from voxcli.turn import SpeechFailed, TurnEnded
+
+        failure: VoxError | None = None
+        events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech)
+        with closing(events), _abandoned_on_error(view):
+            for event in events:
+                if isinstance(event, SpeechFailed) and self.options.needs_speech:
+                    failure = event.error  # raised when the turn is over
+                    continue
+                view.show(event)
+                if isinstance(event, TurnEnded):
+                    path, session = _utf8(self.options.source), self.memory.session.name
+                    number = self.memory.turn_number
+                    context = Context(self.engine, self.utterance, path, session, number, self.load_seconds)
+                    view.finish(record_of(event, context))
+        if failure:
+            raise failure
 
 
-def _text(given: str) -> str:
-    """Return text from the command line without what was not UTF-8 in it, which no model and no store can take."""
-    return given.encode(errors="replace").decode().strip()
-
-
-def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> bool:
-    """Open the parts, those that are cheap and may be refused first; run the turn; return if it was interrupted."""
+def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
+    """Read the recording and open all that the turn needs; raises VoxError."""
     from voxcli.audio import read_audio
     from voxcli.turn import Utterance
     from voxcli.ui import loading_progress
 
-    memory = open_memory(asked.session, settings, stack, new_instructions=asked.new_instructions)
-    speech = _open_speech(asked, settings, stack)
-    clip = read_audio(asked.source, max_seconds=settings.audio.max_seconds, raw_rate=asked.raw_rate)
-    listening = threading.Thread(target=_note_if_without_speech, args=(clip,), name="vad", daemon=True)
-    listening.start()  # while the engine loads
+    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    speech = _open_speech(settings, options, stack, notice)
+    clip = read_audio(options.source, max_seconds=settings.audio.max_seconds, raw_rate=options.raw_rate)
+    detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
+    detection.start()  # while the engine loads
     started = time.perf_counter()
     with loading_progress() as (fetching, warming):
-        engine = open_engine(settings, stack, note, fetching, warming)
+        engine = open_engine(settings, stack, notice, fetching, warming)
     load_seconds = time.perf_counter() - started
-    listening.join()
-    return _turn(asked, memory, engine, Utterance(clip, asked.prompt), speech, load_seconds)
+    detection.join()
+    return SingleTurn(options, memory, engine, Utterance(clip, _utf8(options.prompt).strip()), speech, load_seconds)
 
 
-def _note_if_without_speech(clip: "AudioClip") -> None:
+def _utf8(text: str) -> str:
+    """Return text from the command line without what was not UTF-8 in it, which no model and no store can take."""
+    return text.encode(errors="replace").decode()
+
+
+def _note_if_without_speech(clip: "AudioClip", notice: Notice) -> None:
     from voxcli.vad import has_speech
 
     if not has_speech(clip):
-        note("no speech was found in the recording; it is asked about as the sound it is")
+        notice("no speech was found in the recording; it is asked about as the sound it is")
 
 
-def _open_speech(asked: _Asked, settings: "Settings", stack: ExitStack) -> "SpeechOutput | None":
-    """Open the voice and what it is heard through; None for a reply that is only read."""
-    speaker = _open_loudspeaker(asked, stack)
-    if asked.save_reply:
+def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> "SpeechOutput | None":
+    """Open the voice and what plays it; None for a reply that is only read."""
+    speaker = _open_loudspeaker(options, stack)
+    if options.save_reply:
         from voxcli.speech.wav import WavSpeaker
 
-        speaker = stack.enter_context(WavSpeaker(asked.save_reply, then=_losable(speaker, asked, stack)))
+        losable = _losable(speaker, options, stack, notice)
+        speaker = stack.enter_context(WavSpeaker(options.save_reply, then=losable))
     if speaker is None:
         return None
     from voxcli.turn import SpeechOutput
 
     try:
-        return SpeechOutput(open_voice(settings, stack), speaker)
+        return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
     except SpeechError as error:
-        if asked.speech_is_wanted:
+        if options.needs_speech:
             raise
-        note(f"no speech: {error}")
+        notice(f"no speech: {error}")
         return None
 
 
-def _open_loudspeaker(asked: _Asked, stack: ExitStack) -> "Speaker | None":
-    by_default = asked.speak is None
-    somebody_listens = not asked.json and sys.stdout is not None and sys.stdout.isatty()
-    if asked.speak is False or (by_default and not somebody_listens):
+def _open_loudspeaker(options: OnceOptions, stack: ExitStack) -> "Speaker | None":
+    if options.speak == "never":
         return None
     from voxcli.live.speaker import open_speaker
 
     try:
         return stack.enter_context(open_speaker())
     except AudioDeviceError:
-        if by_default:
-            return None
-        raise
+        if options.speak == "always":
+            raise
+        return None
 
 
-def _losable(speaker: "Speaker | None", asked: _Asked, stack: ExitStack) -> "Speaker | None":
-    """Return a loudspeaker whose failure is told when the file that the reply goes to is whole."""
+def _losable(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, notice: Notice) -> "Speaker | None":
+    """Return a loudspeaker whose failure is reported once the file with the reply is complete."""
     if speaker is None:
         return None
     from voxcli.live.losable import LosableSpeaker
 
     losable = LosableSpeaker(speaker)
 
-    def tell() -> None:
-        if losable.failure and asked.speak:
+    def report() -> None:
+        if losable.failure and options.speak == "always":
             raise losable.failure
         if losable.failure:
-            note(f"no speech: {losable.failure}")
+            notice(f"no speech: {losable.failure}")
 
-    stack.callback(tell)
+    stack.callback(report)
     return losable
-
-
-def _turn(
-    asked: _Asked,
-    memory: "Memory",
-    engine: "Engine",
-    utterance: "Utterance",
-    speech: "SpeechOutput | None",
-    load_seconds: float,
-) -> bool:
-    from voxcli.record import Context, record_of
-    from voxcli.turn import SpeechFailed, TurnEnded
-    from voxcli.ui import JsonView, TextView
-
-    view: View = JsonView() if asked.json else TextView()
-    failure: VoxError | None = None
-    interrupt = threading.Event()
-    with (
-        set_by_ctrl_c(interrupt),
-        closing(memory.take_turn(engine, utterance, interrupt, speech)) as events,
-        _abandoned_on_error(view),
-    ):
-        for event in events:
-            if isinstance(event, SpeechFailed) and asked.speech_is_wanted:
-                failure = event.error  # raised when the turn is over
-                continue
-            view.show(event)
-            if isinstance(event, TurnEnded):
-                name, number = memory.session.name, memory.turn_number
-                view.finish(
-                    record_of(event, Context(engine, utterance, _text(asked.source), name, number, load_seconds))
-                )
-    if failure:
-        raise failure
-    return interrupt.is_set()
 
 
 @contextmanager

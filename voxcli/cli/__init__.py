@@ -1,4 +1,4 @@
-"""The command line: read flags, build the parts, run, exit code; no logic.
+"""The command line: parses flags, calls `voxcli.app`, maps errors to exit codes.
 
 Nothing heavy is imported before a command needs it: commands import inside their functions.
 """

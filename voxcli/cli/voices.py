@@ -80,16 +80,10 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
     import json
     import threading
 
-    from voxcli.speech.voices import open_synthesizer, say
+    from voxcli.app.parts import open_voice
+    from voxcli.speech.voices import say
 
-    with (
-        _speaker(save) as speaker,
-        open_synthesizer(
-            settings.voice,
-            words_per_minute=settings.speech.words_per_minute,
-            timeout_seconds=settings.speech.timeout_seconds,
-        ) as synthesizer,
-    ):
+    with _speaker(save) as speaker, open_voice(settings) as synthesizer:
         started = speaker.position
         said = say(text, synthesizer, speaker, threading.Event())
         seconds = speaker.position - started

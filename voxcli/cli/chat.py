@@ -1,0 +1,78 @@
+"""`voxcli chat`: the live conversation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxcli.cli.common import (
+    INTERRUPTED,
+    ConfigFlag,
+    DeviceFlag,
+    EngineFlag,
+    InstructionsFlag,
+    JsonFlag,
+    ModelFlag,
+    QuantizeFlag,
+    UrlFlag,
+    VerboseFlag,
+    VoiceFlag,
+    given,
+)
+
+
+def chat(
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
+    ] = None,
+    input_device: Annotated[
+        str | None,
+        typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
+    ] = None,
+    output_device: Annotated[
+        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
+    ] = None,
+    push_to_talk: Annotated[
+        str | None, typer.Option("--push-to-talk", metavar="hold|toggle", help="Listen only at the space key.")
+    ] = None,
+    no_barge_in: Annotated[
+        bool, typer.Option("--no-barge-in", help="Don't let speech stop a reply that plays.")
+    ] = False,
+    no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies, don't speak them.")] = False,
+    max_turns: Annotated[
+        int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after so many turns.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", metavar="DIR", help="Keep each utterance and its record in a folder.")
+    ] = None,
+    engine: EngineFlag = None,
+    url: UrlFlag = None,
+    model: ModelFlag = None,
+    device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
+    instructions: InstructionsFlag = None,
+    voice: VoiceFlag = None,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Talk: it listens, answers aloud, and stops when you speak."""
+    from voxcli.app.chat import ChatOptions, run_chat
+    from voxcli.app.parts import load_settings
+
+    flags = given(
+        engine=engine,
+        url=url,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
+    live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
+    flags |= {f"live.{name}": value for name, value in live.items()}
+    if no_barge_in:
+        flags["live.barge_in"] = False
+    options = ChatOptions(session, instructions is not None, not no_speak, max_turns, record, json)
+    if run_chat(load_settings(config, flags), options):
+        raise typer.Exit(INTERRUPTED)

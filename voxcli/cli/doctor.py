@@ -1,0 +1,62 @@
+"""`voxcli doctor`: whether `voxcli once` would work here, and what mends what would not."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from voxcli.cli.common import (
+    ConfigFlag,
+    DeviceFlag,
+    EngineFlag,
+    InstructionsFlag,
+    JsonFlag,
+    ModelFlag,
+    UrlFlag,
+    VerboseFlag,
+    VoiceFlag,
+    given,
+)
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.doctor import Check
+
+MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
+ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+def doctor(
+    engine: EngineFlag = None,
+    url: UrlFlag = None,
+    model: ModelFlag = None,
+    device: DeviceFlag = None,
+    instructions: InstructionsFlag = None,
+    voice: VoiceFlag = None,
+    config: ConfigFlag = None,
+    json_: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
+    from voxcli.app.doctor import probes
+    from voxcli.doctor import examine, would_work
+
+    flags = given(engine=engine, url=url, model=model, device=device, instructions=instructions, voice=voice)
+    checks = examine(probes(config, flags))
+    well = would_work(checks)
+    if json_:
+        typer.echo(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}))
+    else:
+        for check in checks:
+            typer.echo(_line(check, sys.stdout.encoding or "ascii"))
+    raise typer.Exit(0 if well else 1)
+
+
+def _line(check: "Check", encoding: str) -> str:
+    """Return the line of a check, in characters that `encoding` has."""
+    mark = (MARKS if encoding.lower().replace("-", "") == "utf8" else ASCII_MARKS)[check.state]
+    mend = f" -> {check.mend}" if check.mend else ""
+    line = printable(f"{mark} {check.name:<11} {check.found}{mend}")
+    return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,0 +1,97 @@
+"""`voxcli once`: one turn from a file or from standard input."""
+
+import os
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxcli.cli.common import (
+    INTERRUPTED,
+    ConfigFlag,
+    DeviceFlag,
+    EngineFlag,
+    InstructionsFlag,
+    JsonFlag,
+    ModelFlag,
+    QuantizeFlag,
+    UrlFlag,
+    VerboseFlag,
+    VoiceFlag,
+    given,
+    note,
+    set_by_ctrl_c,
+)
+
+if TYPE_CHECKING:
+    from voxcli.app.once import Speak
+
+
+def once(
+    source: Annotated[str, typer.Argument(metavar="FILE|-", help="A recording; - is standard input.")],
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
+    ] = None,
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give beside the audio.")] = "",
+    speak: Annotated[
+        bool | None,
+        typer.Option(
+            "--speak/--no-speak",
+            help="Speak the reply through the default output device.",
+            show_default="if stdout is a terminal and there is a device",
+        ),
+    ] = None,
+    save_reply: Annotated[
+        Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Write the spoken reply to a file.")
+    ] = None,
+    raw_rate: Annotated[
+        int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM of this rate.")
+    ] = None,
+    engine: EngineFlag = None,
+    url: UrlFlag = None,
+    model: ModelFlag = None,
+    device: DeviceFlag = None,
+    quantize: QuantizeFlag = None,
+    instructions: InstructionsFlag = None,
+    voice: VoiceFlag = None,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Answer a recorded question: print the reply, speak it, remember the turn."""
+    from voxcli.app.once import OnceOptions, open_turn
+    from voxcli.app.parts import load_settings
+    from voxcli.ui import JsonView, TextView
+
+    flags = given(
+        engine=engine,
+        url=url,
+        model=model,
+        device=device,
+        quantize=quantize,
+        instructions=instructions,
+        voice=voice,
+    )
+    settings = load_settings(config, flags)
+    speech = _speech(speak, as_json=json)
+    options = OnceOptions(source, prompt, session, instructions is not None, speech, save_reply, raw_rate)
+    interrupt = threading.Event()
+    try:
+        with ExitStack() as stack:
+            turn = open_turn(settings, options, stack, note)
+            with set_by_ctrl_c(interrupt):
+                turn.answer(JsonView() if json else TextView(), interrupt)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # an engine may still be loading: an interpreter that ends would wait for its threads
+    if interrupt.is_set():
+        raise typer.Exit(INTERRUPTED)
+
+
+def _speech(speak: bool | None, *, as_json: bool) -> "Speak":
+    """Return whether to speak; without a flag, where somebody is likely to listen."""
+    if speak is None:
+        return "if possible" if not as_json and sys.stdout is not None and sys.stdout.isatty() else "never"
+    return "always" if speak else "never"
