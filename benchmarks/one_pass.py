@@ -1,12 +1,12 @@
-"""`voxcli bench pass`: contenders run one after the other on one model, and their turns become figures.
+"""Measures one Voxtral pass beside transformers and the floors of the device: `python -m benchmarks.one_pass`.
 
-voxcli comes last, for its decoder changes modules of the model; with quantized weights it has a model
-of its own, opened when the other is gone. `run` and `run_quantized` measure, `figures` is pure:
-measurements and floors in, numbers out; `bench` joins them, and the floors, into a record. How it is
-shown is the business of `benchmarks.one_pass_report`.
+The implementations run one after the other on one model; voxcli comes last, because its decoder changes modules of
+the model. With quantized weights voxcli has a model of its own, opened when the first one is gone. `figures` is pure:
+measurements and floors in, numbers out. `benchmarks.one_pass_report` makes the table.
 """
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,19 +14,33 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from shlex import join
+from shutil import get_terminal_size
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
-from benchmarks.baselines import NAMES, QUANTIZED, SHOWN, Contender, Measured, TwoPasses, all_of, free_memory
+from benchmarks.baselines import (
+    NAMES,
+    QUANTIZED,
+    SHOWN,
+    Implementation,
+    TurnMeasurement,
+    TwoPasses,
+    all_of,
+    free_memory,
+)
+from benchmarks.command import DeviceFlag, JsonFlag, ModelFlag, command_line, note, require_writable, write_json
 from benchmarks.floors import Floors, floors, measure
-from benchmarks.one_pass_report import record
+from benchmarks.instrumentation import Forward, PeakMemory, forward_spans, own_seconds
+from benchmarks.one_pass_report import record, table
 from benchmarks.random_model import default_model, open_model
 from benchmarks.report import median, spread
 from benchmarks.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
-from benchmarks.instrumentation import Forward, PeakMemory, forward_spans, own_seconds
 from voxcli.engines.quantization import DTYPES, Format
+from voxcli.errors import ConfigError
 
 TURNS_OF_INTEREST = (1, 10, 50)
 GPU_SAMPLES, CPU_SAMPLES = 20, 5
@@ -38,11 +52,11 @@ FIRST_TOKENS = round(FIRST_WORDS * TOKENS_PER_WORD)
 class Plan:
     """How much is measured."""
 
-    turns: int = 50  # of the conversation; measured are the first, the last, and some between
-    samples: int | None = None  # of each measured turn; None for as many as suit the device
+    turns: int = 50  # length of the conversation; the first turn, the last and some between are measured
+    samples: int | None = None  # per measured turn; None for as many as suit the device
     reply_tokens: int = 40
     only: Sequence[str] = NAMES
-    quantize: Format | None = None  # voxcli's weights, in one contender more
+    quantize: Format | None = None  # measures voxcli with such weights too
 
     def measured_turns(self) -> list[int]:
         """Return the numbers of the turns that are measured."""
@@ -50,20 +64,20 @@ class Plan:
 
 
 @dataclass
-class Standing:
-    """What was measured of one contender, as far as it came."""
+class Result:
+    """The measurements of one implementation, up to its failure if it failed."""
 
     name: str
     about: str = ""
     failure: str | None = None
-    ready_seconds: float | None = None  # to prepare, and for one turn that is not counted
-    first_seconds: dict[int, float] = field(default_factory=dict)  # of the first call at each turn, not counted
-    turns: dict[int, list[Measured]] = field(default_factory=dict)
+    ready_seconds: float | None = None  # preparation and one turn that is not counted
+    first_seconds: dict[int, float] = field(default_factory=dict)  # first call at each turn, not counted
+    turns: dict[int, list[TurnMeasurement]] = field(default_factory=dict)
     peak_bytes: int | None = None
-    own_seconds: float | None = None  # of the decode loop, for a token
+    own_seconds: float | None = None  # decode loop beside the forward call, per token
 
 
-def bench(
+def measure_all(
     model: str,
     device: str,
     plan: Plan,
@@ -71,23 +85,23 @@ def bench(
     note: Callable[[str], None],
     opens: Callable[[str, str], Any] = open_model,
 ) -> dict[str, Any]:
-    """Return the record of a run, see `pass_report.record`; `note` takes what is going on.
+    """Return the record of a run, see `one_pass_report.record`; `note` shows the progress.
 
     Args:
-        model: as `random_model.open_model` takes it; empty for what suits the device.
+        model: random:SHAPE or a checkpoint; empty for what suits the device.
         device: auto, cuda, mps or cpu.
-        opens: returns a model, by these two.
+        opens: returns a model; takes its name and the device.
 
     Raises:
-        VoxError: the model can't be had. A contender that fails is part of the record.
+        VoxError: the model can't be opened. An implementation that fails is part of the record.
     """
     name = model or default_model(device)
     note(f"{name} ...")
     with quiet():
-        return _bench(name, device, plan, command, note, opens)
+        return _measure_all(name, device, plan, command, note, opens)
 
 
-def _bench(
+def _measure_all(
     name: str,
     device: str,
     plan: Plan,
@@ -99,12 +113,12 @@ def _bench(
     kind, dtype, config, parameters = opened.device.type, opened.dtype, opened.config, opened.num_parameters()
     plan = replace(plan, samples=plan.samples or (CPU_SAMPLES if kind == "cpu" else GPU_SAMPLES))
     before = measure(kind, dtype)
-    standings = run(opened, plan, note)
+    results = run(opened, plan, note)
     del opened  # both models together may not fit
     if plan.quantize:
         free_memory(kind)
-        standings.append(run_quantized(opens(name, device), plan.quantize, plan, note))
-    standings.sort(key=lambda standing: SHOWN.index(standing.name))
+        results.append(run_quantized(opens(name, device), plan.quantize, plan, note))
+    results.sort(key=lambda result: SHOWN.index(result.name))
     speeds = before.best(measure(kind, dtype))  # neither a busy beginning nor a busy end lowers the bar
     turn_tokens = len(Script.of(config, reply_tokens=plan.reply_tokens).prompt(1))
     floors_with = partial(floors, config, speeds, turn_tokens=turn_tokens, bytes_per_weight=dtype.itemsize)
@@ -129,14 +143,14 @@ def _bench(
             "floors": floor_figures(least, plan.reply_tokens),
             "contenders": [
                 {**each, "floors": floor_figures(others.get(each["name"], least), plan.reply_tokens)}
-                for each in figures(standings, least, others)
+                for each in figures(results, least, others)
             ],
         },
     )
 
 
 def floor_figures(least: Floors, reply_tokens: int) -> dict[str, float]:
-    """Return the floors as the figures beside them are given."""
+    """Return the floors in the units of the figures beside them."""
     return {
         "encoder_ms": 1000 * least.encoder_seconds,
         "prefill_ms": 1000 * least.prefill_seconds,
@@ -147,72 +161,72 @@ def floor_figures(least: Floors, reply_tokens: int) -> dict[str, float]:
     }
 
 
-def run(model: Any, plan: Plan, note: Callable[[str], None]) -> list[Standing]:
-    """Measure each contender; one that fails is reported and does not end the run."""
+def run(model: Any, plan: Plan, note: Callable[[str], None]) -> list[Result]:
+    """Measure each implementation; one that fails is reported and does not end the run."""
     script = Script.of(model.config, reply_tokens=plan.reply_tokens)
-    contenders = all_of(model, script, plan.turns)
-    wanted = [name for name in contenders if name in plan.only]
-    return [_measured(name, contenders[name], model, plan, note) for name in wanted]
+    implementations = all_of(model, script, plan.turns)
+    wanted = [name for name in implementations if name in plan.only]
+    return [_measured(name, implementations[name], model, plan, note) for name in wanted]
 
 
-def run_quantized(model: Any, form: Format, plan: Plan, note: Callable[[str], None]) -> Standing:
+def run_quantized(model: Any, form: Format, plan: Plan, note: Callable[[str], None]) -> Result:
     """Measure voxcli with quantized weights; transformers can't run the model afterwards."""
-    script, contender = Script.of(model.config, reply_tokens=plan.reply_tokens), QUANTIZED[form]
-    return _measured(contender.name, lambda: contender(model, script, plan.turns), model, plan, note)
+    script, implementation = Script.of(model.config, reply_tokens=plan.reply_tokens), QUANTIZED[form]
+    return _measured(implementation.name, lambda: implementation(model, script, plan.turns), model, plan, note)
 
 
 def _measured(
-    name: str, make: Callable[[], Contender], model: Any, plan: Plan, note: Callable[[str], None]
-) -> Standing:
+    name: str, make: Callable[[], Implementation], model: Any, plan: Plan, note: Callable[[str], None]
+) -> Result:
     note(f"{name} ...")
-    standing = Standing(name)
-    _measure(make, standing, model, plan)
-    if standing.failure:
-        note(f"{name} failed: {standing.failure}")
-    return standing
+    result = Result(name)
+    _measure(make, result, model, plan)
+    if result.failure:
+        note(f"{name} failed: {result.failure}")
+    return result
 
 
-def _measure(make: Callable[[], Contender], standing: Standing, model: Any, plan: Plan) -> None:
+def _measure(make: Callable[[], Implementation], result: Result, model: Any, plan: Plan) -> None:
     device = model.device.type
     peak = PeakMemory(device)
     free_memory(device)
     peak.reset()
-    contender = None
+    implementation = None
     try:
-        contender = make()
-        standing.about = contender.about
-        _measure_turns(contender, standing, model, plan)
-        standing.peak_bytes = peak.bytes()
-    except Exception as error:  # noqa: BLE001 - whatever stops one contender, the others are worth measuring
-        standing.failure = _reason(error)
+        implementation = make()
+        result.about = implementation.about
+        _measure_turns(implementation, result, model, plan)
+        result.peak_bytes = peak.bytes()
+    except Exception as error:  # noqa: BLE001 - one failure must not end the run
+        result.failure = _reason(error)
     finally:
-        if contender:
-            contender.close()
-        del contender
+        if implementation:
+            implementation.close()
+        del implementation
         free_memory(device)
 
 
-def _measure_turns(contender: Contender, standing: Standing, model: Any, plan: Plan) -> None:
+def _measure_turns(implementation: Implementation, result: Result, model: Any, plan: Plan) -> None:
     numbers = plan.measured_turns()
     started = time.perf_counter()
-    contender.prepare()
+    implementation.prepare()
     for number in numbers:
         before = time.perf_counter()
-        contender.turn(number)
-        standing.first_seconds[number] = time.perf_counter() - before
-        standing.ready_seconds = standing.ready_seconds or time.perf_counter() - started
-    for _ in range(plan.samples or 1):  # the turns in turn, so that a busy moment does not hit one of them alone
+        implementation.turn(number)
+        result.first_seconds[number] = time.perf_counter() - before
+        result.ready_seconds = result.ready_seconds or time.perf_counter() - started
+    for _ in range(plan.samples or 1):  # alternating, so that a busy moment does not hit one turn alone
         for number in numbers:
-            standing.turns.setdefault(number, []).append(contender.turn(number))
-    if model.device.type == "cpu" and (forward := contender.forward()):
-        own = [_own_seconds(contender, forward) for _ in range(plan.samples or 1)]
+            result.turns.setdefault(number, []).append(implementation.turn(number))
+    if model.device.type == "cpu" and (forward := implementation.forward()):
+        own = [_own_seconds(implementation, forward) for _ in range(plan.samples or 1)]
         known = [seconds for seconds in own if seconds is not None]
-        standing.own_seconds = median(known) if known else None
+        result.own_seconds = median(known) if known else None
 
 
-def _own_seconds(contender: Contender, forward: Forward) -> float | None:
+def _own_seconds(implementation: Implementation, forward: Forward) -> float | None:
     with forward_spans(forward) as spans:
-        measured = contender.turn(1)
+        measured = implementation.turn(1)
     return own_seconds([measured.started + seconds for seconds in measured.token_seconds], spans)
 
 
@@ -222,41 +236,41 @@ def _reason(error: Exception) -> str:
 
 
 def figures(
-    standings: Sequence[Standing], least: Floors, others: Mapping[str, Floors] = MappingProxyType({})
+    results: Sequence[Result], least: Floors, others: Mapping[str, Floors] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
-    """Return the numbers of each contender, ratios to the floors beside them; milliseconds unless named otherwise.
+    """Return the numbers of each implementation, ratios to the floors beside them; milliseconds unless named otherwise.
 
     Args:
-        others: floors of contenders that have their own.
+        others: floors of implementations with weights of another size, by name.
     """
-    two = next((standing for standing in standings if standing.name == TwoPasses.name), Standing(TwoPasses.name))
+    two = next((result for result in results if result.name == TwoPasses.name), Result(TwoPasses.name))
     return [
         {
-            "name": standing.name,
-            "about": standing.about,
-            "failure": standing.failure,
-            "ready_seconds": standing.ready_seconds,
-            "peak_bytes": standing.peak_bytes,
-            "own_ms_a_token": None if standing.own_seconds is None else round(1000 * standing.own_seconds, 4),
+            "name": result.name,
+            "about": result.about,
+            "failure": result.failure,
+            "ready_seconds": result.ready_seconds,
+            "peak_bytes": result.peak_bytes,
+            "own_ms_a_token": None if result.own_seconds is None else round(1000 * result.own_seconds, 4),
             "turns": [
                 {
                     "turn": number,
-                    "first_call_seconds": standing.first_seconds[number],
-                    **turn_figures(measured, others.get(standing.name, least)),
+                    "first_call_seconds": result.first_seconds[number],
+                    **turn_figures(measured, others.get(result.name, least)),
                     "of_two_passes": _ratio(measured, two.turns.get(number, [])),
                 }
-                for number, measured in standing.turns.items()
+                for number, measured in result.turns.items()
             ],
         }
-        for standing in standings
+        for result in results
     ]
 
 
-def turn_figures(measured: Sequence[Measured], least: Floors) -> dict[str, Any]:
+def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str, Any]:
     """Return the numbers of one turn, from all its samples.
 
-    `times_floor` and `of_floor` say how the median stands to the floor: 1 is the hardware's own speed, and
-    worse is more of the one and less of the other.
+    `times_floor` is the median time over the floor, `of_floor` the median rate over the floor: both are 1 at the
+    speed of the hardware.
     """
     replies = [each.token_seconds for each in measured]
     tokens = min(len(reply) for reply in replies)
@@ -283,15 +297,45 @@ def _against(seconds: Sequence[float], floor: float) -> dict[str, Any]:
     return {**spread([1000 * each for each in seconds]), "times_floor": median(seconds) / floor}
 
 
-def _ratio(measured: Sequence[Measured], other: Sequence[Measured]) -> float | None:
+def _ratio(measured: Sequence[TurnMeasurement], other: Sequence[TurnMeasurement]) -> float | None:
     if not other:
         return None
     return median([each.total_seconds for each in measured]) / median([each.total_seconds for each in other])
 
 
+def one_pass(
+    model: ModelFlag = "",
+    device: DeviceFlag = "auto",
+    turns: Annotated[int, typer.Option("--turns", metavar="N", min=1, help="Turns of the conversation.")] = 50,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="N", min=1, help="Per measured turn; 20, on a CPU 5.")
+    ] = None,
+    reply_tokens: Annotated[int, typer.Option("--reply-tokens", metavar="N", min=2, help="Tokens per reply.")] = 40,
+    only: Annotated[str | None, typer.Option("--only", metavar="NAME,...", help=f"Some of {', '.join(NAMES)}.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="int8|fp8", help="Measure voxcli with 8-bit weights, too.")
+    ] = None,
+    json: JsonFlag = None,
+) -> None:
+    """Measure one Voxtral pass beside transformers' `generate` and beside the floors of the device."""
+    names = only.split(",") if only else list(NAMES)
+    if unknown := next((name for name in names if name not in NAMES), None):
+        raise ConfigError(
+            f"there is no {unknown!r} to measure", hint=f"--only takes {', '.join(NAMES)}, commas between"
+        )
+    form = next((form for form in QUANTIZED if form == quantize), None)
+    if quantize and form is None:
+        raise ConfigError(f"there is no format {quantize!r}", hint=f"--quantize takes {' or '.join(QUANTIZED)}")
+    require_writable(json)
+    command = join(["python", "-m", "benchmarks.one_pass", *sys.argv[1:]])
+    found = measure_all(model, device, Plan(turns, samples, reply_tokens, names, form), command, note)
+    write_json(json, found)
+    typer.echo(table(found, get_terminal_size().columns if sys.stdout.isatty() else None))
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep advice for programmers from the terminal."""
+    """Silence logging and warnings of libraries."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -300,3 +344,9 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+app = command_line(one_pass)
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.one_pass")
