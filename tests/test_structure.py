@@ -97,6 +97,20 @@ def test_dependencies_run_one_way() -> None:
     assert wrong == []
 
 
+def test_the_package_does_not_know_its_benchmarks() -> None:
+    assert importers("benchmarks", "tests") == set()
+
+
+def test_benchmarks_use_public_names_alone() -> None:
+    private = {
+        ast.unparse(node)
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert {name for name in private if not name.startswith("self.")} == {"config._compile_all_devices"}  # transformers
+
+
 def test_the_root_imports_nothing() -> None:
     assert list(imported(PACKAGE / "__init__.py")) == []
 
