@@ -16,7 +16,7 @@ PACKAGE = ROOT / "voxcli"
 
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
     {"errors", "printable", "paths", "sentences", "heard", "config_fields"},
-    {"decode", "config"},
+    {"decode", "config", "output"},
     {"audio", "config_text"},
     {"session", "vad"},
     {"store", "turn"},
@@ -184,6 +184,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert modules & HEAVY == set()
     assert {name for name in modules if name.startswith("voxcli.") and not name.startswith("voxcli.cli")} <= {
         "voxcli.errors",
+        "voxcli.output",
         "voxcli.printable",
     }
 

@@ -1,6 +1,5 @@
 """`voxcli doctor`: whether `voxcli once` would work here, and what mends what would not."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -18,6 +17,8 @@ from voxcli.cli.common import (
     VerboseFlag,
     VoiceFlag,
     given,
+    print_json,
+    print_text,
 )
 from voxcli.printable import printable
 
@@ -47,10 +48,10 @@ def doctor(
     checks = examine(probes(config, flags))
     well = would_work(checks)
     if json_:
-        typer.echo(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}))
+        print_json({"ok": well, "checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            typer.echo(_line(check, sys.stdout.encoding or "ascii"))
+            print_text(_line(check, sys.stdout.encoding or "ascii"))
     raise typer.Exit(0 if well else 1)
 
 
