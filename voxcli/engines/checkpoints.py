@@ -282,7 +282,8 @@ def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path,
     _check_names(repo_id, {sibling.rfilename for sibling in info.siblings or []})
     config = hf_hub_download(repo_id, "config.json", revision=commit, cache_dir=hub.folder(), endpoint=hub.endpoint)
     kinds.check_type(repo_id, _model_type(Path(config)))
-    check(Path(config), sum(sibling.size or 0 for sibling in info.siblings or [] if WEIGHTS.fullmatch(sibling.rfilename)))
+    weights = (sibling for sibling in info.siblings or [] if kinds.WEIGHTS.fullmatch(sibling.rfilename))
+    check(Path(config), sum(sibling.size or 0 for sibling in weights))
 
     # 2. Room for what is missing.
     needed = (sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename))

@@ -24,9 +24,9 @@ from voxcli.live.events import (
     TurnTaken,
 )
 from voxcli.live_view.words import STAGES, interruption, latency_line, notes_of, rounded_ms, said, spread
+from voxcli.output import Output
 from voxcli.printable import printable
 from voxcli.turn import ReplyDelta, SpeechFailed
-from voxcli.ui import Output
 
 
 class PlainView:

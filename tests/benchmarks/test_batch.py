@@ -1,29 +1,29 @@
-"""`voxcli bench many`: a whole run on a tiny random model, and the arithmetic of its figures."""
+"""`python -m benchmarks.batch`: a whole run on a tiny random model, and the arithmetic of its figures."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from voxcli.cli import app
-
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from voxcli.bench import many  # noqa: E402
+from benchmarks import batch  # noqa: E402
 
 
 def run(*flags: str) -> Any:
-    return CliRunner().invoke(app, ["bench", "many", "--device", "cpu", *flags])
+    return CliRunner().invoke(batch.app, ["--device", "cpu", *flags])
 
 
-def test_three_ways_are_measured_on_the_same_clips() -> None:
+def test_three_ways_are_measured_on_the_same_clips(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
     sizes = ("--clips", "5", "--singles", "2", "--reply-tokens", "4", "--reply-tokens", "6", "--clip-seconds", "1")
-    done = run("--model", "random:tiny", "--json", "--batch-size", "2", *sizes)
+    done = run("--model", "random:tiny", "--json", str(path), "--batch-size", "2", *sizes)
     assert done.exit_code == 0, done.output
-    record = json.loads(done.stdout)
+    record = json.loads(path.read_text())
     assert [each["what"].split(" tokens: ")[0] for each in record["figures"]] == [*["4"] * 6, *["6"] * 6]
     for figures in (record["figures"][:6], record["figures"][6:]):
         check(figures)
@@ -46,9 +46,9 @@ def figures(device: str, dtype: Any) -> dict[str, Any]:
     """Return the figures of a run in which the ways take 30, 12 and 4 s for 2, 4 and 8 clips, by what they are of."""
     model = SimpleNamespace(device=torch.device(device), dtype=dtype)
     replies = [[1, 2], [3, 4], [5, 6], [7, 8]]
-    together = many.Taken(4, [*replies[:3], [0]], 8, 24)
-    plan = many.Plan(clips=8, clip_seconds=5.0, rows=16)
-    found = many.figures(many.Taken(30, [], 2, 24), many.Taken(12, replies, 4, 24), together, plan, model)
+    together = batch.Result(4, [*replies[:3], [0]], 8, 24)
+    plan = batch.Plan(clips=8, clip_seconds=5.0, rows=16)
+    found = batch.figures(batch.Result(30, [], 2, 24), batch.Result(12, replies, 4, 24), together, plan, model)
     return {each.what.removeprefix("24 tokens: "): each for each in found}
 
 

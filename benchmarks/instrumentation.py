@@ -1,4 +1,4 @@
-"""What a run looks at beside the clock: the most memory that was in use, and when the model was running."""
+"""Measures beside the clock: the peak memory, and when the model was running."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from voxcli.bench.report import median
+from benchmarks.report import median
 
 Span = tuple[float, float]  # perf_counter: start and end
 
@@ -19,7 +19,7 @@ RESET_PEAK = "5"  # for /proc/self/clear_refs, see proc(5)
 
 
 class PeakMemory:
-    """The most memory in use since `reset`, the weights included."""
+    """The peak of the memory in use since `reset`, weights included."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -30,7 +30,7 @@ class PeakMemory:
         }[device]
 
     def reset(self) -> None:
-        """Begin anew; a CPU's peak can't be reset on every system, and then counts since the process began."""
+        """Start over; where the operating system can't reset the peak, it counts from the start of the process."""
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         elif self._device == "cpu":
@@ -62,7 +62,7 @@ class Forward(NamedTuple):
 
 @contextmanager
 def forward_spans(forward: Forward) -> Iterator[list[Span]]:
-    """Note when each call began and ended. Means something where calls return when they are done: on a CPU."""
+    """Record the start and end of each call. Means something on a CPU, where calls return when they are done."""
     spans: list[Span] = []
     original = getattr(forward.owner, forward.name)
 
@@ -85,13 +85,13 @@ def forward_spans(forward: Forward) -> Iterator[list[Span]]:
 
 
 def own_seconds(tokens: Sequence[float], spans: Sequence[Span]) -> float | None:
-    """Return what a decode loop takes for a token beside the model's forward calls; the median.
+    """Return the median time that a decode loop takes for a token beside the model's forward calls.
 
     Args:
         tokens: when each token came, by the clock of the spans.
 
     Returns:
-        None where a token came without a call, so that nothing can be said.
+        None where a token came without a call.
     """
     own = []
     for before, after in pairwise(tokens):

@@ -1,9 +1,8 @@
-"""The conversation that every contender is given: the same clip, the same lengths, ids instead of words.
+"""The conversation that every implementation answers: the same clips, the same lengths, ids instead of words.
 
     <s>  [INST]{placeholder}[/INST]{reply}</s> ...  [INST][BEGIN_AUDIO][AUDIO]*n[/INST]
 
-It has the layout of `voxcli.engines.prompt`, without a tokenizer: text is random ids, which cost what
-words cost. It knows no model but its configuration.
+The layout is that of `voxcli.engines.prompt`, without a tokenizer: text is random ids, which cost as much as words.
 """
 
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines.windows import audio_tokens_per_window
 
 BEGIN, END, USER, USER_END, BEGIN_AUDIO, TRANSCRIBE = 1, 2, 3, 4, 25, 34
-CONTROL_IDS = 1000  # of Voxtral's vocabulary; no text lies below
+CONTROL_IDS = 1000  # the first ids of Voxtral's vocabulary, none of them text
 PLACEHOLDER_TOKENS = 20  # of `[User audio input - 35200 samples, 2.20s]`
 LANGUAGE_TOKENS = 3  # of `lang:en`, before [TRANSCRIBE]
 TOKENS_PER_WORD = 4 / 3  # of English
@@ -26,7 +25,7 @@ CLIP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Script:
-    """A conversation of turns that all look alike."""
+    """A conversation of similar turns."""
 
     audio_id: int
     audio_tokens: int  # of a clip
@@ -47,7 +46,7 @@ class Script:
         )
 
     def finished(self, turns: int) -> list[int]:
-        """Return the ids of so many finished turns: placeholders and replies, no audio."""
+        """Return the ids of a number of finished turns: placeholders and replies, no audio."""
         ids = [BEGIN]
         for number in range(1, turns + 1):
             words = np.random.default_rng((self.seed, number)).integers(
@@ -65,9 +64,9 @@ class Script:
         return [BEGIN, USER, *self._audio(), USER_END, *range(CONTROL_IDS, CONTROL_IDS + LANGUAGE_TOKENS), TRANSCRIBE]
 
     def clips(self) -> Iterator[AudioClip]:
-        """Give clips without end, each as long as a short question: noise, which costs what speech costs.
+        """Yield clips without end: noise as long as a short question, which costs as much as speech.
 
-        No two are alike: what was encoded once may be kept, and nobody says the same twice.
+        No two are alike, so that no clip is served from a cache.
         """
         return (self._clip(number) for number in count())
 

@@ -1,8 +1,7 @@
-"""Voxtral models without knowledge: random weights in the shapes of the real ones, made where they will run.
+"""Voxtral models with random weights in the shapes of the real ones, made on the device that runs them.
 
-Speed needs no meaning, so a machine without a checkpoint can still measure. What is made is a
-`VoxtralForConditionalGeneration`, as one that was loaded; a checkpoint that is at hand is loaded here
-too. Nothing here knows what is measured.
+Speed does not depend on the weights, so a machine without a checkpoint can measure too. The result is a
+`VoxtralForConditionalGeneration`, as if it had been loaded; a checkpoint on this machine is loaded here too.
 """
 
 from typing import Any

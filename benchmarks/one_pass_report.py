@@ -1,7 +1,4 @@
-"""The record of `voxcli bench pass`: everything that was measured, as values for JSON and as a table.
-
-Knows nothing of how it was measured.
-"""
+"""The record of a run of `benchmarks.one_pass`: all measurements, as values for JSON and as a table."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -11,9 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from voxcli.bench.report import machine
+from benchmarks.report import machine
 
-WIDE = 240  # columns, where no terminal sets a limit: no cell of the table is folded
+WIDE = 240  # columns without a terminal: enough to fold no cell
 NOTHING, FAILED = "-", "failed"
 
 Turn = dict[str, Any]
@@ -22,20 +19,20 @@ Turn = dict[str, Any]
 def record(
     *, command: str, date: str, device: str, model: dict[str, Any], plan: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return all of a run. `run` has "speeds", "floors" and "contenders"; the rest says what they depend on."""
+    """Return the record: the "speeds", "floors" and "contenders" of `run`, and what they depend on."""
     about = {**machine(), "device": device}
     return {"date": date, "command": command, "machine": about, "model": model, "plan": plan, **run}
 
 
 def table(written: dict[str, Any], width: int | None = None) -> str:
-    """Return a record as text: contenders side by side, and what was measured on.
+    """Return a record as text: the implementations side by side, then the machine and the plan.
 
     Args:
-        width: of the terminal, in columns; None for as wide as it gets.
+        width: columns of the terminal; None for no limit.
     """
-    contenders = written["contenders"]
+    implementations = written["contenders"]
     shown = Table(box=box.MARKDOWN, pad_edge=True)
-    for title in ("what", "floor", *(contender["name"] for contender in contenders)):
+    for title in ("what", "floor", *(implementation["name"] for implementation in implementations)):
         shown.add_column(title, overflow="fold")
     for row in rows(written):
         shown.add_row(*row)
@@ -48,23 +45,27 @@ def table(written: dict[str, Any], width: int | None = None) -> str:
 
 
 def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells of the table: what, its floor, then one a contender."""
-    floors, plan, contenders = written["floors"], written["plan"], written["contenders"]
+    """Return the cells of the table: what, its floor, then one per implementation."""
+    floors, plan, implementations = written["floors"], written["plan"], written["contenders"]
     reply, words = plan["reply_tokens"], min(plan["first_tokens"], plan["reply_tokens"])
-    numbers = sorted({turn["turn"] for contender in contenders for turn in contender["turns"]})
+    numbers = sorted({turn["turn"] for implementation in implementations for turn in implementation["turns"]})
 
     def floor(key: str, form: Callable[[float], str]) -> str:
-        common, own = form(floors[key]), [(it["name"], form(it["floors"][key])) for it in contenders]
+        common, own = form(floors[key]), [(it["name"], form(it["floors"][key])) for it in implementations]
         return "; ".join([common, *(f"{text} {name}" for name, text in own if text != common)])
 
     def each(what: str, floor: str, cell: Callable[[Turn], str]) -> list[tuple[str, ...]]:
         return [
-            (f"{what}, turn {number}", floor, *(_of_turn(contender, number, cell) for contender in contenders))
+            (
+                f"{what}, turn {number}",
+                floor,
+                *(_of_turn(implementation, number, cell) for implementation in implementations),
+            )
             for number in numbers
         ]
 
     def once(what: str, cell: Callable[[dict[str, Any]], str]) -> tuple[str, ...]:
-        return (what, "", *(cell(contender) for contender in contenders))
+        return (what, "", *(cell(implementation) for implementation in implementations))
 
     found = [
         *each("clip to first token", floor("first_token_ms", _ms), lambda turn: _time(turn["first_token"])),
@@ -86,9 +87,11 @@ def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
     return [row for row in found if any(cell not in {NOTHING, FAILED} for cell in row[2:])]
 
 
-def _of_turn(contender: dict[str, Any], number: int, cell: Callable[[Turn], str]) -> str:
-    turns: Sequence[Turn] = contender["turns"]
-    return next((cell(turn) for turn in turns if turn["turn"] == number), FAILED if contender["failure"] else NOTHING)
+def _of_turn(implementation: dict[str, Any], number: int, cell: Callable[[Turn], str]) -> str:
+    turns: Sequence[Turn] = implementation["turns"]
+    return next(
+        (cell(turn) for turn in turns if turn["turn"] == number), FAILED if implementation["failure"] else NOTHING
+    )
 
 
 def _time(figure: dict[str, Any]) -> str:
@@ -113,7 +116,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _notes(written: dict[str, Any]) -> list[str]:
-    """Return what stands below the table."""
+    """Return the lines below the table."""
     model, plan, about, speeds = written["model"], written["plan"], written["machine"], written["speeds"]
     failed = [f"{it['name']} failed: {it['failure']}" for it in written["contenders"] if it["failure"]]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())

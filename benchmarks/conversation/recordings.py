@@ -1,7 +1,6 @@
-"""What recordings of the two devices say: when voice ended and began, when it fell silent, what of it was heard.
+"""Measures recordings of the two devices: when voice begins and ends, which parts of a sound are in them.
 
-Pure functions on samples of shape (n,), mono, floats in [-1, 1]; positions count samples. They know no devices,
-and nothing of how the sounds came about.
+Pure functions on mono samples of shape (n,), floats in [-1, 1]; positions count samples.
 """
 
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from voxcli.audio import SAMPLE_RATE, Samples
 # the margin of 15.9 dB with which ITU-T P.56 tells speech from pauses.
 VOICED_DB = -30.0
 AUDIBLE = 0.001  # -60 dBFS; a recording that is fainter has no voice in it
-NOT_ZERO = 1e-6  # the silence of a device that makes no sound is exact
+NOT_ZERO = 1e-6  # an idle device plays exact zeros
 DUCKED_DB = -20.0  # against the steady reply: a fade of 10 ms passes it within its last millisecond
-LEVEL_MS = 5  # over which the level is taken: twice the period of 400 Hz
-PART_MS = 200  # of an utterance, compared with what was kept of it; about a syllable
+LEVEL_MS = 5  # window of the level: twice the period of 400 Hz
+PART_MS = 200  # parts of an utterance that are compared; about a syllable
 # The least likeness of a part with itself. An echo canceller turns phases and leaves magnitudes: of 251 parts of 32
 # questions, the parts that chat kept were 0.997 and more alike, parts 0.1 to 0.3 s beside them at most 0.86.
 LIKE = 0.93
@@ -61,13 +60,13 @@ def stretches(samples: Samples, least_gap: int, least: float = AUDIBLE) -> list[
     return [(int(sounding[a]), int(sounding[b]) + 1) for a, b in zip(starts, stops, strict=True)]
 
 
-def delay_of(sound: Samples, heard: Samples) -> tuple[int, float]:
-    """Return at which position of `heard` the sound begins, and the correlation there; `sound` is the shorter one."""
-    size = len(heard) + len(sound)
-    cross = np.fft.irfft(np.fft.rfft(heard, size) * np.fft.rfft(sound, size).conj(), size)
-    places = cross[: max(1, len(heard) - len(sound) + 1)]
+def delay_of(sound: Samples, recording: Samples) -> tuple[int, float]:
+    """Return the position in `recording` at which a shorter sound begins, and the correlation there."""
+    size = len(recording) + len(sound)
+    cross = np.fft.irfft(np.fft.rfft(recording, size) * np.fft.rfft(sound, size).conj(), size)
+    places = cross[: max(1, len(recording) - len(sound) + 1)]
     at = int(places.argmax())
-    return at, correlation(sound, heard[at : at + len(sound)])
+    return at, correlation(sound, recording[at : at + len(sound)])
 
 
 def correlation(first: Samples, second: Samples) -> float:
@@ -91,16 +90,16 @@ def _magnitudes(samples: Samples) -> Samples:
     return np.asarray(np.cbrt(bins.reshape(len(bins), -1, 4).mean(axis=2)), np.float32)
 
 
-def parts_kept(said: Samples, kept: Samples) -> list[bool]:
-    """Return for each PART_MS of what was said, from its first to its last voiced sample, whether it was kept.
+def parts_kept(spoken: Samples, kept: Samples) -> list[bool]:
+    """Return for each PART_MS of an utterance, from its first to its last voiced sample, whether it was kept.
 
     Both are at 16 kHz. `kept` may have more before and after; it may not have lost or doubled anything in between. A
     part that is 25 dB fainter than the loudest is a pause, and counts as kept where the one before it was.
     """
-    span = voiced_span(said)
+    span = voiced_span(spoken)
     if span is None:
         return []
-    voice = said[span[0] : span[1] + 1]
+    voice = spoken[span[0] : span[1] + 1]
     padded = np.pad(kept, (len(voice), len(voice)))
     at, _ = delay_of(voice, padded)
     size = SAMPLE_RATE * PART_MS // 1000
@@ -116,15 +115,15 @@ def parts_kept(said: Samples, kept: Samples) -> list[bool]:
 
 @dataclass(frozen=True)
 class Continuity:
-    """What was heard of a reply, which may have fallen silent in between and gone on."""
+    """How much of a reply is in a recording, with silences in between where it was ducked."""
 
-    pieces: int  # that silence parted
-    missing_samples: int  # of the reply, that were in none of them
-    repeated_samples: int  # of the reply, that were in two
-    foreign: int  # pieces that are not of the reply
+    pieces: int  # stretches between silences
+    missing_samples: int  # samples of the reply in no piece
+    repeated_samples: int  # samples of the reply in two pieces
+    foreign: int  # pieces that are not part of the reply
 
 
-def continuity(reply: Samples, heard: Samples, least_gap: int) -> Continuity:
+def continuity(reply: Samples, recording: Samples, least_gap: int) -> Continuity:
     """Follow a reply through a recording at the same rate.
 
     FADED_SAMPLES at each edge of a silence are too faint to be told from it; they are not counted as missing.
@@ -134,9 +133,9 @@ def continuity(reply: Samples, heard: Samples, least_gap: int) -> Continuity:
         least_gap: samples of silence that part two pieces.
     """
     expected = missing = repeated = foreign = 0
-    pieces = stretches(heard, least_gap, NOT_ZERO)
+    pieces = stretches(recording, least_gap, NOT_ZERO)
     for start, stop in pieces:
-        begins = _place(reply, heard[start:stop], expected)
+        begins = _place(reply, recording[start:stop], expected)
         if begins is None:
             foreign += 1
             continue

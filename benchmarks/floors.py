@@ -1,7 +1,7 @@
-"""The floors of a pass: how little time the arithmetic and the memory of a device allow.
+"""The floors of a pass: the least time that the arithmetic and the memory of a device allow.
 
-The formulas are pure and take a `VoxtralConfig`; the two speeds they are divided by are measured on the
-device itself, in the run whose figures they stand beside. Nothing here knows who is measured.
+The formulas are pure and take a `VoxtralConfig`. The two speeds that they are divided by are measured on the device,
+in the run whose figures they stand beside.
 
 A multiplication and an addition are two operations (FLOP). Sizes of the matrices are those of
 transformers' `modeling_voxtral.py` and `modeling_llama.py`.

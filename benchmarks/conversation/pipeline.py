@@ -1,37 +1,37 @@
-"""Measures of the pipeline itself, with an engine that replies at once: what it adds, and how it is interrupted."""
+"""Scenarios with a fixed, immediate reply: the latency that the pipeline adds, and how replies are interrupted."""
 
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.conversation.chat_process import ChatProcess
+from benchmarks.conversation.harness import ANSWER_SECONDS, PAUSE_SECONDS, REPLY_SECONDS, Harness, Question, noise
+from benchmarks.conversation.recordings import continuity, silent_after, voiced_span
+from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, SpokenClip
+from benchmarks.report import Figure, median, percentile, spread
 from voxcli.audio import AudioClip, Samples
-from voxcli.bench.recordings import continuity, silent_after, voiced_span
-from voxcli.bench.report import Figure, median, percentile, spread
-from voxcli.bench.sound_card import MARGIN_SECONDS, RATE, Said
-from voxcli.bench.studio import ANSWER_SECONDS, PAUSE_SECONDS, REPLY_SECONDS, Question, Studio, noise
-from voxcli.bench.talk import Talk
 from voxcli.errors import VoxError
 
 PIPELINE_MS = 60.0
 DUCKED_MS, SILENT_MS = 150.0, 420.0
 BARGE_INS, NOISES = 20, 50
-LONG_SECONDS = 40.0  # of a reply that is interrupted
+LONG_SECONDS = 40.0  # length of a reply that is interrupted
 NOISE_MS = 120
 NOISES_PER_REPLY = 25
-GAP_MS = 20  # of silence in a reply that part its pieces; a duck lasts ten times as long
+GAP_MS = 20  # silence that separates two pieces of a reply; a duck lasts ten times as long
 
 
-def pipeline(studio: Studio, questions: Sequence[Question]) -> list[Figure]:
-    """Measure voice to voice less the end-point silence and less what the devices take."""
-    trips = [studio.round_trip_ms()]
-    with studio.instant(noise(REPLY_SECONDS)) as talk:
-        exchanges = [studio.ask(talk, question.clip) for question in questions]
-    trips.append(studio.round_trip_ms())
+def pipeline(harness: Harness, questions: Sequence[Question]) -> list[Figure]:
+    """Measure voice to voice, less the silence that ends a turn and less the latency of the devices."""
+    trips = [harness.round_trip_ms()]
+    with harness.fixed_reply_chat(noise(REPLY_SECONDS)) as chat:
+        exchanges = [harness.ask(chat, question.clip) for question in questions]
+    trips.append(harness.round_trip_ms())
     round_trip = median(trips)
     whole, added = [], []
     for exchange in exchanges:
-        took = studio.voice_to_voice_ms(exchange)
+        took = harness.voice_to_voice_ms(exchange)
         if took is not None and exchange.ended:
             waited = exchange.ended[-1]
             whole.append(took)
@@ -50,16 +50,16 @@ def pipeline(studio: Studio, questions: Sequence[Question]) -> list[Figure]:
     ]
 
 
-def barge_in(studio: Studio, questions: Sequence[Question], count: int = BARGE_INS) -> list[Figure]:
-    """Measure from the onset of voice to the reply's fall and to its end, less what the devices take."""
-    round_trip = studio.round_trip_ms()
-    with studio.instant(noise(LONG_SECONDS)) as talk:
-        studio.card.say(questions[0].clip)
-        said = [_interrupt(studio, talk, questions[(n + 1) % len(questions)], n) for n in range(count)]
-        stopped = len(talk.events("barge_in"))
+def barge_in(harness: Harness, questions: Sequence[Question], count: int = BARGE_INS) -> list[Figure]:
+    """Measure how fast a voice ducks and ends a reply, less the latency of the devices."""
+    round_trip = harness.round_trip_ms()
+    with harness.fixed_reply_chat(noise(LONG_SECONDS)) as chat:
+        harness.card.speak(questions[0].clip)
+        spoken = [_interrupt(harness, chat, questions[(n + 1) % len(questions)], n) for n in range(count)]
+        stopped = len(chat.events("barge_in"))
     ducked, silent = [], []
-    for each in said:
-        fell, last = _fallen(studio, each)
+    for each in spoken:
+        fell, last = _fallen(harness, each)
         if fell is not None:
             ducked.append(fell * 1000 / RATE - round_trip)
             silent.append(last * 1000 / RATE - round_trip)
@@ -81,53 +81,54 @@ def _interruption(what: str, took: list[float], bar_ms: float, stopped: int, cou
     )
 
 
-def _interrupt(studio: Studio, talk: Talk, question: Question, number: int) -> Said:
-    """Wait until a reply plays, and speak into it."""
-    playing = studio.card.recording.position
+def _interrupt(harness: Harness, chat: ChatProcess, question: Question, number: int) -> SpokenClip:
+    """Wait until a reply plays, then speak over it."""
     deadline = time.monotonic() + ANSWER_SECONDS
-    while not np.abs(studio.played(studio.card.recording.position - RATE // 10, studio.card.recording.position)).any():
+    now = harness.card.recording.position
+    while not np.abs(harness.loudspeaker(now - RATE // 10, now)).any():
         if time.monotonic() > deadline:
-            raise VoxError(f"no reply plays {(studio.card.recording.position - playing) / RATE:.0f} s after a question")
+            raise VoxError(f"no reply plays {ANSWER_SECONDS:.0f} s after a question")
         time.sleep(0.05)
+        now = harness.card.recording.position
     time.sleep(PAUSE_SECONDS + 0.37 * (number % 5))
-    said = studio.card.say(question.clip)
-    talk.wait_for("barge_in", number + 1, ANSWER_SECONDS)
-    return said
+    spoken = harness.card.speak(question.clip)
+    chat.wait_for("barge_in", number + 1, ANSWER_SECONDS)
+    return spoken
 
 
-def _fallen(studio: Studio, said: Said) -> tuple[int | None, int]:
-    """Return, from the onset of a voice in samples, when the reply fell silent, and its last sample."""
-    span = voiced_span(studio.heard(said))
+def _fallen(harness: Harness, spoken: SpokenClip) -> tuple[int | None, int]:
+    """Return when the reply was ducked and its last sample, in samples since the onset of the voice."""
+    span = voiced_span(harness.microphone(spoken))
     if span is None:
         raise VoxError("the interruption is not in the recording of the microphone")
-    return silent_after(studio.played(said.start + span[0], said.start + span[1]), RATE)
+    return silent_after(harness.loudspeaker(spoken.start + span[0], spoken.start + span[1]), RATE)
 
 
-def noises(studio: Studio, questions: Sequence[Question], count: int = NOISES) -> list[Figure]:
-    """Make noises of 120 ms while a reply plays, and compare what was heard with the reply, sample by sample."""
+def noises(harness: Harness, questions: Sequence[Question], count: int = NOISES) -> list[Figure]:
+    """Make noises of NOISE_MS while a reply plays, and compare the recording with the reply, sample by sample."""
     reply = noise(LONG_SECONDS)
     total = missing = wrong = pieces = 0
-    with studio.instant(reply) as talk:
+    with harness.fixed_reply_chat(reply) as chat:
         while total < count:
             number = min(NOISES_PER_REPLY, count - total)
-            start = studio.card.recording.position
-            turns = len(talk.events("turn_ended"))
-            studio.card.say(questions[0].clip)
+            start = harness.card.recording.position
+            turns = len(chat.events("turn_ended"))
+            harness.card.speak(questions[0].clip)
             time.sleep(2 * PAUSE_SECONDS)
-            studio.card.say(bursts(questions[1 % len(questions)].clip, number, seed=total))
-            talk.wait_for("turn_ended", turns + 1, ANSWER_SECONDS)
+            harness.card.speak(bursts(questions[1 % len(questions)].clip, number, seed=total))
+            chat.wait_for("turn_ended", turns + 1, ANSWER_SECONDS)
             time.sleep(MARGIN_SECONDS)
-            heard = studio.played(start, studio.card.recording.position)
-            found = continuity(reply, heard, RATE * GAP_MS // 1000)
+            recorded = harness.loudspeaker(start, harness.card.recording.position)
+            found = continuity(reply, recorded, RATE * GAP_MS // 1000)
             missing += found.missing_samples + found.repeated_samples
             wrong += found.foreign
             pieces += found.pieces
             total += number
-        interrupted = len(talk.events("barge_in"))
-        resumed = len(talk.events("resumed"))
+        interrupted = len(chat.events("barge_in"))
+        resumed = len(chat.events("resumed"))
         replies = -(-count // NOISES_PER_REPLY)
-        extra = len(talk.events("turn_ended")) - replies
-    dry = max(0, pieces - replies - resumed)  # silence in the reply that no noise explains
+        extra = len(chat.events("turn_ended")) - replies
+    dry = max(0, pieces - replies - resumed)  # silences in the reply that no noise explains
     words = f"{interrupted} of {count} stopped it, {resumed} ducked it; {missing} samples missing or doubled"
     words += f", the device ran dry {dry} times" if dry else ""
     return [
@@ -149,7 +150,7 @@ def noises(studio: Studio, questions: Sequence[Question], count: int = NOISES) -
 
 
 def bursts(speech: AudioClip, count: int, *, seed: int) -> AudioClip:
-    """Return noises of NOISE_MS, 1.3 s apart: hisses, and pieces that were cut out of speech, one after the other."""
+    """Return noises of NOISE_MS, 1.3 s apart: hisses and pieces cut out of speech, alternately."""
     rng = np.random.default_rng(seed)
     samples = speech.resampled(RATE).samples
     size = RATE * NOISE_MS // 1000
@@ -163,7 +164,7 @@ def bursts(speech: AudioClip, count: int, *, seed: int) -> AudioClip:
 
 
 def _loud_piece(samples: Samples, size: int, rng: np.random.Generator) -> Samples:
-    """Return a piece at random that is no pause: at least as loud as the whole, out of a hundred tries."""
+    """Return a random piece at least as loud as the whole, if one is found in a hundred tries."""
     for _ in range(100):
         first = int(rng.integers(0, max(1, len(samples) - size)))
         piece = samples[first : first + size]

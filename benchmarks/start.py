@@ -1,23 +1,27 @@
-"""Measures what a user waits for, side by side in one run, and prints it as a Markdown table.
+"""Measures how long commands take beside the floor of their libraries: `python -m benchmarks.start`.
 
-    .venv/bin/python scripts/benchmark.py [RUNS]
-
-Each pair of commands runs in turn, A B A B ..., so that a machine whose speed drifts slows both. Medians are
-printed, and the ratio is the median of the ratios pair by pair. These are measurements, not tests: nothing fails.
+Each pair of commands alternates, A B A B ..., so that a machine whose speed drifts slows both. Figures are medians; a
+ratio is the median of the ratios pair by pair.
 """
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from json import loads
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from benchmarks.command import JsonFlag, command_line, publish, require_writable
+from benchmarks.report import Figure
+from voxcli.engines import weights
+from voxcli.paths import cache_folder
+
+HELP_TIMES = 1.4  # bar of `voxcli --help` over its floor
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = ROOT / "examples/questions/capital-of-france.flac"
 VOXCLI = [sys.executable, "-m", "voxcli"]
@@ -31,8 +35,7 @@ def first(name: str) -> None: "The first."
 def second(name: str) -> None: "The second."
 app()
 """
-# What the embedded engine can't do without, and nothing else: both libraries imported and both models loaded,
-# one after the other. The floor for a process that answers once.
+# The floor of a process that answers once: both libraries imported and both models loaded, one after the other.
 BARE_MODELS = """
 import sys, numpy, xllamacpp
 from faster_whisper import WhisperModel
@@ -46,7 +49,7 @@ xllamacpp.Server(params)
 
 
 def wall_seconds(command: Sequence[str]) -> tuple[float, str]:
-    """Run a command; return how long the whole process took and what it printed."""
+    """Run a command; return the duration of the whole process and its output."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return time.perf_counter() - started, done.stdout
@@ -62,48 +65,49 @@ def paired(first: Sequence[str], second: Sequence[str], runs: int) -> tuple[floa
     )
 
 
-def help_rows(runs: int) -> list[str]:
+def start(
+    runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Runs of each command.")] = 7,
+    json: JsonFlag = None,
+) -> None:
+    """Measure `voxcli --help` and `voxcli once` beside the floors of their libraries."""
+    require_writable(json)
+    publish([*help_figures(runs), *once_figures(runs)], json)
+
+
+def help_figures(runs: int) -> list[Figure]:
     """Compare `voxcli --help` with the help of a Typer program of two commands."""
     with tempfile.NamedTemporaryFile("w", suffix=".py") as program:
         program.write(TWO_COMMANDS)
         program.flush()
         ours, theirs, ratio = paired([*VOXCLI, "--help"], [sys.executable, program.name, "--help"], runs)
+    bar = f"at most {HELP_TIMES} times the floor"
     return [
-        f"| `voxcli --help` | {ours:.2f} s | {ratio:.2f} times the floor |",
-        f"| floor: `--help` of a Typer program of two commands | {theirs:.2f} s | |",
+        _figure("`voxcli --help`", ours, ratio=ratio, bar=bar, met=ratio <= HELP_TIMES),
+        _figure("floor: `--help` of a Typer program of two commands", theirs),
     ]
 
 
-def once_rows(runs: int) -> list[str]:
+def once_figures(runs: int) -> list[Figure]:
     """Compare `voxcli once` with loading its two models, and show what it measured inside."""
-    from voxcli.engines import weights
-    from voxcli.paths import cache_folder
-
     folder = str(weights.prepare(cache_folder()))
     bare = [sys.executable, "-c", BARE_MODELS, folder]
     whole, floor, ratio = paired(ONCE, bare, runs)
-    inside = [json.loads(wall_seconds([*ONCE, "--json"])[1])["timings"] for _ in range(runs)]
+    inside = [loads(wall_seconds([*ONCE, "--json"])[1])["timings"] for _ in range(runs)]
     token, load = (statistics.median(each[key] for each in inside) for key in ("first_token_seconds", "load_seconds"))
     return [
-        f"| `voxcli once`, embedded: process start to exit | {whole:.2f} s | {ratio:.2f} times the floor |",
-        f"| floor: both models loaded and nothing asked | {floor:.2f} s | |",
-        f"| the same, inside: engine ready (`load_seconds`) | {load:.2f} s | |",
-        f"| the same, inside: clip to first token (`first_token_seconds`) | {token:.2f} s | |",
+        _figure("`voxcli once`, embedded: process start to exit", whole, ratio=ratio),
+        _figure("floor: both models loaded and nothing asked", floor),
+        _figure("the same, inside: engine ready (`load_seconds`)", load),
+        _figure("the same, inside: clip to first token (`first_token_seconds`)", token),
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    packages = ("typer", "faster-whisper", "xllamacpp")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    print(
-        f"Python {platform.python_version()}, {versions}; {os.cpu_count()} cores, {platform.machine()}; {runs} runs\n"
-    )
-    print("| what | median | ratio |\n|---|---|---|")
-    for row in help_rows(runs) + once_rows(runs):
-        print(row, flush=True)
+def _figure(what: str, seconds: float, *, ratio: float | None = None, bar: str = "", met: bool | None = None) -> Figure:
+    times = "" if ratio is None else f", {ratio:.2f} times the floor"
+    return Figure(what, f"{seconds:.2f} s{times}", bar, met, {"seconds": seconds, "times_floor": ratio})
 
+
+app = command_line(start)
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="python -m benchmarks.start")

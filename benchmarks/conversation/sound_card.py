@@ -1,7 +1,7 @@
-"""A sound card of the benchmark's own: a private PulseAudio with a microphone and a loudspeaker that make no sound.
+"""A virtual sound card: a private PulseAudio with a silent microphone and loudspeaker.
 
-Both are channels of one null sink, so that one recording has them on one clock, to the sample: there is nothing to
-align. The user's sound server is neither asked nor touched. It knows nothing of what is said.
+Both are channels of one null sink. One recording holds them on one clock, so the channels need no alignment. The
+user's sound server is not touched.
 """
 
 import os
@@ -22,28 +22,28 @@ import numpy as np
 from voxcli.audio import AudioClip, Samples
 from voxcli.errors import AudioDeviceError
 
-# Hertz, of both devices and of recordings; the rate at which PortAudio opens Pulse's devices, so that nothing on the
-# way has to be resampled, and what is heard can be compared with what was played sample by sample.
+# Hertz of both devices and of recordings. PortAudio opens Pulse's devices at this rate: nothing is resampled on the
+# way, and a recording can be compared with what was played sample by sample.
 RATE = 44_100
 PROGRAMS = ("pulseaudio", "pactl", "pacat", "parec")
 HINT = "sudo apt-get install pulseaudio pulseaudio-utils libasound2-plugins"
 START_SECONDS = 10.0
-RECORD_MS = 100  # that the recording may lag; longer than what the devices ask for, so that it does not pace them
-MARGIN_SECONDS = 0.5  # around what was said, for that lag
+RECORD_MS = 100  # lag of the recording; longer than the buffers of the devices, so that it does not pace them
+MARGIN_SECONDS = 0.5  # after a spoken clip, for that lag
 ALSA = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
 SINK = "module-null-sink sink_name=room format=float32le channels=2 channel_map=front-left,front-right"
 ONE = "channels=1 channel_map=mono remix=no"
 MODULES = (
     f"{SINK} rate={RATE}",
-    f"module-remap-sink sink_name=said master=room {ONE} master_channel_map=front-left",
+    f"module-remap-sink sink_name=voice master=room {ONE} master_channel_map=front-left",
     f"module-remap-sink sink_name=loudspeaker master=room {ONE} master_channel_map=front-right",
     f"module-remap-source source_name=microphone master=room.monitor {ONE} master_channel_map=front-left",
 )
 
 
 @dataclass(frozen=True)
-class Said:
-    """A clip that was spoken into the microphone, and between which positions of the recording it lies."""
+class SpokenClip:
+    """A clip that was spoken into the microphone, and the positions of the recording that enclose it."""
 
     clip: AudioClip
     start: int
@@ -51,7 +51,7 @@ class Said:
 
 
 class Recording(threading.Thread):
-    """What both devices carried since it began: channel 0 is the microphone, channel 1 the loudspeaker."""
+    """Everything that both devices carried: channel 0 is the microphone, channel 1 the loudspeaker."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(name="recording", daemon=True)
@@ -65,7 +65,7 @@ class Recording(threading.Thread):
         return len(self._data) // 8
 
     def read(self, start: int, stop: int, channel: int) -> Samples:
-        """Return a stretch of one channel, shape (n,), as far as it is recorded."""
+        """Return the recorded part of a stretch of one channel, shape (n,)."""
         with self._lock:
             data = bytes(self._data[max(0, start) * 8 : max(0, min(stop, self.position)) * 8])
         return np.frombuffer(data, "<f4").reshape(-1, 2)[:, channel]
@@ -78,10 +78,10 @@ class Recording(threading.Thread):
 
 
 class SoundCard:
-    """A running server; `environment` makes PortAudio and Pulse's programs use it."""
+    """A running sound server; with `environment`, PortAudio and Pulse's programs use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it, with its files in `folder`; raises AudioDeviceError where that fails."""
+        """Start the server, with its files in `folder`; raises AudioDeviceError."""
         self._folder = folder
         (folder / "asoundrc").write_text(ALSA)
         self.environment = {
@@ -95,14 +95,14 @@ class SoundCard:
         self.start()
 
     def start(self) -> None:
-        """Start the server, and a recording."""
+        """Start the server and a new recording."""
         self.server = subprocess.Popen(
             [*_command(self._folder)],
             env={**self.environment, "HOME": str(self._folder)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._wait_for(lambda: self._ask("info").returncode == 0)
+        self._wait_for(lambda: self._pactl("info").returncode == 0)
         self.answers_since = time.monotonic()
         self.control("set-default-sink", "loudspeaker")
         self.control("set-default-source", "microphone")
@@ -124,26 +124,26 @@ class SoundCard:
             process.wait()
         self.recording.join()
 
-    def say(self, clip: AudioClip) -> Said:
-        """Say a clip into the microphone; returns when it has been said."""
+    def speak(self, clip: AudioClip) -> SpokenClip:
+        """Speak a clip into the microphone; return when it has been played."""
         margin = round(MARGIN_SECONDS * RATE)
         start = self.recording.position
         command = ["pacat", "--playback", "--raw", "--format=float32le", "--channels=1", f"--rate={RATE}"]
         subprocess.run(
-            [*command, "--device=said", "--latency-msec=300"],
+            [*command, "--device=voice", "--latency-msec=300"],
             input=clip.resampled(RATE).samples.tobytes(),
             env=self.environment,
             check=True,
         )
-        return Said(clip, start, self.recording.position + margin)
+        return SpokenClip(clip, start, self.recording.position + margin)
 
     def leak(self, level_db: float, delay_ms: int) -> None:
-        """Let the microphone hear the loudspeaker from now on."""
+        """Play the loudspeaker into the microphone from now on, as an echo."""
         self.control(
             "load-module",
             "module-loopback",
             "source=loudspeaker.monitor",
-            "sink=said",
+            "sink=voice",
             f"latency_msec={delay_ms}",
             "source_dont_move=true",
             "sink_dont_move=true",
@@ -153,13 +153,13 @@ class SoundCard:
         self.control("set-sink-input-volume", loopback, f"{level_db:g}dB")
 
     def control(self, *command: str) -> str:
-        """Ask the server something; returns what it says."""
-        asked = self._ask(*command)
-        if asked.returncode:
-            raise AudioDeviceError(f"pactl {command[0]} fails: {asked.stderr.strip()}", hint=HINT)
-        return asked.stdout
+        """Run a `pactl` command and return its output; raises AudioDeviceError."""
+        done = self._pactl(*command)
+        if done.returncode:
+            raise AudioDeviceError(f"pactl {command[0]} fails: {done.stderr.strip()}", hint=HINT)
+        return done.stdout
 
-    def _ask(self, *command: str) -> "subprocess.CompletedProcess[str]":
+    def _pactl(self, *command: str) -> "subprocess.CompletedProcess[str]":
         words = ["pactl", *command]
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
 
@@ -168,7 +168,7 @@ class SoundCard:
         while not holds():
             if self.server.poll() is not None or time.monotonic() > deadline:
                 self.server.kill()
-                raise AudioDeviceError("the benchmark's own sound server does not start", hint=HINT)
+                raise AudioDeviceError("the virtual sound card does not start", hint=HINT)
             time.sleep(0.02)
 
 
@@ -180,16 +180,16 @@ def _command(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def sound_card() -> Iterator[SoundCard]:
-    """Run a sound card for the time of the context.
+    """Run a sound card during the context.
 
     Raises:
         AudioDeviceError: this is not Linux, or PulseAudio is not installed or does not start.
     """
     if sys.platform != "linux":
-        raise AudioDeviceError("the benchmark's own sound card needs Linux", hint="voxcli devices --loopback")
+        raise AudioDeviceError("the virtual sound card needs Linux", hint="voxcli devices --loopback")
     if missing := next((program for program in PROGRAMS if shutil.which(program) is None), None):
         raise AudioDeviceError(f"the program {missing} is missing", hint=HINT)
-    with tempfile.TemporaryDirectory(prefix="voxcli-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="voxcli-live-", ignore_cleanup_errors=True) as folder:
         card = SoundCard(Path(folder))
         try:
             yield card

