@@ -118,7 +118,7 @@ class VoxtralEngine(Engine):
             ConfigError: no such device, or one that does not know the format.
         """
         loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice, quantize=quantize)
-        if said := long_context(loaded.context_tokens):
+        if said := long_context(loaded.where.context_tokens):
             notice(said)
         engine = cls(
             loaded.model,

@@ -2,8 +2,9 @@
 
 One loop takes one thing after another from one inbox and, while that is empty, looks how far the loudspeaker
 has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says how
-its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers. Attempts run one after the
-other, so that each sees the turns before it. The state shown follows from what is under way.
+its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers.
+Attempts run one after the other, so that each sees the turns before it. The state shown follows from what is
+under way.
 
     listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
                                     ^                          | SpeechResumed: dropped, the utterance is open again
