@@ -48,11 +48,11 @@ class AnonymousMemory:
         return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
-def reference(folder: Path, form: formats.Format) -> Any:
-    """Return the model in bfloat16, each matrix replaced by what its quantized one stands for."""
+def reference(folder: Path, form: formats.Format, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """Return the model, each matrix replaced by what its quantized one stands for."""
     voxtral: Any = transformers.VoxtralForConditionalGeneration
     with loading.quiet():
-        model = voxtral.from_pretrained(folder, local_files_only=True, dtype=torch.bfloat16).eval()
+        model = voxtral.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
     text = Llama(model).modules
     with torch.no_grad():
         for layer in text.layers:

@@ -99,6 +99,17 @@ def test_an_unknown_layout_is_left_to_its_kernel() -> None:
     int4.block_order.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["Int4Linear", "CpuInt4Linear", "GpuInt4Linear"])
+@pytest.mark.parametrize("count", [1, 192])
+def test_products_are_compiled_as_one_graph(gpu_kernels: None, name: str, count: int) -> None:
+    linear = getattr(int4, name)(random(64, 128, dtype=torch.bfloat16))
+    inputs = random(count, 128, dtype=torch.bfloat16, seed=2)
+    torch.compiler.reset()
+    compiled = torch.compile(linear, backend="eager", fullgraph=True, dynamic=False)
+    with torch.inference_mode():
+        assert torch.equal(compiled(inputs), linear(inputs))
+
+
 def test_rows_that_do_not_divide_into_groups_are_refused() -> None:
     with pytest.raises(ModelError, match="rows of 96 values can't be kept in int4") as caught:
         int4.linear(random(4, 96))
