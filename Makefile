@@ -2,11 +2,13 @@
 # make test    set up, run the tests
 # make check   set up, check form, types and the README's commands
 # make test-vllm   set up, and test the remote engine against a real vLLM (4 GB to install, once)
-.PHONY: demo test check format test-vllm
+# make test-replica   set up, and test a random model of Mini's size on the CPU (20 GB of disk, most of an hour)
+.PHONY: demo test check format test-vllm test-replica
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 QUESTION := examples/questions/capital-of-france.flac
 REPLY := demo-reply.wav
+REPLICA := build/replica
 
 demo:
 	@scripts/setup.sh demo
@@ -29,6 +31,14 @@ check:
 test-vllm:
 	@scripts/setup.sh dev
 	@scripts/vllm.sh test
+
+test-replica: $(REPLICA)
+	VOXTRAL_REPLICA=$(REPLICA) .venv/bin/python -m pytest tests/test_replica.py tests/test_replica_turns.py
+
+$(REPLICA):
+	@scripts/setup.sh dev
+	.venv/bin/python -m benchmarks.replica $(REPLICA).part
+	mv $(REPLICA).part $(REPLICA)
 
 format:
 	@scripts/setup.sh dev
