@@ -42,7 +42,8 @@ def _product(inputs: Any, weight: Any, group: int, scales: Any) -> Any:
 @contextmanager
 def emulated(convert: Any = _convert, product: Any = _product) -> Iterator[None]:
     """Let these functions be the kernels on this machine's CPU."""
-    library = torch.library.Library("aten", "IMPL")
+    libraries: Any = torch.library
+    library = libraries.Library("aten", "IMPL")
     library.impl("_convert_weight_to_int4pack", convert, "CPU")
     library.impl("_weight_int4pack_mm", product, "CPU")
     try:

@@ -31,7 +31,7 @@ class ByteLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, form: Literal["int8", "fp8"]) -> None:
         """Round a weight, (out, in), to the nearest values that its rows' scales allow."""
         super().__init__()
-        parts = weight.split(max(1, int4.ROUNDED_VALUES // weight.shape[1]))
+        parts = torch.split(weight, max(1, int4.ROUNDED_VALUES // weight.shape[1]))
         rounded, scales = zip(*(_rounded_rows(part, form) for part in parts), strict=True)
         self.register_buffer("weight", torch.cat(rounded))
         self.register_buffer("scale", torch.cat(scales))
