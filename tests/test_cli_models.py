@@ -111,6 +111,7 @@ def test_a_terminal_sees_a_bar(place: Place) -> None:
     assert "kB" in seen
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_control_c_ends_with_130(place: Place) -> None:
     place.hub.files = checkpoint_files(shards=1, size=24_000_000)
     place.hub.break_after, place.hub.stall = {"model-00001-of-00001.safetensors": [22_000_000]}, True

@@ -65,6 +65,7 @@ def test_a_session_of_three_turns_has_one_clip_a_request(home: Path) -> None:
     assert bodies[-1]["messages"][1] == {"role": "assistant", "content": "".join(REPLY)}
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_stops_the_server_and_keeps_what_was_said(home: Path) -> None:
     with OpenAIServer() as server:
         server.always = server.hangs("The capital")

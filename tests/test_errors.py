@@ -142,6 +142,7 @@ def test_ctrl_c_ends_with_130_and_no_word() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_at_a_question_ends_with_130(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         store.append("kitchen", Turn("a", "b"))

@@ -103,6 +103,7 @@ def test_a_failed_run_goes_on_in_the_next(hub: Hub, fake: FakeHub) -> None:
     assert not list(partial.parent.glob("*.incomplete"))
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_control_c_keeps_what_is_there(hub: Hub, fake: FakeHub) -> None:
     fake.files = checkpoint_files(shards=1, size=BIG)
     name = "model-00001-of-00001.safetensors"
