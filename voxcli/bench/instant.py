@@ -22,7 +22,7 @@ from voxcli.live.conversation import Conversation, ConversationOptions
 from voxcli.live.echo import Timeline, open_canceller
 from voxcli.live.endpoint import EndPointer, EndpointSettings
 from voxcli.live.events import LiveEvent, Notice, Ready, TurnTaken
-from voxcli.live.inbound import Inbound, Interrupt
+from voxcli.live.inbound import Crashed, Inbound, Interrupt
 from voxcli.live.listener import PLAYED_SECONDS, Listener
 from voxcli.live.recording import Recording
 from voxcli.live.recovery import AudioDevices
@@ -62,6 +62,9 @@ class InstantVoice:
 
     recording: AudioClip
 
+    def wait_until_ready(self) -> None:
+        pass
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:  # noqa: ARG002 - the protocol's
         yield self.recording
 
@@ -76,7 +79,7 @@ def chat(reply: Path, folder: Path | None) -> None:
     show = _shown_and_kept(view, Recording(folder) if folder else None)
     samples, rate = soundfile.read(reply, dtype="float32")
     engine, voice = InstantEngine(), InstantVoice(AudioClip(samples, rate))
-    with AudioDevices(lambda text: inbox.put(Notice(text))) as devices:
+    with AudioDevices(inbox.put) as devices:
         if devices.speaker is None:
             raise RuntimeError("a conversation is measured with a loudspeaker")
         listener, echo = _listener(devices, inbox)
@@ -129,7 +132,13 @@ def copy() -> None:
     over = threading.Event()
     signal.signal(signal.SIGINT, lambda _number, _frame: over.set())
     view = JsonLiveView()
-    with AudioDevices(lambda text: view.show(Notice(text))) as devices:
+
+    def show(posted: Notice | Crashed) -> None:
+        if isinstance(posted, Crashed):
+            raise posted.error
+        view.show(posted)
+
+    with AudioDevices(show) as devices:
         view.show(_ready("copy", devices, "off"))
         while not over.is_set():
             block = devices.microphone.read(READ_SECONDS)

@@ -1,9 +1,10 @@
 """The live conversation: what was heard, typed or pressed goes in, events for views come out.
 
 One loop takes one thing after another from one inbox and, while that is empty, looks how far the loudspeaker
-has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says how its answer comes along; this
-module decides which attempt is a draft, a turn or nothing, and remembers. Attempts run one after the
-other, so that each sees the turns before it. The state shown follows from what is under way.
+has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says
+how its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers.
+Attempts run one after the other, so that each sees the turns before it. The state shown follows from what
+is under way.
 
     listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
                                     ^                          | SpeechResumed: dropped, the utterance is open again
@@ -315,7 +316,7 @@ class Conversation:
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _over(self, attempt: Attempt, error: Exception | None) -> None:
+    def _over(self, attempt: Attempt, error: BaseException | None) -> None:
         self._running = None
         if isinstance(error, VoxError):
             self._fail(attempt, error)
