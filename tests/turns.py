@@ -137,6 +137,9 @@ class ScriptedSynthesizer:
     on_sentence: Callable[[str], object] = lambda _: None
     said: list[str] = field(default_factory=list)
 
+    def wait_until_ready(self) -> None:
+        pass
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         self.said.append(sentence)
         self.on_sentence(sentence)

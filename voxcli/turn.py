@@ -97,7 +97,11 @@ class Engine(Protocol):
 
 
 class Synthesizer(Protocol):
-    """Turns text into clips, in one voice."""
+    """Turns text into clips, in one voice. It makes itself ready in the background once it is opened."""
+
+    def wait_until_ready(self) -> None:
+        """Return when a first sentence takes no longer than others; raises what keeps the voice from speaking."""
+        ...
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]: ...
 

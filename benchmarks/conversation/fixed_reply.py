@@ -21,6 +21,7 @@ from voxcli.app.chat import ChatOptions, run_chat
 from voxcli.audio import AudioClip
 from voxcli.config import Settings
 from voxcli.live.events import Notice, Ready
+from voxcli.live.inbound import Crashed
 from voxcli.live.recovery import AudioDevices
 from voxcli.live_view.lines import JsonLiveView
 from voxcli.session import Session
@@ -58,6 +59,9 @@ class RecordedVoice:
 
     recording: AudioClip
 
+    def wait_until_ready(self) -> None:
+        pass
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:  # noqa: ARG002 - the protocol's
         yield self.recording
 
@@ -76,7 +80,13 @@ def pass_through() -> None:
     over = threading.Event()
     signal.signal(signal.SIGINT, lambda _number, _frame: over.set())
     view = JsonLiveView()
-    with AudioDevices(lambda text: view.show(Notice(text))) as devices:
+
+    def show(posted: Notice | Crashed) -> None:
+        if isinstance(posted, Crashed):
+            raise posted.error
+        view.show(posted)
+
+    with AudioDevices(show) as devices:
         loudspeaker = devices.speaker.device.name if devices.speaker else None
         view.show(Ready("pass-through", "", None, devices.microphone.device.name, loudspeaker, None, "off"))
         while not over.is_set():

@@ -1,7 +1,6 @@
 """Builds and runs a live conversation."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from voxcli.turn import Engine, Synthesizer
 
 WARMING = "warming up"
-KEY_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ def _run(
     """Open the parts, those that may be refused first; run the conversation."""
     from voxcli.live.attempt import Answering
     from voxcli.live.conversation import Conversation, ConversationOptions
+    from voxcli.live.key_reader import keys_posted
     from voxcli.live.recording import Recording
     from voxcli.live_view import open_live_view
     from voxcli.turn import SpeechOutput
@@ -97,7 +96,7 @@ def _run(
     show = _shown_and_kept(view, recording)
     conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
-    with _keys_read(keys, inbox), _running(listener, answering), _ctrl_c_to(inbox):
+    with keys_posted(keys, inbox.put), _running(listener, answering), _ctrl_c_to(inbox):
         conversation.run()
     return conversation.interrupted
 
@@ -123,13 +122,12 @@ def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys |
 def _open_devices(
     settings: "Settings", options: ChatOptions, view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
 ) -> "AudioDevices":
-    from voxcli.live.events import Notice
     from voxcli.live.recovery import AudioDevices
 
     view.starting("microphone and loudspeaker")
     return stack.enter_context(
         AudioDevices(
-            lambda text: inbox.put(Notice(text)),
+            inbox.put,
             wanted_input=settings.live.input_device or None,
             wanted_output=settings.live.output_device or None,
             speak=options.speak,
@@ -145,10 +143,7 @@ def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session
     from voxcli.live.warm import warm_up
 
     view.starting(WARMING)
-    if synthesizer:
-        for _clip in synthesizer.synthesize("Ready."):
-            pass
-    warm_up(engine, session)
+    warm_up(engine, session, synthesizer)
 
 
 def _open_listener(
@@ -233,25 +228,6 @@ def _typed(keys: "Keys | None") -> str:
         return ""
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _keys_read(keys: "Keys | None", inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
-    """Put keys into the inbox for the time of the context."""
-    over = threading.Event()
-
-    def read() -> None:
-        while keys and not over.is_set():
-            if key := keys.read(KEY_SECONDS):
-                inbox.put(key)
-
-    reader = threading.Thread(target=read, name="keys", daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        over.set()
-        reader.join()
 
 
 @contextmanager

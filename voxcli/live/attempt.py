@@ -106,14 +106,14 @@ class AttemptOver:
     """
 
     attempt: Attempt
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)
 class NotPrepared:
     """The engine could not work ahead of the next reply, which will be slower, or fail likewise."""
 
-    error: Exception
+    error: BaseException
 
 
 Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotPrepared], None]
@@ -209,7 +209,7 @@ class Answering(threading.Thread):
         try:
             for event in self._events(attempt, session):
                 self._post(AttemptEvent(attempt, event))
-        except Exception as failure:  # noqa: BLE001 - raised again by whoever takes it
+        except BaseException as failure:  # noqa: BLE001 - raised again by whoever takes it
             error = failure
         self._post(AttemptOver(attempt, error))
 
@@ -218,7 +218,7 @@ class Answering(threading.Thread):
             return
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever takes it
             self._post(NotPrepared(error))
 
     def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:

@@ -316,7 +316,7 @@ class Conversation:
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _over(self, attempt: Attempt, error: Exception | None) -> None:
+    def _over(self, attempt: Attempt, error: BaseException | None) -> None:
         self._running = None
         if isinstance(error, VoxError):
             self._fail(attempt, error)

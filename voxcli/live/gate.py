@@ -28,11 +28,6 @@ class VoiceGate:
         self._floor_dbfs = QUIETEST_DBFS
         self.voiced = False  # the last frame was voice
 
-    @property
-    def floor_dbfs(self) -> float:
-        """How loud the room is, in dB below full scale (so at most 0)."""
-        return self._floor_dbfs
-
     def hear(self, samples: Samples, probability: float, *, learn: bool) -> None:
         """Update `voiced`, and the floor where `learn`; a frame that is empty or not finite is no voice.
 
