@@ -232,6 +232,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("no_color", "dim"), [("", True), ("1", False)])
 def test_notes_are_dim_unless_that_is_not_wanted(no_color: str, dim: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     note(f"loading{HOSTILE}")
     assert ("\x1b[2m" in terminal.getvalue()) is dim

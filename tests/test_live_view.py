@@ -26,6 +26,7 @@ from voxcli.live.events import (
     Notice,
     Ready,
     Resumed,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechPaused,
@@ -41,9 +42,9 @@ from voxcli.live_view import open_live_view
 from voxcli.live_view.lines import JsonLiveView, PlainView
 from voxcli.live_view.terminal import Screen, TerminalView
 from voxcli.live_view.words import latency_line, summary_lines
+from voxcli.output import Output
 from voxcli.session import Turn
-from voxcli.turn import PassReport, ReplyDelta, SentenceSpoken, SpeechFailed, Timings, TurnEnded
-from voxcli.ui import Output
+from voxcli.turn import PassReport, ReplyDelta, SpeechFailed, Timings, TurnEnded
 
 PLACEHOLDER = "[User audio input - 35200 samples, 2.20s]"
 LATENCY = Latency(350.04, 520, 712, "used", 0)

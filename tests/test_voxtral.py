@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny_voxtral as tiny
 from voxcli.audio import AudioClip
+from voxcli.engines.choice import EngineOptions, open_engine
 from voxcli.errors import AudioInputError, ConfigError, ModelError
 from voxcli.session import Session, Turn, audio_placeholder
 from voxcli.turn import PassReport, Utterance
@@ -400,6 +401,25 @@ def test_sampling_settings_reach_the_decoder(quick: Path) -> None:
     replies = {ask(engine, Session(), Utterance(clip(1)))[0] for _ in range(3)}
     assert len(replies) > 1
     engine.close()
+
+
+@pytest.mark.parametrize(("temperature", "varies"), [(None, True), (0.0, False)])
+def test_replies_are_drawn_as_the_card_says_or_greedy_where_asked(
+    quick: Path, tmp_path: Path, temperature: float | None, varies: bool
+) -> None:
+    options = EngineOptions("voxtral", str(quick), "cpu", "", 64, temperature, None, 512)
+    engine = open_engine(options, tmp_path, lambda _: None)
+    replies = {ask(engine, Session(), Utterance(clip(1)))[0] for _ in range(4)}
+    assert (len(replies) > 1) == varies
+    engine.close()
+
+
+def test_a_context_longer_than_the_trained_one_is_told_once(quick: Path) -> None:
+    notices: list[str] = []
+    load(quick, context_tokens=32_768).close()
+    load(quick, context_tokens=32_769, notice=notices.append).close()
+    assert [notice for notice in notices if "trained on 32768" in notice] == notices[:1]
+    assert len(notices) == 1
 
 
 def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:

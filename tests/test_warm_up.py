@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from tests import tiny_voxtral as tiny
+from tests.machines import machine
 from voxcli.audio import AudioClip
+from voxcli.engines import demand
+from voxcli.engines.hardware import GB
 from voxcli.errors import ModelError
 from voxcli.session import Session
 from voxcli.turn import PassReport, Utterance
@@ -19,8 +22,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("mistral_common")
 voxtral = pytest.importorskip("voxcli.engines.voxtral")
 loading = pytest.importorskip("voxcli.engines.loading")
-placement = pytest.importorskip("voxcli.engines.placement")
-from tests.tape import Recorder  # noqa: E402 - needs torch
+from benchmarks.emulation import EmulatedGraphs  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
@@ -58,7 +60,7 @@ def test_on_a_cpu_there_is_nothing_to_say(quick: Path, notices: list[str], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["int8", "fp8"])
+@pytest.mark.parametrize("form", ["int8", "fp8", "int4"])
 def test_a_quantized_engine_replies(quick: Path, notices: list[str], form: str) -> None:
     engine = load(quick, notices, quantize=form)
     assert ask(engine, Session()).model_passes == 1
@@ -66,7 +68,7 @@ def test_a_quantized_engine_replies(quick: Path, notices: list[str], form: str) 
 
 def test_a_replayed_encoder_is_counted(quick: Path, notices: list[str]) -> None:
     engine = load(quick, notices)
-    recorder = Recorder()
+    recorder = EmulatedGraphs()
     engine._decoder.warm_up(engine._sampling, recorder=lambda: recorder)
     engine._calls.reset()
     plain = load(quick, notices)
@@ -80,32 +82,34 @@ def test_a_replayed_encoder_is_counted(quick: Path, notices: list[str]) -> None:
     assert engine._calls.passes(1) == 2
 
 
-def machine(free_bytes: int | None) -> Any:
-    none = placement.Accelerator(problem="there is none", hint="use --device cpu")
-    return placement.Hardware(none, none, free_bytes)
-
-
 def needs(folder: Path) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    parameters = voxtral.loading.shards.inspect(folder).parameters
-    return placement.demand(config, parameters, chunk_tokens=512, least_text_tokens=loading.LEAST_TEXT_TOKENS)
+    return demand.demand(config, voxtral.loading.shards.inspect(folder).parameters)
 
 
 def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str]) -> None:
-    demand = needs(quick)
-    free = demand.bytes("float32", 1508)
-    loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(free))
-    assert loaded.context_tokens == 1500
+    free = needs(quick).bytes(demand.Use("bfloat16"), 1508)
+    around = machine(ram_gb=free / GB)
+    loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: around)
+    assert loaded.where.context_tokens == 1500
     assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns leave sooner"]
 
 
 def test_a_model_that_does_not_fit_is_not_loaded(quick: Path, notices: list[str]) -> None:
-    demand = needs(quick)
-    free = demand.bytes("bfloat16", demand.least_tokens) - 1
+    tight = needs(quick)
+    free = tight.bytes(demand.Use("bfloat16"), tight.least_tokens + 8) - 1
+    around = machine(ram_gb=free / GB)
     with pytest.raises(ModelError, match=r"does not fit into memory: its weights need .* cache and work at least"):
-        loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(free))
+        loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: around)
+
+
+def test_the_best_format_that_fits_is_loaded(quick: Path, notices: list[str]) -> None:
+    free = needs(quick).bytes(demand.Use("bfloat16", "int8"), 2056)
+    around = machine(ram_gb=free / GB)
+    loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: around, quantize="int8")
+    assert (loaded.where.form, loaded.where.context_tokens) == ("int8", 2048)
 
 
 def test_the_estimate_of_a_token_is_what_the_cache_takes(quick: Path, notices: list[str]) -> None:

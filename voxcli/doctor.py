@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from voxcli.engines.accelerator import Accelerator
+from voxcli.engines.demand import Demand
+from voxcli.engines.hardware import GB, Accelerator, Hardware, cuda_index
+from voxcli.engines.placement import Wanted, needed_bytes, plan
 from voxcli.errors import VoxError
 
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
@@ -22,9 +24,6 @@ VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub"
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
 MODELS_SHOWN = 5  # of a server
 DATA_BYTES = 10_000_000  # room for some ten thousand turns
-# What a model takes on the GPU beside its weights: a KV cache of 8192 tokens is 1.0 GB for mini and
-# 1.3 GB for small; encoder and prefill need some hundred megabytes for a moment.
-WORKING_BYTES = 1_800_000_000
 
 EngineName = Literal["voxtral", "embedded", "remote"]
 
@@ -36,6 +35,7 @@ class Finding:
     well: bool
     found: str
     mend: str = ""
+    blocks: bool = True  # whether what is not well keeps `once` from working, where it needs the thing
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _examined(probe: Probe) -> Check:
         finding = Finding(False, error.message, error.hint)
     if finding.well:
         return Check(probe.name, "ok", finding.found, "")
-    return Check(probe.name, "fail" if probe.needed else "warn", finding.found, finding.mend)
+    return Check(probe.name, "fail" if probe.needed and finding.blocks else "warn", finding.found, finding.mend)
 
 
 # --- Checks ------------------------------------------------------------------------------------
@@ -93,53 +93,76 @@ def settings_file(path: Path, exists: bool) -> Finding:
     return Finding(True, str(path) if exists else f"defaults; {path} does not exist")
 
 
-def engine_in_use(wanted: str, why_no_gpu: str, checkpoint: Path | None) -> EngineName:
-    """Return the engine that `once` would use; `auto` takes voxtral where it needs nothing more."""
+def engine_in_use(wanted: str, why_not: str, checkpoint: Path | None) -> EngineName:
+    """Return the engine that `once` would use; `auto` takes voxtral where it needs nothing more.
+
+    Args:
+        why_not: why Voxtral can't run on a GPU here; empty where it can.
+    """
     if wanted == "remote":
         return "remote"
-    if wanted == "voxtral" or (wanted == "auto" and not why_no_gpu and checkpoint):
+    if wanted == "voxtral" or (wanted == "auto" and not why_not and checkpoint):
         return "voxtral"
     return "embedded"
 
 
-def engine(wanted: str, used: EngineName, why_no_gpu: str) -> Finding:
+def engine(wanted: str, used: EngineName, why_not: str) -> Finding:
     """Tell which engine answers."""
     if wanted != "auto":
         return Finding(True, used)
-    reason = why_no_gpu or ("there is a GPU" if used == "voxtral" else "the checkpoint is not here yet")
+    reason = why_not or ("there is a GPU" if used == "voxtral" else "the checkpoint is not here yet")
     return Finding(True, f"{used} (auto: {reason})")
 
 
-def torch_device(found: Accelerator | None, missing: Sequence[str], device: str, *, gpu_present: bool) -> Finding:
+def torch_device(found: Hardware | None, missing: Sequence[str], device: str, *, gpu_present: bool) -> Finding:
     """Check that torch is there, with the device that the settings ask for.
 
     Args:
         found: None where torch is not installed.
         missing: packages of the voxtral extra that are not installed.
-        device: auto, cuda, mps or cpu.
+        device: auto, cuda, cuda:N, mps or cpu.
         gpu_present: whether the machine has something that looks like a GPU.
     """
     if found is None or missing:
         return Finding(False, f"not installed: {', '.join(missing or ['torch'])}", "pip install 'voxcli[voxtral]'")
-    mend = "pip install --force-reinstall torch, or update the GPU's driver; --device cpu does without"
-    lacking = device in ("cuda", "mps") and found.kind != device
-    if lacking or (found.kind == "cpu" and gpu_present and device == "auto"):
-        why = found.problem or f"its best device is {found.kind}"
-        wanted = device if lacking else "the GPU"
-        return Finding(False, f"torch {found.torch_version} can't use {wanted}: {why}", mend)
-    used = found.kind if device == "auto" else device
-    name = f" ({found.name})" if found.name and used != "cpu" else ""
-    return Finding(True, f"torch {found.torch_version} on {used}{name}")
+    wanted = found.best if device == "auto" else device
+    if wanted == "cpu":
+        if device == "auto" and gpu_present:
+            return _unusable(found, "the GPU", found.likely_gpu)
+        return Finding(True, f"torch {found.torch_version} on cpu")
+    gpu = found.mps if wanted == "mps" else _gpu(wanted, found)
+    if gpu is None or gpu.problem:
+        return _unusable(found, wanted, gpu or Accelerator(f"there are {len(found.gpus)} GPUs", "use --device cuda:0"))
+    others = f", one of {len(found.gpus)} GPUs" if wanted != "mps" and len(found.gpus) > 1 else ""
+    place = "mps" if wanted == "mps" else f"cuda:{gpu.index}"
+    return Finding(True, f"torch {found.torch_version} on {place}{f' ({gpu.name})' if gpu.name else ''}{others}")
 
 
-def gpu_memory(found: Accelerator, weight_bytes: int) -> Finding:
-    """Check that a model of `weight_bytes` fits on the GPU beside what is on it."""
-    if found.kind == "cpu":
-        return Finding(True, "no GPU in use")
-    need = weight_bytes + WORKING_BYTES
-    text = f"{_gb(found.free_bytes)} of {_gb(found.total_bytes)} free"
-    mend = "stop what else uses the GPU, or take a smaller model: --model mini, or --engine embedded"
-    return Finding(found.free_bytes >= need, f"{text}, the model needs {_gb(need)}", mend)
+def _gpu(device: str, found: Hardware) -> Accelerator | None:
+    index = cuda_index(device)
+    if index is None or found.cuda.problem:
+        return found.cuda
+    return next((gpu for gpu in found.gpus if gpu.index == index), None)
+
+
+def _unusable(found: Hardware, wanted: str, gpu: Accelerator) -> Finding:
+    return Finding(False, f"torch {found.torch_version} can't use {wanted}: {gpu.problem}", gpu.hint)
+
+
+def memory(found: Hardware, wanted: Wanted, needs: Demand) -> Finding:
+    """Check that a model fits where it would run, with which format and how long a context.
+
+    Raises:
+        ModelError: it does not fit, or torch can't use the device.
+        ConfigError: no such device, or a format that is of no use there.
+    """
+    where = plan(wanted, found, needs)
+    need, free = needed_bytes(where, needs, found, wanted.reply_tokens), found.free_bytes(where.device)
+    context = f"{where.context_tokens} tokens of context"
+    if where.context_tokens < wanted.context_tokens:
+        context += f" (not {wanted.context_tokens})"
+    have = "free memory is not known here" if free is None else f"{free / GB:.1f} GB are free"
+    return Finding(True, f"{where.format_name}, {context} on {where.device}: {need / GB:.1f} GB needed, {have}")
 
 
 def checkpoint(model: str, folder: Path | None, download_bytes: int, free_bytes: int, hub: Path) -> Finding:
@@ -173,16 +196,18 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     return Finding(True, f"weights in {folder}" if folder else "installed; its weights are made ready on first use")
 
 
-def server(model: str, names: Sequence[str]) -> Finding:
-    """Check that a server which answered has the model.
+def server(model: str, names: Sequence[str], wrong: str = "") -> Finding:
+    """Check that a server which answered has the model, and computes it as it should.
 
     Args:
         model: its name; empty for the only one that the server has.
         names: of the models that it lists.
+        wrong: what is known to be wrong with the kind of server, in words.
     """
     shown = ", ".join(names[:MODELS_SHOWN]) or "no models"
     if model in names or (not model and len(names) == 1):
-        return Finding(True, f"it answers, with {model or shown}")
+        found = f"it answers, with {model or shown}"
+        return Finding(False, f"{found}; it is {wrong}", blocks=False) if wrong else Finding(True, found)
     wanted = f"not {model}" if model else "none is chosen"
     return Finding(False, f"it has {shown}; {wanted}", "choose one with --model NAME")
 
@@ -227,11 +252,6 @@ def voice(name: str, spoken_seconds: float) -> Finding:
 def missing_packages(names: Iterable[str]) -> list[str]:
     """Return which of these packages are not installed, importing none."""
     return [name for name in names if find_spec(name) is None]
-
-
-def weight_bytes(folder: Path) -> int:
-    """Return the size of a checkpoint's weights."""
-    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
 
 
 def free_bytes(path: Path) -> int:

@@ -55,7 +55,8 @@ def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posi
     """Attend with a mask over all that is cached, `MASK_ROWS` queries at a time: scores may take memory."""
     places = torch.arange(keys.shape[1], device=keys.device)
     blocks = []
-    for rows, seen in zip(queries.split(MASK_ROWS, 1), positions.split(MASK_ROWS), strict=True):
+    for first in range(0, queries.shape[1], MASK_ROWS):
+        rows, seen = queries[:, first : first + MASK_ROWS], positions[first : first + MASK_ROWS]
         mask = torch.zeros(seen.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
         mask = mask.masked_fill(places > seen[:, None], float("-inf"))
         blocks.append(grouped(rows, keys, values, mask))
@@ -116,10 +117,8 @@ def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
     extent = start + count
-    if (start or kernel is not fused) and not has_flash(like.device):
-        compute = _by_rows(start, count, like, kernel)
-    else:
-        compute = _in_one_kernel(start, count)
+    by_rows = (start or kernel is not fused) and not has_flash(like.device)
+    compute = _by_rows(start, count, like, kernel) if by_rows else _in_one_kernel(start, count)
 
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         keys, values = stored[:, :, :extent]

@@ -18,6 +18,7 @@ import torch
 from voxcli.engines import compiling, inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
+from voxcli.engines.formats import Format
 from voxcli.engines.llama import Llama
 from voxcli.engines.rows import Rows
 from voxcli.engines.sampling import OVER, Chooser, Sampling
@@ -139,8 +140,8 @@ class Decoder:
         self._capture, self._warm_capacity = capture, self.capacity
         self._captured = capture(lambda done: progress(before + done, total))
 
-    def quantize(self, form: quantization.Format) -> list[str]:
-        """Keep the large matrices of the text model in 8 bits; `quantization.quantize`. To be done before `warm_up`."""
+    def quantize(self, form: Format) -> list[str]:
+        """Quantize the large matrices of the text model; `quantization.quantize`. To be done before `warm_up`."""
         self.rewind(0)
         return quantization.quantize(self._text, form)
 

@@ -23,7 +23,7 @@ class FrontEnd:
         """Take a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration.
 
         Args:
-            device: where spectrograms are computed. cuda is faster and differs from cpu in the last bits.
+            device: where spectrograms are computed. cuda or cuda:N is faster and differs from cpu in the last bits.
         """
         self._extractor = extractor
         self._device = device
@@ -72,7 +72,7 @@ class FrontEnd:
         On a GPU it is whole windows: a Fourier transform of another length would have to be planned first.
         """
         whole = self._windows(clip) * self.window_samples
-        if self._device == "cuda":
+        if self._device.startswith("cuda"):
             return whole
         step = STEP_FRAMES * int(self._extractor.hop_length)
         silent = len(clip.samples) + int(self._extractor.n_fft) // 2 + int(self._extractor.hop_length)

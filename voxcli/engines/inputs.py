@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from voxcli.engines import demand
 from voxcli.engines.llama import Llama
 from voxcli.engines.windows import audio_tokens_per_window
 from voxcli.errors import ModelError
 
-CHUNK_TOKENS = 512  # fed at once; an interrupt waits for one of these at most
+CHUNK_TOKENS = demand.CHUNK_TOKENS
 
 
 def check(config: Any, ids: Sequence[int], features: torch.Tensor | None, capacity: int) -> int:

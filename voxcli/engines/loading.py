@@ -1,6 +1,7 @@
 """A checkpoint's folder to a model in memory: looked at before it is loaded, and fitted to what is free.
 
-Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it needs) and transformers.
+Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it needs), transformers, and
+`layers`, which quantizes while it loads.
 Knows nothing of turns.
 """
 
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 import transformers
 
-from voxcli.engines import placement, shards
-from voxcli.engines.inputs import CHUNK_TOKENS
+from voxcli.engines import layers, placement, shards
+from voxcli.engines.demand import Demand, demand
+from voxcli.engines.formats import Asked
+from voxcli.engines.hardware import GB, Hardware, first_line
+from voxcli.engines.placement import Placement, Wanted
 from voxcli.errors import ConfigError, ModelError
 
-LEAST_TEXT_TOKENS = 512  # of instructions, a few turns and a reply: as `session.context_tokens` has at least
-SAID_BYTES = placement.GB  # of weights; what smaller models need is not worth a line
+SAID_BYTES = GB  # of weights; what smaller models need is not worth a line
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Loaded:
 
     model: Any
     processor: Any
-    context_tokens: int
+    where: Placement
 
 
 def load(
@@ -39,53 +42,82 @@ def load(
     context_tokens: int,
     reply_tokens: int,
     notice: Callable[[str], None],
-    look: Callable[[], placement.Hardware] = lambda: placement.Hardware.look(torch),
+    look: Callable[[], Hardware] | None = None,
+    quantize: Asked = "none",
 ) -> Loaded:
     """Load a model and its processor; say what it needs before, and shorten the context where memory is short.
 
     Args:
         look: says what the machine has.
+        quantize: the format of the large matrices; auto takes the best that fits. One that is slow here is taken too.
 
     Raises:
         ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
-        ConfigError: no such device.
+        ConfigError: no such device, or one that does not know the format.
     """
+    wanted = Wanted(device, quantize, context_tokens, reply_tokens)
+    look = look or (lambda: Hardware.look(torch, device))
     found = shards.inspect(checkpoint)
     try:
         with quiet():
-            config = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
-        needs = placement.demand(
-            config, found.parameters, chunk_tokens=CHUNK_TOKENS, least_text_tokens=LEAST_TEXT_TOKENS
-        )
-        hardware = look()
-        where = placement.place(device, hardware, needs)
-        free = known_free_bytes(where.device, hardware)
-        fits = placement.fitting_context(where, needs, free, context_tokens, reply_tokens)
-        if found.parameters * placement.BYTES[where.dtype] >= SAID_BYTES:
-            notice(placement.statement(where, needs, fits + reply_tokens, free))
-        if fits < context_tokens:
-            notice(f"the memory has room for prompts of {fits} tokens, not of {context_tokens}: old turns leave sooner")
+            config = _config(checkpoint)
+        needs, hardware = demand(config, found.parameters), look()
+        where = placement.plan(wanted, hardware, needs, strictly=False)
+        _say(where, needs, hardware, wanted, notice)
         with quiet():
             processor = transformers.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
-            return Loaded(_load_model(checkpoint, where), processor, fits)
+            return Loaded(_load_model(found, where), processor, where)
     except (ModelError, ConfigError):
         raise
     except Exception as error:
         if out_of_memory(error):
-            hardware = look()
-            left = free_bytes(where.device, hardware)
-            hint = placement.what_fits(hardware, found.parameters, left, on_cpu=where.device == "cpu")
-            raise placement.too_big(f"the {where.device} device", needs, where.dtype, left, hint) from error
+            raise _ran_out(wanted, needs, look()) from error
         raise ModelError(f"can't load the checkpoint in {checkpoint}: {first_line(error)}", hint=shards.PULL) from error
 
 
-def _load_model(checkpoint: Path, where: placement.Placement) -> Any:
+def _say(where: Placement, needs: Demand, hardware: Hardware, wanted: Wanted, notice: Callable[[str], None]) -> None:
+    """Tell what a model of some size will take, and whether the context is shorter than asked for."""
+    said = placement.statement(where, needs, where.context_tokens + wanted.reply_tokens, hardware)
+    if needs.parameters * 2 >= SAID_BYTES:
+        notice(said)
+    if where.context_tokens < wanted.context_tokens:
+        notice(
+            f"the memory has room for prompts of {where.context_tokens} tokens, not of {wanted.context_tokens}: "
+            "old turns leave sooner"
+        )
+
+
+def _ran_out(wanted: Wanted, needs: Demand, hardware: Hardware) -> ModelError:
+    """Return the error for memory that was free when it was looked at, and gone when it was needed."""
+    free = (hardware.free_bytes(hardware.best if wanted.device == "auto" else wanted.device) or 0) / GB
+    return ModelError(
+        f"memory ran out while the model of {needs.parameters / 1e9:.1f} billion parameters was loaded; "
+        f"{free:.1f} GB are free now",
+        hint="stop what else uses the memory, or use --engine embedded, which needs less than 1 GB",
+    )
+
+
+def _load_model(found: shards.Checkpoint, where: Placement) -> Any:
+    if where.form == "none":
+        return _from_pretrained(found, where)
+    config, count = layers.without_layers(_config(found.folder))
+    model = _from_pretrained(found, where, config=config)
+    layers.append(model, found.files, count, where.form)
+    return model
+
+
+def _config(checkpoint: Path) -> Any:
+    return transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
+
+
+def _from_pretrained(found: shards.Checkpoint, where: Placement, **options: Any) -> Any:
     voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types do not know output_loading_info
     # With accelerate the weights go to the GPU one by one; without it all of them pass through RAM.
     straight = {"device_map": {"": where.device}} if find_spec("accelerate") else {}
     model, report = voxtral.from_pretrained(
-        checkpoint,
+        found.folder,
         **straight,
+        **options,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -94,9 +126,7 @@ def _load_model(checkpoint: Path, where: placement.Placement) -> Any:
     )
     unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unset:  # transformers would fill them with random numbers
-        raise ModelError(
-            f"the checkpoint in {checkpoint} lacks {len(unset)} weights, such as {unset[0]}", hint=shards.PULL
-        )
+        raise shards.lacking(found.folder, unset)
     return model.to(where.device).eval()
 
 
@@ -127,22 +157,3 @@ def out_of_memory(error: Exception) -> bool:
         isinstance(error, RuntimeError)  # mps and the CPU allocator have no class of their own
         and any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory"))
     )
-
-
-def free_bytes(device: str, hardware: placement.Hardware) -> int:
-    """Return the free memory of a device, 0 where it is not known."""
-    return known_free_bytes(device, hardware) or 0
-
-
-def known_free_bytes(device: str, hardware: placement.Hardware) -> int | None:
-    """Return the free memory of a device; None where it is not known."""
-    return {
-        "cuda": hardware.cuda.free_bytes,
-        "mps": hardware.mps.free_bytes,
-        "cpu": hardware.ram_free_bytes,
-    }[device]
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says, shortened."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

@@ -1,237 +1,272 @@
-"""Where a model runs, with which number format, and whether it fits there.
+"""Where a model runs, in which number format, with how long a context, and whether it fits there.
 
-`Hardware.look` asks torch once; all that follows from it is plain values, so that every machine can
-be thought through without having one. Gigabytes here are 10^9 bytes, as model cards count them.
+The order of preference, on the device that is used:
+
+1. The best format that fits with the context that was asked for: none (bfloat16, on a CPU float32 before
+   it), int8, int4.
+2. The smallest of them with a shorter context, down to one window of audio and 512 tokens of text.
+3. A format for which a device has no fast kernels comes after both steps were taken without it.
 """
 
-import os
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
+from voxcli.engines.demand import BYTES, CUDA_BYTES, Demand, Use, demand_of
+from voxcli.engines.formats import Asked, Format
+from voxcli.engines.hardware import GB, Accelerator, DType, Hardware, cuda_index
+from voxcli.engines.shapes import MINI_PARAMETERS, PUBLISHED
 from voxcli.errors import ConfigError, ModelError
 
-DType = Literal["bfloat16", "float16", "float32"]
-BYTES: dict[DType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
-MINI_PARAMETERS = 4_676_000_000  # Voxtral-Mini-3B-2507, the smallest that converses
-GB = 1_000_000_000
+DEVICES = "--device takes auto, cuda, cuda:N, mps or cpu"
+QUANTIZED: tuple[Format, ...] = ("int8", "int4")  # that `--quantize auto` takes, the better one first
 
 
 @dataclass(frozen=True)
-class Accelerator:
-    """A GPU as torch sees it; `problem` says why torch can't use it, or nothing."""
+class Wanted:
+    """What is asked for."""
 
-    problem: str = ""
-    hint: str = ""
-    dtype: DType = "bfloat16"  # the widest range that it is fast with
-    free_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What this machine has."""
-
-    cuda: Accelerator
-    mps: Accelerator
-    ram_free_bytes: int | None  # None: this platform does not say
-
-    @classmethod
-    def look(cls, torch: ModuleType) -> Self:
-        """Ask torch and the operating system."""
-        return cls(_cuda(torch), _mps(torch), ram_free_bytes())
+    device: str = "auto"  # auto, cuda, cuda:N, mps or cpu
+    quantize: Asked = "auto"
+    context_tokens: int = 0  # longest prompt
+    reply_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The choice: a device of torch and a number format."""
+    """The choice: a device of torch, a number format, and how long prompts may be."""
 
-    device: Literal["cuda", "mps", "cpu"]
+    device: str  # cuda:N, mps or cpu
     dtype: DType
+    form: Format = "none"
+    context_tokens: int = 0
+
+    @property
+    def format_name(self) -> str:
+        """What the weights are kept in."""
+        return self.dtype if self.form == "none" else self.form
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What a model has to keep in memory, counted in numbers: how large these are depends on their format."""
+class _Site:
+    """A device that torch can use, and how a model would be run on it."""
 
-    parameters: int
-    token_values: int = 0  # of the KV cache, for each token
-    work_values: int = 0  # the most that is alive at once while a pass computes
-    least_tokens: int = 0  # of prompt and reply: with less there is no conversation
+    device: str
+    words: str  # for messages
+    free_bytes: int | None
+    dtypes: tuple[DType, ...]  # unquantized, the better one first
+    masked: bool
+    fixed_bytes: int
+    slow_forms: frozenset[Format] = frozenset()  # that make decoding slower here
+    why_slow: str = ""
 
-    def bytes(self, dtype: DType, tokens: int) -> int:
-        """Return what is needed with a cache for so many tokens."""
-        return (self.parameters + tokens * self.token_values + self.work_values) * BYTES[dtype]
-
-    def tokens(self, dtype: DType, free_bytes: int) -> int:
-        """Return for how many tokens there is room beside the rest; negative where the rest does not fit."""
-        return (free_bytes - self.bytes(dtype, 0)) // max(1, self.token_values * BYTES[dtype])
+    def use(self, form: Format, dtype: DType | None = None) -> Use:
+        return Use(dtype or self.dtypes[-1], form, self.masked, self.fixed_bytes)
 
 
-def demand(config: Any, parameters: int, *, chunk_tokens: int, least_text_tokens: int) -> Demand:
-    """Return what a `VoxtralConfig` with so many parameters needs.
-
-    While a pass computes, alive at once are at most: of the text model, a chunk of hidden states, in and
-    out, with queries, keys, values, or gate, up and their product, and a layer's matrices while they are
-    joined; of the encoder, as much for a window, with the two convolutions before it; logits three times,
-    in float32. Twice the sum, for allocators keep more than they give. An estimate, not a measurement.
+def plan(wanted: Wanted, hardware: Hardware, needs: Demand, *, strictly: bool = True) -> Placement:
+    """Choose device, format and context for a model.
 
     Args:
-        chunk_tokens: the most that are fed at once.
-        least_text_tokens: of the least conversation, beside one window of audio.
+        strictly: refuse a format that makes decoding slower here, unless nothing else fits.
+
+    Raises:
+        ConfigError: no such device, or a format that is of no use there.
+        ModelError: torch can't use the device, or the model does not fit into its memory.
     """
-    audio, text = config.audio_config, config.text_config
-    positions, width = audio.max_source_positions, text.num_key_value_heads * text.head_dim
-    heads = text.num_attention_heads * text.head_dim + 2 * width
-    chunk = chunk_tokens * (2 * text.hidden_size + max(2 * heads, 3 * text.intermediate_size))
-    joined = text.hidden_size * max(heads, 2 * text.intermediate_size)
-    window = positions * (5 * audio.hidden_size + max(4 * audio.hidden_size, 2 * audio.intermediate_size))
-    logits = 3 * 2 * text.vocab_size
-    audio_tokens = positions * audio.hidden_size // audio.intermediate_size
-    return Demand(
-        parameters,
-        cache_bytes_per_token(text, 1),
-        2 * (chunk + joined + window + logits),
-        audio_tokens + least_text_tokens,
-    )
+    site = _site(wanted.device, hardware)
+    if strictly:
+        _check_format(wanted, site, hardware, needs)
+    least = needs.least_tokens + wanted.reply_tokens
+    steps = list(_preferences(wanted.quantize, site))
+    for uses in steps:
+        for use in uses:
+            if _fits(needs, use, site, wanted.context_tokens + wanted.reply_tokens):
+                return Placement(site.device, use.dtype, use.form, wanted.context_tokens)
+        tokens = needs.tokens(uses[-1], site.free_bytes or 0)
+        if tokens >= least:
+            return Placement(site.device, uses[-1].dtype, uses[-1].form, tokens - wanted.reply_tokens)
+    hint = what_fits(wanted, hardware, needs)
+    raise too_big(site.words, needs, steps[-1][-1], site.free_bytes or 0, hint)
 
 
-def place(asked: str, hardware: Hardware, needs: Demand | int) -> Placement:
-    """Choose for a model with these needs, or of so many parameters.
+def check_device(device: str, hardware: Hardware) -> None:
+    """Raise ConfigError where there is no such device, and ModelError where torch can't use it."""
+    _site(device, hardware)
 
-    Args:
-        asked: auto, cuda, mps or cpu; auto takes the first of the three that torch can use.
+
+def place(device: str, hardware: Hardware, parameters: int) -> Placement:
+    """Choose for weights alone, of so many parameters, unquantized: for measurements.
 
     Raises:
         ConfigError: no such device.
-        ModelError: torch can't use it, or the model does not fit into its memory.
+        ModelError: torch can't use it, or the weights do not fit into its memory.
     """
-    needs = Demand(needs) if isinstance(needs, int) else needs
-    accelerators = {"cuda": hardware.cuda, "mps": hardware.mps}
-    if asked == "auto":
-        asked = next((name for name, gpu in accelerators.items() if not gpu.problem), "cpu")
-    if asked == "cpu":
-        return _place_on_cpu(hardware, needs)
-    if asked not in accelerators:
-        raise ConfigError(f"there is no device {asked!r}", hint="--device auto, cuda, mps or cpu")
-    gpu = accelerators[asked]
-    if gpu.problem:
-        raise ModelError(gpu.problem, hint=gpu.hint)
-    if gpu.free_bytes is not None and needs.bytes(gpu.dtype, needs.least_tokens) > gpu.free_bytes:
-        hint = what_fits(hardware, needs.parameters, gpu.free_bytes)
-        raise too_big(f"the {asked} device", needs, gpu.dtype, gpu.free_bytes, hint)
-    return Placement("cuda" if asked == "cuda" else "mps", gpu.dtype)
-
-
-def _place_on_cpu(hardware: Hardware, needs: Demand) -> Placement:
-    """Choose float32, which every CPU is fast with, and bfloat16 where only half the memory is there."""
-    free = hardware.ram_free_bytes
-    if free is None or needs.bytes("float32", needs.least_tokens) <= free:
-        return Placement("cpu", "float32")
-    if needs.bytes("bfloat16", needs.least_tokens) <= free:
-        return Placement("cpu", "bfloat16")
-    hint = what_fits(hardware, needs.parameters, free, on_cpu=True)
-    raise too_big("memory", needs, "bfloat16", free, hint)
-
-
-def fitting_context(where: Placement, needs: Demand, free_bytes: int | None, asked: int, reply_tokens: int) -> int:
-    """Return how long prompts may be: as asked, or as long as the free memory has room for, beside the reply."""
-    if free_bytes is None:
-        return asked
-    return min(asked, max(needs.tokens(where.dtype, free_bytes) - reply_tokens, needs.least_tokens))
-
-
-def statement(where: Placement, needs: Demand, tokens: int, free_bytes: int | None) -> str:
-    """Return in words what a model will need with a cache for so many tokens."""
-    size = BYTES[where.dtype] / GB
-    free = "" if free_bytes is None else f"; {free_bytes / GB:.1f} GB are free"
-    return (
-        f"loading {needs.parameters * size:.1f} GB of weights, {tokens * needs.token_values * size:.1f} GB of cache "
-        f"for {tokens} tokens, and up to {needs.work_values * size:.1f} GB to work with, on {where.device}{free}"
+    site = _site(device, hardware)
+    for dtype in site.dtypes:
+        need = parameters * BYTES[dtype]
+        if site.free_bytes is None or need <= site.free_bytes:
+            return Placement(site.device, dtype)
+    raise ModelError(
+        f"the model does not fit into {site.words}: its weights need {need / GB:.1f} GB, "
+        f"{(site.free_bytes or 0) / GB:.1f} GB are free",
+        hint="free some memory, or measure a smaller model",
     )
 
 
-def too_big(where: str, needs: Demand, dtype: DType, free: int, hint: str) -> ModelError:
+def statement(where: Placement, needs: Demand, tokens: int, hardware: Hardware) -> str:
+    """Return in words what a model will need with a cache for so many tokens."""
+    site = _site(where.device, hardware)
+    use = site.use(where.form, where.dtype)
+    weights, cache, work = needs.weights(use), needs.cache(use, tokens), needs.work(use)
+    free = "" if site.free_bytes is None else f"; {site.free_bytes / GB:.1f} GB are free"
+    return (
+        f"loading {weights / GB:.1f} GB of weights in {where.format_name}, {cache / GB:.1f} GB of cache for {tokens} "
+        f"tokens, and up to {work / GB:.1f} GB to work with, on {where.device}{free}"
+    )
+
+
+def needed_bytes(where: Placement, needs: Demand, hardware: Hardware, reply_tokens: int) -> int:
+    """Return the bytes that a model needs as it was placed."""
+    use = _site(where.device, hardware).use(where.form, where.dtype)
+    return needs.bytes(use, where.context_tokens + reply_tokens)
+
+
+def too_big(where: str, needs: Demand, use: Use, free: int, hint: str) -> ModelError:
     """Return the error for a model that does not fit."""
-    weights = needs.parameters * BYTES[dtype]
-    beside = needs.bytes(dtype, needs.least_tokens) - weights
+    weights = needs.weights(use)
+    beside = needs.bytes(use, needs.least_tokens) - weights
+    form = use.dtype if use.form == "none" else use.form
     rest = f", cache and work at least {beside / GB:.1f} GB" if beside else ""
     return ModelError(
-        f"the model does not fit into {where}: its weights need {weights / GB:.1f} GB{rest}, "
+        f"the model does not fit into {where}: its weights need {weights / GB:.1f} GB in {form}{rest}, "
         f"{free / GB:.1f} GB are free",
         hint=hint,
     )
 
 
-def what_fits(hardware: Hardware, parameters: int, free_bytes: int, *, on_cpu: bool = False) -> str:
-    """Return what a user can do whose model does not fit into `free_bytes`."""
-    mini, ram = MINI_PARAMETERS * BYTES["bfloat16"], hardware.ram_free_bytes or 0
-    needed = parameters * BYTES["bfloat16"]
-    if needed > mini and mini <= free_bytes:
-        return f"--model mini fits: it needs {mini / GB:.1f} GB"
-    if not on_cpu and needed <= ram:
-        return f"--device cpu fits, slowly: it needs {needed / GB:.1f} GB of the {ram / GB:.1f} GB of RAM that are free"
+def what_fits(wanted: Wanted, hardware: Hardware, needs: Demand) -> str:
+    """Return what a user can do whose model does not fit."""
+    if wanted.quantize != "auto" and (other := _fitting(wanted.device, hardware, needs)):
+        return f"--quantize auto fits: it takes {other.format_name}"
+    site, mini = _site(wanted.device, hardware), demand_of(PUBLISHED["mini"])
+    if needs.parameters > MINI_PARAMETERS and (other := _fitting(wanted.device, hardware, mini)):
+        return f"--model mini fits, in {other.format_name}"
+    whole = needs.bytes(site.use("int4", site.dtypes[-1]), needs.least_tokens)
+    others = [gpu for gpu in hardware.gpus if site.device.startswith("cuda") and f"cuda:{gpu.index}" != site.device]
+    if roomier := [gpu for gpu in others if not gpu.problem and (gpu.free_bytes or 0) >= whole]:
+        return f"--device cuda:{roomier[0].index} has more room: {_listed(hardware)}"
+    if others and sum(gpu.free_bytes or 0 for gpu in hardware.gpus) >= whole:
+        count = len(hardware.gpus)
+        return (
+            f"voxcli uses one GPU; serve the model over all of them: vllm serve --tensor-parallel-size {count} ..., "
+            "then --engine remote --url http://localhost:8000/v1"
+        )
+    if site.device != "cpu" and (other := _fitting("cpu", hardware, needs)):
+        need = needed_bytes(other, needs, hardware, 0)
+        ram = (hardware.ram_free_bytes or 0) / GB
+        return f"--device cpu fits, slowly: it needs {need / GB:.1f} GB of the {ram:.1f} GB of RAM that are free"
     return "free some memory, or use --engine embedded, which needs less than 1 GB"
 
 
-def cache_bytes_per_token(text_config: Any, bytes_per_value: int) -> int:
-    """Return how much the KV cache grows with each token: a key and a value in each layer."""
-    width = text_config.num_key_value_heads * text_config.head_dim
-    return int(2 * text_config.num_hidden_layers * width * bytes_per_value)
+def _fitting(device: str, hardware: Hardware, needs: Demand) -> Placement | None:
+    """Return how a model fits with the shortest context; None where it does not, or where that is not known."""
+    site = _site(device, hardware)
+    uses = chain.from_iterable(_preferences("auto", site))
+    fits = (use for use in uses if site.free_bytes is not None and _fits(needs, use, site, needs.least_tokens))
+    use = next(fits, None)
+    return Placement(site.device, use.dtype, use.form, needs.least_tokens) if use else None
 
 
-def ram_free_bytes() -> int | None:
-    """Return how much memory can be had without swapping; None where it can't be asked for."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - not a file, a question
-            available = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def _fits(needs: Demand, use: Use, site: _Site, tokens: int) -> bool:
+    return site.free_bytes is None or needs.bytes(use, tokens) <= site.free_bytes
 
 
-def _cuda(torch: ModuleType) -> Accelerator:
-    install = "install a build of torch for this GPU (pytorch.org/get-started), or use --device cpu"
-    if not torch.backends.cuda.is_built() and torch.version.hip is None:
-        return Accelerator(f"torch {torch.__version__} is built without CUDA", install)
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:  # no driver, or one that is too old
-        reason = str(error).split(". ")[0].split("\n")[0]
-        return Accelerator(f"torch can't use a CUDA device: {reason}", "update the NVIDIA driver, or use --device cpu")
-    capability = torch.cuda.get_device_capability()
-    if torch.version.hip is None and not runs_on(capability, torch.cuda.get_arch_list()):
-        name = f"{torch.cuda.get_device_name()} (compute capability {capability[0]}.{capability[1]})"
-        return Accelerator(f"torch {torch.__version__} is not built for the {name}", install)
-    dtype: DType = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return Accelerator(dtype=dtype, free_bytes=torch.cuda.mem_get_info()[0])
+def _preferences(asked: Asked, site: _Site) -> Iterator[Sequence[Use]]:
+    """Give the ways to run a model, the better ones first; of those in one group, the last gets a shorter context."""
+    plain = [site.use("none", dtype) for dtype in site.dtypes]
+    fast = [site.use(form) for form in QUANTIZED if form not in site.slow_forms]
+    slow = [site.use(form) for form in QUANTIZED if form in site.slow_forms]
+    if asked == "none":
+        yield plain
+    elif asked != "auto":
+        yield [site.use(asked)]
+    else:
+        yield [*plain, *fast]
+        if slow:
+            yield slow
 
 
-def runs_on(capability: tuple[int, int], built_for: list[str]) -> bool:
-    """Return whether a build of torch has code for a GPU.
+def _check_format(wanted: Wanted, site: _Site, hardware: Hardware, needs: Demand) -> None:
+    """Raise ConfigError for a format that is of no use on a device."""
+    form = wanted.quantize
+    if form == "fp8" and (why := _why_not_fp8(site, hardware)):
+        raise ConfigError(
+            f"--quantize fp8 can't be had here: {why}", hint="--quantize auto takes what fits and is fast"
+        )
+    if form not in site.slow_forms:
+        return
+    unquantized = site.use("none")
+    if site.free_bytes is None or needs.bytes(unquantized, needs.least_tokens) <= site.free_bytes:
+        raise ConfigError(
+            f"--quantize {form} makes replies slower here: {site.why_slow}",
+            hint=f"leave it out: the model fits in {unquantized.dtype}",
+        )
 
-    Code for sm_XY runs on X.Y and later ones with the same X; compute_XY is compiled for any later one.
-    """
-    for name in built_for:
-        kind, _, version = name.partition("_")
-        digits = "".join(letter for letter in version if letter.isdigit())  # sm_90a is of 9.0
-        if not digits:
-            continue
-        target = int(digits[:-1]), int(digits[-1])
-        if target <= capability and (kind == "compute" or target[0] == capability[0]):
-            return True
-    return False
+
+def _why_not_fp8(site: _Site, hardware: Hardware) -> str:
+    index = cuda_index(site.device)
+    gpu = next((gpu for gpu in hardware.gpus if gpu.index == index), None)
+    if gpu is None:
+        return "it needs an NVIDIA GPU"
+    if not gpu.has_fp8:
+        return f"{gpu.name or 'this GPU'} is older than compute capability 8.9"
+    return "" if hardware.has_triton else "triton is not installed"
 
 
-def _mps(torch: ModuleType) -> Accelerator:
-    if not torch.backends.mps.is_available():
-        why = "this macOS or this Mac is too old" if torch.backends.mps.is_built() else "this is not Apple silicon"
-        return Accelerator(f"torch can't use an MPS device: {why}", "use --device auto")
-    try:
-        torch.zeros(1, dtype=torch.bfloat16, device="mps")
-    except (TypeError, RuntimeError):  # before macOS 14
-        return Accelerator(dtype="float16", free_bytes=torch.mps.recommended_max_memory())
-    return Accelerator(free_bytes=torch.mps.recommended_max_memory())
+# --- Devices -----------------------------------------------------------------------------------
+
+
+def _site(device: str, hardware: Hardware) -> _Site:
+    """Return the device that is meant. Raises ConfigError and ModelError as `plan`."""
+    kind = hardware.best if device == "auto" else device
+    if kind == "cpu":
+        return _Site("cpu", "memory", hardware.ram_free_bytes, ("float32", "bfloat16"), False, 0)
+    gpu = hardware.mps if kind == "mps" else _gpu(kind, hardware)
+    if gpu.problem:
+        raise ModelError(gpu.problem, hint=gpu.hint)
+    if kind == "mps":
+        slow = "there is no compiler for Apple's GPUs here, so each matrix is converted before each product"
+        return _Site("mps", "the Apple GPU", gpu.free_bytes, (gpu.dtype,), True, 0, frozenset(QUANTIZED), slow)
+    name = f"cuda:{gpu.index}"
+    words = f"{name} ({gpu.name})" if gpu.name else name
+    site = _Site(name, words, gpu.free_bytes, (gpu.dtype,), not gpu.has_flash, CUDA_BYTES)
+    if hardware.has_triton:
+        return site
+    # torch itself has kernels for int4 from Ampere on, as it has for FlashAttention.
+    forms: tuple[Format, ...] = ("int8",) if gpu.has_flash else QUANTIZED
+    slow = "triton is not installed, so each matrix is converted before each product"
+    return replace(site, slow_forms=frozenset(forms), why_slow=slow)
+
+
+def _gpu(device: str, hardware: Hardware) -> Accelerator:
+    """Return the GPU that `cuda` or `cuda:N` means."""
+    index = cuda_index(device)
+    if device != "cuda" and index is None:
+        raise ConfigError(f"there is no device {device!r}", hint=DEVICES)
+    if index is None or not hardware.gpus:
+        return hardware.cuda
+    found = next((gpu for gpu in hardware.gpus if gpu.index == index), None)
+    if found is None:
+        raise ConfigError(f"there is no GPU {device}", hint=f"there is {_listed(hardware)}")
+    return found
+
+
+def _listed(hardware: Hardware) -> str:
+    """Return the CUDA devices in words."""
+    return ", ".join(
+        f"cuda:{gpu.index}"
+        + (f" {gpu.name}" if gpu.name else "")
+        + ("" if gpu.free_bytes is None else f" ({gpu.free_bytes / GB:.1f} GB free)")
+        for gpu in hardware.gpus
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from voxcli.audio import AudioClip
+from voxcli.engines.model_card import sampling_for
 from voxcli.engines.prompt import Message, conversation
 from voxcli.session import Session, Turn
 from voxcli.turn import Utterance
@@ -28,8 +29,8 @@ class RequestOptions:
 
     model: str
     max_reply_tokens: int
-    temperature: float  # 0 is greedy
-    top_p: float
+    temperature: float | None  # 0 is greedy; None for what suits the model, by its name
+    top_p: float | None  # None likewise
     context_tokens: int  # of the prompt, estimated
     audio_style: Literal["object", "string"] = "object"
 
@@ -38,16 +39,17 @@ def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -
     """Return the JSON object that is sent to /chat/completions."""
     shown = fit(session, utterance, options.context_tokens)
     audio = audio_part(utterance.clip, options.audio_style) if utterance.clip else None
+    sampling = sampling_for(options.model).but(options.temperature, options.top_p)
     body: dict[str, Any] = {
         "model": options.model,
         "messages": [_written(message, audio) for message in conversation(shown, utterance)],
         "max_tokens": options.max_reply_tokens,
-        "temperature": options.temperature,
+        "temperature": sampling.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if options.temperature > 0 and options.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
-        body["top_p"] = options.top_p
+    if sampling.temperature > 0 and sampling.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
+        body["top_p"] = sampling.top_p
     return body
 
 

@@ -19,8 +19,8 @@ import torch
 
 from voxcli.engines import inputs
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
+from voxcli.engines.demand import cache_bytes_per_token
 from voxcli.engines.llama import Llama
-from voxcli.engines.placement import cache_bytes_per_token
 from voxcli.engines.sampling import Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder, audio_tokens_per_window
 from voxcli.errors import ModelError
@@ -122,6 +122,8 @@ class Rows:
         Where memory runs out, there are fewer rows from then on, and what was begun in them goes on later;
         a prompt that does not fit alone fails.
         """
+        if self.device == "cuda":
+            torch.cuda.set_device(self._text.device)  # each thread has its own
         try:
             self._seat()
             self._step()

@@ -54,11 +54,11 @@ class TemplatePrompt:
     def _apply(
         self, messages: list[Message], clip: AudioClip | None, text: Callable[[str], str]
     ) -> tuple[list[int], torch.Tensor | None]:
-        chat = [_as_chat(message, clip, text) for message in messages]
         options = {"audio_kwargs": self._front_end.processor_options}
         try:
+            chat = [_as_chat(message, clip, text) for message in messages]
             output = self._processor.apply_chat_template(chat, processor_kwargs=options)
-        except Exception as error:  # a template is a program and may fail in any way
+        except Exception as error:  # a template is a program and may fail in any way, for one for want of a package
             raise ModelError(f"the checkpoint's chat template failed: {str(error)[:200]}") from error
         return output["input_ids"][0].tolist(), output.get("input_features")
 

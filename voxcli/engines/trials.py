@@ -13,6 +13,7 @@ import torch
 
 from voxcli.engines import attention
 from voxcli.engines.attention import Kernel
+from voxcli.engines.demand import MASK_ROWS
 from voxcli.errors import ModelError
 
 QUERIES = (1, 4, 8, 16)  # for each KV head: kernels differ between few and many
@@ -116,25 +117,24 @@ def tried_kernel(
         ModelError: none of them does.
     """
     source = torch.Generator().manual_seed(0)
-    cases = []
-    for count in sorted({*QUERIES, group, attention.MASK_ROWS}):
-        shapes = (count, head_dim), (KEYS, head_dim), (KEYS, head_dim)
-        tensors = [torch.randn(1, kv_heads, *shape, generator=source).to(dtype) for shape in shapes]
-        mask = torch.zeros(count, KEYS).masked_fill(torch.rand(count, KEYS, generator=source) > 0.7, float("-inf"))
-        for each in (None, mask.to(dtype)):
-            wide = [tensor.float() for tensor in tensors]
-            expected = attention.plain(*wide, attn_mask=None if each is None else each.float())
-            there = [tensor.to(device) for tensor in tensors]
-            cases.append((there, None if each is None else each.to(device), expected))
+    cases: list[tuple[list[torch.Tensor], torch.Tensor | None, torch.Tensor]] = []
+    for count in sorted({*QUERIES, group, MASK_ROWS}):
+        tensors = [torch.randn(1, kv_heads, rows, head_dim, generator=source).to(dtype) for rows in (count, KEYS, KEYS)]
+        hidden = torch.rand(count, KEYS, generator=source) > 0.7
+        mask = torch.zeros(count, KEYS, dtype=dtype).masked_fill(hidden, float("-inf"))
+        queries, keys, values = (tensor.float() for tensor in tensors)
+        there = [tensor.to(device) for tensor in tensors]
+        cases.append((there, None, attention.plain(queries, keys, values)))
+        cases.append((there, mask.to(device), attention.plain(queries, keys, values, mask.float())))
 
     def is_right(kernel: Kernel) -> bool:
         found = (kernel(*tensors, attn_mask=mask).float().cpu() for tensors, mask, _ in cases)
         pairs = zip(found, (case[2] for case in cases), strict=True)
         return all(torch.allclose(each, expected, atol=TOLERANCE, rtol=TOLERANCE) for each, expected in pairs)
 
-    tensors, mask, _ = cases[-1]
+    tried, visible, _ = cases[-1]
     measure = seconds or _seconds
-    return choose("attention", ways, is_right, lambda kernel: measure(lambda: kernel(*tensors, attn_mask=mask)))
+    return choose("attention", ways, is_right, lambda kernel: measure(lambda: kernel(*tried, attn_mask=visible)))
 
 
 def choose(

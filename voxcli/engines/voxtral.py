@@ -9,12 +9,15 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.engines import placement
+from voxcli.engines.demand import cache_bytes_per_token
+from voxcli.engines.formats import Asked
+from voxcli.engines.hardware import GB, Hardware, first_line
+from voxcli.engines.model_card import long_context
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
@@ -64,10 +67,11 @@ class VoxtralEngine(Engine):
         """
         self.model = name
         self.device = str(model.device.type)  # cuda, mps or cpu
+        self._where = str(model.device)  # cuda:1, for example
         self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of any prompt
         self._room: int = min(context_tokens, self._most)  # tokens of a prompt whose turns can leave
-        self._cache_bytes = placement.cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
-        where = "cuda" if self.device == "cuda" else "cpu"
+        self._cache_bytes = cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
+        where = self._where if self.device == "cuda" else "cpu"
         self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
         self._heard = 0  # windows of the clip so far
         self._tokenizer = wrap(processor.tokenizer)
@@ -92,7 +96,7 @@ class VoxtralEngine(Engine):
         context_tokens: int,
         notice: Notice,
         progress: Progress = lambda _done, _total: None,
-        quantize: Literal["none", "int8", "fp8"] = "none",
+        quantize: Asked = "none",
         folder: Path | None = None,
         many: bool = False,
     ) -> Self:
@@ -100,12 +104,12 @@ class VoxtralEngine(Engine):
 
         Args:
             name: what the model is called in records.
-            device: auto, cuda, mps or cpu.
+            device: auto, cuda, cuda:N, mps or cpu.
             context_tokens: longest prompt, or less where memory is short; the oldest turns leave it. The
                 instructions and the current clip never do, even where they alone are longer.
             notice: told what a user should know of this checkpoint, and what takes long.
             progress: told how far the warm-up is, where there is much to do.
-            quantize: how the large matrices of the text model are kept; none: as they are.
+            quantize: how the large matrices of the text model are kept; none: as they are, auto: the best that fits.
             folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
             many: it is for `for_many`, so what is of use to one reply at a time is not made ready.
 
@@ -113,7 +117,9 @@ class VoxtralEngine(Engine):
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
             ConfigError: no such device, or one that does not know the format.
         """
-        loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice)
+        loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice, quantize=quantize)
+        if said := long_context(loaded.where.context_tokens):
+            notice(said)
         engine = cls(
             loaded.model,
             loaded.processor,
@@ -121,15 +127,14 @@ class VoxtralEngine(Engine):
             max_reply_tokens=max_reply_tokens,
             temperature=temperature,
             top_p=top_p,
-            context_tokens=loaded.context_tokens,
+            context_tokens=loaded.where.context_tokens,
             notice=notice,
         )
-        engine.warm_up(quantize, folder, notice, progress, for_one=not many)
+        engine.warm_up(folder, notice, progress, for_one=not many)
         return engine
 
     def warm_up(
         self,
-        quantize: Literal["none", "int8", "fp8"] = "none",
         folder: Path | None = None,
         notice: Notice = lambda _: None,
         progress: Progress = lambda _done, _total: None,
@@ -138,8 +143,6 @@ class VoxtralEngine(Engine):
     ) -> None:
         """Do what would keep the first turn waiting; `load` says what the arguments mean."""
         with self._pass_errors(self._room):
-            if quantize != "none":
-                self._decoder.quantize(quantize)
             if for_one:
                 self._decoder.warm_up(self._sampling, notice=notice, progress=progress, folder=folder)
             if self.device == "cuda":
@@ -211,16 +214,18 @@ class VoxtralEngine(Engine):
             with self._pass_errors(0):
                 self._decoder.listen(self._front_end.features(clip)[:whole])
 
-    def for_many(self, rows: int = 0) -> ManyReplies:
+    def for_many(self, rows: int = 0, items: int = 0) -> ManyReplies:
         """Return an engine that gives many replies at once with this one's model; this one gives none any more.
 
         Args:
             rows: replies at once, where the memory has room for them; 0 for what suits the device.
+            items: replies that will be asked for: no more rows are made than that; 0 where nobody knows.
         """
         on_gpu = self.device == "cuda"
+        most = rows or (GPU_ROWS if on_gpu else CPU_ROWS)
         decoding = self._decoder.rows(
             self._sampling,
-            most=rows or (GPU_ROWS if on_gpu else CPU_ROWS),
+            most=min(most, items or most),
             longest=self._room + self._sampling.max_tokens,
             free_bytes=self._free_bytes,
             is_out_of_memory=loading.out_of_memory,
@@ -247,7 +252,10 @@ class VoxtralEngine(Engine):
     def _free_bytes(self) -> int | None:
         if self.device == "cuda":
             torch.cuda.empty_cache()  # what torch keeps for itself does not count as free
-        return loading.known_free_bytes(self.device, placement.Hardware.look(torch))
+        return self._hardware().free_bytes(self._where)
+
+    def _hardware(self) -> Hardware:
+        return Hardware.look(torch, self._where)
 
     def _reserve(self, session: Session) -> int:
         """Return the tokens of a prompt that are no turn's: the instructions, a window of speech, a few words."""
@@ -289,18 +297,19 @@ class VoxtralEngine(Engine):
     @contextmanager
     def _pass_errors(self, prompt_tokens: int) -> Iterator[None]:
         """Turn what torch raises in the pass into an error that says what would fit."""
+        if self.device == "cuda":
+            torch.cuda.set_device(self._where)  # each thread has its own current GPU, which streams and kernels mean
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not loading.out_of_memory(error):
-                raise ModelError(f"the model's pass failed: {loading.first_line(error)}") from error
-            hardware = placement.Hardware.look(torch)
-            free = loading.free_bytes(self.device, hardware)
+                raise ModelError(f"the model's pass failed: {first_line(error)}") from error
+            free = self._hardware().free_bytes(self._where) or 0
             tokens = prompt_tokens + self._sampling.max_tokens
             raise ModelError(
                 f"out of memory in the pass: {tokens} tokens of prompt and reply need at least "
-                f"{tokens * self._cache_bytes / placement.GB:.3f} GB beside the model, "
-                f"{free / placement.GB:.3f} GB are free",
+                f"{tokens * self._cache_bytes / GB:.3f} GB beside the model, "
+                f"{free / GB:.3f} GB are free",
                 hint=f"at most {free // self._cache_bytes} tokens of prompt and reply fit: shorten the recording, "
                 "lower session.context_tokens, or use --device cpu",
             ) from error

@@ -21,6 +21,7 @@ from voxcli.live.events import (
     InputLevel,
     LiveEvent,
     Ready,
+    SentenceSpoken,
     SessionEnded,
     SpeechResumed,
     State,
@@ -29,9 +30,9 @@ from voxcli.live.events import (
     TurnTaken,
 )
 from voxcli.live_view.words import interruption, latency_line, notes_of, said
+from voxcli.output import Output
 from voxcli.printable import printable
-from voxcli.turn import ReplyDelta, SentenceSpoken, SpeechFailed
-from voxcli.ui import Output
+from voxcli.turn import ReplyDelta, SpeechFailed
 
 PAINTS_PER_SECOND = 10
 SPINS_PER_SECOND = 8

@@ -1,0 +1,27 @@
+"""A file that is downloaded into, and says how much of it is there."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class CountedFile(io.BufferedWriter):
+    """A file to append to, which tells how many bytes came, and how many went because a server began again at 0."""
+
+    def __init__(self, path: Path, count: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._count = count
+
+    def write(self, data: Any, /) -> int:
+        written = super().write(data)
+        self._count(written)
+        return written
+
+    def truncate(self, size: int | None = None, /) -> int:
+        self.flush()
+        before = os.fstat(self.fileno()).st_size
+        after = super().truncate(size)
+        self._count(after - before)
+        return after

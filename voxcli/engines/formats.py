@@ -1,0 +1,53 @@
+"""Number formats for the weights, and how many bytes a model takes in each of them.
+
+Only the four large matrices of each text layer are quantized: queries, keys and values in one, the
+attention's output, gate and up in one, and down. All other weights keep the model's own format.
+Plain arithmetic on a `VoxtralConfig`, without torch, so that a size is known before anything is loaded.
+"""
+
+from typing import Any, Literal
+
+Format = Literal["none", "int8", "fp8", "int4"]
+Asked = Literal["auto", "none", "int8", "fp8", "int4"]
+
+GROUP = 64  # values of a row that share a scale and a zero in int4; torch's kernels take 32, 64, 128 and 256
+
+
+def stored_bytes(config: Any, parameters: int, bytes_per_value: int, form: Format) -> int:
+    """Return the bytes of all weights as they are held on the device.
+
+    Args:
+        config: the model's `VoxtralConfig`.
+        parameters: number of values in the checkpoint.
+        bytes_per_value: of what is not quantized, scales and zeros included.
+        form: the format of the large matrices of the text layers.
+    """
+    shapes = matrices(config)
+    layers: int = config.text_config.num_hidden_layers
+    replaced = layers * sum(rows * columns for rows, columns in shapes)
+    return (parameters - replaced) * bytes_per_value + layers * sum(
+        matrix_bytes(rows, columns, bytes_per_value, form) for rows, columns in shapes
+    )
+
+
+def largest_layer_bytes(config: Any, bytes_per_value: int) -> int:
+    """Return the most bytes that are held beside the weights while they are loaded: one unquantized text layer."""
+    return sum(rows * columns for rows, columns in matrices(config)) * bytes_per_value
+
+
+def matrices(config: Any) -> tuple[tuple[int, int], ...]:
+    """Return the shapes, (rows, columns), of the matrices in a text layer that are quantized."""
+    text = config.text_config
+    hidden, inner = text.hidden_size, text.intermediate_size
+    queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
+    return (queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)
+
+
+def matrix_bytes(rows: int, columns: int, bytes_per_value: int, form: Format) -> int:
+    """Return the bytes of one matrix: its values, and their scales and zeros in the model's own format."""
+    values = rows * columns
+    if form == "none":
+        return values * bytes_per_value
+    if form == "int4":
+        return values // 2 + 2 * values // GROUP * bytes_per_value
+    return values + rows * bytes_per_value
