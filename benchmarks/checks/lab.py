@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from voxcli.engines.fast_path import Backends, Level
 
 from benchmarks import replica
