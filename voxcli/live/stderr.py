@@ -7,6 +7,7 @@ Python's `sys.stderr` gets a descriptor of its own, so that nothing that is writ
 """
 
 import atexit
+import ctypes
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ MESSAGE = re.compile(
 )
 READ_BYTES = 1 << 16
 KEPT_MESSAGES = 1000  # beyond as many different ones, no more are logged
+LINE_BYTES = 4096  # of C's buffer for a line; a pipe takes so much in one piece
 DRAIN_SECONDS = 0.5  # at the end; a child process that lives on holds the pipe open
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ def redirect_library_messages() -> None:
     if os.name == "posix":
         with suppress(OSError):  # the process has no descriptor 2
             _Relay(os.dup(2)).start()
+    if sys.platform == "linux":
+        _write_whole_lines()
 
 
 class _Relay(threading.Thread):
@@ -42,6 +46,7 @@ class _Relay(threading.Thread):
         super().__init__(name="standard error", daemon=True)
         self._real = real
         self._logged: set[bytes] = set()
+        self._is_message = False  # the last line was one
         if sys.stderr is sys.__stderr__ and sys.stderr and sys.stderr.fileno() == 2:
             sys.stderr = _reopened(sys.stderr, real)
         self._reading, writing = os.pipe()
@@ -62,8 +67,10 @@ class _Relay(threading.Thread):
         self._take(rest)
 
     def _take(self, line: bytes) -> None:
-        if not MESSAGE.match(line):
-            self._pass_on(line)
+        was_message, self._is_message = self._is_message, bool(MESSAGE.match(line))
+        if not self._is_message:
+            if not (was_message and line == b"\n"):  # some messages of ALSA end with an empty line
+                self._pass_on(line)
         elif line not in self._logged and len(self._logged) < KEPT_MESSAGES:
             self._logged.add(line)
             _log.debug("%s", line.decode(errors="replace").rstrip())
@@ -79,6 +86,19 @@ class _Relay(threading.Thread):
             if os.fstat(2).st_ino == self._pipe:
                 os.dup2(self._real, 2)
         self.join(DRAIN_SECONDS)
+
+
+def _write_whole_lines() -> None:
+    """Let C write to its `stderr` line by line, as ALSA doesn't: others may write between the parts of a line."""
+    c = ctypes.CDLL(None)
+    c.malloc.restype = ctypes.c_void_p  # never freed, for C writes to the very end of the process
+    line_by_line = 1  # _IOLBF of glibc and musl
+    c.setvbuf(
+        ctypes.c_void_p.in_dll(c, "stderr"),
+        ctypes.c_void_p(c.malloc(LINE_BYTES)),
+        line_by_line,
+        ctypes.c_size_t(LINE_BYTES),
+    )
 
 
 def _reopened(stream: TextIO, descriptor: int) -> TextIO:
