@@ -16,6 +16,7 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.errors import AudioDeviceError, VoxError
+from voxcli.levels import dbfs
 from voxcli.live.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.live.endpoint import EndPointer
 from voxcli.live.events import (
@@ -254,9 +255,9 @@ class Listener(threading.Thread):
             return
         self._reported = 0
         power = float(np.mean(np.square(samples))) if len(samples) else 0.0
-        dbfs = max(SILENCE_DBFS, 10 * float(np.log10(power + 1e-12)))
+        level_dbfs = max(SILENCE_DBFS, dbfs(power))
         seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._is_open else None
-        self._post(InputLevel(dbfs, seconds))
+        self._post(InputLevel(level_dbfs, seconds))
 
     # With the lock held.
 
