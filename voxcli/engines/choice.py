@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from voxcli.engines import checkpoints, hardware, placement, shapes, shards, weights
 from voxcli.engines.demand import Demand, demand, demand_of
 from voxcli.engines.formats import Asked
-from voxcli.engines.hardware import Hardware, first_line
+from voxcli.engines.hardware import Hardware
 from voxcli.engines.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.engines.placement import Placement, Wanted
 from voxcli.errors import ConfigError, ModelError, RemoteError, VoxError
+from voxcli.printable import first_line
 from voxcli.turn import Engine
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ import numpy as np
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines.demand import cache_bytes_per_token
 from voxcli.engines.formats import Asked
-from voxcli.engines.hardware import GB, Hardware, first_line
+from voxcli.engines.hardware import GB, Hardware
 from voxcli.engines.model_card import long_context
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
+from voxcli.printable import first_line
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.errors import AudioDeviceError, VoxError
+from voxcli.levels import dbfs
 from voxcli.live.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.live.endpoint import EndPointer
 from voxcli.live.events import (
@@ -240,11 +241,10 @@ class Listener(threading.Thread):
         self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
         if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
             return
-        power = self._unreported_energy / self._unreported_samples
+        level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
         self._unreported_samples, self._unreported_energy = 0, 0.0
-        dbfs = max(SILENCE_DBFS, 10 * float(np.log10(power + 1e-12)))
         seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._is_open else None
-        self._post(InputLevel(dbfs, seconds))
+        self._post(InputLevel(level_dbfs, seconds))
 
     # With the lock held.
 

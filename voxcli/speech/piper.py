@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, SpeechError, missing_extra
+from voxcli.printable import first_line
 from voxcli.speech.voice import Voice
 
 if TYPE_CHECKING:
@@ -110,6 +111,5 @@ def _load(path: Path) -> "PiperVoice":
         for _ in voice.synthesize(WARM_UP):
             pass
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SpeechError(f"can't load the piper voice {path}: {reason}") from error
+        raise SpeechError(f"can't load the piper voice {path}: {first_line(error)}") from error
     return voice
