@@ -19,8 +19,11 @@ import typer
 from benchmarks.command import JsonFlag, command_line, publish, require_writable
 from benchmarks.report import Figure
 from voxcli.engines import weights
+from voxcli.errors import VoxError
 from voxcli.paths import cache_folder
 
+COMMAND_SECONDS = 300.0
+ERROR_CHARACTERS = 200  # shown from the end of an error
 HELP_TIMES = 1.4  # bar of `voxcli --help` over its floor
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = ROOT / "examples/questions/capital-of-france.flac"
@@ -35,23 +38,32 @@ def first(name: str) -> None: "The first."
 def second(name: str) -> None: "The second."
 app()
 """
-# The floor of a process that answers once: both libraries imported and both models loaded, one after the other.
+# The floor of a process that answers once: both libraries imported and both models loaded, one after the other. It
+# ends without freeing the models: a server that is freed right after its start may wait forever.
 BARE_MODELS = """
-import sys, numpy, xllamacpp
+import os, sys, numpy, xllamacpp
 from faster_whisper import WhisperModel
 folder = sys.argv[1]
 WhisperModel(f"{folder}/whisper", device="cpu", compute_type="int8")
 params = xllamacpp.CommonParams()
 params.model.path = f"{folder}/smollm2.gguf"
 params.n_ctx, params.n_parallel, params.verbosity, params.fit_params = 4096, 1, -1, False
-xllamacpp.Server(params)
+server = xllamacpp.Server(params)
+os._exit(0)
 """
 
 
 def wall_seconds(command: Sequence[str]) -> tuple[float, str]:
-    """Run a command; return the duration of the whole process and its output."""
+    """Run a command; return the duration of the whole process and its output.
+
+    Raises:
+        VoxError: the command fails, or takes longer than COMMAND_SECONDS.
+    """
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
+    except subprocess.SubprocessError as error:
+        raise VoxError(f"a command can't be measured: {str(error)[-ERROR_CHARACTERS:]}") from error
     return time.perf_counter() - started, done.stdout
 
 

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from benchmarks import start
+from voxcli.errors import VoxError
 
 
 def test_the_ratio_of_a_pair_is_that_of_its_commands() -> None:
@@ -19,3 +21,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tm
     result = CliRunner().invoke(start.app, ["--json", str(tmp_path / "none" / "figures.json")])
     assert result.exit_code == 2
     assert "can't write" in result.stderr
+
+
+def test_a_command_that_fails_is_named() -> None:
+    with pytest.raises(VoxError, match="exit status 3"):
+        start.wall_seconds([sys.executable, "-c", "raise SystemExit(3)"])
