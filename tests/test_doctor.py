@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.machines import NO_MPS, gpu, mac, machine
 from voxcli import doctor
 from voxcli.cli import app
 from voxcli.cli.doctor import _line
 from voxcli.doctor import Check, Finding, Probe
-from voxcli.engines.accelerator import Accelerator
-from voxcli.errors import ModelError
+from voxcli.engines.demand import demand_of
+from voxcli.engines.formats import Asked
+from voxcli.engines.hardware import Accelerator, Hardware
+from voxcli.engines.placement import Wanted
+from voxcli.engines.shapes import PUBLISHED
+from voxcli.errors import ConfigError, ModelError
 
-H200 = Accelerator("2.13.0", "cuda", "H200", free_bytes=10_000_000_000, total_bytes=140_000_000_000)
-CPU = Accelerator("2.13.0", "cpu", problem="it was built without CUDA")
-OLD_DRIVER = Accelerator("2.13.0", "cpu", problem="the driver is too old")
+H200 = machine(Accelerator(name="H200", free_bytes=10_000_000_000, capability=(9, 0)))
+CPU = Hardware(Accelerator("it was built without CUDA", "install another"), NO_MPS, None, torch_version="2.13.0")
+OLD_DRIVER = Hardware(Accelerator("the driver is too old", "update it"), NO_MPS, None, torch_version="2.13.0")
+TWO = machine(gpu(8), gpu(24, index=1))
 HERE = Path("/models/mini")
 
 
@@ -50,7 +56,7 @@ def test_the_command_checks_all_and_its_exit_code_is_that_of_once(
     result = CliRunner().invoke(app, ["doctor", "--engine", "embedded", "--json"])
     report = json.loads(result.stdout)
     states = {check["name"]: check["state"] for check in report["checks"]}
-    assert list(states) == [
+    assert [name for name in states if name != "memory"] == [  # which has no line without torch
         *("python", "settings", "engine", "torch", "checkpoint", "embedded"),
         *("cache", "devices", "voice", "data", "permissions"),
     ]
@@ -117,16 +123,20 @@ def test_auto_says_why() -> None:
         (CPU, [], "auto", False, True, "torch 2.13.0 on cpu"),
         (CPU, [], "auto", True, False, "can't use the GPU: it was built without CUDA"),
         (CPU, [], "cuda", False, False, "can't use cuda: it was built without CUDA"),
-        (H200, [], "auto", True, True, "torch 2.13.0 on cuda (H200)"),
-        (H200, [], "cuda", True, True, "on cuda (H200)"),
-        (H200, [], "mps", True, False, "can't use mps: its best device is cuda"),
+        (H200, [], "auto", True, True, "torch 2.13.0 on cuda:0 (H200)"),
+        (H200, [], "cuda", True, True, "on cuda:0 (H200)"),
+        (H200, [], "mps", True, False, "can't use mps: this is not Apple silicon"),
+        (mac(8), [], "auto", True, True, "on mps (Apple GPU)"),
+        (TWO, [], "auto", True, True, "on cuda:1 (Ampere GPU), one of 2 GPUs"),
+        (TWO, [], "cuda:0", True, True, "on cuda:0 (Ampere GPU), one of 2 GPUs"),
+        (TWO, [], "cuda:2", True, False, "can't use cuda:2: there are 2 GPUs"),
         (H200, [], "cpu", True, True, "torch 2.13.0 on cpu"),
         (OLD_DRIVER, [], "auto", True, False, "the driver is too old"),
         (OLD_DRIVER, [], "cpu", True, True, "on cpu"),
     ],
 )
 def test_torch_device(
-    found: Accelerator | None, missing: list[str], device: str, gpu_present: bool, well: bool, text: str
+    found: Hardware | None, missing: list[str], device: str, gpu_present: bool, well: bool, text: str
 ) -> None:
     finding = doctor.torch_device(found, missing, device, gpu_present=gpu_present)
     assert finding.well is well
@@ -134,12 +144,37 @@ def test_torch_device(
     assert finding.mend or well
 
 
-def test_gpu_memory() -> None:
-    assert doctor.gpu_memory(H200, 8_000_000_000).well
-    tight = doctor.gpu_memory(H200, 9_350_000_000)
-    assert not tight.well
-    assert "10.0 GB of 140.0 GB free, the model needs 11.2 GB" in tight.found
-    assert doctor.gpu_memory(CPU, 9_350_000_000).well
+def memory(hardware: Hardware, device: str = "auto", quantize: Asked = "auto") -> Finding:
+    return doctor.memory(hardware, Wanted(device, quantize, 8192, 256), demand_of(PUBLISHED["mini"]))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "device", "found"),
+    [
+        (machine(gpu(24)), "auto", "bfloat16, 8192 tokens of context on cuda:0: 11.1 GB needed, 24.0 GB are free"),
+        (machine(gpu(8)), "cuda", "int8, 8192 tokens of context on cuda:0: 7.9 GB needed, 8.0 GB are free"),
+        (machine(ram_gb=32), "cpu", "float32, 8192 tokens of context on cpu: 21.5 GB needed, 32.0 GB are free"),
+        (machine(ram_gb=None), "cpu", "21.5 GB needed, free memory is not known here"),
+    ],
+)
+def test_memory(hardware: Hardware, device: str, found: str) -> None:
+    finding = memory(hardware, device)
+    assert finding.well
+    assert found in finding.found
+
+
+def test_a_shorter_context_is_well_for_once_would_run() -> None:
+    finding = memory(machine(gpu(6)))
+    assert finding.well
+    assert "tokens of context (not 8192)" in finding.found
+
+
+def test_memory_that_is_too_small_is_what_once_would_say() -> None:
+    (check,) = doctor.examine([Probe("memory", lambda: memory(machine(gpu(4))))])
+    assert (check.state, "does not fit" in check.found) == ("fail", True)
+    assert "--device cpu" in check.mend
+    with pytest.raises(ConfigError):
+        memory(mac(24), quantize="int8")
 
 
 def test_checkpoint() -> None:
@@ -169,6 +204,12 @@ def test_server() -> None:
     assert "a, b; none is chosen" in several.found
     assert "it has a; not c" in other.found
     assert "no models" in doctor.server("", []).found
+
+
+def test_a_server_that_computes_wrongly_is_a_warning_for_whoever_needs_it() -> None:
+    checks = doctor.examine([Probe("server", lambda: doctor.server("a", ["a"], "the wrong one"))])
+    assert checks == [Check("server", "warn", "it answers, with a; it is the wrong one", "")]
+    assert doctor.would_work(checks)
 
 
 def test_folder(tmp_path: Path) -> None:

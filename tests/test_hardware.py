@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from voxcli.engines.hardware import Accelerator, Hardware, cuda_index, nvidia_smi, release, runs_on
+from voxcli.engines.hardware import look as hardware_look
 from voxcli.engines.ram import ram_free_bytes
+from voxcli.errors import ModelError
 
 GIB = 1 << 30
 
@@ -246,3 +248,24 @@ def test_no_limit(tmp_path: Path, limit: str) -> None:
         sys__fs__cgroup__memory_DOT_current="1",
     )
     assert ram_free_bytes(root) == 8 * GIB
+
+
+# --- Torch itself --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (ImportError("no torch"), "torch is not installed"),
+        (OSError("libcudart.so: cannot open"), "torch can't be used: libcudart.so: cannot open"),
+        (RuntimeError("a line\nanother"), "torch can't be used: a line"),
+    ],
+)
+def test_a_torch_that_can_not_be_imported(failure: Exception, message: str) -> None:
+    def imported() -> Any:
+        raise failure
+
+    with pytest.raises(ModelError, match=message) as caught:
+        hardware_look("auto", imported)
+    assert caught.value.message == message
+    assert caught.value.hint

@@ -51,12 +51,11 @@ def test_the_documentation_has_the_table_that_the_code_makes() -> None:
 @pytest.mark.parametrize("gibibytes", [4, 6, 8, 10, 12, 16, 24])
 def test_what_is_placed_fits_and_what_is_refused_says_so(gibibytes: int, generation: str) -> None:
     hardware = machine(card(gibibytes, generation))
-    try:
-        where = planned(hardware)
-    except ModelError as error:
-        assert gibibytes == 4
-        assert "does not fit" in error.message
+    if gibibytes == 4:
+        with pytest.raises(ModelError, match="does not fit"):
+            planned(hardware)
         return
+    where = planned(hardware)
     assert where.device == "cuda:0"
     assert needed_bytes(where, MINI, hardware, REPLY) <= (hardware.cuda.free_bytes or 0)
 
@@ -139,7 +138,6 @@ def test_a_format_that_is_asked_for_is_taken(form: Asked) -> None:
 @pytest.mark.parametrize(
     ("hardware", "device", "why"),
     [
-        (machine(), "cpu", "a CPU converts each matrix"),
         (mac(24), "mps", "there is no compiler for Apple's GPUs"),
         (machine(gpu(24), has_triton=False), "cuda", "triton is not installed"),
     ],
@@ -151,8 +149,16 @@ def test_a_format_that_is_slower_is_refused(hardware: Hardware, device: str, why
 
 
 def test_a_format_that_is_slower_is_taken_where_nothing_else_fits() -> None:
-    assert planned(machine(ram_gb=9), device="cpu", quantize="int8").form == "int8"
-    assert planned(machine(gpu(9), has_triton=False), quantize="int4").form == "int4"
+    assert planned(mac(8), quantize="int8").form == "int8"
+    assert planned(machine(gpu(9), has_triton=False), quantize="int8").form == "int8"
+
+
+def test_formats_with_kernels_of_torch_itself_need_no_compiler() -> None:
+    assert planned(machine(), device="cpu", quantize="int8").form == "int8"
+    assert planned(machine(gpu(9), has_triton=False)).form == "int4"
+    assert planned(machine(gpu(9, "Turing"), has_triton=False)).form == "int8"
+    with pytest.raises(ConfigError, match="int4 makes replies slower"):
+        planned(machine(gpu(16, "Turing"), has_triton=False), quantize="int4")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def test_the_model_that_did_not_fit_is_not_recommended() -> None:
 
 
 def test_weights_that_leave_no_room_for_a_conversation_are_refused() -> None:
-    with pytest.raises(ModelError, match="cache and work at least 0.8 GB, 5.0 GB are free"):
+    with pytest.raises(ModelError, match=r"cache and work at least 0\.5 GB, 5\.0 GB are free"):
         planned(machine(ram_gb=5.0), device="cpu")
 
 
@@ -273,11 +279,11 @@ def test_what_mini_needs_follows_from_its_configuration() -> None:
     assert MINI.bytes(plain, 1000) == MINI.weights(plain) + MINI.work(plain) + 1000 * 122_880
 
 
-def test_quantizing_needs_a_layer_and_copies_in_float32_for_a_moment() -> None:
-    """Which counts where it is more than what a short conversation needs."""
+def test_quantizing_needs_a_layer_and_rows_in_float32_for_a_moment() -> None:
+    """It counts where it is more than what the cache and a pass need."""
     int8 = Use("bfloat16", "int8")
-    layer, copies = 213_909_504, 3 * 4 * 16_384 * 3072
-    assert MINI.bytes(int8, 0) == MINI.weights(int8) + layer + copies
+    layer, rounding = 213_909_504, 3 * 4 * (1 << 23)
+    assert MINI.bytes(int8, 0) == MINI.weights(int8) + max(MINI.work(int8), layer + rounding)
     assert MINI.bytes(int8, CONTEXT) == MINI.weights(int8) + MINI.work(int8) + CONTEXT * 122_880
 
 
@@ -301,5 +307,5 @@ def test_what_is_needed_is_said_in_numbers() -> None:
 def test_weights_alone() -> None:
     assert place("cuda", machine(gpu(10)), MINI_PARAMETERS) == Placement("cuda:0", "bfloat16")
     assert place("cpu", machine(ram_gb=16), MINI_PARAMETERS) == Placement("cpu", "bfloat16")
-    with pytest.raises(ModelError, match="need 9.4 GB, 8.0 GB are free"):
+    with pytest.raises(ModelError, match=r"need 9\.4 GB, 8\.0 GB are free"):
         place("cuda", machine(gpu(8)), MINI_PARAMETERS)

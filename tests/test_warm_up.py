@@ -60,7 +60,7 @@ def test_on_a_cpu_there_is_nothing_to_say(quick: Path, notices: list[str], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["int8", "fp8"])
+@pytest.mark.parametrize("form", ["int8", "fp8", "int4"])
 def test_a_quantized_engine_replies(quick: Path, notices: list[str], form: str) -> None:
     engine = load(quick, notices, quantize=form)
     assert ask(engine, Session()).model_passes == 1

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from benchmarks.baselines import Generate, free_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import Answer, Lab, ask, clip
+from benchmarks.floors import synchronize
+from benchmarks.random_model import open_model
+from benchmarks.script import Script
 from voxcli.audio import AudioClip
-from voxcli.bench.contenders import Generate, free_memory
-from voxcli.bench.floors import synchronize
-from voxcli.bench.random_model import open_model
-from voxcli.bench.script import Script
 from voxcli.session import Session
 
 TIMES_GENERATE = 15.0  # the bar on a GPU

@@ -15,9 +15,9 @@ import transformers
 from voxcli.engines.fast_path import Backends, Level
 
 from benchmarks import replica
+from benchmarks.baselines import free_memory
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
 from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.bench.contenders import free_memory
 from voxcli.engines import placement, shards
 from voxcli.engines.capture import Record, Work
 from voxcli.engines.demand import demand

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import anonymous_memory
+from benchmarks.baselines import free_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import EMULATED, FORMATS, Lab, ask, clip
-from voxcli.bench.contenders import free_memory
 from voxcli.engines.formats import Format
 from voxcli.engines.hardware import GB
 from voxcli.session import Session

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.checks.findings import Notebook, describe
 from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
+from benchmarks.random_model import open_model
+from benchmarks.script import Script
 from voxcli.audio import AudioClip
-from voxcli.bench.random_model import open_model
-from voxcli.bench.script import Script
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.inputs import CHUNK_TOKENS
 from voxcli.engines.voxtral import VoxtralEngine

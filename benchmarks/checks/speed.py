@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.baselines import TwoPasses, free_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import Answer, Lab, ask, clip, text_of
-from voxcli.bench.contenders import TwoPasses, free_memory
-from voxcli.bench.floors import Floors, floors, measure
-from voxcli.bench.random_model import open_model
-from voxcli.bench.report import median
-from voxcli.bench.script import Script
+from benchmarks.floors import Floors, floors, measure
+from benchmarks.random_model import open_model
+from benchmarks.report import median
+from benchmarks.script import Script
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Utterance

@@ -1,10 +1,10 @@
 """Step b: all rungs give the same tokens, and quantized weights those of the same weights dequantized."""
 
+from benchmarks.baselines import free_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import FORMATS, RUNGS, Lab, clip
 from benchmarks.checks.reference import Agreement, Reference
 from benchmarks.checks.warm_up import DEFAULT, two_turns
-from voxcli.bench.contenders import free_memory
 from voxcli.engines.formats import Format
 
 CLIPS = [clip(0), clip(1)]  # of `two_turns`

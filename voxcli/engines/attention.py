@@ -8,16 +8,21 @@ of_rows     one token in each of some rows
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from voxcli.engines.demand import MASK_ROWS
+from voxcli.engines.hardware import FLASH_CAPABILITY
+
 TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
-MASK_ROWS = 128  # of a mask, where there is one: 4 MB for 8192 tokens
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
 Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # queries, keys, values
+Kernel = Callable[..., torch.Tensor]  # queries, keys, values, attn_mask; of as many heads each
+fused: Kernel = F.scaled_dot_product_attention
 
 
 class Attention(Protocol):
@@ -37,12 +42,41 @@ class Attention(Protocol):
         ...
 
 
+def plain(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, attn_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Implement `Kernel` with products and a softmax in float32, which every device computes."""
+    scores = torch.matmul(queries * queries.shape[-1] ** -0.5, keys.transpose(-1, -2)).float()
+    weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
+    return torch.matmul(weights.to(values.dtype), values)
+
+
 def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Attend with a mask over all that is cached."""
+    """Attend with a mask over all that is cached, `MASK_ROWS` queries at a time: scores may take memory."""
     places = torch.arange(keys.shape[1], device=keys.device)
-    mask = torch.zeros(positions.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
-    mask = mask.masked_fill(places > positions[:, None], float("-inf"))
-    return _attended(queries, keys, values, attn_mask=mask).transpose(0, 1)
+    blocks = []
+    for first in range(0, queries.shape[1], MASK_ROWS):
+        rows, seen = queries[:, first : first + MASK_ROWS], positions[first : first + MASK_ROWS]
+        mask = torch.zeros(seen.shape[0], keys.shape[1], dtype=queries.dtype, device=keys.device)
+        mask = mask.masked_fill(places > seen[:, None], float("-inf"))
+        blocks.append(grouped(rows, keys, values, mask))
+    return torch.cat(blocks, 1).transpose(0, 1)
+
+
+def grouped(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, kernel: Kernel = fused
+) -> torch.Tensor:
+    """Attend with queries that share a KV head as rows of one matrix, so that keys and values are not copied.
+
+    Args:
+        queries: (heads, tokens, head_dim).
+        keys: (kv_heads, cached, head_dim), as the values.
+        mask: (tokens, cached), added to scores.
+    """
+    rows = queries.reshape(keys.shape[0], -1, queries.shape[2])
+    if mask is not None:
+        mask = mask.repeat(queries.shape[0] // keys.shape[0], 1)
+    return kernel(rows[None], keys[None], values[None], attn_mask=mask)[0].reshape(queries.shape)
 
 
 def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -68,17 +102,23 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return out
 
 
-def causal(start: int, count: int, like: torch.Tensor) -> Attend:
+@cache
+def has_flash(device: torch.device) -> bool:
+    """Return whether FlashAttention has kernels for a device; others with queries of several heads may copy keys."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+
+
+def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -> Attend:
     """Return the attention of `count` tokens to themselves and the `start` before them.
 
     It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, capacity, head_dim),
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
     extent = start + count
-    if start and like.device.type != "cuda":
-        compute = _by_rows(start, count, like)
-    else:
-        compute = _in_one_kernel(start, count)
+    by_rows = (start or kernel is not fused) and not has_flash(like.device)
+    compute = _by_rows(start, count, like, kernel) if by_rows else _in_one_kernel(start, count)
 
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         keys, values = stored[:, :, :extent]
@@ -96,11 +136,12 @@ def _in_one_kernel(start: int, count: int) -> Compute:
     return lambda queries, keys, values: _attended(queries, keys, values, attn_mask=mask, is_causal=not start)
 
 
-def _by_rows(start: int, count: int, like: torch.Tensor) -> Compute:
+def _by_rows(start: int, count: int, like: torch.Tensor, kernel: Kernel) -> Compute:
     """Attend a few rows at a time: each block reads no further than it sees, and one small mask does.
 
     The mask is made of numbers: with truth values, kernels of a CPU take twice as long.
     """
+    on_cpu = like.device.type == "cpu"
     last = (count - 1) // MASK_ROWS * MASK_ROWS  # first row of the last block
     mask = torch.full((MASK_ROWS, start + last + MASK_ROWS), float("-inf"), dtype=like.dtype, device=like.device)
     mask.triu_(start + last + 1)
@@ -111,7 +152,10 @@ def _by_rows(start: int, count: int, like: torch.Tensor) -> Compute:
             rows = queries[:, first : first + MASK_ROWS]
             seen = start + first + rows.shape[1]
             visible = mask[: rows.shape[1], last - first : last - first + seen]
-            blocks.append(_attended(rows, keys[:, :seen], values[:, :seen], attn_mask=visible))
+            if on_cpu and kernel is fused:  # whose kernel reads shared keys where they are
+                blocks.append(_attended(rows, keys[:, :seen], values[:, :seen], attn_mask=visible))
+            else:
+                blocks.append(grouped(rows, keys[:, :seen], values[:, :seen], visible, kernel))
         return torch.cat(blocks, 1)
 
     return compute
@@ -122,7 +166,7 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *
     return F.scaled_dot_product_attention(queries[None], keys[None], values[None], enable_gqa=gqa, **options)[0]
 
 
-def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype) -> Attend:
+def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
     """Return the attention of one token in each of some rows, as `llama.Llama.step_rows` describes them.
 
     It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,
@@ -137,8 +181,8 @@ def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dt
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         kv_heads, head_dim = stored.shape[1], stored.shape[3]
         keys, values = stored.view(2, kv_heads, -1, capacity, head_dim).transpose(1, 2)[:, :count, :, :extent]
-        grouped = queries.view(kv_heads, -1, count, head_dim).permute(2, 0, 1, 3)
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(count, -1)
+        by_head = queries.view(kv_heads, -1, count, head_dim).permute(2, 0, 1, 3)
+        return kernel(by_head, keys, values, attn_mask=mask).reshape(count, -1)
 
     return attend
 

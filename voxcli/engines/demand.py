@@ -16,7 +16,8 @@ LEAST_TEXT_TOKENS = 512  # instructions, a few turns and a reply: the least that
 MASK_ROWS = 128  # queries that attention with a mask takes at once; fewer rows need less memory and more kernels
 # Kernels that are loaded when they are first called, and the workspaces of cuBLAS. An allowance, not a measurement.
 CUDA_BYTES = 300_000_000
-FLOAT32_COPIES = 3  # of one matrix while it is quantized: its values, scaled, rounded
+# While a matrix is quantized, three copies of some rows are alive in float32.
+ROUNDED_ROWS, ROUNDED_VALUES = 1024, 1 << 23  # at once: `quantization.CHUNK_ROWS`, and in int4 `int4.CHUNK_VALUES`
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Demand:
         return (self.token_values + use.masked * self.masked_token_values) * BYTES[use.dtype]
 
     def _while_loading(self, use: Use) -> int:
-        """Return the bytes beside the weights while they are quantized: a layer, and float32 copies of a matrix."""
+        """Return the bytes beside the weights while they are quantized: a layer, and some rows in float32."""
         if use.form == "none":
             return use.fixed_bytes
-        matrix = max(rows * columns for rows, columns in matrices(self.config))
-        return use.fixed_bytes + largest_layer_bytes(self.config, BYTES[use.dtype]) + FLOAT32_COPIES * 4 * matrix
+        widest = max(columns for _, columns in matrices(self.config))
+        rounding = 3 * 4 * max(ROUNDED_ROWS * widest, ROUNDED_VALUES)
+        return use.fixed_bytes + largest_layer_bytes(self.config, BYTES[use.dtype]) + rounding
 
 
 def demand(config: Any, parameters: int) -> Demand:

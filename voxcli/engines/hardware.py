@@ -6,6 +6,7 @@ that every machine can be thought through without having one. Importing this mod
 
 import platform
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal, Self
 
 from voxcli.engines.ram import ram_free_bytes
 from voxcli.errors import ModelError
+from voxcli.printable import first_line
 
 DType = Literal["bfloat16", "float16", "float32"]
 GB = 1_000_000_000  # as model cards count them
@@ -94,6 +96,11 @@ class Hardware:
             return "cuda"
         return "cpu" if self.mps.problem else "mps"
 
+    @property
+    def likely_gpu(self) -> Accelerator:
+        """The GPU that a machine of this platform would have, whether torch can use it or not."""
+        return self.mps if sys.platform == "darwin" else self.cuda
+
     def free_bytes(self, device: str) -> int | None:
         """Return the free memory of cuda, cuda:N, mps or cpu; None where it is not known."""
         if device == "cpu":
@@ -104,19 +111,24 @@ class Hardware:
         return next((gpu.free_bytes for gpu in self.gpus if gpu.index == index), self.cuda.free_bytes)
 
 
-def look(device: str = "auto") -> Hardware:
+def _imported() -> ModuleType:
+    import torch
+
+    return torch
+
+
+def look(device: str = "auto", imported: Callable[[], ModuleType] = _imported) -> Hardware:
     """Return what this machine has. Importing torch takes a second or two.
 
     Raises:
-        ModelError: torch can't be imported.
+        ModelError: torch can't be imported, or can't be asked.
     """
     try:
-        import torch
+        return Hardware.look(imported(), device)
     except ImportError as error:
         raise ModelError("torch is not installed", hint="pip install 'voxcli[voxtral]'") from error
-    except Exception as error:  # a library that it needs is missing or damaged
-        raise ModelError(f"torch can't be imported: {first_line(error)}", hint=REINSTALL_TORCH) from error
-    return Hardware.look(torch, device)
+    except Exception as error:  # a library that it needs is damaged, a driver fails in a way of its own
+        raise ModelError(f"torch can't be used: {first_line(error)}", hint=REINSTALL_TORCH) from error
 
 
 def cuda_index(device: str) -> int | None:
@@ -240,8 +252,3 @@ def release(version: str) -> tuple[int, int]:
     major, _, rest = version.partition(".")
     minor = rest.partition(".")[0]
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says, shortened."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

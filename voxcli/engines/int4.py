@@ -14,7 +14,8 @@ from torch import nn
 from voxcli.engines.formats import GROUP
 from voxcli.errors import ModelError
 
-CHUNK_VALUES = 1 << 23  # rounded or restored at once; more take more memory, fewer take more kernels
+ROUNDED_VALUES = 1 << 20  # rounded at once: temporary tensors in float32 stay small beside a layer
+RESTORED_VALUES = 1 << 23  # restored at once: 16 MB in bfloat16; more would take more memory, fewer more kernels
 CPU_ROWS = 64  # the kernel for CPUs packs blocks of this many rows
 BLOCK = 32  # columns of one row that lie together in the layout of the kernel for GPUs, in an order of their own
 # From this many tokens on, a GPU restores the matrix first: its kernel restores it anew for each 16 tokens.
@@ -59,9 +60,9 @@ class CpuInt4Linear(Int4Linear):
 
     def packed(self, codes: torch.Tensor) -> torch.Tensor:
         """Return codes, (out, in / 2), in blocks of rows, as the instructions of this CPU take them."""
-        rows = max(1, _chunk_rows(2 * codes.shape[1]) // CPU_ROWS) * CPU_ROWS
+        rows = max(1, ROUNDED_VALUES // (2 * codes.shape[1]) // CPU_ROWS) * CPU_ROWS
         convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
-        return torch.cat([convert(unpacked(part).int(), 2) for part in codes.split(rows)])
+        return torch.cat([convert(unpacked(part).int(), 2) for part in torch.split(codes, rows)])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return outputs, (n, out), of inputs, (n, in)."""
@@ -71,6 +72,8 @@ class CpuInt4Linear(Int4Linear):
 
 class GpuInt4Linear(Int4Linear):
     """The same with torch's kernel for NVIDIA GPUs, which is made for few tokens."""
+
+    order: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor) -> None:
         """Round a weight, (out, in), as `Int4Linear` does."""
@@ -101,8 +104,8 @@ def linear(weight: torch.Tensor) -> Int4Linear:
 
 def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the codes of a weight, (out, in / 2), two in a byte, and scales and zeros, (groups, out, 2)."""
-    rows = _chunk_rows(weight.shape[1])
-    codes, scales = zip(*(_rounded_rows(part) for part in weight.split(rows)), strict=True)
+    rows = max(1, ROUNDED_VALUES // weight.shape[1])
+    codes, scales = zip(*(_rounded_rows(part) for part in torch.split(weight, rows)), strict=True)
     return torch.cat(codes), torch.cat(scales, 1)
 
 
@@ -124,18 +127,14 @@ def unpacked(codes: torch.Tensor) -> torch.Tensor:
 def restored(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Return a weight, (out, in), from its codes, (out, in / 2), and scales; rounded once, as the kernels round it."""
     values = (unpacked(codes).view(torch.int8) - 8).to(scales.dtype).view(len(codes), -1, GROUP)
-    scale, zero = scales.transpose(0, 1).split(1, -1)
+    scale, zero = torch.split(scales.transpose(0, 1), 1, -1)
     return torch.addcmul(zero, values, scale).flatten(1)
 
 
 def _product(inputs: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    rows = _chunk_rows(2 * codes.shape[1])
-    parts = zip(codes.split(rows), scales.split(rows, 1), strict=True)
+    rows = max(1, RESTORED_VALUES // (2 * codes.shape[1]))
+    parts = zip(torch.split(codes, rows), torch.split(scales, rows, 1), strict=True)
     return torch.cat([F.linear(inputs, restored(*part)) for part in parts], -1)
-
-
-def _chunk_rows(columns: int) -> int:
-    return max(1, CHUNK_VALUES // columns)
 
 
 def untiled(weight: torch.Tensor) -> torch.Tensor:
@@ -166,7 +165,7 @@ def block_order(device: torch.device, inner: int) -> torch.Tensor | None:
     order = found[0, :BLOCK]
     is_known = torch.equal(back(rows), rows) and torch.equal(back(columns // BLOCK), columns // BLOCK)
     is_same = torch.equal(found, order.repeat(16).expand(8, -1))
-    return order.to(device) if is_known and is_same and len(order.unique()) == BLOCK else None
+    return order.to(device) if is_known and is_same and len(set(order.tolist())) == BLOCK else None
 
 
 @cache

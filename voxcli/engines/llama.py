@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from voxcli.engines import attention
+from voxcli.engines import attention, trials
 from voxcli.engines.attention import Attend
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
@@ -57,6 +57,8 @@ class Llama:
         self._rotation = self._positions = torch.empty(0)
         shape = self.heads, self.kv_heads, self.head_dim
         self.attention = attention.best(*shape, self.dtype, self.device)  # of `prefill_anywhere`
+        self.kernel = trials.attention_kernel(*shape, self.dtype, self.device)
+        self.write = trials.cache_write(self.kv_heads, self.head_dim, self.dtype, self.device)
 
     def refresh(self) -> None:
         """Look the modules up again, after some were replaced (by quantized ones, for example)."""
@@ -109,7 +111,7 @@ class Llama:
         count = embeddings.shape[0]
         positions = self._positions[start : start + count]
         rotation = self._rotation[:, start : start + count]
-        attend = attention.causal(start, count, embeddings)
+        attend = attention.causal(start, count, embeddings, self.kernel)
         attend_last = self._decoding(start + count, None)
         last = self._positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
@@ -191,7 +193,7 @@ class Llama:
         """
         count = tokens.shape[0]
         places = positions + capacity * torch.arange(count, device=self.device)
-        attend = attention.of_rows(positions, capacity, extent, self.dtype)
+        attend = attention.of_rows(positions, capacity, extent, self.dtype, self.kernel)
         rotation = self._rotation.index_select(1, positions)
         hidden = self.embed(tokens)
         for layer, stored in zip(self._layers, cache.layers, strict=True):
@@ -237,7 +239,7 @@ class Llama:
         unturned = qkv[:turned]  # queries and keys; `sin` carries the sign of the half that is negated
         rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
         both = torch.cat([rotated[self.heads :], qkv[turned:]]).view(2, self.kv_heads, count, self.head_dim)
-        stored.index_copy_(2, positions, both)  # one write into all of it: into a view, a compiler would copy all of it
+        self.write(stored, positions, both)
         queries = rotated[: self.heads]
         if only is not None:
             queries, hidden = queries.index_select(1, only), hidden.index_select(0, only)
@@ -267,7 +269,7 @@ class Llama:
             keys, values = stored[:, :, :extent]
             rows = queries.reshape(self.kv_heads, group, self.head_dim)
             if visible is None:
-                out = F.scaled_dot_product_attention(rows[None], keys[None], values[None])
+                out = self.kernel(rows[None], keys[None], values[None])
             else:
                 scores = torch.matmul(rows * self.head_dim**-0.5, keys.transpose(1, 2)).float()
                 weights = scores.masked_fill(~visible, float("-inf")).softmax(-1).to(values.dtype)

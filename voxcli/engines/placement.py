@@ -5,11 +5,11 @@ The order of preference, on the device that is used:
 1. The best format that fits with the context that was asked for: none (bfloat16, on a CPU float32 before
    it), int8, int4.
 2. The smallest of them with a shorter context, down to one window of audio and 512 tokens of text.
-3. Where quantizing makes decoding slower (`why_slow`), both steps are taken without it first.
+3. A format for which a device has no fast kernels comes after both steps were taken without it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from voxcli.engines.demand import BYTES, CUDA_BYTES, Demand, Use, demand_of
@@ -57,7 +57,8 @@ class _Site:
     dtypes: tuple[DType, ...]  # unquantized, the better one first
     masked: bool
     fixed_bytes: int
-    why_slow: str  # why quantizing makes decoding slower here; empty where it makes it faster
+    slow_forms: frozenset[Format] = frozenset()  # that make decoding slower here
+    why_slow: str = ""
 
     def use(self, form: Format, dtype: DType | None = None) -> Use:
         return Use(dtype or self.dtypes[-1], form, self.masked, self.fixed_bytes)
@@ -87,6 +88,11 @@ def plan(wanted: Wanted, hardware: Hardware, needs: Demand, *, strictly: bool = 
             return Placement(site.device, uses[-1].dtype, uses[-1].form, tokens - wanted.reply_tokens)
     hint = what_fits(wanted, hardware, needs)
     raise too_big(site.words, needs, steps[-1][-1], site.free_bytes or 0, hint)
+
+
+def check_device(device: str, hardware: Hardware) -> None:
+    """Raise ConfigError where there is no such device, and ModelError where torch can't use it."""
+    _site(device, hardware)
 
 
 def place(device: str, hardware: Hardware, parameters: int) -> Placement:
@@ -179,16 +185,16 @@ def _fits(needs: Demand, use: Use, site: _Site, tokens: int) -> bool:
 def _preferences(asked: Asked, site: _Site) -> Iterator[Sequence[Use]]:
     """Give the ways to run a model, the better ones first; of those in one group, the last gets a shorter context."""
     plain = [site.use("none", dtype) for dtype in site.dtypes]
-    quantized = [site.use(form) for form in QUANTIZED]
+    fast = [site.use(form) for form in QUANTIZED if form not in site.slow_forms]
+    slow = [site.use(form) for form in QUANTIZED if form in site.slow_forms]
     if asked == "none":
         yield plain
     elif asked != "auto":
         yield [site.use(asked)]
-    elif site.why_slow:
-        yield plain
-        yield quantized
     else:
-        yield [*plain, *quantized]
+        yield [*plain, *fast]
+        if slow:
+            yield slow
 
 
 def _check_format(wanted: Wanted, site: _Site, hardware: Hardware, needs: Demand) -> None:
@@ -198,7 +204,7 @@ def _check_format(wanted: Wanted, site: _Site, hardware: Hardware, needs: Demand
         raise ConfigError(
             f"--quantize fp8 can't be had here: {why}", hint="--quantize auto takes what fits and is fast"
         )
-    if form in ("auto", "none") or not site.why_slow:
+    if form not in site.slow_forms:
         return
     unquantized = site.use("none")
     if site.free_bytes is None or needs.bytes(unquantized, needs.least_tokens) <= site.free_bytes:
@@ -225,18 +231,22 @@ def _site(device: str, hardware: Hardware) -> _Site:
     """Return the device that is meant. Raises ConfigError and ModelError as `plan`."""
     kind = hardware.best if device == "auto" else device
     if kind == "cpu":
-        slow = "a CPU converts each matrix before each product, and takes 12 to 34 times as long"
-        return _Site("cpu", "memory", hardware.ram_free_bytes, ("float32", "bfloat16"), False, 0, slow)
+        return _Site("cpu", "memory", hardware.ram_free_bytes, ("float32", "bfloat16"), False, 0)
     gpu = hardware.mps if kind == "mps" else _gpu(kind, hardware)
     if gpu.problem:
         raise ModelError(gpu.problem, hint=gpu.hint)
     if kind == "mps":
         slow = "there is no compiler for Apple's GPUs here, so each matrix is converted before each product"
-        return _Site("mps", "the Apple GPU", gpu.free_bytes, (gpu.dtype,), True, 0, slow)
-    slow = "" if hardware.has_triton else "triton is not installed, so each matrix is converted before each product"
+        return _Site("mps", "the Apple GPU", gpu.free_bytes, (gpu.dtype,), True, 0, frozenset(QUANTIZED), slow)
     name = f"cuda:{gpu.index}"
     words = f"{name} ({gpu.name})" if gpu.name else name
-    return _Site(name, words, gpu.free_bytes, (gpu.dtype,), not gpu.has_flash, CUDA_BYTES, slow)
+    site = _Site(name, words, gpu.free_bytes, (gpu.dtype,), not gpu.has_flash, CUDA_BYTES)
+    if hardware.has_triton:
+        return site
+    # torch itself has kernels for int4 from Ampere on, as it has for FlashAttention.
+    forms: tuple[Format, ...] = ("int8",) if gpu.has_flash else QUANTIZED
+    slow = "triton is not installed, so each matrix is converted before each product"
+    return replace(site, slow_forms=frozenset(forms), why_slow=slow)
 
 
 def _gpu(device: str, hardware: Hardware) -> Accelerator:

@@ -20,7 +20,6 @@ from voxcli.errors import ConfigError
 MATRICES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 DTYPES: dict[Format, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST: dict[Format, float] = {"int8": 127.0, "fp8": torch.finfo(torch.float8_e4m3fn).max}
-CHUNK_ROWS = 1024  # rounded at once, in float32
 
 
 class ByteLinear(nn.Module):
@@ -32,11 +31,10 @@ class ByteLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, form: Literal["int8", "fp8"]) -> None:
         """Round a weight, (out, in), to the nearest values that its rows' scales allow."""
         super().__init__()
-        scale = weight.abs().amax(1).float().clamp(min=1e-12) / LARGEST[form]
-        scaled = (part.float() / by[:, None] for part, by in zip(*_rows(weight, scale), strict=True))
-        rounded = (part.round() if form == "int8" else part for part in scaled)
-        self.register_buffer("weight", torch.cat([part.to(DTYPES[form]) for part in rounded]))
-        self.register_buffer("scale", scale.to(weight.dtype))
+        parts = torch.split(weight, max(1, int4.ROUNDED_VALUES // weight.shape[1]))
+        rounded, scales = zip(*(_rounded_rows(part, form) for part in parts), strict=True)
+        self.register_buffer("weight", torch.cat(rounded))
+        self.register_buffer("scale", torch.cat(scales))
         self._has_kernel = form == "int8" and weight.device.type == "cpu" and weight.dtype is torch.bfloat16
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -46,8 +44,11 @@ class ByteLinear(nn.Module):
         return F.linear(inputs, self.weight.to(inputs.dtype)) * self.scale
 
 
-def _rows(*tensors: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], ...]:
-    return tuple(each.split(CHUNK_ROWS) for each in tensors)
+def _rounded_rows(weight: torch.Tensor, form: Literal["int8", "fp8"]) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = weight.abs().amax(1).float().clamp(min=1e-12) / LARGEST[form]
+    scaled = weight.float() / scale[:, None]
+    rounded = scaled.round() if form == "int8" else scaled
+    return rounded.to(DTYPES[form]), scale.to(weight.dtype)
 
 
 @torch.no_grad()
