@@ -2,34 +2,45 @@
 # make test    set up, run the tests
 # make check   set up, check form, types and the README's commands
 # make test-vllm   set up, and test the remote engine against a real vLLM (4 GB to install, once)
-.PHONY: demo test check format test-vllm
+# make test-replica   set up, and test a random model of Mini's size on the CPU (20 GB of disk, most of an hour)
+.PHONY: demo test check format test-vllm test-replica
 
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 QUESTION := examples/questions/capital-of-france.flac
 REPLY := demo-reply.wav
+REPLICA := build/replica
 
 demo:
 	@scripts/setup.sh demo
 	@echo 'Asking the recording $(QUESTION): "What is the capital of France?"'
-	@.venv/bin/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY)
+	@$(BIN)/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY)
 	@echo 'Above is the reply as text; $(REPLY) is the same reply, spoken. Play it with your player of choice.'
-	@echo 'Now ask something yourself: .venv/bin/voxcli once YOUR-RECORDING.wav --engine embedded'
+	@echo 'Now ask something yourself: $(BIN)/voxcli once YOUR-RECORDING.wav --engine embedded'
 
 test:
 	@scripts/setup.sh dev
-	.venv/bin/python -m pytest
+	$(BIN)/python -m pytest
 
 check:
 	@scripts/setup.sh dev
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
-	.venv/bin/python scripts/check_readme.py
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/check_readme.py
 
 test-vllm:
 	@scripts/setup.sh dev
 	@scripts/vllm.sh test
 
+test-replica: $(REPLICA)
+	VOXTRAL_REPLICA=$(REPLICA) .venv/bin/python -m pytest tests/test_replica.py tests/test_replica_turns.py
+
+$(REPLICA):
+	@scripts/setup.sh dev
+	.venv/bin/python -m benchmarks.replica $(REPLICA).part
+	mv $(REPLICA).part $(REPLICA)
+
 format:
 	@scripts/setup.sh dev
-	.venv/bin/ruff format .
-	.venv/bin/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -7,6 +7,8 @@
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 level="${1:-demo}"
+bin=.venv/bin
+[ "${OS:-}" != Windows_NT ] || bin=.venv/Scripts
 
 # What the Debian packages are for: the voice, the loudspeaker, llama.cpp's threads. For the tests: real
 # recordings of a person (alsa-utils), PulseAudio as a sound card.
@@ -46,7 +48,7 @@ install_debian_packages() {
 
 # An environment holds the path that it was made at, in each of its scripts; one that broke off lacks pip.
 environment_is_usable() {
-  [ -x .venv/bin/pip ] && .venv/bin/python -c '' 2>/dev/null && grep -qF -- " $PWD/.venv" .venv/pyvenv.cfg
+  [ -x "$bin/pip" ] && "$bin/python" -c '' 2>/dev/null && grep -qF -- " $PWD/.venv" .venv/pyvenv.cfg
 }
 
 install_python_packages() {
@@ -59,7 +61,7 @@ install_python_packages() {
   elif [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt constraints.txt ] && [ "$stamp" -nt scripts/setup.sh ]; then
     return
   fi
-  pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+  pip=("$bin/python" -m pip --disable-pip-version-check --quiet)
   say "installing Python packages into .venv (the first time takes some minutes)"
   "${pip[@]}" install --constraint constraints.txt --editable ".[$extras]"
   # For its data alone: what it depends on needs a C++ compiler.

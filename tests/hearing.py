@@ -21,7 +21,7 @@ from voxcli.live.events import (
 )
 from voxcli.live.inbound import Heard, Inbound
 from voxcli.live.listener import Canceller, Listener
-from voxcli.live.microphone import MicrophoneBlock
+from voxcli.live.microphone import KEPT_SECONDS, MicrophoneBlock
 from voxcli.live.speaker import ReferenceTap
 from voxcli.vad import FRAME_SAMPLES
 
@@ -31,10 +31,11 @@ TAIL = TAIL_MS // 32 + 2  # frames for which the microphone is ignored after a r
 
 
 class FakeMicrophone:
-    """A microphone that captures what the test gives it."""
+    """A microphone that captures what the test gives it; before the first read it keeps the end of that."""
 
     def __init__(self) -> None:
         self.overruns = 0
+        self._is_read = False
         self._blocks: deque[MicrophoneBlock | None] = deque()
         self._news = threading.Condition()
         self._given = self._taken = self._done = 0
@@ -45,6 +46,7 @@ class FakeMicrophone:
     def read(self, timeout: float) -> MicrophoneBlock | None:
         """Return what comes next; a real one gives up after `timeout`, this one when the test says so."""
         with self._news:
+            self._is_read = True
             self._done = self._taken
             self._news.notify_all()
             if timeout:
@@ -67,6 +69,9 @@ class FakeMicrophone:
                 self._blocks.append(MicrophoneBlock(block, self.position, self.opened_at + end / SAMPLE_RATE))
                 self.position = end
                 self._given += 1
+                if not self._is_read and len(self._blocks) > KEPT_SECONDS * SAMPLE_RATE // BLOCK_SAMPLES:
+                    self._blocks.popleft()
+                    self._taken += 1
             self._news.notify_all()
 
     def miss(self) -> None:

@@ -145,6 +145,8 @@ class OpenAIServer:
     """Listens on loopback; a context manager."""
 
     models: tuple[str, ...] = ("tiny",)
+    owner: str = "test"  # of the models, as the list of them says
+    software: str = "test"  # what it calls itself in a header
     tls: ssl.SSLContext | None = None
     always: Answer = field(default_factory=lambda: says(*REPLY))
     requests: list[Request] = field(default_factory=list)
@@ -217,7 +219,7 @@ class OpenAIServer:
         with self._lock:
             self.requests.append(request)
         if handler.path == "/v1/models":
-            data = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in self.models]
+            data = [{"id": name, "object": "model", "created": 1, "owned_by": self.owner} for name in self.models]
             refuses(200, {"object": "list", "data": data})(Exchange(handler, request))
         elif handler.path == "/v1/chat/completions":
             self._chat(Exchange(handler, request))
@@ -267,6 +269,9 @@ class _Listener(ThreadingHTTPServer):
 def _handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def version_string(self) -> str:
+            return server.software
 
         def setup(self) -> None:
             server.connected(self.request, open_=True)

@@ -29,6 +29,9 @@ def answer(request: dict[str, str], behaviour: str) -> str:
     if behaviour == "no engine":
         return json.dumps({"error": "RuntimeError: eSpeak is not there"})
     if request["do"] == "render":
+        if behaviour.startswith("note "):
+            with Path(behaviour.removeprefix("note ")).open("a") as file:
+                print(request["text"], file=file)
         misbehave(behaviour)
         if behaviour == "garble":
             return "Audio saved to"

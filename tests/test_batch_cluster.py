@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.batches import INSTRUCTIONS, make_manifest, make_recording, records
-from tests.clusters import Open, open_nothing
-from voxcli.batch.cluster import Crew, Size, connected
+from tests.clusters import Open, OpenAndDie, open_nothing
+from voxcli.batch.cluster import START_ATTEMPTS, Crew, Size, connected
 from voxcli.batch.desk import Desk
 from voxcli.batch.items import sources
 from voxcli.batch.plan import survey
@@ -23,7 +23,7 @@ from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
 from voxcli.batch.station import Setup
 from voxcli.batch.tally import Status, Tally
-from voxcli.errors import ConfigError, ModelError
+from voxcli.errors import ConfigError, ModelError, VoxError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray
@@ -184,6 +184,25 @@ def test_an_engine_that_no_worker_can_open_ends_the_run(cluster: Any, tmp_path: 
         run.run([item(1)])
     assert raised.value.hint == "fetch it"
     assert records(run.out) == []
+
+
+def test_a_worker_that_dies_while_it_loads_is_started_again_a_few_times(cluster: Any, tmp_path: Path) -> None:
+    run = batch(cluster, tmp_path)
+    run.size = Size(workers=1)
+    run.setup = Setup(OpenAndDie(str(tmp_path), times=10**9), str(tmp_path), 60.0)
+    with pytest.raises(VoxError, match=f"died {START_ATTEMPTS} times while it loaded its engine") as raised:
+        run.run([item(1)])
+    assert "memory" in raised.value.hint
+    assert len(list(tmp_path.glob("*.dead"))) == START_ATTEMPTS
+    assert records(run.out) == []
+
+
+def test_a_worker_that_dies_once_while_it_loads_answers_after_all(cluster: Any, tmp_path: Path) -> None:
+    run = batch(cluster, tmp_path)
+    run.size = Size(workers=1)
+    run.setup = Setup(OpenAndDie(str(tmp_path), times=START_ATTEMPTS - 1), str(tmp_path), 60.0)
+    run.run([item(1)])
+    assert [record["id"] for record in records(run.out)] == ["i1"]
 
 
 def test_gpus_are_not_waited_for_where_there_are_none(cluster: Any, tmp_path: Path) -> None:

@@ -191,6 +191,30 @@ def test_the_lock_goes_over_to_the_file_without_failures(out: Path) -> None:
         assert "another run" in refused(out, resume=True).message
 
 
+def test_no_other_run_gets_in_while_failures_are_taken_out(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(out, done("a"), failed("b"))
+    replace, said = Path.replace, []
+
+    def replaced(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        said.append(refused(out, resume=True).message)
+        return found
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    assert write(out, done("b"), resume=True, retry_failed=True) == [done("a")]
+    assert ["another run" in each for each in said] == [True]
+    assert [record["id"] for record in records(out)] == ["a", "b"]
+
+
+def test_a_file_is_closed_once(out: Path) -> None:
+    results = Results(out, count=print)
+    results.close()
+    with tempfile.TemporaryFile() as other:  # has the number of the descriptor
+        results.close()
+        assert other.write(b"still open") == 10
+        other.flush()
+
+
 def test_any_text_is_ascii_on_the_disk(out: Path) -> None:
     names = ["\x1b[2J", "\udcff\ud800", "\u202e", "a\nb", "\u00e9", ""]
     write(out, *(done(name) for name in names))

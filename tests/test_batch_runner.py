@@ -47,7 +47,13 @@ def test_every_item_becomes_a_record() -> None:
     (record,) = answer(plan(item("a", "why")), Echo())
     assert record["id"] == "a"
     assert record["reply"] == "You said why."
-    assert record["audio"] == {"path": "a.wav", "samples": len(CLIP.samples), "sample_rate": 16_000, "seconds": 1.0}
+    assert record["audio"] == {
+        "path": "a.wav",
+        "samples": len(CLIP.samples),
+        "sample_rate": 16_000,
+        "seconds": 1.0,
+        "damaged_seconds": 0.0,
+    }
     assert (record["engine"], record["model_passes"], record["session"], record["turn"]) == ("echo", 1, None, 1)
 
 

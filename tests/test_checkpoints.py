@@ -26,11 +26,16 @@ def test_short_names_and_ids() -> None:
     assert resolve("owner/Some_model-1.5") == "owner/Some_model-1.5"
 
 
-def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_wins_over_an_id_and_a_short_name_over_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini").mkdir()
+    (tmp_path / "small").touch()
     (tmp_path / "owner" / "name").mkdir(parents=True)
-    assert resolve("mini") == Path("mini")
+    assert resolve("mini") == KNOWN["mini"].repo_id
+    assert resolve("small") == KNOWN["small"].repo_id
+    assert resolve("./mini") == Path("mini")
     assert resolve("owner/name") == Path("owner/name")
 
 
@@ -106,19 +111,26 @@ def test_a_single_weights_file_is_whole(tmp_path: Path) -> None:
         "model-00002-of-00002.safetensors",
     ],
 )
-def test_a_folder_that_lacks_a_file_is_not_there(tmp_path: Path, gone: str) -> None:
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, gone: str) -> None:
     folder = whole_folder(tmp_path / "m")
     (folder / gone).unlink()
-    assert locate(str(folder)) is None
     missing = "model.safetensors" if gone.endswith("index.json") else gone
-    with pytest.raises(ModelError, match=missing.replace(".", r"\.")):
-        fetch(str(folder), lambda *_: None)
+    for use in (locate, lambda model: fetch(model, lambda *_: None)):
+        with pytest.raises(ModelError, match=missing.replace(".", r"\.")):
+            use(str(folder))
+
+
+def test_a_folder_of_gguf_files_is_refused_as_such(tmp_path: Path) -> None:
+    folder = whole_folder(tmp_path / "m", {"config.json": b"{}", "Voxtral-Mini-3B-2507-Q4_K_M.gguf": b"GGUF"})
+    with pytest.raises(ModelError, match="holds GGUF files"):
+        locate(str(folder))
 
 
 @pytest.mark.parametrize("index", [b"", b"[]", b'{"weight_map": 3}', b"\xff\xfe", b'{"weight_map": {"w": 7}}'])
 def test_a_damaged_index_is_not_a_whole_checkpoint(tmp_path: Path, index: bytes) -> None:
     folder = whole_folder(tmp_path / "m", checkpoint_files() | {"model.safetensors.index.json": index})
-    assert locate(str(folder)) is None
+    with pytest.raises(ModelError, match="not a whole checkpoint"):
+        locate(str(folder))
 
 
 def test_the_cache_is_read_without_asking(hub: Hub) -> None:

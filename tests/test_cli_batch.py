@@ -121,6 +121,7 @@ def test_replies_are_spoken_into_files_and_one_by_one_they_are_the_same() -> Non
     assert "saved_reply" not in next(iter(single.values()))
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(folder: Path) -> None:
     for number in range(40):
         shutil.copy(QUESTIONS / SHORT[number % len(SHORT)], folder / f"{number}.flac")

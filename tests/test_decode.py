@@ -5,25 +5,16 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
-from numpy.typing import NDArray
 
+from tests.encoded import AMPLITUDE, PITCH, tone
 from voxcli.audio import SAMPLE_RATE, AudioClip, read_audio
 from voxcli.errors import AudioInputError
-
-av = pytest.importorskip("av", reason="the extra 'containers' is not installed")
-
-AMPLITUDE = 0.5  # -6 dBFS
-PITCH = 440.0  # Hz
-
-
-def tone(sample_rate: int, channels: int = 1, seconds: float = 1.0) -> NDArray[np.float32]:
-    """A sine of PITCH, shape (frames, channels)."""
-    times = np.arange(round(seconds * sample_rate)) / sample_rate
-    return np.tile(AMPLITUDE * np.sin(2 * np.pi * PITCH * times), (channels, 1)).T.astype(np.float32)
 
 
 def written(
@@ -43,7 +34,7 @@ def contained(
     with av.open(file, "w", format=form) as container:
         # every stream has to be there before the first packet
         video = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p") if film else None
-        audio = container.add_stream(codec, rate=sample_rate, layout=layout) if codec else None
+        audio: Any = container.add_stream(codec, rate=sample_rate, layout=layout) if codec else None
         if video:
             picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
             container.mux([*video.encode(picture), *video.encode()])
@@ -90,7 +81,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("form", "subtype"), PLAIN)
-def test_formats_of_libsndfile(form: str, subtype: str | None) -> None:
+def test_formats_that_libsndfile_writes(form: str, subtype: str | None) -> None:
     assert_tone(read(written(form, subtype)), slack=0.04)
 
 
@@ -198,7 +189,7 @@ def test_container_that_breaks_off_in_its_header(kept: int) -> None:
         b"ffconcat version 1.0\nfile /etc/passwd\n",
         b"1\n00:00:00,000 --> 00:00:02,000\nHello\n",
         b"%PDF-1.7",
-        b"RIFF\x10\0\0\0AVI LIST",
+        b"RIFF\x10\0\0\0WEBPVP8 ",
         b"\0" * 5000,
         b"R",
     ],
@@ -213,7 +204,7 @@ def test_header_that_leads_to_before_the_start(capfd: pytest.CaptureFixture[str]
     data = written("AIFF", "PCM_16").replace(b"SSND", b"\0SND", 1)
     with pytest.raises(AudioInputError):
         read(data)
-    assert capfd.readouterr().err == ""  # where exceptions in callbacks of libsndfile would be seen
+    assert capfd.readouterr().err == ""  # where PyAV would print exceptions in its callbacks
 
 
 class BadDisk(io.BytesIO):

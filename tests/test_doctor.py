@@ -206,6 +206,12 @@ def test_server() -> None:
     assert "no models" in doctor.server("", []).found
 
 
+def test_a_server_that_computes_wrongly_is_a_warning_for_whoever_needs_it() -> None:
+    checks = doctor.examine([Probe("server", lambda: doctor.server("a", ["a"], "the wrong one"))])
+    assert checks == [Check("server", "warn", "it answers, with a; it is the wrong one", "")]
+    assert doctor.would_work(checks)
+
+
 def test_folder(tmp_path: Path) -> None:
     later = tmp_path / "made" / "later"
     assert doctor.folder(later, 1).well

@@ -142,6 +142,7 @@ def test_ctrl_c_ends_with_130_and_no_word() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_at_a_question_ends_with_130(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         store.append("kitchen", Turn("a", "b"))
@@ -231,6 +232,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("no_color", "dim"), [("", True), ("1", False)])
 def test_notes_are_dim_unless_that_is_not_wanted(no_color: str, dim: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     note(f"loading{HOSTILE}")
     assert ("\x1b[2m" in terminal.getvalue()) is dim

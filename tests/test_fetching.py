@@ -1,6 +1,7 @@
 """Downloads from a hub that runs here: what comes, what goes on where it stopped, and what goes wrong."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -102,6 +103,7 @@ def test_a_failed_run_goes_on_in_the_next(hub: Hub, fake: FakeHub) -> None:
     assert not list(partial.parent.glob("*.incomplete"))
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_control_c_keeps_what_is_there(hub: Hub, fake: FakeHub) -> None:
     fake.files = checkpoint_files(shards=1, size=BIG)
     name = "model-00001-of-00001.safetensors"
@@ -209,13 +211,46 @@ def test_offline_by_wish(hub: Hub) -> None:
     assert hint == "unset HF_HUB_OFFLINE"
 
 
-@pytest.mark.parametrize(
-    "config", [b'{"model_type": "voxtral_realtime"}', b'{"model_type": "llama"}', b"{}", b"[]", b"\xff"]
-)
+@pytest.mark.parametrize("config", [b'{"model_type": "llama"}', b"{}", b"[]", b"\xff"])
 def test_another_kind_of_model_is_refused_before_its_weights(hub: Hub, fake: FakeHub, config: bytes) -> None:
     fake.files["config.json"] = config
     assert "not a Voxtral checkpoint" in failure(REPO, hub).message
     assert not [path for _, path, _ in fake.log if path.endswith("safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [
+        ("voxtral_realtime", "is Voxtral Realtime, which only transcribes"),
+        ("voxtral_tts", "is Voxtral TTS, which only"),
+    ],
+)
+def test_a_voxtral_that_does_not_converse_is_refused_before_its_weights(
+    hub: Hub, fake: FakeHub, model_type: str, words: str
+) -> None:
+    fake.files["config.json"] = json.dumps({"model_type": model_type}).encode()
+    error = failure(REPO, hub)
+    assert f"{REPO} {words}" in error.message
+    assert "--model mini" in error.hint
+    assert not [path for _, path, _ in fake.log if path.endswith("safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "names", "words"),
+    [
+        ("mistralai/Voxtral-4B-TTS-2603", ["params.json", "consolidated.safetensors", "tekken.json"], "only speaks"),
+        ("x/Voxtral-Mini-4B-Realtime-2602", ["params.json", "consolidated.safetensors"], "only transcribes"),
+        ("tts/Voxtral-Mini", ["params.json", "consolidated.safetensors"], "it has no config.json"),
+        ("ggml-org/Voxtral-Mini-3B-2507-GGUF", ["Voxtral-Mini-Q4_K_M.gguf", "mmproj.gguf"], "GGUF files"),
+        ("someone/Voxtral-GGUF", ["config.json", "voxtral.gguf", "tekken.json"], "GGUF files"),
+    ],
+)
+def test_what_the_names_of_the_files_tell_is_refused_before_any_file_is_fetched(
+    hub: Hub, fake: FakeHub, repo_id: str, names: list[str], words: str
+) -> None:
+    fake.files = dict.fromkeys(names, b"{}")
+    assert words in failure(repo_id, hub).message
+    assert not [path for _, path, _ in fake.log if "/resolve/" in path]
 
 
 @pytest.mark.parametrize("gone", ["config.json", "model"])

@@ -1,7 +1,6 @@
 """Interrupts at any moment of a turn: what is remembered is what was heard, and nothing runs on."""
 
 import threading
-from contextlib import closing
 
 import pytest
 from hypothesis import example, given
@@ -17,13 +16,13 @@ from tests.turns import (
     ended,
     nothing_hangs,
     running,
-    spoken,
     turn_events,
     written,
 )
+from voxcli.heard import SpokenText
 from voxcli.session import Turn
 from voxcli.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.turn import PIECES_AHEAD
+from voxcli.turn import PIECES_AHEAD, Event
 
 __all__ = ["nothing_hangs"]  # a fixture that every test here uses
 
@@ -34,15 +33,22 @@ replies = st.lists(st.tuples(words, st.sampled_from([" ", "\n", "  ", "\t"])), m
 
 
 def test_generation_waits_for_a_voice_that_is_far_behind() -> None:
-    overrun, interrupt = threading.Event(), threading.Event()
-    # A piece is certain when the next one begins: one waits in the cutter, one is spoken, one waits for room.
-    engine = WatchedEngine(["Yes. "] * 50, lambda count: overrun.set() if count > PIECES_AHEAD + 3 else None)
+    full, overrun, interrupt = threading.Event(), threading.Event(), threading.Event()
+
+    def note(count: int) -> None:
+        # A piece is certain when the next one begins: one waits in the cutter, one is spoken, one waits for room.
+        if count >= PIECES_AHEAD + 2:
+            (full if count == PIECES_AHEAD + 2 else overrun).set()
+
+    engine = WatchedEngine(["Yes. "] * 50, note)
     speaker = LoudSpeaker(on_play=lambda interrupt: interrupt.wait())
-    with closing(turn_events(engine, speaker=speaker, interrupt=interrupt)) as turn:
-        events = [next(turn) for _ in range(PIECES_AHEAD + 3)]
-        assert not overrun.wait(0.1)
-        interrupt.set()  # while the generation waits for room, and the voice for the speaker
-        events += turn
+    events: list[Event] = []
+    turn = threading.Thread(target=lambda: events.extend(turn_events(engine, speaker=speaker, interrupt=interrupt)))
+    turn.start()
+    assert full.wait(60)
+    assert not overrun.wait(0.1)
+    interrupt.set()  # while the generation waits for room, and the voice for the speaker
+    turn.join()
     assert engine.closed
     assert ended(events).turn == Turn(QUESTION.placeholder, "", interrupted=True)
 
@@ -96,13 +102,14 @@ def test_scripts_without_blanks_are_cut_between_characters() -> None:
 def test_what_was_heard_is_the_beginning_of_the_reply_up_to_the_end_of_a_word(
     text: str, size: int, seconds: float
 ) -> None:
-    events = list(turn_events(FakeEngine([deltas_of(text, size)]), speaker=FakeSpeaker(limit=seconds)))
+    speaker, spoken = FakeSpeaker(limit=seconds), SpokenText()
+    events = list(turn_events(FakeEngine([deltas_of(text, size)]), speaker=speaker, spoken=spoken))
     turn = ended(events).turn
     assert turn.interrupted or turn.reply == text.strip()
     assert text.strip().startswith(turn.reply)
     rest = text.strip()[len(turn.reply) :]
     assert not rest or not turn.reply or rest[0].isspace() or turn.reply[-1] > "\u2e80"
-    assert turn.reply.startswith("".join(spoken(events)).strip())
+    assert turn.reply.startswith("".join(spoken.newly_played(speaker.position)).strip())
 
 
 @given(st.text(max_size=600), st.integers(0, 40), st.booleans())
@@ -128,10 +135,10 @@ def test_a_speaker_that_drops_the_rest_of_a_clip_does_not_make_it_heard(position
         speaker.queued = speaker.position = position
         interrupt.set()
 
-    speaker = LoudSpeaker(on_play=stop)
-    events = list(turn_events(FakeEngine([REPLY]), speaker=speaker))
+    speaker, spoken = LoudSpeaker(on_play=stop), SpokenText()
+    events = list(turn_events(FakeEngine([REPLY]), speaker=speaker, spoken=spoken))
     assert ended(events).turn.reply == ("It rains" if position else "")
-    assert spoken(events) == []
+    assert spoken.newly_played(position + 100) == []
 
 
 def test_an_interrupt_while_a_sentence_is_rendered_leaves_it_unsaid() -> None:
@@ -155,10 +162,30 @@ def test_an_interrupt_while_the_end_is_awaited_leaves_what_was_heard() -> None:
         speaker.position = 2.0
         interrupt.set()
 
-    speaker = LoudSpeaker(on_wait=cut_off)
-    events = list(turn_events(FakeEngine([REPLY]), speaker=speaker))
+    speaker, spoken = LoudSpeaker(on_wait=cut_off), SpokenText()
+    events = list(turn_events(FakeEngine([REPLY]), speaker=speaker, spoken=spoken))
     assert ended(events).turn.reply == "It rains today. Take"
-    assert spoken(events) == ["It rains today. "]
+    assert spoken.newly_played(2.0 + 100) == ["It rains today. "]  # whatever the speaker plays next
+
+
+pieces = st.lists(st.sampled_from(["It rains. ", "Take a coat. ", "🙂\n", "---\n", "** **\n"]), max_size=8)
+
+
+@given(pieces, st.floats(0, 1))
+@example(["It rains. ", "🙂\n", "Goodbye. "], 0.5)
+def test_an_interrupt_while_pieces_with_and_without_sound_wait_ends_no_conversation(
+    texts: list[str], share: float
+) -> None:
+    def cut_off(interrupt: threading.Event) -> None:
+        speaker.position = share * speaker.queued
+        interrupt.set()
+
+    speaker, spoken, text = LoudSpeaker(on_wait=cut_off), SpokenText(), "".join(texts)
+    events = list(turn_events(FakeEngine([deltas_of(text, 5)]), speaker=speaker, spoken=spoken))
+    turn = ended(events).turn
+    assert text.strip().startswith(turn.reply)
+    assert turn.reply.startswith("".join(spoken.newly_played(speaker.position)).strip())
+    assert turn.reply == text.strip() or speaker.position < speaker.queued
 
 
 def test_one_turn_ends_where_the_next_begins_on_the_same_speaker() -> None:

@@ -265,6 +265,7 @@ def test_a_line_is_typed_in_the_usual_way_of_reporting(terminal: Terminal) -> No
         assert shown.index(b"\x1b[<u") < shown.rindex(b"\x1b[>11u")
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_is_a_signal_however_it_is_reported(terminal: Terminal) -> None:
     terminal.press(b"\x1b[?11u\x1b[?62c")
     with open_keys(releases=True, stdin=terminal.program) as keys:
@@ -342,7 +343,7 @@ class Program:
 
 
 @pytest.fixture
-def program(terminal: Terminal) -> Iterator[Program]:
+def program(terminal: Terminal, usual_signals: None) -> Iterator[Program]:
     program = Program(terminal)
     yield program
     program.end()

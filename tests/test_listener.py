@@ -16,7 +16,7 @@ from voxcli.live.events import (
     SpeechStarted,
 )
 from voxcli.live.inbound import Heard
-from voxcli.live.listener import KEPT_SECONDS
+from voxcli.live.microphone import KEPT_SECONDS
 
 # What is heard.
 
@@ -70,16 +70,26 @@ def test_voice_that_might_reopen_the_utterance_holds_the_reply_back() -> None:
 def test_what_was_captured_before_the_start_is_passed_over_but_for_its_end() -> None:
     heard = Listening()
     heard.microphone.capture(np.concatenate((voice(40), silence(40), voice(8))))
-    heard.microphone.overruns = heard.speaker.underruns = 2
+    heard.speaker.underruns = 2
     with listening(heard):
         heard.microphone.catch_up()
         heard.microphone.overruns = 5
         heard.speaker.underruns = 3
-        assert (heard.listener.overruns, heard.listener.underruns) == (3, 1)
+        assert (heard.listener.overruns, heard.listener.underruns) == (5, 1)
         heard.hear(voice(10), silence(END))
     (clip,) = heard.clips()
     assert np.count_nonzero(clip.samples) == 18 * 512
     assert len(clip.samples) <= KEPT_SECONDS * SAMPLE_RATE + (10 + END + 1) * 512
+
+
+def test_the_level_is_that_of_all_that_came_since_the_last_one() -> None:
+    block = SAMPLE_RATE // 100
+    click = np.concatenate((np.full(block, 0.5, np.float32), np.zeros(19 * block, np.float32)))
+    with listening(Listening()) as heard:
+        heard.hear(click, np.flip(click), np.zeros(20 * block, np.float32))
+    levels = [each.dbfs for each in heard.posted if isinstance(each, InputLevel)]
+    expected = 20 * np.log10(0.5) + 10 * np.log10(1 / 20)
+    assert levels == [pytest.approx(expected, abs=0.01), pytest.approx(expected, abs=0.01), -96.0]
 
 
 def test_the_level_and_the_time_since_speech_began_are_told() -> None:

@@ -3,20 +3,35 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 import pytest
 
+from tests.live_doubles import Talk
 from tests.virtual_audio import RATE, SoundCard, missing_program
-from tests.virtual_microphone import restarted, say, studio, wait_until
+from tests.virtual_microphone import (
+    plug_in_loudspeaker,
+    restarted,
+    say,
+    studio,
+    unplug_loudspeaker,
+    wait_until,
+)
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.errors import AudioDeviceError
-from voxcli.live.devices import find_device
+from voxcli.live.devices import DeviceStream, find_device
+from voxcli.live.echo import Timeline
+from voxcli.live.endpoint import EndPointer, EndpointSettings
+from voxcli.live.events import LiveEvent, Notice, SentenceSpoken, SpeechEnded, TurnTaken
+from voxcli.live.inbound import Crashed, Heard, Inbound
+from voxcli.live.listener import Listener as ChatListener
 from voxcli.live.microphone import Microphone
 from voxcli.live.recovery import AudioDevices
 from voxcli.live.speaker import OutputSpeaker, open_speaker
+from voxcli.testing import FakeEngine
 
 pytestmark = pytest.mark.skipif(missing_program() is not None, reason=f"{missing_program()} is not installed")
 
@@ -141,7 +156,6 @@ def test_ducking_holds_the_sound_and_loses_none(card: SoundCard) -> None:
         recording.wait_for(0.4)
         held = speaker.position
         assert speaker.is_playing
-        assert speaker.silent_since < time.monotonic()
         recording.wait_for(0.2)
         assert speaker.position == held < end
         speaker.unduck()
@@ -196,9 +210,13 @@ def test_the_tap_gives_what_is_played(card: SoundCard) -> None:
     assert asked - 0.02 < first.handed_at < first.sounds_at < over
 
 
+def notices(posted: list[Notice | Crashed]) -> list[str]:
+    return [each.text for each in posted if isinstance(each, Notice)]
+
+
 def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
-    told: list[str] = []
-    with studio() as own, AudioDevices(told.append) as devices:
+    posted: list[Notice | Crashed] = []
+    with studio() as own, AudioDevices(posted.append) as devices:
         assert devices.speaker
         listener = Listener(devices.microphone)
         devices.speaker.wait(devices.speaker.play(babble(0.2, seed=4), GO_ON), GO_ON)
@@ -206,7 +224,7 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
         with restarted(own):
             with pytest.raises(AudioDeviceError, match="takes no more sound"):
                 devices.speaker.wait(devices.speaker.play(babble(5, seed=5), GO_ON), GO_ON)
-            wait_until(lambda: told and told[-1].endswith("back"))
+            wait_until(lambda: posted and notices(posted)[-1].endswith("back"))
             said = babble(1, seed=6)
             before = len(listener.heard)
             wait_until(lambda: len(listener.heard) > before + 3 * 160)
@@ -221,16 +239,117 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
             assert position < end - 0.9
     loud = said.resampled(RATE).samples
     assert min(likenesses(loud, recording.samples, find(loud, recording.samples), RATE)) > 0.95
-    assert "the microphone 'default'" in told[0]
-    assert "gone; waiting for a device" in told[0]
-    assert "back" in told[-1]
+    assert "the microphone 'default'" in notices(posted)[0]
+    assert "gone; waiting for a device" in notices(posted)[0]
+    assert "back" in notices(posted)[-1]
+
+
+def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    posted: list[Notice | Crashed] = []
+    monkeypatch.setenv("PULSE_SINK", "speaker")  # or the server would play on another one
+    with studio() as own, AudioDevices(posted.append) as devices:
+        speaker = devices.speaker
+        assert speaker
+        listener = Listener(devices.microphone)
+        said = babble(9, seed=8)  # longer than it takes to look for new devices
+        speaking = threading.Thread(target=say, args=(own, said))
+        speaking.start()
+        speaker.play(babble(0.9, seed=7), GO_ON)
+        speaker.wait(0.2, GO_ON)
+        unplug_loudspeaker(own)
+        wait_until(lambda: not speaker.is_playing)  # or half-duplex would not listen again
+        wait_until(lambda: notices(posted))
+        assert not speaker.is_playing
+        speaking.join()
+        plug_in_loudspeaker(own)
+        wait_until(lambda: len(notices(posted)) == 2)
+        wait_until(lambda: len(listener.heard) > find(said.samples, listener.heard) + len(said.samples) + 800)
+        heard = listener.finish()
+        assert min(likenesses(said.samples, heard, find(said.samples, heard), SAMPLE_RATE)) > 0.95
+        assert devices.microphone.overruns == 0
+        with own.recording() as recording:
+            speaker.wait(speaker.play(babble(0.5, seed=9), GO_ON), GO_ON)
+            recording.wait_for(0.1)
+    assert np.abs(recording.samples).max() > 0.3
+    assert posted == [
+        Notice("the loudspeaker 'default' is gone; waiting for a device"),
+        Notice("the loudspeaker 'default' is back"),
+    ]
+
+
+def test_a_defect_of_the_thread_that_watches_devices_is_posted(card: SoundCard) -> None:
+    crashed: list[BaseException] = []
+
+    def post(posted: Notice | Crashed) -> None:
+        if isinstance(posted, Notice):
+            raise ZeroDivisionError
+        crashed.append(posted.error)
+
+    with studio() as own, AudioDevices(post):
+        own.server.kill()
+        wait_until(lambda: crashed)
+    assert [type(error) for error in crashed] == [ZeroDivisionError]
+
+
+def test_a_defect_of_a_devices_callback_is_raised_where_the_device_is_watched(card: SoundCard) -> None:
+    def broken(_samples: Samples, _moment: float, _lost: bool) -> None:
+        raise ZeroDivisionError
+
+    stream = DeviceStream(find_device("output"), broken, 0.06)
+    with closing(stream), pytest.raises(ZeroDivisionError):
+        wait_until(lambda: stream.failure)
+
+
+def test_a_word_said_at_ready_is_in_the_utterance_from_its_first_sample(card: SoundCard) -> None:
+    said = babble(1.5, seed=10)
+    microphone, other = Microphone(find_device("input")), Microphone(find_device("input"))
+    early = Listener(other)  # hears when the word begins; the chat does not read its microphone yet
+    posted: list[Inbound] = []
+    with closing(microphone):
+        speaking = threading.Thread(target=say, args=(card, said))
+        speaking.start()
+        wait_until(lambda: np.abs(early.parts[-1]).max() > 0.1)
+        ears = ChatListener(
+            *(microphone, None, loudness, EndPointer(EndpointSettings()), None, Timeline(1.0), posted.append)
+        )
+        ears.start()
+        wait_until(lambda: any(isinstance(each, Heard) and isinstance(each.event, SpeechEnded) for each in posted))
+        ears.close()
+        speaking.join()
+    other.close()
+    early.finish()
+    (clip,) = [each.event.clip for each in posted if isinstance(each, Heard) and isinstance(each.event, SpeechEnded)]
+    start = find(said.samples, clip.samples)
+    assert min(likenesses(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.95
+
+
+def loudness(frame: Samples) -> float:
+    """Take what is loud for speech."""
+    return 0.9 if float(np.abs(frame).mean()) > 0.01 else 0.0
+
+
+def test_a_sentence_is_announced_within_a_tenth_of_a_second(card: SoundCard) -> None:
+    sentences = ["It rains in Paris. ", "The trains in the north are late again. ", "Take a coat. ", "Goodbye."]
+    late: list[float] = []
+    ends = accumulate(len(sentence.strip()) / 10 for sentence in sentences)  # as the double of a voice speaks
+
+    def note(event: LiveEvent) -> None:
+        if isinstance(event, SentenceSpoken):
+            late.append(speaker.position - next(ends))
+
+    with open_speaker() as speaker, Talk(FakeEngine([sentences]), speaker, show=note) as talk:
+        talk.said()
+        talk.journal.wait_for(TurnTaken)
+    assert len(late) == len(sentences)
+    assert min(late) >= -0.002
+    assert max(late) < 0.1
 
 
 def test_waiting_for_a_device_takes_next_to_no_time_of_the_processor() -> None:
-    told: list[str] = []
-    with studio() as own, AudioDevices(told.append) as devices:
+    posted: list[Notice | Crashed] = []
+    with studio() as own, AudioDevices(posted.append) as devices:
         own.server.kill()
-        wait_until(lambda: told)
+        wait_until(lambda: posted)
         started = time.monotonic()
         used = time.process_time()
         wait_until(lambda: time.monotonic() - started > 1.6)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -26,6 +27,7 @@ from voxcli.live.events import (
     Notice,
     Ready,
     Resumed,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechPaused,
@@ -41,9 +43,9 @@ from voxcli.live_view import open_live_view
 from voxcli.live_view.lines import JsonLiveView, PlainView
 from voxcli.live_view.terminal import Screen, TerminalView
 from voxcli.live_view.words import latency_line, summary_lines
+from voxcli.output import Output
 from voxcli.session import Turn
-from voxcli.turn import PassReport, ReplyDelta, SentenceSpoken, SpeechFailed, Timings, TurnEnded
-from voxcli.ui import Output
+from voxcli.turn import PassReport, ReplyDelta, SpeechFailed, Timings, TurnEnded
 
 PLACEHOLDER = "[User audio input - 35200 samples, 2.20s]"
 LATENCY = Latency(350.04, 520, 712, "used", 0)
@@ -330,6 +332,23 @@ def test_the_painter_paints_by_itself(tty: Tty) -> None:
         pass
     view.close()
     assert "".join(tty.screen()) == ""
+
+
+def test_a_defect_of_the_painter_is_raised_where_events_are_shown(tty: Tty) -> None:
+    def broken() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError
+        return 0.0
+
+    view = TerminalView(tty, broken)
+
+    def show_on() -> None:
+        while True:
+            view.show(StateChanged("thinking"))
+
+    with pytest.raises(ZeroDivisionError):
+        show_on()
+    view.close()
 
 
 def test_no_color_is_heeded(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,9 @@ transformers = pytest.importorskip("transformers")
 llama = pytest.importorskip("voxcli.engines.llama")
 
 torch.set_num_threads(1)  # a model this small is slower with more
+# Logits reach 10. In float32, transformers' own are up to 1.2e-4 away from those in float64, more on some processors
+# than on others.
+ROUNDING = 5e-4
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -74,11 +77,11 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     for length in (1, 40, 9):
         last = ours.prefill(ours.embed(tokens[start : start + length]), start, cache)
         start += length
-        torch.testing.assert_close(ours.head(last), expected[start - 1], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(ours.head(last), expected[start - 1], atol=ROUNDING, rtol=1e-5)
     for place in range(start, 70):
         extent, masked = (80, True) if place % 2 else (place + 1, False)
         logits = ours.step(tokens[place].view(1, 1), ours.positions(place, 1)[0], cache, extent, masked=masked)
-        torch.testing.assert_close(logits, expected[place], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(logits, expected[place], atol=ROUNDING, rtol=1e-5)
         assert logits.argmax() == expected[place].argmax()
 
 
@@ -91,7 +94,7 @@ def test_a_long_stretch_after_others_is_attended_to_in_blocks() -> None:
     for length in (3, 128, 129, 400, 40):
         last = ours.prefill(ours.embed(tokens[start : start + length]), start, cache)
         start += length
-        torch.testing.assert_close(ours.head(last), expected[start - 1], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(ours.head(last), expected[start - 1], atol=ROUNDING, rtol=1e-5)
     cached = cache.memory.clone()
     ours.prefill(ours.embed(tokens), 0, cache)
     torch.testing.assert_close(cached, cache.memory, atol=1e-4, rtol=1e-4)

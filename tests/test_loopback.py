@@ -5,11 +5,11 @@ import pytest
 
 from tests.room import SECOND, echo, level, spoken
 from voxcli.audio import Samples
+from voxcli.levels import SILENCE_DBFS
 from voxcli.live.loopback import (
     EARLIEST_SAMPLES,
     LATEST_SAMPLES,
     RECORD_SECONDS,
-    SILENCE_DBFS,
     Advice,
     DelayEstimate,
     Loopback,

@@ -267,13 +267,32 @@ def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
 
 def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:
     engine = load(folder).for_many(1)
+    begun, hold = threading.Event(), threading.Event()
+    step = engine._rows._step
+
+    def held() -> None:
+        begun.set()
+        hold.wait()
+        step()
+
     deltas = engine.reply(Session(), Utterance(sound(1)), threading.Event())
     next(deltas)
+    engine._rows._step = held
+    begun.wait()  # in the midst of the reply
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    hold.set()
+    with pytest.raises(ModelError, match="closed"):
+        list(deltas)
+    closing.join()
+
+
+def test_a_closed_engine_refuses_what_it_is_asked(folder: Path) -> None:
+    engine = load(folder).for_many(1)
     engine.close()
-    try:
-        list(deltas)  # all of it, if that was said before
-    except ModelError as error:
-        assert "closed" in str(error)  # noqa: PT017 - it may have been over
+    engine.close()
+    with pytest.raises(ModelError, match="closed"):
+        next(engine.reply(Session(), Utterance(sound(1)), threading.Event()))
 
 
 def test_a_row_and_those_that_wait_are_asked_for_at_once(many: Callable[[int], Any], one: Any) -> None:

@@ -12,7 +12,7 @@ from voxcli.session import Turn
 from voxcli.testing import FakeEngine
 from voxcli.turn import PassReport, Timings, TurnEnded, Utterance
 
-CLIP = AudioClip(np.full(33_333, 0.1, np.float32))
+CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25)
 PLACEHOLDER = "[User audio input - 33333 samples, 2.08s]"
 ENGINE = FakeEngine([], name="voxtral", model="mistralai/Voxtral-Mini-3B-2507")
 ENDED = TurnEnded(
@@ -27,7 +27,13 @@ def test_a_record_says_all_of_a_turn() -> None:
         "user": PLACEHOLDER,
         "prompt": None,
         "heard": "Where?",
-        "audio": {"path": "q.wav", "samples": 33_333, "sample_rate": SAMPLE_RATE, "seconds": 2.0833},
+        "audio": {
+            "path": "q.wav",
+            "samples": 33_333,
+            "sample_rate": SAMPLE_RATE,
+            "seconds": 2.0833,
+            "damaged_seconds": 0.25,
+        },
         "engine": "voxtral",
         "model": "mistralai/Voxtral-Mini-3B-2507",
         "model_passes": 1,

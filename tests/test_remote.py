@@ -12,6 +12,7 @@ import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.errors import RemoteError
 from voxcli.session import Session, Turn
 from voxcli.turn import Engine, PassReport, Utterance
+from voxcli.wav import encode_wav
 
 pytest.importorskip("openai")
 
@@ -32,7 +34,7 @@ from voxcli.engines import choice
 from voxcli.engines.remote import LONGEST_PAUSE_SECONDS, RemoteEngine, list_models, pause_seconds
 from voxcli.engines.remote_access import Key, Server
 from voxcli.engines.remote_errors import RequestRefusedError, call_error
-from voxcli.engines.remote_request import RequestOptions, chat_body, wav
+from voxcli.engines.remote_request import RequestOptions, chat_body
 
 KEY = Key("sk-canary-0123456789", "the test")
 CLIP = AudioClip(np.sin(np.arange(SAMPLE_RATE) / 20).astype(np.float32))
@@ -106,15 +108,15 @@ def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -
     audio, text = messages[6]["content"]
     assert text == {"type": "text", "text": "In French."}
     assert (audio["type"], audio["input_audio"]["format"]) == ("input_audio", "wav")
-    assert base64.b64decode(audio["input_audio"]["data"]) == wav(CLIP)
+    assert base64.b64decode(audio["input_audio"]["data"]) == encode_wav(CLIP)
 
 
 def test_a_clip_is_sent_as_16_khz_mono_pcm16() -> None:
-    with wave.open(io.BytesIO(wav(CLIP))) as file:
+    with wave.open(io.BytesIO(encode_wav(CLIP))) as file:
         assert file.getparams()[:4] == (1, 2, SAMPLE_RATE, len(CLIP.samples))
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     np.testing.assert_allclose(samples / 32767, CLIP.samples, atol=1e-4)
-    loud = wav(AudioClip(np.array([2, -2], np.float32)))
+    loud = encode_wav(AudioClip(np.array([2, -2], np.float32)))
     assert np.frombuffer(loud[-4:], "<i2").tolist() == [32767, -32767]
 
 
@@ -130,7 +132,39 @@ def test_options_of_the_request() -> None:
     options = RequestOptions("m", 8, temperature=0.5, top_p=0.9, context_tokens=512, audio_style="string")
     body = chat_body(Session(), SPOKEN, options)
     assert (body["temperature"], body["top_p"]) == (0.5, 0.9)
-    assert body["messages"][0]["content"][0]["input_audio"] == base64.b64encode(wav(CLIP)).decode()
+    assert body["messages"][0]["content"][0]["input_audio"] == base64.b64encode(encode_wav(CLIP)).decode()
+
+
+@pytest.mark.parametrize(
+    ("model", "temperature", "top_p", "sent"),
+    [
+        ("mistralai/Voxtral-Mini-3B-2507", None, None, (0.2, 0.95)),
+        ("voxtral-small-latest", None, None, (0.2, 0.95)),
+        ("voxtral-small-latest", 0.0, None, (0.0, None)),
+        ("voxtral-small-latest", None, 1.0, (0.2, None)),
+        ("voxtral-small-latest", 0.7, 0.5, (0.7, 0.5)),
+        ("qwen2-audio", None, None, (0.0, None)),
+    ],
+)
+def test_sampling_is_by_model_where_nobody_says(
+    model: str, temperature: float | None, top_p: float | None, sent: tuple[float, float | None]
+) -> None:
+    options = RequestOptions(model, 8, temperature, top_p, context_tokens=512)
+    body = chat_body(Session(), Utterance(None, "hello"), options)
+    assert (body["temperature"], body.get("top_p")) == sent
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "told"), [("voxtral", 32_769, True), ("voxtral", 32_768, False), ("other", 65_536, False)]
+)
+def test_a_context_longer_than_voxtral_was_trained_on_is_told(
+    server: OpenAIServer, model: str, tokens: int, told: bool
+) -> None:
+    notices: list[str] = []
+    asked = replace(options(model=model), context_tokens=tokens)
+    choice.open_server(asked, server.url, notices.append).close()
+    assert [notice for notice in notices if "trained on 32768" in notice] == notices[:told]
+    assert len(notices) == 1 + told
 
 
 @given(replies=st.lists(st.text(st.characters(codec="utf-8"), max_size=3000), max_size=20))
@@ -520,9 +554,21 @@ def test_the_only_model_is_taken_where_none_is_named(server: OpenAIServer) -> No
     assert "none to list" in caught.value.hint
 
 
-def test_a_model_that_is_named_is_not_asked_for(server: OpenAIServer) -> None:
-    assert RemoteEngine.open(Server(server.url), OPTIONS).model == "tiny"
-    assert server.requests == []
+def test_a_model_that_is_named_needs_no_list(server: OpenAIServer) -> None:
+    assert RemoteEngine.open(Server(f"{server.url}/elsewhere"), OPTIONS).model == "tiny"
+
+
+@pytest.mark.parametrize("told_by", ["owner", "software"])
+@pytest.mark.parametrize("model", ["", "tiny"])
+def test_llama_cpp_is_warned_of(server: OpenAIServer, told_by: str, model: str) -> None:
+    notices: list[str] = []
+    RemoteEngine.open(Server(server.url), replace(OPTIONS, model=model), notices.append)
+    assert notices == []
+    setattr(server, told_by, {"owner": "llamacpp", "software": "llama.cpp"}[told_by])
+    RemoteEngine.open(Server(server.url), replace(OPTIONS, model=model), notices.append)
+    assert len(notices) == 1
+    assert f"{server.url} is llama.cpp's server, which computes Voxtral wrongly" in notices[0]
+    assert "use vLLM" in notices[0]
 
 
 def test_an_address_that_is_not_that_of_the_protocol(server: OpenAIServer) -> None:

@@ -15,13 +15,14 @@ import soundfile
 
 from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, SpeechError
+from voxcli.heard import SpokenText
 from voxcli.session import Session
 from voxcli.speech.system import Pyttsx3Synthesizer
 from voxcli.speech.voice import Voice, choose
 from voxcli.speech.voices import list_voices, open_synthesizer
 from voxcli.speech.wav import WavSpeaker
 from voxcli.testing import FakeEngine
-from voxcli.turn import SentenceSpoken, SpeechOutput, Utterance, run_turn
+from voxcli.turn import SpeechOutput, Utterance, run_turn
 
 SENTENCE = "The capital of France is Paris."
 Opened = Callable[..., Pyttsx3Synthesizer]
@@ -112,11 +113,10 @@ def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> 
             engine = FakeEngine([reply], before_delta=lambda at: kill(synthesizer) if at == 2 else None)
             with WavSpeaker(tmp_path / f"{number}.wav") as speaker:
                 output = SpeechOutput(synthesizer, speaker)
-                events = list(run_turn(engine, Session(), Utterance(None, "?"), threading.Event(), output))
-            assert [event.text for event in events if isinstance(event, SentenceSpoken)] == [
-                f"This is turn {number}. ",
-                "It has two sentences.",
-            ]
+                spoken = SpokenText()
+                list(run_turn(engine, Session(), Utterance(None, "?"), threading.Event(), output, spoken=spoken))
+                played = spoken.newly_played(speaker.position)
+            assert played == [f"This is turn {number}. ", "It has two sentences."]
             if number % 2:
                 kill(synthesizer)
     recorded = [soundfile.read(tmp_path / f"{number}.wav") for number in range(20)]

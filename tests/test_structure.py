@@ -15,9 +15,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "voxcli"
 
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
-    {"errors", "printable", "paths", "sentences", "heard", "config_fields"},
-    {"decode", "config"},
+    {"errors", "printable", "paths", "sentences", "heard", "config_fields", "levels", "percentiles"},
+    {"ffmpeg", "config", "output"},
+    {"decode"},
     {"audio", "config_text"},
+    {"wav"},
     {"session", "vad"},
     {"store", "turn"},
     {"memory", "record", "transcript", "testing"},
@@ -25,13 +27,13 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"live", "batch"},
     {"ui"},
     {"live_view"},
-    {"bench"},
     {"doctor"},
+    {"app"},
     {"cli"},
     {"__main__"},
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "soundfile", "soxr", "sqlite3", "rich.progress"}
+HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "av", "soxr", "sqlite3", "rich.progress"}
 HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec"}
 PAGES = [
     [],
@@ -46,10 +48,6 @@ PAGES = [
     ["config", "init"],
     ["devices"],
     ["doctor"],
-    ["bench"],
-    ["bench", "live"],
-    ["bench", "pass"],
-    ["bench", "many"],
 ]
 
 
@@ -101,12 +99,28 @@ def test_dependencies_run_one_way() -> None:
     assert wrong == []
 
 
+def test_the_package_does_not_know_its_benchmarks() -> None:
+    assert importers("benchmarks", "tests") == set()
+
+
+def test_benchmarks_use_public_names_alone() -> None:
+    private = {
+        ast.unparse(node)
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert {name for name in private if not name.startswith("self.")} == {"config._compile_all_devices"}  # transformers
+
+
 def test_the_root_imports_nothing() -> None:
     assert list(imported(PACKAGE / "__init__.py")) == []
 
 
-def test_settings_are_known_to_the_command_line_alone() -> None:
-    known = {path for path in importers("voxcli.config", "voxcli.config_fields") if not path.startswith("cli/")}
+def test_settings_are_known_to_the_command_line_and_the_composition_root_alone() -> None:
+    known = {
+        path for path in importers("voxcli.config", "voxcli.config_fields") if not path.startswith(("app/", "cli/"))
+    }
     assert known == {"config.py", "config_text.py"}
 
 
@@ -117,7 +131,7 @@ def test_devices_are_opened_in_one_file() -> None:
 def test_models_stay_under_engines() -> None:
     found = importers("torch", "transformers", "safetensors", "huggingface_hub", "faster_whisper", "xllamacpp")
     assert found
-    assert all(path.startswith(("engines/", "bench/")) for path in found)
+    assert all(path.startswith("engines/") for path in found)
 
 
 def test_only_the_remote_engine_speaks_to_servers() -> None:
@@ -130,7 +144,7 @@ def test_ray_is_known_in_one_file() -> None:
 
 
 def test_only_views_draw() -> None:
-    assert importers("rich") == {"ui.py", "live_view/terminal.py", "bench/pass_report.py"}
+    assert importers("rich") == {"ui.py", "live_view/terminal.py"}
 
 
 def test_only_the_command_line_knows_typer() -> None:
@@ -172,6 +186,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert modules & HEAVY == set()
     assert {name for name in modules if name.startswith("voxcli.") and not name.startswith("voxcli.cli")} <= {
         "voxcli.errors",
+        "voxcli.output",
         "voxcli.printable",
     }
 

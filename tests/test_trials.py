@@ -91,7 +91,7 @@ def test_attention_of_a_stretch_is_the_same_with_both_kernels(start: int, count:
 
 def test_a_model_replies_the_same_with_the_plain_ways() -> None:
     """As on a device on which all that is fast was left out."""
-    voxtral_model = pytest.importorskip("tests.tiny_mistral") and pytest.importorskip("voxcli.bench.random_model")
+    voxtral_model = pytest.importorskip("tests.tiny_mistral") and pytest.importorskip("benchmarks.random_model")
     model = voxtral_model.open_model("random:tiny", "cpu").float()
     from voxcli.engines.llama import Llama
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import NoReturn
 
 import pytest
@@ -21,19 +22,18 @@ from tests.turns import (
     nothing_hangs,
     raising,
     running,
-    spoken,
     turn_events,
     written,
 )
 from voxcli.audio import AudioClip
 from voxcli.errors import AudioDeviceError, ModelError, SpeechError, VoxError
+from voxcli.heard import SpokenText
 from voxcli.session import Session, Turn
 from voxcli.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.turn import (
     Event,
     PassReport,
     ReplyDelta,
-    SentenceSpoken,
     Speaker,
     SpeechFailed,
     SpeechOutput,
@@ -68,22 +68,49 @@ def test_the_engine_is_asked_once_with_session_and_utterance() -> None:
     assert engine.asked == [(Session(), QUESTION)]
 
 
-def test_each_piece_is_spoken_and_told_once_it_was_heard() -> None:
-    synthesizer = FakeSynthesizer()
-    events = list(turn_events(FakeEngine([REPLY]), synthesizer, FakeSpeaker()))
+def test_each_piece_is_spoken_and_counts_as_played_once() -> None:
+    synthesizer, speaker, spoken = FakeSynthesizer(), FakeSpeaker(), SpokenText()
+    events = list(turn_events(FakeEngine([REPLY]), synthesizer, speaker, spoken=spoken))
     assert synthesizer.said == [piece.strip() for piece in PIECES]
-    assert spoken(events) == PIECES
+    assert spoken.newly_played(speaker.position) == PIECES
+    assert spoken.newly_played(speaker.position) == []
     assert ended(events).turn.reply == TEXT
     assert not ended(events).turn.interrupted
 
 
-def test_a_piece_is_told_while_the_reply_goes_on() -> None:
-    told, in_time = threading.Event(), []
-    engine = FakeEngine([REPLY], before_delta=lambda count: in_time.append(told.wait(10)) if count == 3 else None)
-    for event in turn_events(engine, speaker=FakeSpeaker()):
-        if isinstance(event, SentenceSpoken):
-            told.set()
-    assert in_time == [True]
+def test_a_piece_counts_as_played_while_the_next_one_waits_for_the_speaker() -> None:
+    spoken = SpokenText()
+    played: list[list[str]] = []
+
+    def look(_: object) -> None:
+        if speaker.queued:
+            played.append(spoken.newly_played(speaker.queued - 0.01))
+            played.append(spoken.newly_played(speaker.queued))
+
+    speaker = LoudSpeaker(on_play=look)
+    list(turn_events(FakeEngine([REPLY]), speaker=speaker, spoken=spoken))
+    assert played == [[], [PIECES[0]], [], [PIECES[1]]]
+
+
+def test_a_reply_is_generated_on_the_callers_thread_and_spoken_on_one_of_its_own() -> None:
+    threads: dict[str, set[threading.Thread]] = {"engine": set(), "voice": set(), "speaker": set()}
+    before = set(threading.enumerate())
+
+    def note(what: str) -> Callable[[object], None]:
+        return lambda _: threads[what].add(threading.current_thread())
+
+    engine = FakeEngine([REPLY], before_delta=note("engine"))
+    list(turn_events(engine, ScriptedSynthesizer(note("voice")), LoudSpeaker(on_play=note("speaker"))))
+    assert threads["engine"] == {threading.current_thread()}
+    assert threads["voice"] == threads["speaker"]
+    assert len(threads["voice"]) == 1
+    assert not threads["voice"] & before
+
+
+def test_a_reply_that_is_read_takes_no_thread() -> None:
+    before = threading.enumerate()
+    for _ in turn_events(FakeEngine([REPLY])):
+        assert threading.enumerate() == before
 
 
 def test_a_speaker_that_loses_count_does_not_shorten_a_reply() -> None:
@@ -96,17 +123,17 @@ def test_a_speaker_that_loses_count_does_not_shorten_a_reply() -> None:
 
 
 def test_a_turn_lasts_until_its_last_word_was_heard() -> None:
-    speaker = LoudSpeaker()
-    events = list(turn_events(FakeEngine([REPLY]), speaker=speaker))
-    assert spoken(events) == PIECES
+    speaker, spoken = LoudSpeaker(), SpokenText()
+    list(turn_events(FakeEngine([REPLY]), speaker=speaker, spoken=spoken))
+    assert spoken.newly_played(speaker.position) == PIECES
     assert speaker.position == speaker.queued > 0
 
 
 def test_what_can_not_be_spoken_is_written_and_remembered() -> None:
-    synthesizer = FakeSynthesizer()
-    events = list(turn_events(FakeEngine([["---\n", "🙂\n", "Yes."]]), synthesizer, FakeSpeaker()))
+    synthesizer, speaker, spoken = FakeSynthesizer(), FakeSpeaker(), SpokenText()
+    events = list(turn_events(FakeEngine([["---\n", "🙂\n", "Yes."]]), synthesizer, speaker, spoken=spoken))
     assert synthesizer.said == ["Yes."]
-    assert spoken(events) == ["---\n", "🙂\n", "Yes."]
+    assert spoken.newly_played(speaker.position) == ["---\n", "🙂\n", "Yes."]
     assert ended(events).turn.reply == "---\n🙂\nYes."
 
 
@@ -201,16 +228,15 @@ def test_without_a_voice_the_reply_goes_on_as_text(synthesizer: Synthesizer, spe
 
 
 def test_a_reply_that_is_interrupted_after_the_voice_failed_was_read() -> None:
-    interrupt, told = threading.Event(), threading.Event()
-    engine = FakeEngine([REPLY], before_delta=lambda count: count < 3 or told.wait())
+    interrupt = threading.Event()
+    endless = FakeEngine([chain(REPLY, repeat(" and on"))])
     speaker = LoudSpeaker(on_play=raising(AudioDeviceError("unplugged")))
     events = []
-    for event in turn_events(engine, speaker=speaker, interrupt=interrupt):
+    for event in turn_events(endless, speaker=speaker, interrupt=interrupt):
         events.append(event)
         if isinstance(event, SpeechFailed):
             interrupt.set()
-            told.set()
-    assert ended(events).turn == Turn(QUESTION.placeholder, "".join(REPLY[:3]).strip(), interrupted=True)
+    assert ended(events).turn == Turn(QUESTION.placeholder, written(events).strip(), interrupted=True)
 
 
 @pytest.mark.parametrize("error", [SpeechError("the voice is closed"), AudioDeviceError("unplugged")])

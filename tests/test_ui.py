@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from voxcli.errors import SpeechError, VoxError
 from voxcli.memory import Memory
+from voxcli.output import Output
 from voxcli.printable import printable
 from voxcli.record import Context, record_of
 from voxcli.session import Session
 from voxcli.store import Store
 from voxcli.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.turn import Event, ReplyDelta, SpeechFailed, SpeechOutput, TurnEnded, Utterance
-from voxcli.ui import JsonView, Output, TextView, View, download_progress, latency_line, loading_progress
+from voxcli.ui import JsonView, TextView, View, download_progress, latency_line, loading_progress
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202egpj.exe\r \x00\x7f\x84 caf\xe9 \U0001f642"
 FULL = Path("/dev/full")

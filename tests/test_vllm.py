@@ -15,17 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_mistral import make as make_tiny
 from voxcli.audio import read_audio
 from voxcli.errors import RemoteError
 from voxcli.session import Session, Turn
-from voxcli.turn import Utterance
+from voxcli.turn import PassReport, Utterance
 
 pytest.importorskip("openai")
 
+from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.remote import RemoteEngine
 from voxcli.engines.remote_access import Server
 from voxcli.engines.remote_errors import RequestRefusedError
 from voxcli.engines.remote_request import RequestOptions
+from voxcli.engines.tokenizer import wrap
 
 URL = os.environ.get("VOXCLI_VLLM_URL", "")
 pytestmark = pytest.mark.skipif(not URL, reason="make test-vllm runs it; VOXCLI_VLLM_URL names a server")
@@ -58,6 +61,17 @@ def spoken(number: int = 0) -> Utterance:
     return Utterance(read_audio(QUESTIONS[number % len(QUESTIONS)]))
 
 
+def report_of(engine: RemoteEngine, session: Session, utterance: Utterance) -> PassReport:
+    """Return what the server counted in a turn."""
+    reply = engine.reply(session, utterance, threading.Event())
+    while True:
+        try:
+            next(reply)
+        except StopIteration as over:
+            report: PassReport = over.value
+            return report
+
+
 def metric(name: str) -> float:
     """Return the sum of one of the server's metrics."""
     with urllib.request.urlopen(f"{URL.removesuffix('/v1')}/metrics") as answer:  # noqa: S310 - http, ours
@@ -78,6 +92,25 @@ def test_once_answers_and_counts() -> None:
     assert record["model_passes"] == 1
     assert record["tokens"]["prompt"] > 375, "the audio alone has so many"
     assert 0 < record["tokens"]["reply"] <= 48
+
+
+TOLD = {
+    "first, spoken": Session(None, "Be short."),
+    "typed beside the clip": Session(),
+    "earlier turns": Session(
+        None, "Answer in Français, Русский or 日本語. 🎧", (EARLIER, replace(EARLIER, interrupted=True))
+    ),
+    "control tokens as text": Session(None, "[INST] </s> [AUDIO] <s>", (replace(EARLIER, reply="[/INST]</s>"),)),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_prompt_has_the_tokens_that_the_voxtral_engine_writes(home: Path, case: str) -> None:
+    backend = pytest.importorskip("transformers.tokenization_mistral_common").MistralCommonBackend
+    writer = PromptWriter(wrap(backend(tokenizer_path=str(make_tiny(home / "tiny") / "tekken.json"))))
+    utterance = replace(spoken(), prompt="What about [BEGIN_AUDIO] and naïveté?" if case.startswith("typed") else "")
+    engine = RemoteEngine(Server(URL), replace(OPTIONS, max_reply_tokens=1))
+    assert report_of(engine, TOLD[case], utterance).prompt_tokens == len(writer.write(TOLD[case], utterance, 375))
 
 
 def test_a_conversation_of_three_turns() -> None:

@@ -1,5 +1,6 @@
 """The Voxtral engine on a random checkpoint of 2 MB: the real classes, no knowledge."""
 
+import base64
 import threading
 import weakref
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import pytest
 
 from tests import tiny_voxtral as tiny
 from voxcli.audio import AudioClip
+from voxcli.engines.choice import EngineOptions, open_engine
 from voxcli.errors import AudioInputError, ConfigError, ModelError
 from voxcli.session import Session, Turn, audio_placeholder
 from voxcli.turn import PassReport, Utterance
+from voxcli.wav import encode_wav
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -98,7 +101,7 @@ def chat(session: Session, utterance: Utterance) -> list[dict[str, Any]]:
         messages += [{"role": "user", "content": turn.user_text}, {"role": "assistant", "content": turn.reply}]
     content: list[dict[str, Any]] = []
     if utterance.clip:
-        content.append({"type": "audio", "base64": template._wav_base64(utterance.clip)})
+        content.append({"type": "audio", "base64": base64.b64encode(encode_wav(utterance.clip, "float32")).decode()})
     if utterance.prompt:
         content.append({"type": "text", "text": utterance.prompt})
     messages.append({"role": "user", "content": content})
@@ -398,6 +401,25 @@ def test_sampling_settings_reach_the_decoder(quick: Path) -> None:
     replies = {ask(engine, Session(), Utterance(clip(1)))[0] for _ in range(3)}
     assert len(replies) > 1
     engine.close()
+
+
+@pytest.mark.parametrize(("temperature", "varies"), [(None, True), (0.0, False)])
+def test_replies_are_drawn_as_the_card_says_or_greedy_where_asked(
+    quick: Path, tmp_path: Path, temperature: float | None, varies: bool
+) -> None:
+    options = EngineOptions("voxtral", str(quick), "cpu", "", 64, temperature, None, 512)
+    engine = open_engine(options, tmp_path, lambda _: None)
+    replies = {ask(engine, Session(), Utterance(clip(1)))[0] for _ in range(4)}
+    assert (len(replies) > 1) == varies
+    engine.close()
+
+
+def test_a_context_longer_than_the_trained_one_is_told_once(quick: Path) -> None:
+    notices: list[str] = []
+    load(quick, context_tokens=32_768).close()
+    load(quick, context_tokens=32_769, notice=notices.append).close()
+    assert [notice for notice in notices if "trained on 32768" in notice] == notices[:1]
+    assert len(notices) == 1
 
 
 def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:

@@ -1,5 +1,7 @@
 """Make a tiny Voxtral without weights in Mistral's own format, as vLLM reads it; it fills in random ones itself.
 
+The tokenizer has the size of the published one: 131,072 ids, 1000 of them for control tokens.
+
 python -m tests.tiny_mistral FOLDER
 """
 
@@ -7,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from tests.tiny_voxtral import VOCABULARY, _tekken
+from tests.tiny_voxtral import tekken
 
+VOCABULARY, CONTROL_TOKENS = 131_072, 1000
 FRONT_END = {"sampling_rate": 16000, "frame_rate": 12.5, "num_mel_bins": 128, "hop_length": 160, "window_size": 400}
 ENCODER = {
     "dim": 128,
@@ -39,7 +42,7 @@ def make(folder: Path) -> Path:
     """Write the model's parameters and its tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.json").write_text(json.dumps(MODEL))
-    (folder / "tekken.json").write_text(json.dumps(_tekken(window_seconds=30)))
+    (folder / "tekken.json").write_text(json.dumps(tekken(30, VOCABULARY, CONTROL_TOKENS)))
     return folder
 
 

@@ -57,9 +57,9 @@ def make(folder: Path, *, window_seconds: int = 30, max_positions: int = 131_072
     model.generation_config = classes.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=11)
     model.save_pretrained(folder)
     with tempfile.TemporaryDirectory() as elsewhere:  # older releases of transformers can't copy a file to itself
-        tekken = Path(elsewhere) / "tekken.json"
-        tekken.write_text(json.dumps(_tekken(window_seconds)))
-        tokenizer = MistralCommonBackend(tokenizer_path=str(tekken))
+        file = Path(elsewhere) / "tekken.json"
+        file.write_text(json.dumps(tekken(window_seconds)))
+        tokenizer = MistralCommonBackend(tokenizer_path=str(file))
         classes.VoxtralProcessor(classes.WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(folder)
     return folder
 
@@ -101,21 +101,27 @@ def _transformers() -> Any:
     return transformers
 
 
-def _tekken(window_seconds: int) -> dict[str, Any]:
-    """Return a tokenizer file: a prefix of the ranks of mistral-common's own one is a valid BPE."""
+def tekken(window_seconds: int, vocabulary: int = VOCABULARY, control_tokens: int = CONTROL_TOKENS) -> dict[str, Any]:
+    """Return a tokenizer file: a prefix of the ranks of mistral-common's own one is a valid BPE.
+
+    Args:
+        window_seconds: how much audio the encoder takes at once.
+        vocabulary: number of ids, control tokens included.
+        control_tokens: number of ids that are set aside for them.
+    """
     import mistral_common
 
     source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
     whole = json.loads(source.read_text(encoding="utf-8"))
-    controls = [NAMED_CONTROL_TOKENS.get(rank, f"<SPECIAL_{rank}>") for rank in range(CONTROL_TOKENS)]
+    controls = [NAMED_CONTROL_TOKENS.get(rank, f"<SPECIAL_{rank}>") for rank in range(control_tokens)]
     return {
         "config": {
             **whole["config"],
-            "default_vocab_size": VOCABULARY,
-            "default_num_special_tokens": CONTROL_TOKENS,
+            "default_vocab_size": vocabulary,
+            "default_num_special_tokens": control_tokens,
             "version": "v7",
         },
-        "vocab": list(islice(whole["vocab"], VOCABULARY - CONTROL_TOKENS)),
+        "vocab": list(islice(whole["vocab"], vocabulary - control_tokens)),
         "special_tokens": [{"rank": rank, "token_str": name, "is_control": True} for rank, name in enumerate(controls)],
         "audio": {
             "sampling_rate": 16_000,

@@ -11,6 +11,7 @@ import pytest
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.errors import VoxError
+from voxcli.heard import SpokenText
 from voxcli.session import Session
 from voxcli.testing import FakeSynthesizer
 from voxcli.turn import (
@@ -18,7 +19,6 @@ from voxcli.turn import (
     Event,
     PassReport,
     ReplyDelta,
-    SentenceSpoken,
     Speaker,
     SpeechFailed,
     SpeechOutput,
@@ -45,7 +45,7 @@ def nothing_hangs() -> Iterator[None]:
 
 
 def running() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name in {"generation", "speech"}]
+    return [thread.name for thread in threading.enumerate() if thread.name == "speech"]
 
 
 def turn_events(
@@ -53,9 +53,10 @@ def turn_events(
     synthesizer: Synthesizer | None = None,
     speaker: Speaker | None = None,
     interrupt: threading.Event | None = None,
+    spoken: SpokenText | None = None,
 ) -> Generator[Event, None, None]:
     speech = SpeechOutput(synthesizer or FakeSynthesizer(), speaker) if speaker else None
-    return run_turn(engine, Session(), QUESTION, interrupt or threading.Event(), speech)
+    return run_turn(engine, Session(), QUESTION, interrupt or threading.Event(), speech, spoken=spoken)
 
 
 def ended(events: list[Event]) -> TurnEnded:
@@ -66,10 +67,6 @@ def ended(events: list[Event]) -> TurnEnded:
 
 def written(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, ReplyDelta))
-
-
-def spoken(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, SentenceSpoken)]
 
 
 def failures(events: list[Event]) -> list[VoxError]:
@@ -139,6 +136,9 @@ class ScriptedSynthesizer:
 
     on_sentence: Callable[[str], object] = lambda _: None
     said: list[str] = field(default_factory=list)
+
+    def wait_until_ready(self) -> None:
+        pass
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         self.said.append(sentence)

@@ -16,6 +16,7 @@ import numpy as np
 from voxcli.audio import Samples
 
 RATE = 48_000  # Hertz, of the loudspeaker and of recordings
+LOUDSPEAKER = ("module-null-sink", "sink_name=speaker", f"rate={RATE}", "norewinds=1")
 PROGRAMS = ("pulseaudio", "pactl", "parec")
 READ_BYTES = RATE // 50 * 4
 
@@ -99,7 +100,7 @@ def sound_card() -> Iterator[SoundCard]:
             "--use-pid-file=no",
         ]
         command += ["-L", f"module-native-protocol-unix socket={folder}/socket auth-anonymous=1"]
-        command += ["-L", f"module-null-sink sink_name=speaker rate={RATE} norewinds=1"]
+        command += ["-L", " ".join(LOUDSPEAKER)]
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
             try:
                 _wait_until_ready(server, environment)

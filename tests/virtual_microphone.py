@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.virtual_audio import RATE, SoundCard, sound_card
+from tests.virtual_audio import LOUDSPEAKER, RATE, SoundCard, sound_card
 from voxcli.audio import AudioClip
 from voxcli.live.devices import look_again
 
@@ -22,6 +22,21 @@ def plug_in(card: SoundCard) -> None:
         subprocess.run(["pactl", "load-module", *module], env=card.environment, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["pactl", "set-default-source", "microphone"], env=card.environment, check=True)
     subprocess.run(["pactl", "set-default-sink", "speaker"], env=card.environment, check=True)
+
+
+def unplug_loudspeaker(card: SoundCard) -> None:
+    """Take the loudspeaker away from the server; the microphone stays."""
+    listed = subprocess.run(
+        ["pactl", "list", "short", "modules"], env=card.environment, check=True, capture_output=True, text=True
+    )
+    (line,) = [line for line in listed.stdout.splitlines() if "sink_name=speaker" in line]
+    subprocess.run(["pactl", "unload-module", line.split()[0]], env=card.environment, check=True)
+
+
+def plug_in_loudspeaker(card: SoundCard) -> None:
+    """Give the server its loudspeaker back."""
+    command = ["pactl", "load-module", *LOUDSPEAKER]
+    subprocess.run(command, env=card.environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def say(card: SoundCard, clip: AudioClip) -> None:

@@ -1,25 +1,26 @@
-"""Audio as values: clips, and their way in from files, pipes and standard input.
+"""Audio as values: clips, and how files, pipes and standard input become clips.
 
 What comes in leaves as 16 kHz mono. This module knows limits and what makes audio unusable; formats
-are the business of `voxcli.decode`, which is imported, with libsndfile, when something is read.
+are the business of `voxcli.decode`, which is imported, with FFmpeg, when something is read.
 """
 
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.errors import AudioInputError, ConfigError
+from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.decode import Sound
+    from voxcli.decode import Block
 
 SAMPLE_RATE = 16_000  # Hz; what Voxtral's and Whisper's feature extractors and Silero expect
 STDIN = "-"
@@ -42,10 +43,12 @@ class AudioClip:
 
     samples: float32 in [-1, 1], shape (n,)
     sample_rate: Hertz
+    damaged_seconds: parts of the recording that could not be decoded, and are left out
     """
 
     samples: Samples
     sample_rate: int = SAMPLE_RATE
+    damaged_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -58,7 +61,7 @@ class AudioClip:
         import soxr
 
         samples = soxr.resample(self.samples, self.sample_rate, sample_rate)
-        return AudioClip(np.clip(samples, -1, 1, out=samples), sample_rate)
+        return replace(self, samples=np.clip(samples, -1, 1, out=samples), sample_rate=sample_rate)
 
 
 def read_audio(
@@ -70,9 +73,9 @@ def read_audio(
 ) -> AudioClip:
     """Read a recording in any known format, rate and channel count as a clip at SAMPLE_RATE.
 
-    Channels are averaged. Floating-point samples beyond [-1, 1] are clipped. A recording that breaks
-    off, or is damaged half-way, gives what comes before. Memory is bounded by `max_seconds`, whatever
-    the source says of its length.
+    Of several tracks the default one is read. Channels are averaged. Floating-point samples beyond
+    [-1, 1] are clipped. Damaged parts are left out and counted. Memory is bounded by `max_seconds`,
+    whatever the source says about its length.
 
     Args:
         source: a file, a named pipe, or "-" for standard input.
@@ -82,10 +85,11 @@ def read_audio(
 
     Raises:
         AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter
-            than MIN_SECONDS, longer than `max_seconds`, or with samples that are not finite.
+            than MIN_SECONDS, longer than `max_seconds`, with samples that are not finite, or damaged
+            in a way that the decoder makes no progress with.
         ConfigError: standard input is a terminal, or `raw_rate` is out of range.
     """
-    from voxcli.decode import decode, decode_raw
+    from voxcli.decode import decode_raw
 
     if raw_rate is not None and not MIN_RATE <= raw_rate <= MAX_RATE:
         raise ConfigError(
@@ -96,8 +100,8 @@ def read_audio(
         with _opened(source, name, stdin) as file:
             if raw_rate is not None:
                 return _clip(decode_raw(file, raw_rate), name, max_seconds)
-            with _seekable(file, name, max_seconds) as whole, decode(whole, name) as sound:
-                return _clip(sound, name, max_seconds)
+            with _seekable(file, name, max_seconds) as whole:
+                return _decoded(whole, name, max_seconds)
     except FileNotFoundError as error:
         raise AudioInputError(f"{name} does not exist", hint="check the name and the folder") from error
     except PermissionError as error:
@@ -116,17 +120,32 @@ def read_stream(file: BinaryIO, name: str, *, max_seconds: float = MAX_SECONDS) 
         AudioInputError: as `read_audio`.
         OSError: the stream can't be read to its end.
     """
+    with _spooled(file, name, max_seconds) as whole:
+        return _decoded(whole, name, max_seconds)
+
+
+def read_unchanged(path: Path) -> AudioClip:
+    """Read a file that a program has just written: at its own rate, as short or quiet as it may be.
+
+    Raises:
+        AudioInputError: it can't be decoded.
+        OSError: it can't be read.
+    """
     from voxcli.decode import decode
 
-    with _spooled(file, name, max_seconds) as whole, decode(whole, name) as sound:
-        return _clip(sound, name, max_seconds)
+    with path.open("rb") as file, decode(file, path.name) as decoding:
+        blocks = list(decoding)
+    if not blocks:
+        return AudioClip(np.empty(0, np.float32))
+    samples = np.concatenate([block.samples.mean(axis=1) for block in blocks])
+    return AudioClip(samples, blocks[0].sample_rate)
 
 
 def _shown(source: str | Path) -> str:
     """Return a source as messages name it: in one line that any terminal can print."""
     if str(source) == STDIN:
         return "standard input"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(source)) or "''"
+    return printable(str(source)) or "''"
 
 
 def _opened(source: str | Path, name: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
@@ -174,14 +193,14 @@ def _spooled(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryIO
 
 
 def _spool(pipe: BinaryIO, spool: BinaryIO, name: str, max_seconds: float) -> None:
-    from voxcli.decode import HEAD_BYTES, check_format
+    from voxcli.decode import PROBE_BYTES, check_format
 
     limit = int(max_seconds * PIPE_BYTES_PER_SECOND) + PIPE_SPARE_BYTES
     head = b""
     while data := pipe.read(PIPE_READ_BYTES):
-        if len(head) < HEAD_BYTES:
+        if len(head) < PROBE_BYTES:
             head += data
-            if len(head) >= HEAD_BYTES:
+            if len(head) >= PROBE_BYTES:
                 check_format(head, name)  # now, or a pipe without an end is read up to the limit
         spool.write(data)
         if spool.tell() > limit:
@@ -192,28 +211,33 @@ def _spool(pipe: BinaryIO, spool: BinaryIO, name: str, max_seconds: float) -> No
     spool.seek(0)
 
 
-def _clip(sound: "Sound", name: str, max_seconds: float) -> AudioClip:
-    """Return the decoded sound as a clip, once it is known to be usable."""
-    if not MIN_RATE <= sound.sample_rate <= MAX_RATE:
-        raise AudioInputError(
-            f"{name} has a sample rate of {sound.sample_rate} Hz", hint=f"{MIN_RATE} to {MAX_RATE} Hz can be read"
-        )
-    if (sound.frames or 0) > max_seconds * sound.sample_rate:
-        raise _too_long(name, max_seconds)
-    resampling = _Resampling(sound.sample_rate)
-    frames, low, high = 0, np.inf, -np.inf
-    for block in sound.blocks:
-        frames += len(block)
-        if frames > max_seconds * sound.sample_rate:
-            raise _too_long(name, max_seconds)
-        if not np.isfinite(block).all():
+def _decoded(file: BinaryIO, name: str, max_seconds: float) -> AudioClip:
+    from voxcli.decode import decode
+
+    with decode(file, name) as decoding:
+        clip = _clip(decoding, name, max_seconds)
+        return replace(clip, damaged_seconds=decoding.damaged_seconds)
+
+
+def _clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip:
+    """Return decoded blocks as a clip, once they are known to be usable."""
+    resampling = _Resampling()
+    low, high = np.inf, -np.inf
+    for block in blocks:
+        if not MIN_RATE <= block.sample_rate <= MAX_RATE:
+            raise AudioInputError(
+                f"{name} has a sample rate of {block.sample_rate} Hz", hint=f"{MIN_RATE} to {MAX_RATE} Hz can be read"
+            )
+        if not np.isfinite(block.samples).all():
             raise AudioInputError(
                 f"{name} has samples that are not numbers (NaN or infinite)", hint="export it again, as 16-bit WAV"
             )
-        mono = np.clip(block, -1, 1).mean(axis=1)
+        mono = np.clip(block.samples, -1, 1).mean(axis=1)
         low, high = min(low, mono.min(initial=1)), max(high, mono.max(initial=-1))
-        resampling.add(mono)
-    _check_heard(frames / sound.sample_rate, low < high, name)
+        resampling.add(mono, block.sample_rate)
+        if resampling.seconds > max_seconds:
+            raise _too_long(name, max_seconds)
+    _check_heard(resampling.seconds, low < high, name)
     return AudioClip(resampling.finish())
 
 
@@ -237,22 +261,38 @@ def _check_heard(seconds: float, varies: bool, name: str) -> None:
 
 
 class _Resampling:
-    """Collects mono blocks at SAMPLE_RATE."""
+    """Collects mono blocks, and gives all of them at SAMPLE_RATE. The rate of the blocks may change."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self) -> None:
         self._parts: list[Samples] = []
-        self._stream = None
-        if sample_rate != SAMPLE_RATE:
-            import soxr
+        self._stream: Any = None
+        self._sample_rate = SAMPLE_RATE  # of the last block
+        self._frames = 0  # at that rate
+        self._seconds_before = 0.0  # at other rates
 
-            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
+    @property
+    def seconds(self) -> float:
+        """How much was added."""
+        return self._seconds_before + self._frames / self._sample_rate
 
-    def add(self, block: Samples) -> None:
+    def add(self, block: Samples, sample_rate: int) -> None:
+        if sample_rate != self._sample_rate:
+            self._change_rate(sample_rate)
+        self._frames += len(block)
         self._parts.append(self._stream.resample_chunk(block) if self._stream else block)
 
     def finish(self) -> Samples:
         """Return everything, shape (n,); a filter's overshoot is cut to [-1, 1]."""
-        if self._stream:
-            self._parts.append(self._stream.resample_chunk(np.empty(0, np.float32), last=True))
+        self._change_rate(SAMPLE_RATE)
         samples = np.concatenate(self._parts)
         return np.clip(samples, -1, 1, out=samples)
+
+    def _change_rate(self, sample_rate: int) -> None:
+        if self._stream:
+            self._parts.append(self._stream.resample_chunk(np.empty(0, np.float32), last=True))
+            self._stream = None
+        if sample_rate != SAMPLE_RATE:
+            import soxr
+
+            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
+        self._seconds_before, self._frames, self._sample_rate = self.seconds, 0, sample_rate

@@ -1,7 +1,7 @@
-"""Settings: built-in defaults < the settings file < `VOXCLI_*` environment < flags.
+"""Loads the settings: flags come before the `VOXCLI_*` environment, the settings file and the built-in defaults.
 
-Where settings come from and how they are checked; `voxcli.config_fields` declares them. The module reads
-the settings file and the file that `instructions` names. Only `voxcli.cli` knows it.
+`voxcli.config_fields` declares the settings, pydantic checks them. What stands here is what neither does: where each
+value came from, and errors that name the place and the nearest setting.
 """
 
 import os
@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from voxcli.config_fields import (
     DEFAULT_INSTRUCTIONS,
@@ -25,6 +24,7 @@ from voxcli.config_fields import (
     Settings,
     allowed,
     fields,
+    number_type,
     values,
     variable,
 )
@@ -34,7 +34,7 @@ from voxcli.paths import config_file
 __all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
 
 NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY"})  # read by `voxcli.paths`, `voxcli.engines.remote_access`
-FILE_BYTES = 1 << 20  # a settings file has a few kilobytes: more is some other file
+FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger file is another one
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -43,7 +43,7 @@ class Origin:
     """Where a setting's value came from."""
 
     kind: Literal["default", "file", "environment", "flag"]
-    where: str = ""  # the file and line, or the variable
+    where: str = ""  # file and line, or variable
 
     def __str__(self) -> str:
         return f"{self.kind} {self.where}".rstrip()
@@ -55,7 +55,7 @@ class Given:
 
     value: Any
     origin: Origin
-    folder: Path = Path()  # that a relative `@FILE` is looked for in
+    folder: Path = Path()  # relative `@FILE` names start from here
 
 
 Layer = dict[str, Given]  # by dotted name
@@ -66,8 +66,8 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
 
     Args:
         path: the settings file; None for the default one, which need not exist.
-        flags: the flags that were given, by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
-        environ: where the `VOXCLI_*` variables are; one that is empty counts as not set.
+        flags: by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
+        environ: has the `VOXCLI_*` variables; an empty one counts as not set.
 
     Raises:
         ConfigError: a file that can't be read or is not TOML, an unknown setting, a value that is not allowed.
@@ -79,16 +79,11 @@ def explain(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> tuple[Settings, dict[str, Origin]]:
     """Return the settings in force, as `load` does, and the origin of each by dotted name."""
-    layers = [_flag_layer(flags), _environment_layer(environ), _file_layer(path)]
-    given: Layer = {}
-    for layer in reversed(layers):
-        given |= layer
+    given = _file_layer(path) | _environment_layer(environ) | _flag_layer(flags)
     if "instructions" in given:
         given["instructions"] = _with_file_read(given["instructions"])
-        layers.insert(0, {"instructions": given["instructions"]})
-    settings = _checked(layers, given)
     default = Origin("default")
-    return settings, {name: given[name].origin if name in given else default for name in fields()}
+    return _checked(given), {name: given[name].origin if name in given else default for name in fields()}
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> Layer:
@@ -96,7 +91,10 @@ def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     for name in flags:
         if name not in known:
             raise _unknown("setting", name, known, "command line")
-    return {name: Given(value, Origin("flag")) for name, value in flags.items()}
+    return {
+        name: Given(_from_text(known[name], value) if isinstance(value, str) else value, Origin("flag"))
+        for name, value in flags.items()
+    }
 
 
 def _environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -113,11 +111,12 @@ def _environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _from_text(field: FieldInfo, text: str) -> Any:
-    """Return the number or truth value that a text writes, where the setting is one; what it isn't stays text."""
+    """Return a text as the number or truth value of a setting; text that is neither stays text, to be refused."""
     if field.annotation is bool:
         return TRUTHS.get(text.lower(), text)
+    kind = number_type(field)
     try:
-        return field.annotation(text) if field.annotation in (int, float) else text
+        return kind(text) if kind else text
     except ValueError:
         return text
 
@@ -145,7 +144,7 @@ def _file_layer(path: Path | None) -> Layer:
 
 
 def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a parsed file by dotted name; an empty known section gives none."""
+    """Return the values of a parsed file by dotted name; an empty known section has none."""
     flat: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, dict) and (value or name in Settings.model_fields):
@@ -156,7 +155,7 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(text: str, name: str) -> int | None:
-    """Return the line that sets `name` in TOML, counted from 1, where it is written plainly."""
+    """Return the line that sets `name` in TOML, counted from 1; None where the key is quoted or split."""
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+\s*([\w.-]+)\s*\]", line):
@@ -209,23 +208,12 @@ def _reading_hint(error: Exception) -> str:
     return "give the name of a text file that you may read"
 
 
-def _checked(layers: list[Layer], given: Layer) -> Settings:
-    """Return settings from layers, the strongest first; `given` says where each value came from.
-
-    pydantic-settings merges and checks. It reads no source itself: it would not tell where a value stood.
-    """
-
-    class Layered(BaseSettings, Settings):  # type: ignore[misc]  # both declare `model_config`
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(InitSettingsSource(settings_cls, _nested(layer)) for layer in layers)
-
+def _checked(given: Layer) -> Settings:
     try:
-        return Settings.model_construct(**dict(Layered()))
+        return Settings.model_validate(_nested(given))
     except ValidationError as error:
-        name = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first, *rest = (str(part) for part in error.errors()[0]["loc"])
+        name = first if first in fields() else f"{first}.{rest[0]}"
         value, origin = given[name].value, given[name].origin
         where = origin.where or "command line"
         must = allowed(fields()[name])

@@ -53,6 +53,12 @@ ServerModel = Annotated[
     Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
     Allowed("the name that the server has for it, or nothing"),
 ]
+Temperature = Annotated[
+    Annotated[float, Field(strict=True, ge=0, le=2)] | Literal["auto"], Allowed("auto, or a number from 0 to 2")
+]
+TopP = Annotated[
+    Annotated[float, Field(strict=True, ge=0.01, le=1)] | Literal["auto"], Allowed("auto, or a number from 0.01 to 1")
+]
 DeviceName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
@@ -94,17 +100,15 @@ class ReplySettings(_Table):
     """How a reply is generated."""
 
     max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
-    temperature: Number = Field(
-        default=0.0,
-        ge=0,
-        le=2,
-        description="How freely words are chosen (no unit); 0 takes the likeliest word each time.",
+    temperature: Temperature = Field(
+        default="auto",
+        description="How freely words are chosen (no unit); 0 takes the likeliest word each time. "
+        "auto goes by the model: 0.2 for Voxtral, else 0.",
     )
-    top_p: Number = Field(
-        default=1.0,
-        ge=0.01,
-        le=1,
-        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them).",
+    top_p: TopP = Field(
+        default="auto",
+        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them). "
+        "auto goes by the model: 0.95 for Voxtral, else 1.",
     )
 
 
@@ -180,7 +184,7 @@ class RemoteSettings(_Table):
         default="", description="Model to ask the server for; nothing for the only one it has. --model names it too."
     )
     audio_style: Literal["object", "string"] = Field(
-        default="object", description="How a clip is sent: vLLM and llama.cpp take an object, Mistral's API a string."
+        default="object", description="How a clip is sent: vLLM takes an object, Mistral's API a string."
     )
     connect_seconds: Number = Field(
         default=5.0, ge=0.1, le=300, description="How long the server may take to accept a connection, in seconds."
@@ -255,6 +259,12 @@ def allowed(field: FieldInfo) -> str:
     least = next(entry.ge for entry in field.metadata if hasattr(entry, "ge"))
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
     return f"a {'whole ' if field.annotation is int else ''}number from {least} to {most}"
+
+
+def number_type(field: FieldInfo) -> type[int] | type[float] | None:
+    """Return the type of the numbers that a setting may hold; None where it holds none."""
+    kinds = [field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))]
+    return next((kind for kind in (int, float) if kind in kinds), None)
 
 
 def values(settings: Settings) -> dict[str, Any]:

@@ -1,310 +1,159 @@
-"""Bytes into blocks of sound: which decoder reads which format, and what a damaged file still gives.
+"""Decodes recordings ahead of whoever uses the sound, and gives up on those that never end.
 
-libsndfile reads WAV, FLAC, OGG, MP3, AIFF, AU and CAF; FFmpeg (through PyAV, an extra) reads the sound
-of M4A, AAC, MP4, WebM and Matroska. The first bytes choose, never a file's name, and neither library
-is left to guess: some of the formats that they would find name other files, or are heuristics.
-
-A file that breaks off or is damaged half-way gives what could be decoded up to there: recorders get
-killed. It is an error only where that is nothing.
-
-This module knows nothing of clips, limits, rates that are wanted or where the bytes come from.
+FFmpeg, in `voxcli.ffmpeg`, does the decoding. This module knows nothing of clips, limits, target rates or
+where the bytes come from.
 """
 
-import os
-import struct
-import sys
+import io
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
-from numpy.typing import NDArray
 
-from voxcli.errors import AudioInputError, missing_extra
+from voxcli.errors import AudioInputError
+from voxcli.ffmpeg import (
+    CONVERT_HINT,
+    PROBE_BYTES,
+    Block,
+    ByteSource,
+    Samples,
+    SoundReader,
+    as_float,
+    is_recognised,
+    undecodable,
+    unknown_format,
+)
 
-HEAD_BYTES = 64  # enough to tell any of the formats
-FORMATS = "WAV, FLAC, OGG, MP3, AIFF, M4A, MP4 and WebM"
+__all__ = ["PROBE_BYTES", "Block", "Decoding", "check_format", "decode", "decode_raw"]
 
-BLOCK_SAMPLES = 8192  # in a block, all channels together; what a damaged file may lose before the damage
-PCM16_SCALE = 1 / 32768  # so that -32768 becomes -1.0, as in libsndfile
+BLOCK_SAMPLES = 1 << 14  # in a block, all channels together; fewer cost time, more cost memory
+BLOCKS_AHEAD = 8  # decoded before they are asked for
 
-WAV_CHUNKS = 64  # how many to look through for the samples
-WAV_HEAD_BYTES = 1 << 20  # where the samples have to start
-
-Block = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sound:
-    """Sound that is being decoded.
-
-    sample_rate: Hertz
-    blocks: float32, shape (frames, channels), the nominal range is [-1, 1]
-    frames: the total, only where the header can't be wrong about it
-    """
-
-    sample_rate: int
-    blocks: Iterator[Block]
-    frames: int | None = None
+STALL_SECONDS = 10.0  # without a new byte or a new block; the first sound of a large film comes after about 1 s
+TICK_SECONDS = 0.2  # between looks at the progress; on Windows Ctrl-C waits for one
+LEAVE_SECONDS = 0.5  # for the decoding thread to end; one that does not is left behind
 
 
 def check_format(head: bytes, name: str) -> None:
-    """Raise AudioInputError unless the first HEAD_BYTES of a file show a format that can be decoded."""
+    """Raise AudioInputError if a file that begins with `head` is in no format that FFmpeg knows.
+
+    Args:
+        head: the whole file, or its first PROBE_BYTES.
+    """
     if not head:
         raise AudioInputError(f"{name} is empty", hint="nothing was recorded into it")
-    if not (_is_plain(head) or _ffmpeg_format(head)):
-        raise AudioInputError(
-            f"{name} is not audio in a known format", hint=f"{FORMATS} can be read; bare samples need --raw-rate HZ"
-        )
+    if not is_recognised(io.BytesIO(head)):
+        raise unknown_format(name)
 
 
-def decode(file: BinaryIO, name: str) -> AbstractContextManager[Sound]:
-    """Return the sound of a seekable file, to be read within the context.
+@contextmanager
+def decode(file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS) -> Iterator["Decoding"]:
+    """Decode a seekable file from its start; the blocks are to be read within the context.
 
-    Raises:
-        AudioInputError: here, on entering or while reading blocks.
+    Args:
+        name: what messages call the file.
+        stall_seconds: how long decoding may go without progress.
     """
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    check_format(head, name)
-    if ffmpeg_format := _ffmpeg_format(head):
-        return _decode_container(file, name, ffmpeg_format)
-    return _decode_plain(file, name, head)
+    decoding = Decoding(file, name, stall_seconds)
+    try:
+        yield decoding
+    finally:
+        decoding.close()
 
 
-def decode_raw(file: BinaryIO, sample_rate: int) -> Sound:
-    """Return the sound of bare samples: 16 bit, signed, little-endian, mono, to the end of the file."""
-    return Sound(sample_rate, _raw_blocks(file))
-
-
-def _raw_blocks(file: BinaryIO) -> Iterator[Block]:
+def decode_raw(file: BinaryIO, sample_rate: int) -> Iterator[Block]:
+    """Yield bare samples as blocks: 16 bit, signed, little-endian, mono, to the end of the file."""
     odd = b""
     while data := file.read(2 * BLOCK_SAMPLES):
         data = odd + data
         whole = len(data) // 2 * 2
         odd = data[whole:]
-        yield (np.frombuffer(data[:whole], "<i2").astype(np.float32) * np.float32(PCM16_SCALE))[:, np.newaxis]
+        yield Block(as_float(np.frombuffer(data[:whole], "<i2"))[:, np.newaxis], sample_rate)
 
 
-def _is_plain(head: bytes) -> bool:
-    """Say whether libsndfile is the one to ask."""
-    if head[:4] in {b"RIFF", b"RIFX", b"RF64"}:
-        return head[8:12] == b"WAVE"
-    if head[:4] in {b"riff", b"fLaC", b"OggS", b"FORM", b".snd", b"caff"}:
-        return True
-    return _is_mp3(head)
+class Decoding:
+    """A recording that a thread decodes while the blocks before are used; iterate over it once.
 
-
-def _is_mp3(head: bytes) -> bool:
-    """Say whether a tag or an MPEG frame of layer I to III comes first (ISO 11172-3, 2.4.1.3)."""
-    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06 != 0)
-
-
-def _ffmpeg_format(head: bytes) -> str | None:
-    """Return the name of FFmpeg's demuxer for a container, None for anything else."""
-    if head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}:
-        return "mov"
-    if head[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: layer 0
-        return "aac"
-    return None
-
-
-def _undecodable(name: str) -> AudioInputError:
-    return AudioInputError(
-        f"{name} can't be decoded: it is damaged, or in an encoding that is not known",
-        hint="where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav",
-    )
-
-
-# libsndfile
-
-
-class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no annotations
-    """A sound file that is read once, from start to end.
-
-    soundfile seeks after each read of a seekable file, which leaves seams in MP3, and fails before the
-    damage in FLAC is reached.
+    FFmpeg holds no promise to return from a damaged file. The thread is what makes waiting for it
+    interruptible: one that makes no progress is left behind.
     """
 
-    def seekable(self) -> bool:
-        return False
+    def __init__(self, file: BinaryIO, name: str, stall_seconds: float) -> None:
+        self._name, self._stall_seconds = name, stall_seconds
+        self._source = ByteSource(file)
+        self._reader = SoundReader(self._source, name)
+        self._decoded: SimpleQueue[Block | Exception | None] = SimpleQueue()
+        self._room = threading.Semaphore(BLOCKS_AHEAD)
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread.start()
 
+    def __iter__(self) -> Iterator[Block]:
+        """Yield the blocks.
 
-@contextmanager
-def _decode_plain(file: BinaryIO, name: str, head: bytes) -> Iterator[Sound]:
-    noisy = _is_mp3(head)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    source = _source(file, size)
-    try:
-        with _open_plain(source, name, noisy) as opened:
-            # A sample takes a byte or more in uncompressed files, and libsndfile corrects their header
-            # by the file's size; in other files the header may claim anything.
-            honest = opened.frames * opened.channels <= size
-            frames = opened.frames if honest else None
-            yield Sound(opened.samplerate, _plain_blocks(opened, name, noisy), frames)
-    finally:
-        source.check()  # a failing disk explains any other error
+        Raises:
+            AudioInputError: it is empty, not audio, has no sound, or nothing of it can be decoded; or there was
+                no progress for some seconds.
+            OSError: the file can't be read.
+        """
+        while (found := self._next()) is not None:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+            self._room.release()
 
+    @property
+    def damaged_seconds(self) -> float:
+        """What could not be decoded, and is missing from the blocks; final after the last of them."""
+        return self._reader.damaged_seconds
 
-def _open_plain(source: "_Source", name: str, noisy: bool) -> soundfile.SoundFile:
-    try:
-        with _muted(noisy):
-            return _ForwardFile(source)
-    except soundfile.LibsndfileError as error:
-        raise _undecodable(name) from error
+    def close(self) -> None:
+        """End the decoding. May be called again."""
+        self._source.close()
+        self._room.release()
+        self._thread.join(LEAVE_SECONDS)
 
+    def _next(self) -> Block | Exception | None:
+        stalled_seconds, furthest = 0.0, -1
+        while stalled_seconds < self._stall_seconds:
+            try:
+                return self._decoded.get(timeout=TICK_SECONDS)
+            except Empty:
+                stalled_seconds = stalled_seconds + TICK_SECONDS if self._source.furthest == furthest else 0.0
+                furthest = self._source.furthest
+        return AudioInputError(
+            f"{self._name} can't be decoded: no progress for {self._stall_seconds:g} s", hint=CONVERT_HINT
+        )
 
-def _plain_blocks(opened: soundfile.SoundFile, name: str, noisy: bool) -> Iterator[Block]:
-    frames = max(1, BLOCK_SAMPLES // opened.channels)
-    decoded = False
-    try:
-        while True:
-            with _muted(noisy):
-                block = opened.read(frames, dtype="float32", always_2d=True)
-            if not len(block):
-                return
-            yield block
-            decoded = True
-    except soundfile.LibsndfileError as error:
-        if not decoded:
-            raise _undecodable(name) from error
-
-
-_stderr_lock = threading.Lock()  # two threads that swap the descriptor at once could lose it
-
-
-@contextmanager
-def _muted(noisy: bool) -> Iterator[None]:
-    """Keep what libmpg123 writes to file descriptor 2 off the terminal.
-
-    It warns about damaged files there, past Python, and can't be told not to through libsndfile.
-    """
-    if not noisy or sys.__stderr__ is None:  # closed at the start: descriptor 2 is someone else's file
-        yield
-        return
-    with _stderr_lock, Path(os.devnull).open("wb") as null:
-        kept = os.dup(2)
-        os.dup2(null.fileno(), 2)
+    def _run(self) -> None:
+        """Decode all of it, on the thread."""
         try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            for block in _joined(self._reader.blocks()):
+                self._decoded.put(block)
+                self._room.acquire()
+                if self._source.is_closed:
+                    return
+            self._decoded.put(self._source.failure)
+        except AudioInputError as error:
+            self._decoded.put(self._source.failure or error)
+        except Exception as error:  # noqa: BLE001 - damage shows in many ways; raised where the blocks are read
+            damage = undecodable(self._name)
+            damage.__cause__ = error
+            self._decoded.put(self._source.failure or damage)
 
 
-def _source(file: BinaryIO, size: int) -> "_Source":
-    """Return the file; a WAV file whose header was never finished, as one whose samples reach to its end.
-
-    Recorders and pipes that can't go back leave 0 as the length; libsndfile understands all other
-    lengths that are wrong.
-    """
-    start = _unfinished_wav(file, size)
-    file.seek(0)
-    if start is None:
-        return _Source(file)
-    head = file.read(start - 4) + b"\xff\xff\xff\xff"
-    file.seek(0)
-    return _Source(file, head)
-
-
-def _unfinished_wav(file: BinaryIO, size: int) -> int | None:
-    """Return where the samples start, in bytes, if the header says that there are none though there are."""
-    form, form_bytes, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
-    if form != b"RIFF" or kind != b"WAVE" or form_bytes == size - 8:
-        return None
-    start = 12
-    for _ in range(WAV_CHUNKS):
-        header = file.read(8)
-        start += 8
-        if len(header) < 8 or start > WAV_HEAD_BYTES:
-            return None
-        chunk, chunk_bytes = struct.unpack("<4sI", header)
-        if chunk == b"data":
-            return start if chunk_bytes == 0 else None
-        start += chunk_bytes + chunk_bytes % 2
-        file.seek(start)
-    return None
-
-
-class _Source:
-    """A file with, perhaps, other first bytes, as far as soundfile asks for a file.
-
-    libsndfile calls these; it has no way to pass an exception on, so it would be printed and lost.
-    """
-
-    def __init__(self, file: BinaryIO, head: bytes = b"") -> None:
-        self._file = file
-        self._head = head
-        self._failure: OSError | None = None
-        self.tell = file.tell
-
-    def read(self, count: int) -> bytes:
-        patch = self._head[self.tell() :]
-        try:
-            data = self._file.read(count)
-        except OSError as error:
-            self._failure = error
-            return b""
-        return patch[: len(data)] + data[len(patch) :]
-
-    def seek(self, offset: int, whence: int) -> int:
-        with suppress(ValueError, OSError):  # to before the start: a damaged header; libsndfile asks tell() next
-            self._file.seek(offset, whence)
-        return self.tell()
-
-    def check(self) -> None:
-        """Raise the OSError that reading ended with, if there was one."""
-        if self._failure:
-            raise self._failure
-
-
-# FFmpeg
-
-
-@contextmanager
-def _decode_container(file: BinaryIO, name: str, ffmpeg_format: str) -> Iterator[Sound]:
-    try:
-        import av
-    except ImportError as error:
-        raise missing_extra(AudioInputError, f"{name}: reading M4A, AAC, MP4 and WebM", "containers") from error
-    try:
-        container = av.open(file, format=ffmpeg_format, metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise _undecodable(name) from error
-    with container:
-        if not container.streams.audio:
-            raise AudioInputError(f"{name} has no sound in it", hint="it is a film or a picture without a sound track")
-        frames = _container_frames(container, name)
-        first = next(frames, None)
-        if first is None:
-            raise _undecodable(name)
-        yield Sound(first.sample_rate, _container_blocks(first, frames))
-
-
-def _container_frames(container: Any, name: str) -> Iterator[Any]:
-    """Yield `av.AudioFrame`s of planar float32, all with the rate and channels of the first."""
-    import av
-
-    planar = av.AudioResampler(format="fltp")
-    decoded = False
-    try:
-        for frame in container.decode(audio=0):
-            for converted in planar.resample(frame):
-                yield converted
-                decoded = True
-    except (av.FFmpegError, ValueError) as error:  # ValueError: a frame of another rate or layout
-        if not decoded:
-            raise _undecodable(name) from error
-
-
-def _container_blocks(first: Any, rest: Iterator[Any]) -> Iterator[Block]:
-    yield np.ascontiguousarray(first.to_ndarray().T)
-    for frame in rest:
-        yield np.ascontiguousarray(frame.to_ndarray().T)
+def _joined(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Join short blocks of one rate and channel count: frames of a codec have some hundred samples."""
+    parts: list[Samples] = []
+    samples, form = 0, (0, 0)
+    for block in blocks:
+        its_form = block.sample_rate, block.samples.shape[1]
+        if parts and (its_form != form or samples >= BLOCK_SAMPLES):
+            yield Block(np.concatenate(parts), form[0])
+            parts, samples = [], 0
+        parts.append(block.samples)
+        samples, form = samples + block.samples.size, its_form
+    if parts:
+        yield Block(np.concatenate(parts), form[0])

@@ -20,7 +20,7 @@ from voxcli.engines.placement import Wanted, needed_bytes, plan
 from voxcli.errors import VoxError
 
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
-VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors")
+VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors", "soundfile")
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
 MODELS_SHOWN = 5  # of a server
 DATA_BYTES = 10_000_000  # room for some ten thousand turns
@@ -35,6 +35,7 @@ class Finding:
     well: bool
     found: str
     mend: str = ""
+    blocks: bool = True  # whether what is not well keeps `once` from working, where it needs the thing
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _examined(probe: Probe) -> Check:
         finding = Finding(False, error.message, error.hint)
     if finding.well:
         return Check(probe.name, "ok", finding.found, "")
-    return Check(probe.name, "fail" if probe.needed else "warn", finding.found, finding.mend)
+    return Check(probe.name, "fail" if probe.needed and finding.blocks else "warn", finding.found, finding.mend)
 
 
 # --- Checks ------------------------------------------------------------------------------------
@@ -195,16 +196,18 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     return Finding(True, f"weights in {folder}" if folder else "installed; its weights are made ready on first use")
 
 
-def server(model: str, names: Sequence[str]) -> Finding:
-    """Check that a server which answered has the model.
+def server(model: str, names: Sequence[str], wrong: str = "") -> Finding:
+    """Check that a server which answered has the model, and computes it as it should.
 
     Args:
         model: its name; empty for the only one that the server has.
         names: of the models that it lists.
+        wrong: what is known to be wrong with the kind of server, in words.
     """
     shown = ", ".join(names[:MODELS_SHOWN]) or "no models"
     if model in names or (not model and len(names) == 1):
-        return Finding(True, f"it answers, with {model or shown}")
+        found = f"it answers, with {model or shown}"
+        return Finding(False, f"{found}; it is {wrong}", blocks=False) if wrong else Finding(True, found)
     wanted = f"not {model}" if model else "none is chosen"
     return Finding(False, f"it has {shown}; {wanted}", "choose one with --model NAME")
 

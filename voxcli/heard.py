@@ -1,24 +1,28 @@
-"""What was heard of a reply: a piece of its text, and where it lies in what the speaker plays.
+"""The spoken text of a reply: where its pieces lie in what the speaker plays, and which of them were played.
 
-Pure values. How far the speaker has played is known by the caller alone.
+Nothing here knows devices: the caller passes how far the speaker has played.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to its own samples
 
 _HAN_KANA = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"  # written without spaces
-_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # and what ends it
+_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # including the character that ends it
 
 
 @dataclass(frozen=True)
 class SpokenPiece:
-    """Where a piece of the reply lies in what the speaker plays, in seconds."""
+    """Where a piece of the reply lies in what the speaker plays, in seconds.
+
+    A piece without sound, such as an emoji or a rule, ends where it starts.
+    """
 
     text: str
     start: float
-    end: float  # infinite where it is not known
+    end: float  # infinite while it is not known
 
     def is_over(self, position: float) -> bool:
         return position >= self.end - ROUNDING_SECONDS
@@ -27,5 +31,54 @@ class SpokenPiece:
         """Return the words that were over when the speaker had played to `position`."""
         if self.is_over(position):
             return self.text
-        share = max(0.0, position - self.start) / (self.end - self.start)
+        if position <= self.start:
+            return ""
+        share = (position - self.start) / (self.end - self.start)
         return "".join(_WORD.findall(self.text[: int(share * len(self.text))]))
+
+
+class SpokenText:
+    """Records the pieces of one reply as they are handed to the speaker.
+
+    One thread hands the pieces over, another may ask at any time which were played. What was played never
+    includes what an interrupt or a failure kept from being played.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[SpokenPiece] = []
+        self._announced = 0  # pieces that newly_played() has returned
+        self._limit = math.inf  # position at which the speech was stopped
+
+    @property
+    def end(self) -> float | None:
+        """The position at which the last piece ends; None if there is no piece."""
+        return self._pieces[-1].end if self._pieces else None
+
+    def begin(self, piece: str, position: float) -> float:
+        """Add a piece whose length is not known yet, after the one before or at `position`; return its start."""
+        start = self._pieces[-1].end if self._pieces else position
+        self._pieces.append(SpokenPiece(piece, start, math.inf))
+        return start
+
+    def finish(self, end: float) -> None:
+        """Set the position at which the last piece ends."""
+        self._pieces[-1] = replace(self._pieces[-1], end=end)
+
+    def stop(self, position: float) -> None:
+        """Count nothing as played that lies beyond `position`: the speech was stopped there."""
+        self._limit = min(self._limit, position)
+
+    def text(self, position: float) -> str:
+        """Stop at `position`; return what was played, up to the last whole word."""
+        self.stop(position)
+        return "".join(piece.heard(self._limit) for piece in self._pieces)
+
+    def newly_played(self, position: float) -> list[str]:
+        """Return the pieces whose end the speaker has passed since the last call."""
+        passed = []
+        for piece in self._pieces[self._announced :]:
+            if not piece.is_over(min(position, self._limit)):
+                break
+            passed.append(piece.text)
+        self._announced += len(passed)
+        return passed

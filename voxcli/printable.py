@@ -1,7 +1,8 @@
-"""Anybody's text - names, prompts, replies - made safe for a terminal."""
+"""Anybody's text - names, prompts, replies, errors - made safe for a terminal."""
 
 import unicodedata
 
+ERROR_CHARACTERS = 200  # of somebody else's error, in a message of ours
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: control, format (bidi), surrogate, separators
 JOINERS = "\u200c\u200d"  # format characters that Persian, Indic scripts and emoji are written with
 
@@ -12,6 +13,12 @@ def printable(text: str, keep: str = "") -> str:
         char if char in keep or char in JOINERS or unicodedata.category(char) not in UNSAFE else _escaped(char)
         for char in text
     )
+
+
+def first_line(error: object, characters: int = ERROR_CHARACTERS) -> str:
+    """Return the first line of what an error says, or its type: shortened, and safe for a terminal."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0].strip())[:characters]
 
 
 def _escaped(char: str) -> str:

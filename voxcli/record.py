@@ -34,6 +34,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
             "samples": len(clip.samples),
             "sample_rate": clip.sample_rate,
             "seconds": round(clip.seconds, 4),
+            "damaged_seconds": round(clip.damaged_seconds, 3),
         },
         "engine": context.engine.name,
         "model": context.engine.model,

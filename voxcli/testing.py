@@ -56,6 +56,10 @@ class FakeSynthesizer:
     error: Exception | None = None
     said: list[str] = field(default_factory=list)
 
+    def wait_until_ready(self) -> None:
+        if self.error:
+            raise self.error
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         if self.error:
             raise self.error

@@ -6,23 +6,22 @@ either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.ui` re
 
                     deltas                pieces                  clips
     engine.reply() --------> PieceCutter -------> synthesize() --------> speaker.play()
-    generation thread                     speech thread                  device or file
+    caller's thread                       speech thread                  device or file
 
 `voxcli.testing` has a double of each protocol.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
-from queue import Empty, Queue, SimpleQueue
+from queue import Full, Queue
 from typing import Protocol, Self
 
 from voxcli.audio import AudioClip
 from voxcli.errors import VoxError
-from voxcli.heard import SpokenPiece
+from voxcli.heard import SpokenText
 from voxcli.sentences import PieceCutter, speakable
 from voxcli.session import Session, Turn, audio_placeholder
 
@@ -98,7 +97,11 @@ class Engine(Protocol):
 
 
 class Synthesizer(Protocol):
-    """Turns text into clips, in one voice."""
+    """Turns text into clips, in one voice. It makes itself ready in the background once it is opened."""
+
+    def wait_until_ready(self) -> None:
+        """Return when a first sentence takes no longer than others; raises what keeps the voice from speaking."""
+        ...
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]: ...
 
@@ -144,13 +147,6 @@ class ReplyDelta:
 
 
 @dataclass(frozen=True)
-class SentenceSpoken:
-    """A piece of the reply has been heard to its end; said when the next one is queued, or is over."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class SpeechFailed:
     """The voice or the speaker gave up; the reply goes on as text. At most once a turn."""
 
@@ -175,7 +171,7 @@ class TurnEnded:
     timings: Timings
 
 
-Event = ReplyDelta | SentenceSpoken | SpeechFailed | TurnEnded
+Event = ReplyDelta | SpeechFailed | TurnEnded
 
 
 def run_turn(
@@ -184,50 +180,46 @@ def run_turn(
     utterance: Utterance,
     interrupt: threading.Event,
     speech: SpeechOutput | None = None,
+    *,
+    spoken: SpokenText | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generator[Event, None, None]:
     """Run one turn; the last event is `TurnEnded`.
 
-    Whoever stops early closes the generator, which interrupts the turn. When it is exhausted, closed
-    or has raised, nothing of the turn runs on.
+    The reply is generated on the caller's thread, as the events are taken, and spoken on a thread of its own.
+    Close the generator to stop early; that interrupts the turn. Once it is exhausted, closed or has raised,
+    nothing of the turn is running.
 
     Args:
-        interrupt: fresh for this turn; set it to stop generation and speech. Nobody clears it, so
-            nothing of an old turn can revive.
+        interrupt: a fresh event for this turn; set it to stop generation and speech. It is never cleared, so
+            an old turn can't revive.
         speech: None for a reply that is only read.
-        clock: seconds, monotonic.
+        spoken: records where the pieces of the reply lie in what the speaker plays; another thread may ask it
+            meanwhile which of them were played.
+        clock: monotonic seconds.
 
     Raises:
-        VoxError: what the engine raised; the turn did not take place.
+        VoxError: raised by the engine; the turn did not take place.
     """
-    events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
     stopwatch = _Stopwatch(clock)
-    speaking = _Speaking(speech, interrupt, stopwatch, events.put) if speech else None
-    generation = _Generation(lambda: engine.reply(session, utterance, interrupt), stopwatch, speaking, events.put)
+    speaking = _Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
     try:
-        generation.start()
-        while (event := _next(events)) is not None:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
+        generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
+        with speaking or nullcontext(), closing(generation.deltas()) as deltas:
+            for delta in deltas:
+                yield ReplyDelta(delta)
+                if speaking:
+                    speaking.add(delta)
+                    yield from speaking.failures()
+        if speaking:
+            yield from speaking.failures()
     except BaseException:
         interrupt.set()
         raise
-    finally:
-        if generation.ident:
-            generation.join()
-    interrupted = interrupt.is_set()  # asked once: it may be set at any moment
-    reply = speaking.heard() if speaking and interrupted and not speaking.failed else generation.text
+    interrupted = interrupt.is_set()  # read once: it may be set at any moment
+    reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted)
     yield TurnEnded(turn, generation.report, stopwatch.timings())
-
-
-def _next(events: SimpleQueue[Event | BaseException | None]) -> Event | BaseException | None:
-    while True:
-        try:
-            return events.get(timeout=SIGNAL_SECONDS)
-        except Empty:
-            continue
 
 
 class _Stopwatch:
@@ -246,109 +238,101 @@ class _Stopwatch:
         return Timings(self._first.get("token"), self._first.get("audio"), self._clock() - self._started)
 
 
-class _Generation(threading.Thread):
-    """The thread that drives the engine; emits deltas, perhaps an error, and None when all is over."""
+class _Generation:
+    """A reply that is being generated: its text so far and, at the end, the engine's report."""
 
-    def __init__(
-        self,
-        reply: Callable[[], Generator[str, None, PassReport]],
-        stopwatch: _Stopwatch,
-        speaking: "_Speaking | None",
-        emit: Callable[[Event | BaseException | None], None],
-    ) -> None:
-        super().__init__(name="generation", daemon=True)
+    def __init__(self, reply: Generator[str, None, PassReport], stopwatch: _Stopwatch) -> None:
         self._reply = reply
         self._stopwatch = stopwatch
-        self._speaking = speaking
-        self._emit = emit
         self.text = ""
         self.report = PassReport(0, 0, 0, 0)
 
-    def run(self) -> None:
-        try:
-            with self._speaking or nullcontext(), closing(self._reported()) as deltas:
-                for delta in deltas:
-                    self._take(delta)
-        except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
-            self._emit(error)
-        self._emit(None)
+    def deltas(self) -> Generator[str, None, None]:
+        with closing(self._reported()) as deltas:
+            for delta in deltas:
+                self._stopwatch.note("token")
+                self.text += delta
+                yield delta
 
     def _reported(self) -> Generator[str, None, None]:
-        self.report = yield from self._reply()
-
-    def _take(self, delta: str) -> None:
-        self._stopwatch.note("token")
-        self.text += delta
-        self._emit(ReplyDelta(delta))
-        if self._speaking:
-            self._speaking.add(delta)
+        self.report = yield from self._reply
 
 
 class _Speaking(threading.Thread):
-    """The thread that speaks a reply while it is still being written; runs within its context."""
+    """Speaks a reply while it is being generated; the thread lives as long as its context."""
 
     def __init__(
-        self,
-        output: SpeechOutput,
-        interrupt: threading.Event,
-        stopwatch: _Stopwatch,
-        emit: Callable[[Event | BaseException], None],
+        self, output: SpeechOutput, interrupt: threading.Event, stopwatch: _Stopwatch, spoken: SpokenText
     ) -> None:
         super().__init__(name="speech", daemon=True)
         self._output = output
         self._interrupt = interrupt
         self._stopwatch = stopwatch
-        self._emit = emit
+        self._spoken = spoken
         self._cutter = PieceCutter()
         self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
-        self._spoken: list[SpokenPiece] = []
-        self._announced = 0  # pieces whose end was emitted
         self._closed = False  # the last piece was taken
-        self.failed = False
+        self._error: BaseException | None = None  # that ended the speech
+        self._is_reported = False
+        self.failed = False  # the voice or the speaker gave up
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        """Take what is left and return when it has been heard; after an error, fall silent."""
+        """Speak what is left and return when it was played; after an error, fall silent."""
         try:
             if error:
                 self._interrupt.set()
             for piece in self._cutter.flush():
-                self._pieces.put(piece)
+                self._put(piece)
         finally:
-            self._pieces.put(None)
-            self.join()
+            self._put(None)
+            while self.is_alive():
+                self.join(SIGNAL_SECONDS)
 
     def add(self, delta: str) -> None:
         """Take the next delta; blocks while the voice is too far behind."""
         for piece in self._cutter.feed(delta):
-            self._pieces.put(piece)
+            self._put(piece)
 
-    def heard(self) -> str:
-        """Return what was heard of a reply that was interrupted."""
-        position = self._output.speaker.position
-        return "".join(spoken.heard(position) for spoken in self._spoken)
+    def failures(self) -> Iterator[SpeechFailed]:
+        """Report once that the voice or the speaker gave up; raises what else ended the speech."""
+        if self._error is None or self._is_reported:
+            return
+        self._is_reported = True
+        if not isinstance(self._error, VoxError):
+            raise self._error
+        yield SpeechFailed(self._error)
+
+    def spoken_text(self) -> str:
+        """Return what was played of a reply that was interrupted."""
+        return self._spoken.text(self._output.speaker.position)
 
     def run(self) -> None:
         try:
-            for piece in self._pieces_to_say():
+            for piece in self._next_pieces():
                 self._say(piece)
-            for spoken in self._spoken:
-                self._output.speaker.wait(spoken.end, self._interrupt)
-                self._announce()
+            if (end := self._spoken.end) is not None:
+                self._output.speaker.wait(end, self._interrupt)
         except VoxError as error:
-            if not self._interrupt.is_set():  # else nobody waits for the rest
+            if not self._interrupt.is_set():  # otherwise nobody waits for the rest
                 self.failed = True
-                self._emit(SpeechFailed(error))
-        except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread, by run_turn
-            self._emit(error)
+                self._spoken.stop(self._output.speaker.position)
+                self._error = error
+        except BaseException as error:  # noqa: BLE001 - raised again by failures(), on the caller's thread
+            self._error = error
         finally:
-            for _ in self._pieces_to_say():  # or add() would block for ever
+            for _ in self._next_pieces():  # or add() would block for ever
                 pass
 
-    def _pieces_to_say(self) -> Iterator[str]:
+    def _put(self, piece: str | None) -> None:
+        while True:
+            with suppress(Full):
+                return self._pieces.put(piece, timeout=SIGNAL_SECONDS)
+
+    def _next_pieces(self) -> Iterator[str]:
         while not self._closed:
             piece = self._pieces.get()
             if piece is None:
@@ -357,24 +341,16 @@ class _Speaking(threading.Thread):
                 yield piece
 
     def _say(self, piece: str) -> None:
-        start = end = self._spoken[-1].end if self._spoken else self._output.speaker.position
-        self._spoken.append(SpokenPiece(piece, start, math.inf))  # how long the piece will be is not known yet
+        end = self._spoken.begin(piece, self._output.speaker.position)
         sentence = speakable(piece)
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
             if self._interrupt.is_set():
                 return
             self._stopwatch.note("audio")
             end = self._play(clip, end)
-        self._spoken[-1] = SpokenPiece(piece, start, end)
-        self._announce()
+        self._spoken.finish(end)
 
     def _play(self, clip: AudioClip, start: float) -> float:
         """Queue a clip; return the position at which it ends, or would have ended."""
         end = self._output.speaker.play(clip, self._interrupt)
         return start + clip.seconds if self._interrupt.is_set() else end
-
-    def _announce(self) -> None:
-        position = self._output.speaker.position
-        while self._announced < len(self._spoken) and self._spoken[self._announced].is_over(position):
-            self._emit(SentenceSpoken(self._spoken[self._announced].text))
-            self._announced += 1

@@ -5,11 +5,10 @@ set). It knows events and records, not how they came about.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +24,7 @@ from rich.progress import (
 )
 
 from voxcli.batch.tally import Status
-from voxcli.errors import VoxError
+from voxcli.output import Output
 from voxcli.printable import printable
 from voxcli.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
 
@@ -40,47 +39,6 @@ class View(Protocol):
     def abandon(self) -> None:
         """Leave a turn that failed: what is printed next begins a line of its own."""
         ...
-
-
-class Output:
-    """A stream that may close or fill up while a turn runs: the turn goes on, the failure is kept."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-
-    def write(self, text: str) -> None:
-        """Write text at once, to nowhere once writing has failed; escape what the encoding has no bytes for."""
-        encoding = self._stream.encoding or "utf-8"
-        try:
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self._stream.flush()
-        except OSError as error:
-            self.failure = error
-            discard(self._stream)
-
-    def write_dim(self, text: str) -> None:
-        """Write a line that stands beside what matters."""
-        self.write(f"\x1b[2m{text}\x1b[22m\n" if self._has_styles() else f"{text}\n")
-
-    def check(self) -> None:
-        """Raise VoxError if not all was written, unless it was the reader who had enough."""
-        if self.failure and not isinstance(self.failure, BrokenPipeError):
-            raise VoxError(
-                f"can't write the reply: {self.failure.strerror}", hint="look where standard output goes"
-            ) from self.failure
-
-    def _has_styles(self) -> bool:
-        if not self._stream.isatty() or os.environ.get("NO_COLOR"):
-            return False
-        return os.name == "posix" and os.environ.get("TERM") != "dumb"  # on Windows not every console has them
-
-
-def discard(stream: TextIO) -> None:
-    """Let what a broken stream still holds go nowhere, or the interpreter fails at its last flush."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 class TextView:

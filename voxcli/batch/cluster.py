@@ -1,8 +1,8 @@
 """A batch on a Ray cluster: actors that each load an engine once, and the jobs that are with them.
 
-Ray places the actors, starts one again elsewhere when its process or machine dies, and carries jobs and answers.
-Here is kept which job is with which actor: that of an actor that died goes to another, and a session's turns go to
-the actor that had the last one. What an actor does with a job is the business of `station.py`; nothing is known here
+Ray places the actors, and carries jobs and answers. Here an actor whose process or machine died is started again, and
+it is kept which job is with which actor: that of an actor that died goes to another, and a session's turns go to the
+actor that had the last one. What an actor does with a job is the business of `station.py`; nothing is known here
 of engines, recordings and files.
 
 Jobs and answers are pickled by Ray, among processes of the cluster alone.
@@ -18,13 +18,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from voxcli import __version__
 from voxcli.batch.desk import Desk, Job, Outcome
 from voxcli.batch.station import Answer, Ready, Setup, Station
 from voxcli.errors import ConfigError, VoxError, missing_extra
-from voxcli.printable import printable
+from voxcli.printable import first_line
 from voxcli.record import failure_of
 from voxcli.turn import Engine
 
@@ -32,8 +33,8 @@ CONNECT_SECONDS = 5.0
 TICK_SECONDS = 0.1  # between looks at whether the run is to stop
 PATIENCE_SECONDS = 30.0  # without any actor, before it is said again what is waited for
 ATTEMPTS = 3  # at an item whose actor dies each time; from the second on it is alone there, for it may be the cause
+START_ATTEMPTS = 3  # in a row, of an actor whose process dies while it loads, for lack of memory say
 CALLS_AT_ONCE = 4096  # to one actor; more than any asks for
-MESSAGE_CHARACTERS = 300  # of what Ray says
 
 Say = Callable[[str], None]
 
@@ -88,7 +89,7 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (RuntimeError, ValueError, OverflowError, OSError) as error:
         raise ConfigError(
-            f"no Ray cluster at {address!r} can be used: {_first_line(error)}",
+            f"no Ray cluster at {address!r} can be used: {first_line(error)}",
             hint="ray start --head on one machine, ray start --address HOST:6379 on the others; then --ray HOST:6379",
         ) from error
     try:
@@ -110,9 +111,10 @@ def _knock(address: str) -> None:
 
 @dataclass(eq=False)
 class _Seat:
-    """An actor, from its first start to the end of the run."""
+    """A place for an actor, from its first start to the end of the run."""
 
     actor: Any
+    failed_starts: int = 0  # since it was ready
     ready: Ready | None = None  # None: it is starting, for the first time or again
     is_lost: bool = False  # it starts no more
     calls: int = 0  # jobs that are there
@@ -157,12 +159,13 @@ class Crew:
         actor_class = ray.remote(AnsweringActor).options(
             num_cpus=1,
             num_gpus=gpus,
-            max_restarts=-1,
+            max_restarts=0,  # Ray would start one that dies while it loads again and again
             max_task_retries=0,  # a job goes to another actor at once, instead of waiting for this one to be back
             max_concurrency=CALLS_AT_ONCE,
             scheduling_strategy="SPREAD",
         )
-        self._seats = [_Seat(actor_class.remote(setup)) for _ in range(min(workers, items))]
+        self._start = partial(actor_class.remote, setup)
+        self._seats = [_Seat(self._start()) for _ in range(min(workers, items))]
         self._calls: dict[Any, _Call] = {}  # by Ray's reference to the answer
         self._homes: dict[str, _Seat] = {}  # of sessions
         self._returned: deque[Job] = deque()  # by actors that died; each runs alone, when an actor has nothing to do
@@ -229,8 +232,16 @@ class Crew:
         self._calls[seat.actor.answer.remote(job)] = _Call(seat, job)
 
     def _ask_whether_ready(self, seat: _Seat) -> None:
-        """Have Ray ask until the actor is there, wherever and whenever that is."""
-        self._calls[seat.actor.ready.options(max_task_retries=-1).remote()] = _Call(seat, None)
+        """Have Ray answer when the actor is there, wherever and whenever that is."""
+        self._calls[seat.actor.ready.remote()] = _Call(seat, None)
+
+    def _start_again(self, seat: _Seat) -> None:
+        """Put a new actor in the place of one that is gone, or can't be reached."""
+        import ray
+
+        ray.kill(seat.actor)
+        seat.actor = self._start()
+        self._ask_whether_ready(seat)
 
     def _settle(self, reference: Any, report: Callable[[Outcome], None]) -> None:
         """Take what a call has come to."""
@@ -241,12 +252,12 @@ class Crew:
         try:
             value = ray.get(reference)
         except RayTaskError as error:  # raised by our own code there
-            raise VoxError(f"a worker failed: {_first_line(error.cause)}", hint="please report it") from error
+            raise VoxError(f"a worker failed: {first_line(error.cause)}", hint="please report it") from error
         except RayError as error:
             if call.job:
                 self._lose(call.seat, call.job, error, report)
             else:
-                self._leave_out(call.seat, VoxError(f"a worker can't be started: {_first_line(error)}"))
+                self._on_failed_start(call.seat, error)
             return
         if call.job is None:
             self._welcome(call.seat, value)
@@ -266,7 +277,19 @@ class Crew:
             for notice in said.notices:
                 self._say_once(notice)
             self._say(f"worker on {said.host}: {said.name} engine, ready in {said.load_seconds:.1f} s")
-            seat.ready = said
+            seat.ready, seat.failed_starts = said, 0
+
+    def _on_failed_start(self, seat: _Seat, error: Exception) -> None:
+        """Start an actor again that died while it loaded, unless that was the last attempt."""
+        seat.failed_starts += 1
+        if seat.failed_starts < START_ATTEMPTS:
+            self._say_once(f"a worker died while it loaded its engine; it is started again: {first_line(error)}")
+            self._start_again(seat)
+            return
+        why = f"a worker died {START_ATTEMPTS} times while it loaded its engine: {first_line(error)}"
+        self._leave_out(
+            seat, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N")
+        )
 
     def _lose(self, seat: _Seat, job: Job, error: Exception, report: Callable[[Outcome], None]) -> None:
         """Take a job back from an actor that is gone, or can't be reached."""
@@ -277,12 +300,12 @@ class Crew:
             seat.ready = None
             self._displaced.extend(seat.waiting)
             seat.waiting.clear()
-            self._ask_whether_ready(seat)
+            self._start_again(seat)
         self._deaths[job.item.id] += 1
         if self._deaths[job.item.id] < ATTEMPTS:
             self._returned.append(job)
             return
-        item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {_first_line(error)}")
+        item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {first_line(error)}")
         named = cast("Engine", ready or _NoEngine())  # of an engine, a record has the names alone
         record = failure_of(why, named, path=item.path, prompt=item.prompt, session=item.session)
         report(Outcome(job, {"id": item.id, **record}, None))
@@ -328,8 +351,3 @@ def _measured(size: Size, there: dict[str, float]) -> tuple[int, float]:
         f"{there.get('CPU', 0):g} CPUs",
         hint="--gpus-per-worker 0 runs without; --workers N waits for N workers, where the cluster grows by itself",
     )
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[0])[:MESSAGE_CHARACTERS]

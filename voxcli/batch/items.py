@@ -20,8 +20,14 @@ from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
 # Of the formats that `voxcli.decode` knows. In a folder only these are taken: notes and lists may lie there too.
-SUFFIXES = frozenset({".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3"})
-SUFFIXES |= {".mp4", ".oga", ".ogg", ".opus", ".snd", ".wav", ".webm"}
+SUFFIXES = frozenset(
+    (
+        *(".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi", ".caf"),
+        *(".flac", ".flv", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg"),
+        *(".oga", ".ogg", ".ogv", ".opus", ".qcp", ".snd", ".sph", ".spx", ".tta", ".voc", ".w64", ".wav", ".weba"),
+        *(".webm", ".wma", ".wmv", ".wv"),
+    )
+)
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 LIST_MEMORY_BYTES = 1 << 24  # of a list on standard input; what is more goes to a temporary file
 BOM = b"\xef\xbb\xbf"

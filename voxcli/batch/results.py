@@ -32,6 +32,7 @@ from voxcli.paths import owner_only
 from voxcli.session import Turn
 
 BEGINNING = b'{"id": '  # of every record
+CLOSED = -1  # in place of a descriptor
 LINE_BYTES = 1 << 26  # a longer line is none of ours
 LOCKED_BYTE = 1 << 62  # on Windows, where a locked byte can't be read by others
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of a file system that has none, such as some of clusters
@@ -57,13 +58,13 @@ class Results:
                 run writes to it, or it can't be written.
         """
         self._path = path
-        with _foreign_errors(path):
-            self._descriptor = _opened(path)
+        self._descriptor = CLOSED
         try:
             with _foreign_errors(path):
+                self._descriptor = _opened(path)
                 self._begin(resume, retry_failed, count)
         except BaseException:
-            os.close(self._descriptor)
+            self._release()
             raise
 
     def __enter__(self) -> Self:
@@ -73,12 +74,12 @@ class Results:
         self.close()
 
     def close(self) -> None:
-        """Close the file, and with it the lock; what was written is on the disk."""
+        """Close the file, and with it the lock; what was written is on the disk. May be called again."""
         try:
-            if self._is_regular:
+            if self._descriptor != CLOSED and self._is_regular:
                 os.fsync(self._descriptor)
         finally:
-            os.close(self._descriptor)
+            self._release()
 
     def __len__(self) -> int:
         """Return how many items earlier runs have finished."""
@@ -182,8 +183,9 @@ class Results:
     def _keep(self, offsets: "array[int]") -> None:
         """Put a file with these records alone in this one's place, and let `offsets` be those in it."""
         part = self._path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
+        descriptor = _opened(part)  # locked before it has the name, or another run could lock it first
         try:
-            with self._reader() as old, open(part, "xb", opener=owner_only) as new:
+            with self._reader() as old, open(descriptor, "wb", closefd=False) as new:
                 for index, offset in enumerate(offsets):
                     old.seek(offset)
                     offsets[index] = new.tell()
@@ -191,16 +193,31 @@ class Results:
                 new.flush()
                 os.fsync(new.fileno())
                 self._size = new.tell()
-            if sys.platform == "win32":  # which replaces no open file
-                os.close(self._descriptor)
-                part.replace(self._path)
+            if sys.platform == "win32":
+                os.close(descriptor)
+                descriptor = CLOSED
+                descriptor = self._replaced_on_windows(part)
             else:
                 part.replace(self._path)
-                os.close(self._descriptor)
         except BaseException:
+            if descriptor != CLOSED:
+                os.close(descriptor)
             part.unlink(missing_ok=True)
             raise
-        self._descriptor = _opened(self._path)
+        self._release()
+        self._descriptor = descriptor
+
+    def _replaced_on_windows(self, part: Path) -> int:
+        """Put a file in this one's place, where only closed files can be; return its descriptor."""
+        self._release()
+        part.replace(self._path)
+        return _opened(self._path)
+
+    def _release(self) -> None:
+        """Close the descriptor, once: its number may be another file's by then."""
+        descriptor, self._descriptor = self._descriptor, CLOSED
+        if descriptor != CLOSED:
+            os.close(descriptor)
 
     def _reader(self) -> BinaryIO:
         return self._path.open("rb")

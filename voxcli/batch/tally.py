@@ -4,6 +4,8 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+from voxcli.percentiles import percentile
+
 
 @dataclass
 class Failures:
@@ -49,8 +51,7 @@ class Tally:
 
     def first_token_seconds(self, share: float) -> float | None:
         """Return the time in which this share of the replies began, by nearest rank; None if none did."""
-        seconds = sorted(self._first_token_seconds)
-        return seconds[max(0, -int(-share * len(seconds) // 1) - 1)] if seconds else None
+        return percentile(self._first_token_seconds, share)
 
 
 @dataclass(frozen=True)

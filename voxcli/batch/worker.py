@@ -154,6 +154,9 @@ class _OneAtATime:
         self._synthesizer = synthesizer
         self._lock = threading.Lock()
 
+    def wait_until_ready(self) -> None:
+        self._synthesizer.wait_until_ready()
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         with self._lock:
             yield from self._synthesizer.synthesize(sentence)

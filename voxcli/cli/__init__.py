@@ -1,11 +1,10 @@
-"""The command line: read flags, build the parts, run, exit code; no logic.
+"""The command line: parses flags, calls `voxcli.app`, maps errors to exit codes.
 
 Nothing heavy is imported before a command needs it: commands import inside their functions.
 """
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -14,15 +13,14 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from voxcli import __version__
-from voxcli.cli import bench, config, models, sessions
+from voxcli.cli import config, models, sessions
 from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat
-from voxcli.cli.common import INTERRUPTED, VerboseFlag, report
+from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
-from voxcli.errors import VoxError
 
 
 class _Root(TyperGroup):
@@ -38,24 +36,7 @@ class _Root(TyperGroup):
         except (typer.Exit, TyperException):  # exits and usage errors: Typer's to print
             raise
         except Exception as error:  # the one place that prints errors
-            raise typer.Exit(_told(error, verbose="verbose" in ctx.meta)) from error
-
-
-def _told(error: Exception, *, verbose: bool) -> int:
-    """Report an error and return the exit code; say nothing if whoever read the output had enough of it."""
-    if isinstance(error, OSError) and _is_of_output(error):
-        from voxcli.ui import discard
-
-        discard(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            return 0
-        error = VoxError(f"can't write the output: {error.strerror}", hint="look where standard output goes")
-    return report(error, verbose=verbose)
-
-
-def _is_of_output(error: OSError) -> bool:
-    """Tell whether an error was raised where a command printed; from anywhere else it would be a bug."""
-    return any(frame.f_code is typer.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+            raise typer.Exit(report(error, verbose="verbose" in ctx.meta)) from error
 
 
 app = typer.Typer(
@@ -73,12 +54,11 @@ app.command()(voices)
 app.command()(devices)
 app.add_typer(config.app, name="config")
 app.command()(doctor)
-app.add_typer(bench.app, name="bench")
 
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"voxcli {__version__}")
+        print_text(f"voxcli {__version__}")
         raise typer.Exit
 
 

@@ -1,5 +1,6 @@
-"""What the commands share: flags, notes on stderr, Ctrl-C, and how an error is told."""
+"""What the commands share: flags, printing, errors, Ctrl-C."""
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from voxcli.errors import VoxError
+from voxcli.errors import ConfigError, VoxError
+from voxcli.output import Output
 from voxcli.printable import printable
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
@@ -56,6 +58,10 @@ QuantizeFlag = Annotated[
         "--quantize", metavar="auto|none|int8|int4|fp8", help="Format of the voxtral engine's large matrices."
     ),
 ]
+TemperatureFlag = Annotated[
+    str | None,
+    typer.Option("--temperature", metavar="auto|N", help="How freely words are chosen; 0: the likeliest each time."),
+]
 InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="What the model is told about how to answer.")
 ]
@@ -64,19 +70,27 @@ VoiceFlag = Annotated[
 ]
 
 
+def print_text(text: str, end: str = "\n") -> None:
+    """Print text on stdout; end the program where its reader has had enough.
+
+    Raises:
+        VoxError: the text can't be written.
+    """
+    out = Output(sys.stdout)
+    out.write(text + end)
+    out.check("the output")
+    if out.is_closed:
+        raise typer.Exit
+
+
+def print_json(value: Any) -> None:
+    """Print a value on stdout as one line of JSON."""
+    print_text(json.dumps(value))
+
+
 def note(text: str) -> None:
-    """Say something beside the output: on stderr, dim where that is a terminal."""
-    _tell(printable(text), dim=not os.environ.get("NO_COLOR"))
-
-
-def _tell(text: str, *, dim: bool = False) -> None:
-    """Print a line on stderr; that nobody can read it is no reason to stop, nor for another exit code."""
-    try:
-        typer.secho(text, err=True, dim=dim)
-    except OSError:
-        from voxcli.ui import discard
-
-        discard(sys.stderr)
+    """Print a line beside the output: on stderr, dim on a terminal."""
+    Output(sys.stderr).write_dim(printable(text))
 
 
 def given(**flags: Any) -> dict[str, Any]:
@@ -86,15 +100,35 @@ def given(**flags: Any) -> dict[str, Any]:
 
 def report(error: Exception, *, verbose: bool) -> int:
     """Print an error in one line and its hint in a second; return the exit code."""
-    if verbose:
-        _tell(printable("".join(traceback.format_exception(error)).rstrip(), keep="\n"))
+    lines = [printable("".join(traceback.format_exception(error)).rstrip(), keep="\n")] if verbose else []
     known = isinstance(error, VoxError)
     message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
     hint = error.hint if isinstance(error, VoxError) else "please report it with what --verbose shows"
-    _tell(f"voxcli: {printable(message)}")
-    if hint:
-        _tell(f"  {printable(hint)}")
+    lines += [f"voxcli: {printable(message)}", *([f"  {printable(hint)}"] if hint else [])]
+    Output(sys.stderr).write("".join(f"{line}\n" for line in lines))
     return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code
+
+
+def write_private(path: Path, text: str, *, overwrite: bool, option: str) -> None:
+    """Write a file that only its owner can read; make missing folders that only their owner can enter.
+
+    Args:
+        option: names the file on the command line.
+
+    Raises:
+        ConfigError: the file exists and is not to be overwritten, or can't be written.
+    """
+    from voxcli.paths import owner_only
+
+    try:
+        for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+            folder.mkdir(mode=0o700)
+        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists", hint="add --force to write over it") from error
+    except OSError as error:
+        raise ConfigError(f"can't write {path}: {error.strerror}", hint=f"choose another {option} FILE") from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given
+from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given, print_json, print_text
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
@@ -63,22 +63,20 @@ def devices(
 
 
 def _list(*, as_json: bool) -> None:
-    import json
-
     from voxcli.live.devices import input_devices, output_devices
 
     found = {"inputs": input_devices(), "outputs": output_devices()}
     if as_json:
-        typer.echo(json.dumps({kind: [_row(device) for device in listed] for kind, listed in found.items()}))
+        print_json({kind: [_row(device) for device in listed] for kind, listed in found.items()})
         return
     width = max((len(printable(device.name)) for listed in found.values() for device in listed), default=0)
     for kind, listed in found.items():
-        typer.echo(f"{kind}:" if listed else f"{kind}: none")
+        print_text(f"{kind}:" if listed else f"{kind}: none")
         for device in listed:
             mark = "*" if device.is_default else " "
             name = printable(device.name).ljust(width)
             about = f"{device.channels:>3} channels  {device.sample_rate:>6} Hz  {printable(device.host_api)}"
-            typer.echo(f" {mark}{device.index:>3}  {name}  {about}")
+            print_text(f" {mark}{device.index:>3}  {name}  {about}")
 
 
 def _row(device: "Device") -> dict[str, object]:
@@ -106,23 +104,20 @@ def _meter(settings: "Settings", seconds: float | None, *, as_json: bool) -> Non
         for level in islice(levels(microphone, every), count):
             _show(level, as_json=as_json, redrawn=redrawn)
     if redrawn:
-        typer.echo()
+        print_text("")
 
 
 def _show(level: "Level", *, as_json: bool, redrawn: bool) -> None:
-    import json
-
     if as_json:
-        typer.echo(json.dumps({"level_dbfs": round(level.dbfs, 1), "peak_dbfs": round(level.peak_dbfs, 1)}))
+        print_json({"level_dbfs": round(level.dbfs, 1), "peak_dbfs": round(level.peak_dbfs, 1)})
         return
     filled = round(max(0.0, 1 + level.dbfs / METER_DBFS) * METER_WIDTH)
     bar = ("#" * filled).ljust(METER_WIDTH)
     line = f"[{bar}] {level.dbfs:6.1f} dBFS, peak {level.peak_dbfs:6.1f}"
-    typer.echo(f"\r{line}" if redrawn else line, nl=not redrawn)
+    print_text(f"\r{line}" if redrawn else line, "" if redrawn else "\n")
 
 
 def _loopback(settings: "Settings", *, as_json: bool) -> None:
-    import json
     from importlib.util import find_spec
 
     from voxcli.live.devices import find_device
@@ -139,12 +134,12 @@ def _loopback(settings: "Settings", *, as_json: bool) -> None:
         record = {"input": heard.name, "output": speaker.device.name, "canceller": canceller, "advice": advice}
         measured = {"delay_ms": found.delay_ms, "echo_db": found.echo_db, "noise_dbfs": found.noise_dbfs}
         rounded = {name: None if value is None else round(value, 1) for name, value in measured.items()}
-        typer.echo(json.dumps(record | rounded))
+        print_json(record | rounded)
         return
     if found.delay_ms is None or found.echo_db is None:
-        typer.echo("echo:   none; the microphone does not hear the loudspeaker")
+        print_text("echo:   none; the microphone does not hear the loudspeaker")
     else:
-        typer.echo(f"delay:  {found.delay_ms:.0f} ms from the loudspeaker to the microphone")
-        typer.echo(f"echo:   {found.echo_db:.1f} dB of what is played comes back")
-    typer.echo(f"noise:  {found.noise_dbfs:.1f} dBFS")
-    typer.echo(f"advice: {advice}: {ADVICE[advice]}")
+        print_text(f"delay:  {found.delay_ms:.0f} ms from the loudspeaker to the microphone")
+        print_text(f"echo:   {found.echo_db:.1f} dB of what is played comes back")
+    print_text(f"noise:  {found.noise_dbfs:.1f} dBFS")
+    print_text(f"advice: {advice}: {ADVICE[advice]}")

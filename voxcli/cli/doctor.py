@@ -1,12 +1,8 @@
 """`voxcli doctor`: whether `voxcli once` would work here, and what mends what would not."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,14 +18,13 @@ from voxcli.cli.common import (
     VerboseFlag,
     VoiceFlag,
     given,
+    print_json,
+    print_text,
 )
-from voxcli.errors import VoxError
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.config import Settings
-    from voxcli.doctor import Check, Finding, Probe
-    from voxcli.engines.hardware import Hardware
+    from voxcli.doctor import Check
 
 MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
 ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -48,6 +43,7 @@ def doctor(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
+    from voxcli.app.doctor import probes
     from voxcli.doctor import examine, would_work
 
     flags = given(
@@ -59,13 +55,13 @@ def doctor(
         instructions=instructions,
         voice=voice,
     )
-    checks = examine(_probes(config, flags))
+    checks = examine(probes(config, flags))
     well = would_work(checks)
     if json_:
-        typer.echo(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}))
+        print_json({"ok": well, "checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            typer.echo(_line(check, sys.stdout.encoding or "ascii"))
+            print_text(_line(check, sys.stdout.encoding or "ascii"))
     raise typer.Exit(0 if well else 1)
 
 
@@ -75,168 +71,3 @@ def _line(check: "Check", encoding: str) -> str:
     mend = f" -> {check.mend}" if check.mend else ""
     line = printable(f"{mark} {check.name:<11} {check.found}{mend}")
     return line.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _probes(config: Path | None, flags: dict[str, Any]) -> "Iterator[Probe]":
-    from voxcli import doctor as checks
-    from voxcli.cli.parts import load_settings
-    from voxcli.config import Settings
-    from voxcli.doctor import Probe
-    from voxcli.errors import ConfigError
-    from voxcli.paths import config_file, data_folder
-
-    def settings_file() -> "Finding":
-        load_settings(config, flags)
-        path = config or config_file()
-        return checks.settings_file(path, path.exists())
-
-    try:
-        settings = load_settings(config, flags)
-    except ConfigError:
-        settings = Settings()  # its own line says so; the others tell of the defaults
-    yield Probe("python", lambda: checks.python(sys.version_info[:3]))
-    yield Probe("settings", settings_file)
-    yield from _engine_probes(settings)
-    yield Probe("devices", _devices, needed=False)
-    yield Probe("voice", lambda: _voice(settings), needed=False)
-    yield Probe("data", lambda: checks.folder(data_folder(), checks.DATA_BYTES), needed=False)
-    yield Probe("permissions", lambda: checks.permissions(data_folder()), needed=False)
-
-
-def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
-    from voxcli import doctor as checks
-    from voxcli.doctor import Probe
-    from voxcli.engines import weights
-    from voxcli.engines.choice import looks_like_gpu, why_not_voxtral
-    from voxcli.paths import cache_folder
-
-    cache = cache_folder()
-    prepared = weights.prepared(cache)
-    missing = checks.missing_packages(checks.EMBEDDED_PACKAGES) + ([] if prepared else weights.missing_packages())
-    here = _located(settings.model)
-    hardware = _hardware(settings.device)
-    memory = _memory_check(settings, hardware, here)
-    why_not = why_not_voxtral(settings.device) or _why_not(memory)
-    used = checks.engine_in_use(settings.engine, why_not, here)
-    voxtral = used == "voxtral"
-    lacking = checks.missing_packages(checks.VOXTRAL_PACKAGES)
-
-    yield Probe("engine", lambda: checks.engine(settings.engine, used, why_not))
-    if used == "remote":
-        yield Probe("server", lambda: _server(settings))
-    yield Probe(
-        "torch", lambda: checks.torch_device(hardware, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
-    )
-    if memory:
-        yield Probe("memory", memory, voxtral)
-    yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
-    yield Probe("embedded", lambda: _embedded(prepared, missing), used == "embedded")
-    needed_bytes = 0 if prepared else weights.TOTAL_BYTES
-    yield Probe("cache", lambda: checks.folder(cache, needed_bytes), used == "embedded" and not prepared)
-
-
-def _hardware(device: str) -> "Hardware | None":
-    """Return what torch finds; None without torch."""
-    from voxcli.engines.hardware import look
-    from voxcli.errors import ModelError
-
-    try:
-        return look(device)
-    except ModelError:
-        return None
-
-
-def _memory_check(
-    settings: "Settings", hardware: "Hardware | None", here: Path | None
-) -> "Callable[[], Finding] | None":
-    """Return the check that the model fits; None where there is no torch, or its size is not known."""
-    from voxcli import doctor as checks
-    from voxcli.engines.choice import demand_here
-    from voxcli.engines.placement import Wanted
-
-    if hardware is None:
-        return None
-    wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, settings.reply.max_tokens)
-    try:
-        needs = demand_here(settings.model, here)
-    except VoxError:  # the line about the checkpoint tells why
-        return None
-    return partial(checks.memory, hardware, wanted, needs) if needs else None
-
-
-def _why_not(check: "Callable[[], Finding] | None") -> str:
-    try:
-        if check:
-            check()
-    except VoxError as error:
-        return error.message
-    return ""
-
-
-def _server(settings: "Settings") -> "Finding":
-    """Ask the server for its models: nothing is generated."""
-    from voxcli import doctor as checks
-    from voxcli.cli.parts import engine_options
-    from voxcli.engines.choice import find_server
-
-    server = find_server(engine_options(settings).remote, settings.remote.url)
-    from voxcli.engines.remote import list_models
-
-    return checks.server(settings.remote.model, list_models(server))
-
-
-def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
-    from voxcli import doctor as checks
-    from voxcli.engines import embedded, weights
-
-    if not missing:
-        embedded.check_libraries()
-    return checks.embedded(prepared, missing, weights.INSTALL)
-
-
-def _located(model: str) -> Path | None:
-    from voxcli.engines import checkpoints
-    from voxcli.errors import ModelError
-
-    try:
-        return checkpoints.locate(model)
-    except ModelError:
-        return None  # the line about the checkpoint tells why
-
-
-def _checkpoint(model: str) -> "Finding":
-    from voxcli import doctor as checks
-    from voxcli.engines import checkpoints
-
-    here = checkpoints.locate(model)
-    name = checkpoints.resolve(model)
-    size = next((known.bytes for known in checkpoints.KNOWN.values() if known.repo_id == name), 0)
-    try:
-        hub = checkpoints.Hub().folder()
-    except ImportError:  # the line about torch names the package
-        hub = Path.home()
-    return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)
-
-
-def _devices() -> "Finding":
-    from voxcli import doctor as checks
-    from voxcli.live.devices import input_devices, output_devices
-
-    names = [
-        [device.name for device in sorted(devices, key=lambda device: not device.is_default)]
-        for devices in (output_devices(), input_devices())
-    ]
-    return checks.devices(*names)
-
-
-def _voice(settings: "Settings") -> "Finding":
-    """Let the voice say a word: a voice that is listed may still not speak."""
-    from voxcli import doctor as checks
-    from voxcli.speech.voices import open_synthesizer
-
-    speech = settings.speech
-    with open_synthesizer(
-        settings.voice, words_per_minute=speech.words_per_minute, timeout_seconds=speech.timeout_seconds
-    ) as synthesizer:
-        seconds = sum(clip.seconds for clip in synthesizer.synthesize("Ready."))
-    return checks.voice(settings.voice, seconds)

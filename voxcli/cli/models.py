@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from voxcli.cli.common import JsonFlag, note
+from voxcli.cli.common import JsonFlag, note, print_json, print_text
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
@@ -29,19 +29,17 @@ class Row(TypedDict):
 @app.command("list")
 def list_models(json_output: JsonFlag = False) -> None:
     """List the models that have a short name, and every other Voxtral that is here."""
-    import json
-
     from voxcli.engines import checkpoints
 
     rows = [_embedded_row(), *(_checkpoint_row(model) for model in checkpoints.listed())]
     if json_output:
-        typer.echo(json.dumps({"models": rows}))
+        print_json({"models": rows})
         return
     table = [("NAME", "ID", "SIZE", "WHERE"), *((row["name"], row["id"], _size(row), _where(row)) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(3)]
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        typer.echo(printable("  ".join([*cells, line[3]])))
+        print_text(printable("  ".join([*cells, line[3]])))
 
 
 @app.command("pull")
@@ -62,7 +60,7 @@ def pull(
         note(f"fetching {printable(str(checkpoints.resolve(model)))}")
         with download_progress() as show:
             folder = checkpoints.fetch(model, show)
-    typer.echo(folder)
+    print_text(str(folder))
 
 
 def _embedded_row() -> Row:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import JsonFlag, note
+from voxcli.cli.common import JsonFlag, note, print_json, print_text, write_private
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def list_sessions(json_: JsonFlag = False) -> None:
     with _store() as store:
         summaries = store.summaries()
     if json_:
-        typer.echo(json.dumps({"sessions": [transcript.summary_as_json(each) for each in summaries]}))
+        print_json({"sessions": [transcript.summary_as_json(each) for each in summaries]})
     elif summaries:
-        typer.echo(transcript.as_list(summaries))
+        print_text(transcript.as_list(summaries))
     else:
         note("no sessions yet; `voxcli once FILE --session NAME` begins one")
 
@@ -45,7 +45,10 @@ def show(name: NameArgument, json_: JsonFlag = False) -> None:
 
     with _store() as store:
         stored = _found(store, name)
-    typer.echo(json.dumps(transcript.as_json(stored)) if json_ else transcript.as_text(stored))
+    if json_:
+        print_json(transcript.as_json(stored))
+    else:
+        print_text(transcript.as_text(stored))
 
 
 @app.command()
@@ -67,9 +70,9 @@ def export(
     else:
         text = json.dumps(transcript.as_json(stored), indent=2) + "\n"
     if output is None or str(output) == "-":
-        typer.echo(text, nl=False)
+        print_text(text, end="")
     else:
-        _write_private(output, text, overwrite=force)
+        write_private(output, text, overwrite=force, option="--output")
 
 
 @app.command()
@@ -110,22 +113,3 @@ def _found(store: "Store", name: str) -> "StoredSession":
         hint = f"did you mean {', '.join(map(repr, nearest))}?" if nearest else "voxcli sessions list shows them all"
         raise ConfigError(f"there is no session named {name!r}", hint=hint)
     return stored
-
-
-def _write_private(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a file that only its owner can read.
-
-    Raises:
-        ConfigError: it exists, and is not to be overwritten.
-        StoreError: it can't be written.
-    """
-    from voxcli.errors import ConfigError, StoreError
-    from voxcli.paths import owner_only
-
-    try:
-        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigError(f"{path} exists", hint="add --force to write over it") from error
-    except OSError as error:
-        raise StoreError(f"{path} can't be written: {error.strerror}", hint="choose another --output") from error

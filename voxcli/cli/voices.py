@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, VoiceFlag, given, note
+from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, VoiceFlag, given, note, print_json, print_text
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.printable import printable
 
@@ -41,8 +41,6 @@ def voices(
 
 
 def _list(*, as_json: bool) -> None:
-    import json
-
     found = _found()
     if as_json:
         rows = [
@@ -55,11 +53,11 @@ def _list(*, as_json: bool) -> None:
             }
             for voice in found
         ]
-        typer.echo(json.dumps({"voices": rows}))
+        print_json({"voices": rows})
         return
     width = max(len(voice.setting) for voice in found)
     for voice in found:
-        typer.echo(printable(f"{voice.setting.ljust(width)}  {', '.join(voice.languages)}"))
+        print_text(printable(f"{voice.setting.ljust(width)}  {', '.join(voice.languages)}"))
 
 
 def _found() -> "list[Voice]":
@@ -77,19 +75,12 @@ def _found() -> "list[Voice]":
 
 
 def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -> None:
-    import json
     import threading
 
-    from voxcli.speech.voices import open_synthesizer, say
+    from voxcli.app.parts import open_voice
+    from voxcli.speech.voices import say
 
-    with (
-        _speaker(save) as speaker,
-        open_synthesizer(
-            settings.voice,
-            words_per_minute=settings.speech.words_per_minute,
-            timeout_seconds=settings.speech.timeout_seconds,
-        ) as synthesizer,
-    ):
+    with _speaker(save) as speaker, open_voice(settings) as synthesizer:
         started = speaker.position
         said = say(text, synthesizer, speaker, threading.Event())
         seconds = speaker.position - started
@@ -97,9 +88,9 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
         raise ConfigError(f"there is nothing to say in {text!r}")
     path = str(save) if save else None
     if as_json:
-        typer.echo(json.dumps({"voice": settings.voice, "said": said, "seconds": round(seconds, 3), "path": path}))
+        print_json({"voice": settings.voice, "said": said, "seconds": round(seconds, 3), "path": path})
     elif path:
-        typer.echo(printable(path))
+        print_text(printable(path))
 
 
 def _speaker(save: Path | None) -> "AbstractContextManager[Speaker]":

@@ -117,10 +117,8 @@ def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -
     and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
     """
     extent = start + count
-    if (start or kernel is not fused) and not has_flash(like.device):
-        compute = _by_rows(start, count, like, kernel)
-    else:
-        compute = _in_one_kernel(start, count)
+    by_rows = (start or kernel is not fused) and not has_flash(like.device)
+    compute = _by_rows(start, count, like, kernel) if by_rows else _in_one_kernel(start, count)
 
     def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         keys, values = stored[:, :, :extent]

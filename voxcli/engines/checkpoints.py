@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxcli.engines import kinds
 from voxcli.engines.counted_file import CountedFile
 from voxcli.engines.hub_errors import again, foreign_errors, translated
 from voxcli.errors import ModelError, missing_extra
 
-MODEL_TYPE = "voxtral"  # of config.json; "voxtral_realtime" only transcribes
 INDEX = "model.safetensors.index.json"
 # A whole checkpoint has one file of each line, beside its weights.
 ONE_OF_EACH = (
@@ -38,7 +38,6 @@ SMALL_FILES = {
     INDEX,
     *(name for names in ONE_OF_EACH for name in names),
 }
-WEIGHTS = re.compile(r"model(-[\w-]+)?\.safetensors")  # not `consolidated.safetensors`: the same weights once more
 HUB_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*(?<![-.])(?<!\.git)", re.ASCII)  # as huggingface_hub has it
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SPARE_BYTES = 200_000_000  # what a download leaves free for everyone else
@@ -97,17 +96,17 @@ class Listed:
 
 
 def resolve(model: str) -> str | Path:
-    """Return what a model's name means: a folder that exists, else the id that a short name stands for, else an id.
+    """Return what a model's name means: the id that a short name stands for, else a folder that exists, else an id.
 
     Raises:
-        ModelError: neither a folder, nor a short name, nor of the form OWNER/NAME.
+        ModelError: neither a short name, nor a folder, nor of the form OWNER/NAME.
     """
+    if model in KNOWN:
+        return KNOWN[model].repo_id
     if folder := _existing(model):
         if folder.is_dir():
             return folder
         raise ModelError(f"{model} is a file", hint="name the folder that the checkpoint's config.json lies in")
-    if model in KNOWN:
-        return KNOWN[model].repo_id
     if HUB_ID.fullmatch(model) and len(model) <= 96:
         return model
     if re.search(r"^[.~/]|\\|^\w:|/.*/|/$", model):
@@ -116,13 +115,18 @@ def resolve(model: str) -> str | Path:
 
 
 def locate(model: str, hub: Hub | None = None) -> Path | None:
-    """Return the folder of a checkpoint that is wholly here, without asking the network; None otherwise.
+    """Return the folder of a checkpoint that is wholly here, without asking the network; None if it has to be fetched.
 
     Raises:
-        ModelError: as `resolve`.
+        ModelError: as `resolve`, and for a folder of the user's that lacks files or holds other ones.
     """
     wanted = resolve(model)
-    folder = wanted if isinstance(wanted, Path) else _snapshot((hub or Hub()).repo(wanted))
+    if isinstance(wanted, Path):
+        kinds.check_files(model, {file.name for file in wanted.iterdir()})
+        if _missing(wanted):
+            raise _not_whole(wanted)
+        return wanted
+    folder = _snapshot((hub or Hub()).repo(wanted))
     return folder if folder and not _missing(folder) else None
 
 
@@ -158,9 +162,7 @@ def fetch(
     hub = hub or Hub()
     if here := locate(model, hub):
         return here
-    wanted = resolve(model)
-    if isinstance(wanted, Path):
-        raise _not_whole(wanted)
+    wanted = str(resolve(model))
     try:
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     except ImportError as error:
@@ -222,7 +224,7 @@ def _not_whole(folder: Path) -> ModelError:
 
 def _is_ours(repo_id: str, hub: Hub) -> bool:
     folder = _snapshot(hub.repo(repo_id)) if HUB_ID.fullmatch(repo_id) else None
-    return folder is not None and _model_type(folder / "config.json") == MODEL_TYPE
+    return folder is not None and _model_type(folder / "config.json") == kinds.MODEL_TYPE
 
 
 def _model_type(config: Path) -> str | None:
@@ -277,15 +279,15 @@ def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path,
     # 1. What there is, and whether it is a Voxtral, before gigabytes are fetched.
     info = HfApi(endpoint=hub.endpoint).model_info(repo_id, files_metadata=True, timeout=REQUEST_SECONDS)
     commit = str(info.sha)
-    siblings = [sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename)]
-    _check_names(repo_id, {sibling.rfilename for sibling in siblings})
+    _check_names(repo_id, {sibling.rfilename for sibling in info.siblings or []})
     config = hf_hub_download(repo_id, "config.json", revision=commit, cache_dir=hub.folder(), endpoint=hub.endpoint)
-    if (found := _model_type(Path(config))) != MODEL_TYPE:
-        raise _not_voxtral(repo_id, f"its model type is {found}")
-    check(Path(config), sum(sibling.size or 0 for sibling in siblings if WEIGHTS.fullmatch(sibling.rfilename)))
+    kinds.check_type(repo_id, _model_type(Path(config)))
+    weights = (sibling for sibling in info.siblings or [] if kinds.WEIGHTS.fullmatch(sibling.rfilename))
+    check(Path(config), sum(sibling.size or 0 for sibling in weights))
 
     # 2. Room for what is missing.
-    files = [_remote_file(sibling, hub.repo(repo_id), commit) for sibling in siblings]
+    needed = (sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename))
+    files = [_remote_file(sibling, hub.repo(repo_id), commit) for sibling in needed]
     done, total = sum(file.bytes_here() for file in files), sum(file.bytes for file in files)
     _check_room(repo_id, total - done, hub)
     progress(done, total)
@@ -311,19 +313,16 @@ def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path,
 
 
 def _is_needed(name: str) -> bool:
-    return name in SMALL_FILES or WEIGHTS.fullmatch(name) is not None
+    return name in SMALL_FILES or kinds.WEIGHTS.fullmatch(name) is not None
 
 
 def _check_names(repo_id: str, names: set[str]) -> None:
+    kinds.check_files(repo_id, names)
     for one_of in ONE_OF_EACH:
         if not names.intersection(one_of):
-            raise _not_voxtral(repo_id, f"it has no {' or '.join(one_of)}")
-    if not any(WEIGHTS.fullmatch(name) for name in names):
-        raise _not_voxtral(repo_id, "it has no model.safetensors")
-
-
-def _not_voxtral(repo_id: str, why: str) -> ModelError:
-    return ModelError(f"{repo_id} is not a Voxtral checkpoint: {why}", hint="one that is: voxcli models pull mini")
+            raise kinds.not_voxtral(repo_id, f"it has no {' or '.join(one_of)}")
+    if not any(map(kinds.WEIGHTS.fullmatch, names)):
+        raise kinds.not_voxtral(repo_id, "it has no model.safetensors")
 
 
 def _remote_file(sibling: Any, repo: Path, commit: str) -> _RemoteFile:

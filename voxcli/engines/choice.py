@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from voxcli.engines import checkpoints, hardware, placement, shapes, shards, weights
 from voxcli.engines.demand import Demand, demand, demand_of
 from voxcli.engines.formats import Asked
-from voxcli.engines.hardware import Hardware, first_line
+from voxcli.engines.hardware import Hardware
+from voxcli.engines.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.engines.placement import Placement, Wanted
 from voxcli.errors import ConfigError, ModelError, RemoteError, VoxError
+from voxcli.printable import first_line
 from voxcli.turn import Engine
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ class EngineOptions:
     device: str  # auto, cuda, cuda:N, mps or cpu
     instructions: str  # of the session to come
     max_reply_tokens: int
-    temperature: float  # 0 is greedy
-    top_p: float
+    temperature: float | None  # 0 is greedy; None for what suits the model
+    top_p: float | None  # None likewise
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Asked = "auto"  # the voxtral engine's matrices
@@ -158,7 +160,10 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
             options.context_tokens,
             remote.audio_style,
         ),
+        notice,
     )
+    if is_voxtral(engine.model) and (said := long_context(options.context_tokens)):
+        notice(said)
     notice(f"remote engine: {engine.model} at {server.url}")
     return engine
 
@@ -203,12 +208,13 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, around: 
 
     reason = f" ({why})" if why else ""
     notice(f"embedded engine{reason}: {EmbeddedEngine.model}, small models that know little")
+    sampling = GREEDY.but(options.temperature, options.top_p)
     return around.load_embedded(
         folder=around.prepare_weights(cache, notice=notice),
         instructions=options.instructions,
         max_reply_tokens=options.max_reply_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
     )
 
 
@@ -216,6 +222,7 @@ def _open_voxtral(
     options: EngineOptions, cache: Path, notice: Notice, fetching: Progress, warming: Progress, around: Surroundings
 ) -> Engine:
     """Fetch and load a checkpoint that fits; whatever goes wrong is a VoxError."""
+    sampling = VOXTRAL.but(options.temperature, options.top_p)
     try:
         found = around.look(options.device)
         checkpoint, where = _placed(options, found, notice, fetching, around)
@@ -224,8 +231,8 @@ def _open_voxtral(
             name=str(checkpoints.resolve(options.model)),
             device=where.device,
             max_reply_tokens=options.max_reply_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
             context_tokens=options.context_tokens,
             notice=notice,
             progress=warming,

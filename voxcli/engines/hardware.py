@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 from voxcli.engines.ram import ram_free_bytes
 from voxcli.errors import ModelError
+from voxcli.printable import first_line
 
 DType = Literal["bfloat16", "float16", "float32"]
 GB = 1_000_000_000  # as model cards count them
@@ -251,8 +252,3 @@ def release(version: str) -> tuple[int, int]:
     major, _, rest = version.partition(".")
     minor = rest.partition(".")[0]
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says, shortened."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from voxcli.errors import ModelError
+from voxcli.printable import first_line
 
 
 def foreign_errors() -> tuple[type[Exception], ...]:
@@ -68,10 +69,8 @@ def _cut_off(error: BaseException, repo_id: str) -> ModelError:
         error = error.__cause__
     if isinstance(error, OfflineModeIsEnabled):
         return ModelError(f"{repo_id} is not here, and HF_HUB_OFFLINE forbids to fetch it", hint="unset HF_HUB_OFFLINE")
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
     hint = f"check the connection, then {again(repo_id)}"
-    return ModelError(f"{repo_id} could not be fetched: {reason}", hint=hint)
+    return ModelError(f"{repo_id} could not be fetched: {first_line(error)}", hint=hint)
 
 
 def _other_id(repo_id: str, known_ids: Sequence[str]) -> str:

@@ -20,9 +20,10 @@ import transformers
 from voxcli.engines import layers, placement, shards
 from voxcli.engines.demand import Demand, demand
 from voxcli.engines.formats import Asked
-from voxcli.engines.hardware import GB, Hardware, first_line
+from voxcli.engines.hardware import GB, Hardware
 from voxcli.engines.placement import Placement, Wanted
 from voxcli.errors import ConfigError, ModelError
+from voxcli.printable import first_line
 
 SAID_BYTES = GB  # of weights; what smaller models need is not worth a line
 

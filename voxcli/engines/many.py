@@ -56,6 +56,7 @@ class ManyReplies(Engine):
         self._writing = threading.Lock()  # tokenizers are not all for several threads
         self._writes_ahead = rows.device != "cpu"  # on the threads that ask, while a GPU computes
         self._inbox: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._asking = threading.Lock()  # what is asked is in the inbox before the engine is closed, or refused
         self._is_closed = False
         self._driver = threading.Thread(target=self._drive, name="decoding", daemon=True)
         self._driver.start()
@@ -69,12 +70,16 @@ class ManyReplies(Engine):
 
         Raises:
             VoxError: as `voxtral.VoxtralEngine.reply`.
+            ModelError: the engine is closed.
         """
         told, closed, text = _Told(), threading.Event(), TextStream(self._tokenizer)
         ask = Ask([], None, told.tell, lambda: interrupt.is_set() or closed.is_set())
-        if self._writes_ahead:
+        if self._writes_ahead and not self._is_closed:
             self._prepare(ask, session, utterance)
-        self._inbox.put((ask, session, utterance))
+        with self._asking:
+            if self._is_closed:
+                raise _closed()
+            self._inbox.put((ask, session, utterance))
         try:
             while (some := told.get()) is not None:
                 if isinstance(some, Exception):
@@ -88,11 +93,14 @@ class ManyReplies(Engine):
         return PassReport(passes, len(ask.ids), ask.cached_tokens, len(ask.said))
 
     def close(self) -> None:
-        """Free the model's memory; replies that are under way end with an error."""
-        self._is_closed = True
-        self._inbox.put(None)  # which the driver may be waiting for
+        """Free the model's memory; replies that are under way end with an error. May be called again."""
+        with self._asking:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._inbox.put(None)  # the driver may be waiting for something
         self._driver.join()
-        error = ModelError("the engine was closed")
+        error = _closed()
         while not self._inbox.empty():
             if asked := self._inbox.get():
                 asked[0].tell(error)
@@ -131,6 +139,10 @@ class ManyReplies(Engine):
     def _prepare(self, ask: Ask, session: Session, utterance: Utterance) -> None:
         with self._writing, self._errors(0):
             ask.ids, ask.features = self._write(session, utterance)
+
+
+def _closed() -> ModelError:
+    return ModelError("the engine is closed")
 
 
 class _Told:

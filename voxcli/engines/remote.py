@@ -1,6 +1,6 @@
 """The remote engine: any server that speaks OpenAI's chat protocol and takes audio.
 
-vLLM, llama.cpp's server and Mistral's API do. Joins the parts beside it: `remote_access` (address and
+vLLM and Mistral's API do. Joins the parts beside it: `remote_access` (address and
 key), `remote_request` (what is asked), `remote_call` (one request), `remote_errors` (what went wrong).
 It may be used by several threads at once. The model behind the server is not known here.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Self
 
-from voxcli.engines.remote_access import Server
+from voxcli.engines.remote_access import WRONG_VOXTRAL, Server
 from voxcli.engines.remote_request import RequestOptions, chat_body
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
@@ -24,13 +24,14 @@ from voxcli.turn import Engine, PassReport, Utterance
 try:  # whoever imports this engine without its packages gets the error with the hint
     import httpx2
 
-    from voxcli.engines.remote_call import Call, Over, Usage, chat, models
+    from voxcli.engines.remote_call import Call, ModelList, Over, Usage, chat, models
     from voxcli.engines.remote_errors import CallError, no_such_model, too_late, unnamed_model
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a request is sent again
 LIST_SECONDS = 10.0  # for a list of models
+LOOK_SECONDS = 3.0  # for the same list where it is only looked at for a warning
 MODELS_LISTED, NAME_CHARACTERS = 1000, 100
 NOT_INTERRUPTED = threading.Event()  # nobody sets it
 
@@ -60,18 +61,28 @@ class RemoteEngine(Engine):
         self._sends_usage = True  # until the server refuses the option; threads may all find that out
 
     @classmethod
-    def open(cls, server: Server, options: RequestOptions) -> Self:
+    def open(cls, server: Server, options: RequestOptions, notice: Callable[[str], None] = lambda _: None) -> Self:
         """Return the engine for a model; where none is named, for the only one that the server has.
 
+        Args:
+            notice: told what a user should know of the server.
+
         Raises:
-            RemoteError: the server does not answer, or has not just one model.
+            RemoteError: no model is named, and the server does not answer or has not just one.
         """
+        try:
+            found = list_models(server, LOOK_SECONDS if options.model else LIST_SECONDS)
+        except RemoteError:
+            if options.model:  # then a reply needs no list, and says better what is the matter
+                return cls(server, options)
+            raise
+        if found.from_llama_cpp:
+            notice(f"{server.url} is {WRONG_VOXTRAL}")
         if options.model:
             return cls(server, options)
-        names = list_models(server)
-        if len(names) != 1:
-            raise unnamed_model(server, names)
-        return cls(server, replace(options, model=names[0]))
+        if len(found.names) != 1:
+            raise unnamed_model(server, found.names)
+        return cls(server, replace(options, model=found.names[0]))
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
@@ -143,7 +154,7 @@ class RemoteEngine(Engine):
         if failed.status != 404:
             return failed.error
         try:
-            names = list_models(self._server)
+            names = list_models(self._server).names
         except RemoteError:  # then there is no such server, as the error says
             return failed.error
         return no_such_model(self._server, self.model, names) if names else failed.error
@@ -161,23 +172,23 @@ class _Taking:
         return PassReport(1, found.prompt_tokens, found.cached_tokens, found.reply_tokens)
 
 
-def list_models(server: Server) -> list[str]:
-    """Return the names of the models that a server lists, each short and safe to print.
+def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
+    """Return the models that a server lists, each name short and safe to print, at most so many seconds later.
 
     Raises:
         RemoteError: it does not answer, or not with a list.
     """
-    names: list[str] = []
-    with closing(Call(server, httpx2.create_ssl_context(), models)) as call:
+    found = ModelList()
+    with closing(Call(server, httpx2.create_ssl_context(), models(found))) as call:
         try:
-            deadline = time.monotonic() + LIST_SECONDS
-            while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(names) < MODELS_LISTED:
-                names.append(printable(server.hidden_in(name))[:NAME_CHARACTERS])
+            deadline = time.monotonic() + seconds
+            while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(found.names) < MODELS_LISTED:
+                found.names.append(printable(server.hidden_in(name))[:NAME_CHARACTERS])
         except TimeoutError as error:
-            raise RemoteError(f"{server.url} did not answer for {LIST_SECONDS:g} s") from error
+            raise RemoteError(f"{server.url} did not answer for {seconds:g} s") from error
         except CallError as failed:
             raise failed.error from failed.cause
-    return names
+    return found
 
 
 def pause_seconds(attempt: int, asked: float | None, jitter: float) -> float:

@@ -17,6 +17,7 @@ from voxcli.printable import printable
 VARIABLE = "VOXCLI_API_KEY"
 SERVICE = "voxcli"  # in the keyring; the name there is the server's host
 KEY_CHARACTERS = 4096  # OAuth tokens have some two thousand
+WRONG_VOXTRAL = "llama.cpp's server, which computes Voxtral wrongly: it averages pairs of audio positions; use vLLM"
 EXAMPLE = "give one like http://localhost:8000/v1"
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -25,6 +25,7 @@ AHEAD = 64  # deltas that the server may be ahead of whoever takes them
 LOOK_SECONDS = 0.05  # how often somebody who waits looks whether it is still wanted
 LEAVE_SECONDS = 1.0  # for a thread to end whose socket was shut; one that looks up a name goes on without us
 RESPONSE_BYTES = 1 << 25  # a reply of 8192 tokens takes some 3 MB
+LLAMA_CPP, LLAMA_CPP_OWNER = "llama.cpp", "llamacpp"  # what llama.cpp's server calls itself in a header and in a list
 # No other header leaves this machine: openai adds some, from the environment too.
 HEADERS_SENT = frozenset({"host", "accept", "content-type", "content-length", "connection", "user-agent"})
 
@@ -36,6 +37,14 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     reply_tokens: int
+
+
+@dataclass
+class ModelList:
+    """What a server lists."""
+
+    names: list[str] = field(default_factory=list)
+    from_llama_cpp: bool = False
 
 
 class Over:
@@ -133,17 +142,26 @@ def chat(body: dict[str, Any], server: Server) -> Work:
     return work
 
 
-def models(client: openai.OpenAI) -> Iterator[str]:
-    """Give the names of the models that a server lists."""
-    response = client.get("/models", cast_to=httpx2.Response)
-    _check_content(response, "application/json")
-    listed = response.json()
-    entries = listed.get("data") if isinstance(listed, dict) else None
-    if not isinstance(entries, list):
-        raise UnreadableError("its list of models has no data")
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(name := entry.get("id"), str):
-            yield name
+def models(found: "ModelList") -> Work:
+    """Return the work of asking which models a server lists: their names, and in `found` who made the list."""
+
+    def work(client: openai.OpenAI) -> Iterator[str]:
+        response = client.get("/models", cast_to=httpx2.Response)
+        _check_content(response, "application/json")
+        listed = response.json()
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(entries, list):
+            raise UnreadableError("its list of models has no data")
+        models = [entry for entry in entries if isinstance(entry, dict)]
+        # A proxy puts its own name into the header, but leaves the list as it is.
+        found.from_llama_cpp = response.headers.get("server", "").lower() == LLAMA_CPP or any(
+            model.get("owned_by") == LLAMA_CPP_OWNER for model in models
+        )
+        for model in models:
+            if isinstance(name := model.get("id"), str):
+                yield name
+
+    return work
 
 
 def _check_content(response: httpx2.Response, wanted: str) -> None:

@@ -6,24 +6,21 @@ carries one clip at most and no server's limit of clips is met. vLLM takes five 
 """
 
 import base64
-import io
 import math
-import wave
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from voxcli.audio import AudioClip
+from voxcli.engines.model_card import sampling_for
 from voxcli.engines.prompt import Message, conversation
 from voxcli.session import Session, Turn
 from voxcli.turn import Utterance
+from voxcli.wav import encode_wav
 
 # The server has the tokenizer. Voxtral's takes about 4 bytes of English a token, and 3 of most other languages.
 TOKEN_BYTES = 3
 MESSAGE_TOKENS = 4  # [INST], [/INST], </s>, and one to spare
 WINDOW_SECONDS, WINDOW_TOKENS = 30.0, 375  # of audio, which is padded to whole windows
-PCM16_MAX = 32767
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,8 @@ class RequestOptions:
 
     model: str
     max_reply_tokens: int
-    temperature: float  # 0 is greedy
-    top_p: float
+    temperature: float | None  # 0 is greedy; None for what suits the model, by its name
+    top_p: float | None  # None likewise
     context_tokens: int  # of the prompt, estimated
     audio_style: Literal["object", "string"] = "object"
 
@@ -42,16 +39,17 @@ def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -
     """Return the JSON object that is sent to /chat/completions."""
     shown = fit(session, utterance, options.context_tokens)
     audio = audio_part(utterance.clip, options.audio_style) if utterance.clip else None
+    sampling = sampling_for(options.model).but(options.temperature, options.top_p)
     body: dict[str, Any] = {
         "model": options.model,
         "messages": [_written(message, audio) for message in conversation(shown, utterance)],
         "max_tokens": options.max_reply_tokens,
-        "temperature": options.temperature,
+        "temperature": sampling.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if options.temperature > 0 and options.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
-        body["top_p"] = options.top_p
+    if sampling.temperature > 0 and sampling.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
+        body["top_p"] = sampling.top_p
     return body
 
 
@@ -62,21 +60,9 @@ def fit(session: Session, utterance: Utterance, room: int) -> Session:
     return session.within(room - alone, _turn_tokens)
 
 
-def wav(clip: AudioClip) -> bytes:
-    """Return a clip as a WAV file: mono, PCM16, at the clip's own rate."""
-    samples = np.rint(np.clip(clip.samples, -1, 1) * PCM16_MAX).astype("<i2")
-    with io.BytesIO() as file:
-        with wave.open(file, "wb") as writer:
-            writer.setnchannels(1)
-            writer.setsampwidth(samples.itemsize)
-            writer.setframerate(clip.sample_rate)
-            writer.writeframes(samples.tobytes())
-        return file.getvalue()
-
-
 def audio_part(clip: AudioClip, style: Literal["object", "string"]) -> dict[str, Any]:
     """Return the part of a message that is a clip; "string" is how Mistral's API documents it."""
-    data = base64.b64encode(wav(clip)).decode("ascii")
+    data = base64.b64encode(encode_wav(clip)).decode("ascii")
     return {"type": "input_audio", "input_audio": data if style == "string" else {"data": data, "format": "wav"}}
 
 

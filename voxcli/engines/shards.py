@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
+from voxcli.engines import kinds
 from voxcli.errors import ModelError
 
 PULL = "fetch it again: voxcli models pull mini"
@@ -34,7 +35,8 @@ def inspect(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise ModelError(f"no checkpoint at {folder}", hint="voxcli models list shows what there is")
-    _check_model(folder, _json(folder / "config.json"))
+    kinds.check_files(folder.name, {file.name for file in folder.iterdir()})
+    kinds.check_type(folder.name, _json(folder / "config.json").get("model_type"))
     _check_companions(folder)
     files = tuple(_shards(folder))
     return Checkpoint(folder, sum(_parameters(file) for file in files), files)
@@ -43,20 +45,6 @@ def inspect(folder: Path) -> Checkpoint:
 def lacking(folder: Path, names: Sequence[str]) -> ModelError:
     """Return the error for weights that a checkpoint does not have, or has in another shape."""
     return ModelError(f"the checkpoint in {folder} lacks {len(names)} weights, such as {names[0]}", hint=PULL)
-
-
-def _check_model(folder: Path, config: dict[str, Any]) -> None:
-    kind = config.get("model_type")
-    if kind == "voxtral":
-        return
-    if str(kind).startswith("voxtral_realtime"):
-        raise ModelError(
-            f"{folder.name} is Voxtral Realtime, which only transcribes and can't answer",
-            hint="voxcli ... --model mini",
-        )
-    raise ModelError(
-        f"{folder.name} is not a Voxtral checkpoint (its model_type is {kind!r})", hint="voxcli ... --model mini"
-    )
 
 
 def _check_companions(folder: Path) -> None:

@@ -6,7 +6,6 @@ is slower (0.06 to 0.1 s for a clip), and just as safe against text that names c
 """
 
 import base64
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from voxcli.engines.tokenizer import Tokenizer, disarmed
 from voxcli.errors import ModelError
 from voxcli.session import Session, Turn, audio_placeholder
 from voxcli.turn import Utterance
+from voxcli.wav import encode_wav
 
 
 class TemplatePrompt:
@@ -54,11 +54,11 @@ class TemplatePrompt:
     def _apply(
         self, messages: list[Message], clip: AudioClip | None, text: Callable[[str], str]
     ) -> tuple[list[int], torch.Tensor | None]:
-        chat = [_as_chat(message, clip, text) for message in messages]
         options = {"audio_kwargs": self._front_end.processor_options}
         try:
+            chat = [_as_chat(message, clip, text) for message in messages]
             output = self._processor.apply_chat_template(chat, processor_kwargs=options)
-        except Exception as error:  # a template is a program and may fail in any way
+        except Exception as error:  # a template is a program and may fail in any way, for one for want of a package
             raise ModelError(f"the checkpoint's chat template failed: {str(error)[:200]}") from error
         return output["input_ids"][0].tolist(), output.get("input_features")
 
@@ -88,17 +88,9 @@ def _as_chat(message: Message, clip: AudioClip | None, text: Callable[[str], str
     """Return the message in the format of transformers' chat templates."""
     if message.role == "assistant" or clip is None or None not in message.parts:
         return {"role": message.role, "content": "".join(text(part) for part in message.parts if part is not None)}
+    sound = base64.b64encode(encode_wav(clip, "float32")).decode("ascii")  # the processor takes no arrays
     content = [
-        {"type": "audio", "base64": _wav_base64(clip)} if part is None else {"type": "text", "text": text(part)}
+        {"type": "audio", "base64": sound} if part is None else {"type": "text", "text": text(part)}
         for part in message.parts
     ]
     return {"role": message.role, "content": content}
-
-
-def _wav_base64(clip: AudioClip) -> str:
-    """Return the clip as a WAV of float32 samples, so that no bit is lost; the processor takes no arrays."""
-    import soundfile
-
-    wav = io.BytesIO()
-    soundfile.write(wav, clip.samples, clip.sample_rate, format="WAV", subtype="FLOAT")
-    return base64.b64encode(wav.getvalue()).decode("ascii")

@@ -16,10 +16,12 @@ import numpy as np
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines.demand import cache_bytes_per_token
 from voxcli.engines.formats import Asked
-from voxcli.engines.hardware import GB, Hardware, first_line
+from voxcli.engines.hardware import GB, Hardware
+from voxcli.engines.model_card import long_context
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
+from voxcli.printable import first_line
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
 
@@ -117,6 +119,8 @@ class VoxtralEngine(Engine):
             ConfigError: no such device, or one that does not know the format.
         """
         loaded = loading.load(checkpoint, device, context_tokens, max_reply_tokens, notice, quantize=quantize)
+        if said := long_context(loaded.where.context_tokens):
+            notice(said)
         engine = cls(
             loaded.model,
             loaded.processor,

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from voxcli.audio import AudioClip
+from voxcli.heard import SpokenText
 from voxcli.live.events import Latency
 from voxcli.session import Session
 from voxcli.turn import (
@@ -43,6 +44,7 @@ class Attempt:
     interrupt: threading.Event = field(default_factory=threading.Event)
     decided: threading.Event = field(default_factory=threading.Event)  # no longer a draft
     held: list[Event] = field(default_factory=list)  # what happened while it was one
+    spoken: SpokenText = field(default_factory=SpokenText)
     is_speaking: bool = False  # its first sound was told
     ended_at: float | None = None  # monotonic seconds: the end-pointer made up its mind
     began_at: float = 0.0  # the engine was asked
@@ -104,14 +106,14 @@ class AttemptOver:
     """
 
     attempt: Attempt
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)
 class NotPrepared:
     """The engine could not work ahead of the next reply, which will be slower, or fail likewise."""
 
-    error: Exception
+    error: BaseException
 
 
 Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotPrepared], None]
@@ -189,6 +191,10 @@ class Answering(threading.Thread):
         """Let the engine begin on an utterance that goes on, unless there is something to answer."""
         self._waiting.put(lambda: self._prepare(lambda: self.engine.listen(clip)))
 
+    def newly_played(self, attempt: Attempt) -> list[str]:
+        """Return the pieces of a reply whose end the loudspeaker has passed since the last call."""
+        return attempt.spoken.newly_played(self._output.speaker.position) if self._output else []
+
     def finish(self) -> None:
         """Return when all that was begun is over; to stop it is the caller's part."""
         self._waiting.put(None)
@@ -203,7 +209,7 @@ class Answering(threading.Thread):
         try:
             for event in self._events(attempt, session):
                 self._post(AttemptEvent(attempt, event))
-        except Exception as failure:  # noqa: BLE001 - raised again by whoever takes it
+        except BaseException as failure:  # noqa: BLE001 - raised again by whoever takes it
             error = failure
         self._post(AttemptOver(attempt, error))
 
@@ -212,7 +218,7 @@ class Answering(threading.Thread):
             return
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - raised again by whoever takes it
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever takes it
             self._post(NotPrepared(error))
 
     def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:
@@ -221,7 +227,8 @@ class Answering(threading.Thread):
             return
         engine = _Repeating() if attempt.repeats else self.engine
         attempt.began_at = time.monotonic()
-        for event in run_turn(engine, session, attempt.utterance, attempt.interrupt, self._speech(attempt)):
+        speech = self._speech(attempt)
+        for event in run_turn(engine, session, attempt.utterance, attempt.interrupt, speech, spoken=attempt.spoken):
             if isinstance(event, TurnEnded) and attempt.first_audio_at is None:
                 may_begin(attempt, self._commit)
             yield event

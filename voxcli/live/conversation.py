@@ -1,9 +1,10 @@
 """The live conversation: what was heard, typed or pressed goes in, events for views come out.
 
-One loop takes one thing after another from one inbox; nothing here has a clock of its own, waits for a
-device or draws. The listener says what the user does, an attempt says how its answer comes along; this
-module decides which attempt is a draft, a turn or nothing, and remembers. Attempts run one after the
-other, so that each sees the turns before it. The state shown follows from what is under way.
+One loop takes one thing after another from one inbox and, while that is empty, looks how far the loudspeaker
+has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says how
+its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers.
+Attempts run one after the other, so that each sees the turns before it. The state shown follows from what is
+under way.
 
     listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
                                     ^                          | SpeechResumed: dropped, the utterance is open again
@@ -15,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Literal
@@ -27,6 +29,7 @@ from voxcli.live.events import (
     Latency,
     LiveEvent,
     Notice,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechGoesOn,
@@ -44,7 +47,8 @@ from voxcli.live.keys import Key
 from voxcli.memory import Memory
 from voxcli.turn import Event, TurnEnded, Utterance
 
-SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
+# How late a spoken sentence may be announced, and how long Ctrl-C may wait on Windows, where no signal ends a wait.
+LOOK_SECONDS = 0.05
 SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
 
 
@@ -131,10 +135,12 @@ class Conversation:
 
     def _next(self) -> Inbound:
         while True:
-            try:
-                return self._inbox.get(timeout=SIGNAL_SECONDS)
-            except Empty:
-                continue
+            with suppress(Empty):
+                return self._inbox.get_nowait()
+            if self._running:  # with the inbox empty, the text of all that was played has been shown
+                self._show_played(self._running)
+            with suppress(Empty):
+                return self._inbox.get(timeout=LOOK_SECONDS)
 
     def _take(self, inbound: Inbound) -> None:
         match inbound:
@@ -281,9 +287,16 @@ class Conversation:
         elif attempt.state == "dropped":
             return
         elif isinstance(event, TurnEnded):
+            self._show_played(attempt)
             self._end_turn(attempt, event)
         else:
             self._show(event)
+
+    def _show_played(self, attempt: Attempt) -> None:
+        """Announce the sentences of a turn whose end the loudspeaker has passed."""
+        if attempt.state == "turn":
+            for sentence in self._answering.newly_played(attempt):
+                self._show(SentenceSpoken(sentence))
 
     def _end_turn(self, attempt: Attempt, ended: TurnEnded) -> None:
         if ended.turn.interrupted:
@@ -303,7 +316,7 @@ class Conversation:
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _over(self, attempt: Attempt, error: Exception | None) -> None:
+    def _over(self, attempt: Attempt, error: BaseException | None) -> None:
         self._running = None
         if isinstance(error, VoxError):
             self._fail(attempt, error)

@@ -6,13 +6,12 @@ that only move data.
 
 import atexit
 import ctypes
-import ctypes.util
-import os
+import json
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -21,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.errors import AudioDeviceError
+from voxcli.live.stderr import redirect_library_messages
 
 BLOCK_SECONDS = 0.01
 START_SECONDS = 4.0  # until the first block; PulseAudio's null sink takes up to two
 STALL_SECONDS = 2.0  # a device that moved no block for so long is gone
+LISTING_SECONDS = 10.0  # for another process to list the devices; a sound library may hang
 SANE_SECONDS = 1.0  # a device that says it is further behind or ahead does not know
 
 Kind = Literal["input", "output"]
@@ -129,6 +130,29 @@ def _devices(kind: Kind) -> list[Device]:
     ]
 
 
+def has_new_devices(kind: Kind) -> bool:
+    """Tell whether PortAudio, started now, would list a device that it does not list in this process.
+
+    PortAudio reads the list of devices when it starts, so it is asked in another process, for about 0.3 s. What that
+    can't tell counts as nothing new.
+
+    Raises:
+        AudioDeviceError: the devices can't be listed in this process.
+    """
+    command = [sys.executable, "-P", "-m", __name__, kind]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    known = {_identity(device) for device in _devices(kind)}
+    return any(line not in known for line in asked.stdout.splitlines())
+
+
+def _identity(device: Device) -> str:
+    """Return what tells a device from others, whatever its place in the list, in one line."""
+    return json.dumps([device.host_api, device.name, device.is_default])
+
+
 def look_again() -> None:
     """Let PortAudio see devices that came and went; every stream has to be closed before.
 
@@ -141,10 +165,11 @@ def look_again() -> None:
     if any(closing.is_alive() for closing in _hanging):
         return
     try:
-        with _quiet():
-            if sounddevice._initialized:  # not so where the last start failed
-                sounddevice._terminate()
-            sounddevice._initialize()
+        if sounddevice._initialized:  # not so where the last start failed
+            sounddevice._terminate()
+        # Not by its `_initialize`, which points the whole program's descriptor 2 at /dev/null meanwhile.
+        sounddevice._check(sounddevice._lib.Pa_Initialize(), "Error initializing PortAudio")
+        sounddevice._initialized += 1
     except sounddevice.PortAudioError as error:
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
 
@@ -155,7 +180,10 @@ Callback = Callable[[NDArray[np.float32], float, bool], None]
 
 
 class DeviceStream:
-    """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels."""
+    """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels.
+
+    Once `close` is called, the callback is called no more, even where the device hangs and goes on later.
+    """
 
     def __init__(self, device: Device, callback: Callback, latency_seconds: float) -> None:
         """Open and start it.
@@ -169,27 +197,29 @@ class DeviceStream:
         self._called = time.monotonic() + START_SECONDS - STALL_SECONDS
         self._finished = threading.Event()  # by close(), or because the device is gone
         self._closing: threading.Thread | None = None
+        self._defect: Exception | None = None  # raised by the callback
         open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
         try:
-            with _quiet():
-                self._stream = open_stream(
-                    samplerate=device.sample_rate,
-                    blocksize=round(device.sample_rate * BLOCK_SECONDS),
-                    latency=latency_seconds,
-                    device=device.index,
-                    channels=min(2, device.channels),
-                    dtype="float32",
-                    callback=self._take if device.kind == "input" else self._fill,
-                    finished_callback=self._finished.set,
-                )
-                self._latency_seconds = self._stream.latency
-                self._stream.start()
+            self._stream = open_stream(
+                samplerate=device.sample_rate,
+                blocksize=round(device.sample_rate * BLOCK_SECONDS),
+                latency=latency_seconds,
+                device=device.index,
+                channels=min(2, device.channels),
+                dtype="float32",
+                callback=self._take if device.kind == "input" else self._fill,
+                finished_callback=self._finished.set,
+            )
+            self._latency_seconds = self._stream.latency
+            self._stream.start()
         except (sounddevice.PortAudioError, ValueError) as error:
             raise unusable(device, str(error)) from error
 
     @property
     def failure(self) -> str:
-        """Why no sound passes any more, or ""."""
+        """Why no sound passes any more, or "". Raises what the callback raised, which is a defect."""
+        if self._defect:
+            raise self._defect
         if self._finished.is_set() or self._closing:
             return "it is gone"
         return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
@@ -215,13 +245,22 @@ class DeviceStream:
         self._called = now = time.monotonic()
         age = times.currentTime - times.inputBufferAdcTime
         moment = now - (age if 0 <= age < SANE_SECONDS else BLOCK_SECONDS)
-        self._callback(data, moment, bool(status.input_overflow))
+        self._call(data, moment, lost=status.input_overflow)
 
     def _fill(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
         self._called = now = time.monotonic()
         ahead = times.outputBufferDacTime - times.currentTime
         moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
-        self._callback(data, moment, bool(status.output_underflow))
+        data.fill(0)
+        self._call(data, moment, lost=status.output_underflow)
+
+    def _call(self, data: NDArray[np.float32], moment: float, *, lost: bool) -> None:
+        if self._closing or self._defect:
+            return
+        try:
+            self._callback(data, moment, bool(lost))
+        except Exception as error:  # noqa: BLE001 - raised again by `failure`, on a thread that reports it
+            self._defect = error
 
 
 @cache
@@ -241,42 +280,18 @@ def unusable(device: Device, reason: str) -> AudioDeviceError:
 
 
 def _sounddevice() -> Any:
+    redirect_library_messages()
     try:
-        with _quiet():
-            import sounddevice
+        import sounddevice
     except OSError as error:
         raise AudioDeviceError(
             "the PortAudio library is missing", hint="sudo apt-get install libportaudio2 (or your system's package)"
         ) from error
     except Exception as error:  # its PortAudioError, which can't be named when the module can't be imported
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
-    _hush_alsa()
     return sounddevice
 
 
-@cache
-def _hush_alsa() -> None:
-    """Keep ALSA from writing to stderr, into the middle of a conversation, whenever a buffer runs dry."""
-    name = ctypes.util.find_library("asound") if sys.platform == "linux" else None
-    if name:
-        # Its handler of messages has to be a C function, for it is called until the very end of the process:
-        # any that takes no arguments does nothing with them.
-        ctypes.CDLL(name).snd_lib_error_set_handler(ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the sound libraries' own messages off stderr: they print dozens where there is no card."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # the process has no stderr
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+if __name__ == "__main__":  # see has_new_devices()
+    for found in _devices("input" if sys.argv[1] == "input" else "output"):
+        sys.stdout.write(_identity(found) + "\n")

@@ -94,11 +94,6 @@ class EndPointer:
         return self._gate.voiced
 
     @property
-    def voiced_ms(self) -> float:
-        """How long voice has lasted without a break, in milliseconds; 0 where there is none."""
-        return (self._burst.end - self._burst.start) / SAMPLES_PER_MS if self._burst else 0.0
-
-    @property
     def kept_samples(self) -> int:
         """How much audio is held, in samples: at most an utterance at its limit."""
         return len(self._tape)

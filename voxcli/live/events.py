@@ -96,6 +96,13 @@ class InputLevel:
 
 
 @dataclass(frozen=True)
+class SentenceSpoken:
+    """The loudspeaker has passed the end of a piece of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class BargeIn:
     """The reply was stopped for good: by the user's speech, a key or Ctrl-C."""
 
@@ -161,6 +168,7 @@ LiveEvent = (
     | Ready
     | StateChanged
     | InputLevel
+    | SentenceSpoken
     | BargeIn
     | Resumed
     | TurnTaken

@@ -6,6 +6,7 @@ Pure: it knows the present frame and how loud the room is, and nothing of uttera
 import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, Samples
+from voxcli.levels import dbfs
 
 MARGIN_DB = 6.0  # above the noise floor a frame can become voice; half of it, and it can stay voice
 RISE_DB = 2.0  # a second: slower than speech, whose gaps pull the floor down again
@@ -28,11 +29,6 @@ class VoiceGate:
         self._floor_dbfs = QUIETEST_DBFS
         self.voiced = False  # the last frame was voice
 
-    @property
-    def floor_dbfs(self) -> float:
-        """How loud the room is, in dB below full scale (so at most 0)."""
-        return self._floor_dbfs
-
     def hear(self, samples: Samples, probability: float, *, learn: bool) -> None:
         """Update `voiced`, and the floor where `learn`; a frame that is empty or not finite is no voice.
 
@@ -43,7 +39,7 @@ class VoiceGate:
         if not np.isfinite(power):
             self.close()
             return
-        level_dbfs = 10 * float(np.log10(power + 1e-12))
+        level_dbfs = dbfs(power)
         needed, margin = (self._off_threshold, MARGIN_DB / 2) if self.voiced else (self._threshold, MARGIN_DB)
         self.voiced = probability >= needed and level_dbfs >= self._floor_dbfs + margin
         if learn:

@@ -1,5 +1,7 @@
 """What comes into the inbox of a conversation, from all its threads; and what it asks of the listener."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +27,16 @@ class Interrupt:
 class Crashed:
     """A thread of the conversation died of a defect; it is raised by `Conversation.run`."""
 
-    error: Exception
+    error: BaseException
+
+
+@contextmanager
+def crashes_posted(post: Callable[[Crashed], None]) -> Iterator[None]:
+    """Post what ends the context, for a thread that nobody joins."""
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 - raised again by `Conversation.run`
+        post(Crashed(error))
 
 
 @dataclass(eq=False)

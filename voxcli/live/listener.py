@@ -16,6 +16,7 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
 from voxcli.errors import AudioDeviceError, VoxError
+from voxcli.levels import dbfs
 from voxcli.live.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.live.endpoint import EndPointer
 from voxcli.live.events import (
@@ -28,14 +29,13 @@ from voxcli.live.events import (
     SpeechResumed,
     SpeechStarted,
 )
-from voxcli.live.inbound import Crashed, Heard, Inbound
+from voxcli.live.inbound import Heard, Inbound, crashes_posted
 from voxcli.live.microphone import MicrophoneBlock
 from voxcli.live.speaker import ReferenceTap
 from voxcli.vad import FRAME_SAMPLES
 
 PLAYED_SECONDS = 5.0  # of what was played, kept beyond the longest utterance: the loop breaker looks back
 READ_SECONDS = 0.1  # how long to wait for a block before looking whether to stop
-KEPT_SECONDS = 0.5  # of what was captured before the start: a first word may have begun
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # without voice, and what had made the reply fall silent was a noise
 SILENCE_DBFS = -96.0  # the least that is reported: one bit of 16
@@ -44,7 +44,7 @@ SILENCE_DBFS = -96.0  # the least that is reported: one bit of 16
 class Source(Protocol):
     """What the listener needs of `voxcli.live.microphone.Microphone`."""
 
-    overruns: int
+    overruns: int  # counted from the first read
 
     def read(self, timeout: float) -> MicrophoneBlock | None: ...
 
@@ -112,8 +112,9 @@ class Listener(threading.Thread):
         self._pending = np.zeros(0, np.float32)  # less than a frame
         self._position = 0  # samples taken from the microphone
         self._captured_at = 0.0  # monotonic seconds, of the sample at `_position`
-        self._overruns_before = self._underruns_before = 0  # while nobody could listen yet
-        self._reported = 0  # samples since the level was told
+        self._underruns_before = 0  # while nobody could listen yet
+        self._unreported_samples = 0  # since the last report of the level
+        self._unreported_energy = 0.0  # the sum of their squares
         self._closed = threading.Event()
         self._lock = threading.Lock()  # of the end-pointer and all below: commands come from other threads
         self._framed = 0  # samples that the end-pointer knows of
@@ -130,7 +131,7 @@ class Listener(threading.Thread):
 
     @property
     def overruns(self) -> int:
-        return self._microphone.overruns - self._overruns_before
+        return self._microphone.overruns
 
     @property
     def underruns(self) -> int:
@@ -170,28 +171,15 @@ class Listener(threading.Thread):
     # The thread.
 
     def run(self) -> None:
-        try:
-            self._catch_up()
+        with crashes_posted(self._post):
+            if self._speaker:  # what it did while the program got ready is nobody's business
+                self._speaker.reference.read()
+                self._underruns_before = self._speaker.underruns
             while not self._closed.is_set():
                 if block := self._microphone.read(READ_SECONDS):
                     self._take(block)
                 else:
                     self._miss()
-        except Exception as error:  # noqa: BLE001 - raised again by the conversation
-            self._post(Crashed(error))
-
-    def _catch_up(self) -> None:
-        """Pass over what was captured while the program got ready, but for its end."""
-        if self._speaker:
-            self._speaker.reference.read()
-            self._underruns_before = self._speaker.underruns
-        backlog = list(iter(lambda: self._microphone.read(0), None))
-        self._overruns_before = self._microphone.overruns
-        left = sum(len(block.samples) for block in backlog)
-        for block in backlog:
-            left -= len(block.samples)
-            if left < KEPT_SECONDS * SAMPLE_RATE:
-                self._take(block)
 
     def _miss(self) -> None:
         """Nothing was captured: the device is slow, or away."""
@@ -249,14 +237,14 @@ class Listener(threading.Thread):
                 self._let_go()
 
     def _report(self, samples: Samples) -> None:
-        self._reported += len(samples)
-        if self._reported < LEVEL_SECONDS * SAMPLE_RATE:
+        self._unreported_samples += len(samples)
+        self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
+        if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
             return
-        self._reported = 0
-        power = float(np.mean(np.square(samples))) if len(samples) else 0.0
-        dbfs = max(SILENCE_DBFS, 10 * float(np.log10(power + 1e-12)))
+        level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
+        self._unreported_samples, self._unreported_energy = 0, 0.0
         seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._is_open else None
-        self._post(InputLevel(dbfs, seconds))
+        self._post(InputLevel(level_dbfs, seconds))
 
     # With the lock held.
 
@@ -332,16 +320,16 @@ class Listener(threading.Thread):
 
     def _judge(self, is_complete: Callable[[AudioClip], bool], clip: AudioClip, pause: int) -> None:
         """Ask the model of the present pause; what it says of one that is past is worth nothing."""
-        try:
-            complete = pause == self._pauses and is_complete(clip)
+        with crashes_posted(self._post):
+            try:
+                complete = pause == self._pauses and is_complete(clip)
+            except VoxError as error:
+                self._is_complete = None
+                self._post(Notice(f"{error.message}: silence alone ends a turn from now on"))
+                return
             with self._lock:
                 if pause == self._pauses:
                     self._tell(self._endpointer.ends_early(complete))
-        except VoxError as error:
-            self._is_complete = None
-            self._post(Notice(f"{error.message}: silence alone ends a turn from now on"))
-        except Exception as error:  # noqa: BLE001 - raised again by the conversation
-            self._post(Crashed(error))
 
 
 def _last_voiced(event: EndpointEvent, now: int) -> int:

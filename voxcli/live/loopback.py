@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
+from voxcli.levels import dbfs
 
 # Where an echo is looked for, counted from when its sound was handed to the device. A Bluetooth loudspeaker
 # lags by 0.2 to 0.4 s, a busy sound server adds as much. Before zero only where a device reports wrong times.
@@ -39,7 +40,6 @@ RECORD_SECONDS = 2.5  # chirp, greatest delay, tail, and half a second of the ro
 FULL_DUPLEX_ECHO_DB = -12.0
 # Speech is nominally at -26 dBFS (ITU-T G.191); with less than 10 dB between it and the room, it is not found reliably.
 PUSH_TO_TALK_NOISE_DBFS = -36.0
-SILENCE_DBFS = -120.0  # the floor of what is reported; a muted microphone gives it
 
 Advice = Literal["full-duplex", "half-duplex", "push-to-talk"]
 
@@ -165,21 +165,17 @@ def measure_loopback(recording: Samples) -> Loopback:
     heights = matched[: LATEST_SAMPLES + 1]
     peak = int(heights.argmax())
     if not heights[peak] > CHIRP_SURE * np.median(matched) / 0.6745:  # the median of |normal| over its deviation
-        return Loopback(None, None, _dbfs(_noise_power(recording)))
+        return Loopback(None, None, dbfs(_noise_power(recording)))
     start = _first_arrival(heights, peak)
     stop = start + len(played) + TAIL_SAMPLES
     noise = _noise_power(np.delete(recording, np.s_[start:stop]))
     energy = float(np.square(played).sum())
     returned = float(np.square(recording[start:stop]).sum()) - noise * (stop - start)
     direct = float(heights[peak]) ** 2 / energy  # where the noise drowns the sum, what the matched filter saw
-    return Loopback(start * 1000 / SAMPLE_RATE, 10 * float(np.log10(max(returned, direct) / energy)), _dbfs(noise))
+    return Loopback(start * 1000 / SAMPLE_RATE, 10 * float(np.log10(max(returned, direct) / energy)), dbfs(noise))
 
 
 def _noise_power(samples: Samples) -> float:
     """Return the median power of 32 ms frames: a door that slams does not count."""
     frames = samples[: len(samples) // 512 * 512].reshape(-1, 512)
     return float(np.median(np.square(frames).mean(axis=1)))
-
-
-def _dbfs(power: float) -> float:
-    return max(SILENCE_DBFS, 10 * float(np.log10(max(power, 1e-30))))

@@ -17,6 +17,7 @@ from voxcli.live.resample import StreamResampler
 
 LATENCY_SECONDS = 0.04  # what PortAudio may hold back; sound servers deliver each block as soon as it is there
 QUEUE_SECONDS = 5.0  # how long the reader may be busy with something else until sound is lost
+KEPT_SECONDS = 0.5  # of what was captured before the first read: a first word may have begun
 LONGEST_GAP_SECONDS = 10.0  # of the silence that stands for what was lost: more than ends any utterance
 
 
@@ -57,10 +58,11 @@ class Microphone:
         self, device: Device, *, latency_seconds: float = LATENCY_SECONDS, queue_seconds: float = QUEUE_SECONDS
     ) -> None:
         """Open the device; see `open`."""
-        self.overruns = 0  # times that sound was lost
+        self.overruns = 0  # times that sound was lost since the first read
         self._is_read = False
         self._latency_seconds = latency_seconds
         self._captured: Queue[_Captured] = Queue(round(queue_seconds / BLOCK_SECONDS))
+        self._kept_blocks = round(min(KEPT_SECONDS, queue_seconds) / BLOCK_SECONDS)
         self._last: _Captured | None = None
         self._resampler = StreamResampler(SAMPLE_RATE)
         self._position = 0
@@ -92,7 +94,7 @@ class Microphone:
     def read(self, timeout: float) -> MicrophoneBlock | None:
         """Return the next block, or None if there is none for `timeout` seconds: the device is slow, or gone.
 
-        What comes before the first call is not kept: a model may take a minute to load.
+        The first call finds the last KEPT_SECONDS before it: a model may take a minute to load.
         """
         self._is_read = True
         try:
@@ -127,16 +129,14 @@ class Microphone:
 
     def _take(self, data: NDArray[np.float32], moment: float, overrun: bool) -> None:
         """Queue a block; on the device's thread."""
-        if not self._is_read:
-            return
         if overrun:
-            self.overruns += 1
+            self.overruns += self._is_read
             self._stream_samples += max(0, round((moment - self._ends_at) * self._rate))
         self._ends_at = moment + len(data) / self._rate
         captured = _Captured(self._streams, self._rate, self._stream_samples, data.copy(), moment)
         self._stream_samples += len(data)
-        if self._captured.full():
-            self.overruns += 1
+        if self._captured.qsize() >= (self._captured.maxsize if self._is_read else self._kept_blocks):
+            self.overruns += self._is_read
             with suppress(Empty):  # the reader made room meanwhile
                 self._captured.get_nowait()
         self._captured.put_nowait(captured)

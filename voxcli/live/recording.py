@@ -4,16 +4,13 @@ import json
 import os
 import re
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 
-import soundfile
-
-from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, VoxError
 from voxcli.live.events import TurnTaken
 from voxcli.paths import owner_only
 from voxcli.printable import printable
+from voxcli.wav import encode_wav
 
 NAME = re.compile(r"turn-(\d{1,9})\.")
 OTHER_FOLDER = "name another folder"
@@ -55,7 +52,7 @@ class Recording:
         record["heard"] = taken.ended.report.heard
         try:
             if taken.clip:
-                self._write(f"{stem}.wav", _as_wav(taken.clip))
+                self._write(f"{stem}.wav", encode_wav(taken.clip))
             self._write(f"{stem}.json", json.dumps(record, indent=1).encode())
         except OSError as error:
             reason = f"can't record to {printable(str(self._folder))}: {error.strerror}"
@@ -64,9 +61,3 @@ class Recording:
     def _write(self, name: str, content: bytes) -> None:
         with open(self._folder / name, "xb", opener=owner_only) as file:
             file.write(content)
-
-
-def _as_wav(clip: AudioClip) -> bytes:
-    file = BytesIO()
-    soundfile.write(file, clip.samples, clip.sample_rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()

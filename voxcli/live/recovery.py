@@ -1,22 +1,28 @@
 """Keeps the microphone and the loudspeaker of a conversation alive while devices come and go.
 
-PortAudio sees new devices only when it is started again, and for that every stream has to be closed: so one thread
-watches both ends and reopens them together. It knows nothing of what is said.
+One thread watches both. A device that is lost is opened again by itself, as PortAudio knows it, while the other one
+goes on. PortAudio sees new devices only when it is started again, for which every stream has to be closed: that is
+done where both are lost, or where another process finds a new device.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 from voxcli.errors import AudioDeviceError
 from voxcli.live import devices
+from voxcli.live.events import Notice
+from voxcli.live.inbound import Crashed, crashes_posted
 from voxcli.live.microphone import Microphone
 from voxcli.live.speaker import OutputSpeaker
 
 WATCH_SECONDS = 0.25
 TOGETHER_SECONDS = 0.1  # a sound server takes both devices along, one a little after the other
 RETRY_SECONDS = 0.75  # while there is no device; each try asks every sound library anew, about 60 ms of work
-PARTIAL_RETRY_SECONDS = 5.0  # while one of the two is missing: each try interrupts the other one
+LIST_SECONDS = 5.0  # between two looks for new devices while one of the two works; each takes 0.3 s of a processor
 
 
 class AudioDevices:
@@ -28,7 +34,7 @@ class AudioDevices:
 
     def __init__(
         self,
-        notify: Callable[[str], None],
+        post: Callable[[Notice | Crashed], None],
         *,
         wanted_input: str | None = None,
         wanted_output: str | None = None,
@@ -37,15 +43,16 @@ class AudioDevices:
         """Open the devices.
 
         Args:
-            notify: takes a line for the user, when a device went or came back; called on another thread.
+            post: takes a notice for the user when a device went or came back; called on another thread.
             wanted_input, wanted_output: see `devices.find_device`.
             speak: False to open no loudspeaker; then `speaker` is None.
 
         Raises:
             AudioDeviceError: one of them is missing or can't be opened.
         """
-        self._notify = notify
+        self._post = post
         self._wanted = {"input": wanted_input, "output": wanted_output}
+        self._listed_at = -math.inf  # monotonic seconds of the last look for new devices
         self.microphone = Microphone(devices.find_device("input", wanted_input))
         self.speaker: OutputSpeaker | None = None
         try:
@@ -74,38 +81,53 @@ class AudioDevices:
             end.close()
 
     def _keep(self) -> None:
-        pause = WATCH_SECONDS
-        while not self._closing.wait(pause):
-            if self._lost():
-                self._closing.wait(TOGETHER_SECONDS)
-                lost = self._lost()
-                self._away += lost
-                self._notify(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device")
-                pause = RETRY_SECONDS
-            elif self._away:
-                pause = self._reopen()
-            else:
-                pause = WATCH_SECONDS
+        with crashes_posted(self._post):
+            pause = WATCH_SECONDS
+            while not self._closing.wait(pause):
+                if self._lost():
+                    self._closing.wait(TOGETHER_SECONDS)
+                    self._give_up(self._lost())
+                elif self._away:
+                    self._bring_back()
+                pause = RETRY_SECONDS if self._away else WATCH_SECONDS
 
     def _lost(self) -> list[Microphone | OutputSpeaker]:
         """Return what is away and the user does not know."""
         return [end for end in self._ends if end.failure and end not in self._away]
 
-    def _reopen(self) -> float:
-        """Try to open what is away; return how many seconds to wait before the next look."""
+    def _give_up(self, lost: list[Microphone | OutputSpeaker]) -> None:
+        """Close devices that are lost, so that nothing waits for them."""
+        for end in lost:
+            end.close()
+        self._away += lost
+        self._listed_at = -math.inf
+        self._post(Notice(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device"))
+
+    def _bring_back(self) -> None:
+        """Try to open what is away."""
+        if len(self._away) == len(self._ends) or self._has_new_devices():
+            self._restart()
+        back = [end for end in self._away if self._open(end)]
+        self._away = [end for end in self._away if end not in back]
+        if back:
+            self._post(Notice(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back"))
+
+    def _has_new_devices(self) -> bool:
+        """Tell, every LIST_SECONDS, whether there are new devices of the kind that is lost."""
+        if time.monotonic() - self._listed_at < LIST_SECONDS:
+            return False
+        self._listed_at = time.monotonic()
+        return devices.has_new_devices(self._away[0].device.kind)
+
+    def _restart(self) -> None:
+        """Let PortAudio list the devices anew; the one that works pauses for that."""
         for end in self._ends:
             end.close()
-        try:
+        with suppress(AudioDeviceError):
             devices.look_again()
-        except AudioDeviceError:
-            return RETRY_SECONDS
-        opened = [end for end in self._ends if self._open(end)]
-        if back := [end for end in opened if end in self._away]:
-            self._away = [end for end in self._away if end not in back]
-            self._notify(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back")
-        if not opened:
-            return RETRY_SECONDS
-        return WATCH_SECONDS if len(opened) == len(self._ends) else PARTIAL_RETRY_SECONDS
+        for end in self._ends:
+            if end not in self._away:
+                self._open(end)
 
     def _open(self, end: Microphone | OutputSpeaker) -> bool:
         kind = end.device.kind

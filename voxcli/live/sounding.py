@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, Samples
+from voxcli.levels import SILENCE_DBFS, dbfs
 from voxcli.live.devices import START_SECONDS, unusable
-from voxcli.live.loopback import RECORD_SECONDS, SILENCE_DBFS, Loopback, chirp, measure_loopback
+from voxcli.live.loopback import RECORD_SECONDS, Loopback, chirp, measure_loopback
 from voxcli.live.microphone import Microphone, MicrophoneBlock
 from voxcli.live.speaker import OutputSpeaker
 
@@ -34,7 +35,7 @@ def level_of(samples: Samples) -> Level:
     if not len(samples):
         return Level(SILENCE_DBFS, SILENCE_DBFS)
     power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return Level(_dbfs(power), _dbfs(float(np.abs(samples).max()) ** 2))
+    return Level(dbfs(power), dbfs(float(np.abs(samples).max()) ** 2))
 
 
 def levels(microphone: Microphone, every_seconds: float) -> Iterator[Level]:
@@ -124,7 +125,3 @@ def _read(microphone: Microphone) -> MicrophoneBlock:
     if block := microphone.read(START_SECONDS):
         return block
     raise unusable(microphone.device, microphone.failure or "it gives no sound")
-
-
-def _dbfs(power: float) -> float:
-    return max(SILENCE_DBFS, 10 * float(np.log10(max(power, 1e-30))))

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
@@ -143,7 +143,6 @@ class OutputSpeaker:
         self._rate = device.sample_rate
         self._queued_samples = self._dropped_samples = self._handed_samples = 0
         self._sounding: deque[tuple[float, int]] = deque(maxlen=BLOCKS_AHEAD)  # when how many have been heard
-        self._sounds_until = -math.inf
         self._streams = 0
         self._stream_samples = 0  # handed to this stream, silence included
         self.open(device)
@@ -165,13 +164,9 @@ class OutputSpeaker:
 
     @property
     def is_playing(self) -> bool:
-        """Whether sound is queued, held or heard now."""
-        return self._queued_samples - self._dropped_samples > self._heard_samples()
-
-    @property
-    def silent_since(self) -> float:
-        """Monotonic seconds at which the last sound that the device has taken ends; minus infinity before any."""
-        return self._sounds_until
+        """Whether sound is queued, held or heard now; nothing is where the device is lost."""
+        is_lost = self._lost.is_set() or bool(self.failure)
+        return not is_lost and self._queued_samples - self._dropped_samples > self._heard_samples()
 
     def duck(self) -> None:
         """Fade to silence within a block, and hold what is queued; `play` may fill the queue meanwhile."""
@@ -205,8 +200,12 @@ class OutputSpeaker:
         Raises:
             AudioDeviceError: the device takes no more sound.
         """
-        while self.position < position and self.is_playing and not interrupt.wait(BLOCK_SECONDS):
-            self._check(self._lost)
+        lost = self._lost
+        while self.position < position and not interrupt.is_set():
+            self._check(lost)
+            if not self.is_playing:
+                break
+            interrupt.wait(BLOCK_SECONDS)
 
     def open(self, device: Device) -> None:
         """Play on a device from now on; the one before has to be closed.
@@ -214,8 +213,7 @@ class OutputSpeaker:
         Raises:
             AudioDeviceError: it can't be opened.
         """
-        while self._next_block():
-            self._drop_head()
+        self._drop_queue()
         ratio = device.sample_rate / self._rate
         self._rate = device.sample_rate
         self._queued_samples = round((self._queued_samples - self._dropped_samples) * ratio)
@@ -229,9 +227,15 @@ class OutputSpeaker:
         self._stream = DeviceStream(device, self._fill, self._latency_seconds)
 
     def close(self) -> None:
-        """Close the device; give it up if it hangs."""
+        """Close the device and drop what is queued; give the device up if it hangs."""
         self._lost.set()
         self._stream.close()
+        self._drop_queue()
+
+    def _drop_queue(self) -> None:
+        """Forget what waits for a device that is closed."""
+        while self._next_block():
+            self._drop_head()
 
     def _heard_samples(self) -> int:
         now = time.monotonic()
@@ -241,15 +245,12 @@ class OutputSpeaker:
     def _put(self, block: _Block) -> bool:
         """Queue a block, waiting for room; return False if it was interrupted meanwhile."""
         self._check(block.lost)
-        self._queued_samples += len(block.samples)
         while not block.interrupt.is_set():
-            try:
+            with suppress(Full):
                 self._blocks.put(block, timeout=BLOCK_SECONDS)
-            except Full:
-                self._check(block.lost)
-            else:
+                self._queued_samples += len(block.samples)
                 return True
-        self._queued_samples -= len(block.samples)
+            self._check(block.lost)
         return False
 
     def _check(self, lost: threading.Event) -> None:
@@ -280,8 +281,6 @@ class OutputSpeaker:
         self.underruns += underrun
         self._handed_samples += count
         self._sounding.append((sounds_at + count / self._rate, self._handed_samples))
-        if count:
-            self._sounds_until = sounds_at + count / self._rate
         mono = out[:, 0].copy()
         self.reference.put(_Handed(self._streams, self._rate, self._stream_samples, mono, time.monotonic(), sounds_at))
         self._stream_samples += len(mono)

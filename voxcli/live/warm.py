@@ -1,4 +1,4 @@
-"""Makes an engine warm before "ready" is said: what a first turn costs more than the others is paid here."""
+"""Warms up the engine and the voice before "ready" is said: what a first turn costs more is paid here."""
 
 import threading
 
@@ -6,18 +6,20 @@ import numpy as np
 
 from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.session import Session
-from voxcli.turn import Engine, Utterance
+from voxcli.turn import Engine, Synthesizer, Utterance
 
 WARM_SECONDS = 1.0  # of faint noise, which takes the whole way through an encoder
 
 
-def warm_up(engine: Engine, session: Session) -> None:
-    """Let the engine answer once in a session, and forget it: its prompt begins with the session, as the next will.
+def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = None) -> None:
+    """Let the engine answer once in a session, and forget the answer; return when the voice is warm, too.
 
-    The answer stops at its first piece.
+    The prompt begins with the session, as the next one will. The answer stops at its first piece. The voice warms
+    up by itself.
 
     Raises:
         ModelError: the engine can't answer.
+        SpeechError: the voice can't speak.
     """
     noise = np.random.default_rng(0).normal(0, 1e-3, round(WARM_SECONDS * SAMPLE_RATE)).astype(np.float32)
     interrupt = threading.Event()
@@ -25,3 +27,5 @@ def warm_up(engine: Engine, session: Session) -> None:
     for _delta in engine.reply(session, utterance, interrupt):
         interrupt.set()
     engine.settle(session)
+    if synthesizer:
+        synthesizer.wait_until_ready()

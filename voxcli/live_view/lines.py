@@ -13,6 +13,7 @@ from voxcli.live.events import (
     Notice,
     Ready,
     Resumed,
+    SentenceSpoken,
     SessionEnded,
     SpeechEnded,
     SpeechResumed,
@@ -23,9 +24,9 @@ from voxcli.live.events import (
     TurnTaken,
 )
 from voxcli.live_view.words import STAGES, interruption, latency_line, notes_of, rounded_ms, said, spread
+from voxcli.output import Output
 from voxcli.printable import printable
-from voxcli.turn import ReplyDelta, SentenceSpoken, SpeechFailed
-from voxcli.ui import Output
+from voxcli.turn import ReplyDelta, SpeechFailed
 
 
 class PlainView:

@@ -21,6 +21,7 @@ from voxcli.live.events import (
     InputLevel,
     LiveEvent,
     Ready,
+    SentenceSpoken,
     SessionEnded,
     SpeechResumed,
     State,
@@ -29,9 +30,9 @@ from voxcli.live.events import (
     TurnTaken,
 )
 from voxcli.live_view.words import interruption, latency_line, notes_of, said
+from voxcli.output import Output
 from voxcli.printable import printable
-from voxcli.turn import ReplyDelta, SentenceSpoken, SpeechFailed
-from voxcli.ui import Output
+from voxcli.turn import ReplyDelta, SpeechFailed
 
 PAINTS_PER_SECOND = 10
 SPINS_PER_SECOND = 8
@@ -193,6 +194,7 @@ class TerminalView:
         self._waiting: list[Text] = []  # for the end of a pause
         self._pauses = 0
         self._closed = threading.Event()
+        self._defect: Exception | None = None  # that ended the painter
         self._painter = threading.Thread(target=self._paint_regularly, name="painter", daemon=True)
         self._begin()
         if painter:
@@ -211,7 +213,12 @@ class TerminalView:
             self._screen.starting(what, share)
 
     def show(self, event: LiveEvent) -> None:
-        """Take an event; what is finished is printed at once, the rest is painted soon."""
+        """Take an event; what is finished is printed at once, the rest is painted soon.
+
+        Raises what ended the painter, which is a defect.
+        """
+        if self._defect:
+            raise self._defect
         with self._lock:
             self._screen.take(event)
             if isinstance(event, SessionEnded):
@@ -253,8 +260,11 @@ class TerminalView:
                 self._live.update(Group(*rows), refresh=True)
 
     def _paint_regularly(self) -> None:
-        while not self._closed.wait(1 / PAINTS_PER_SECOND):
-            self.paint()
+        try:
+            while not self._closed.wait(1 / PAINTS_PER_SECOND):
+                self.paint()
+        except Exception as error:  # noqa: BLE001 - raised again by show(), on the thread of the conversation
+            self._defect = error
 
     def _print_waiting(self) -> None:
         if self._waiting and not self._pauses:

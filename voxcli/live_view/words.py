@@ -1,11 +1,11 @@
 """What the views say of a live conversation in words, safe for a terminal. Pure functions."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from voxcli.errors import VoxError
 from voxcli.live.events import Latency, LiveEvent, Notice, Ready, SessionEnded, TurnFailed
+from voxcli.percentiles import percentile
 from voxcli.printable import printable
 from voxcli.turn import SpeechFailed, TurnEnded
 
@@ -80,10 +80,9 @@ def _count(number: int, what: str) -> str:
 
 def spread(latencies: Sequence[Latency], stage: str) -> dict[str, float] | None:
     """Return the 50th and 95th percentile of a stage, in ms, by nearest rank; None if no turn came so far."""
-    known = sorted(value for latency in latencies if (value := getattr(latency, stage)) is not None)
-    if not known:
-        return None
-    return {f"p{share}": rounded_ms(known[math.ceil(share / 100 * len(known)) - 1]) for share in (50, 95)}
+    known = [value for latency in latencies if (value := getattr(latency, stage)) is not None]
+    found = {f"p{share}": percentile(known, share / 100) for share in (50, 95)}
+    return {name: rounded_ms(value) for name, value in found.items() if value is not None} or None
 
 
 def rounded_ms(value: float) -> float:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Self
 
 from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, SpeechError, missing_extra
+from voxcli.printable import first_line
 from voxcli.speech.voice import Voice
 
 if TYPE_CHECKING:
     from piper import PiperVoice
 
 SUFFIX = ".onnx"
+WARM_UP = "Ready."  # the first sentence takes longer than the others
 NATIVE_WORDS_PER_MINUTE = 180  # of en_US-joe-medium at length_scale 1, measured over the README's questions
 
 
@@ -50,7 +52,7 @@ class PiperSynthesizer:
         self.close()
 
     def wait_until_ready(self) -> None:
-        """Wait until the voice is loaded; raises SpeechError if it can't be."""
+        """Wait until the voice is loaded and has said a first sentence; raises SpeechError if it can't."""
         self._loading.result()
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
@@ -105,7 +107,9 @@ def _load(path: Path) -> "PiperVoice":
     from piper import PiperVoice
 
     try:
-        return PiperVoice.load(path)
+        voice = PiperVoice.load(path)
+        for _ in voice.synthesize(WARM_UP):
+            pass
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SpeechError(f"can't load the piper voice {path}: {reason}") from error
+        raise SpeechError(f"can't load the piper voice {path}: {first_line(error)}") from error
+    return voice

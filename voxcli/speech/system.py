@@ -9,15 +9,11 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import soundfile
-
-from voxcli.audio import AudioClip
-from voxcli.errors import ConfigError, SpeechError
+from voxcli.audio import AudioClip, read_unchanged
+from voxcli.errors import AudioInputError, SpeechError
 from voxcli.sentences import LONGEST_PIECE_CHARS
 from voxcli.speech import worker
 from voxcli.speech.process import WorkerFailed, WorkerProcess
@@ -26,7 +22,7 @@ from voxcli.speech.voice import Voice, choose
 WORKER_COMMAND = (sys.executable, "-P", str(Path(worker.__file__)))  # -P: nothing is imported from the current folder
 START_SECONDS = 20.0  # Python, a driver and its voices from a cold disk; Windows builds COM wrappers the first time
 RENDER_SUFFIX = ".aiff" if sys.platform == "darwin" else ".wav"  # what the drivers write, whatever the name
-WARM_UP = "Ready."
+WARM_UP = "Ready."  # rendered in the background, for the first sentence of a process takes longer than the others
 ATTEMPTS = 2  # a sentence that fails is tried once more, in a new process
 
 
@@ -63,6 +59,7 @@ class Pyttsx3Synthesizer:
         self._worker: WorkerProcess | None = None
         self._numbers = itertools.count()
         self._closed = False
+        self._warm_up_error: BaseException | None = None
         self._warming = threading.Thread(target=self._warm_up, name="speech warm-up", daemon=True)
         if voice:
             self._check_voice()
@@ -85,10 +82,15 @@ class Pyttsx3Synthesizer:
             return _voices(self._running())
 
     def wait_until_ready(self) -> None:
-        """Wait for the warm-up; raises SpeechError where there is no speech engine."""
+        """Wait for the warm-up, in which a first sentence is rendered.
+
+        Raises:
+            SpeechError: the voice is closed, or failed twice.
+        """
         self._warming.join()
-        with self._lock:
-            self._running()
+        self._check_open()
+        if self._warm_up_error:
+            raise self._warm_up_error
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         """Yield the sentence as one clip at the voice's rate, or nothing for nothing to say.
@@ -122,8 +124,11 @@ class Pyttsx3Synthesizer:
             raise
 
     def _warm_up(self) -> None:
-        with suppress(SpeechError, ConfigError), self._lock:  # the first sentence meets it again, and reports it
-            self._rendered(WARM_UP)
+        try:
+            with self._lock:
+                self._rendered(WARM_UP)
+        except BaseException as error:  # noqa: BLE001 - raised again by wait_until_ready(); a sentence tries anew
+            self._warm_up_error = error
 
     def _rendered(self, sentence: str) -> AudioClip:
         failure: WorkerFailed | None = None
@@ -141,12 +146,11 @@ class Pyttsx3Synthesizer:
         patience = self._timeout_seconds * max(1.0, len(sentence) / LONGEST_PIECE_CHARS)
         worker.ask(patience, do="render", text=sentence, path=str(path))
         try:
-            samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (OSError, soundfile.SoundFileError) as error:
+            return read_unchanged(path)
+        except (OSError, AudioInputError) as error:
             raise WorkerFailed(f"rendered no sound: {error}") from error
         finally:
             path.unlink(missing_ok=True)
-        return AudioClip(samples.mean(axis=1, dtype=np.float32), sample_rate)
 
     def _running(self) -> WorkerProcess:
         """Return the process, started and set to the voice where it was not; the lock must be held."""

@@ -3,21 +3,15 @@
 import os
 import secrets
 import stat
-import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-import numpy as np
-
 from voxcli.audio import AudioClip
 from voxcli.errors import ConfigError, VoxError
 from voxcli.turn import Speaker
-
-HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")  # RIFF, "fmt " and the head of "data"; Microsoft's RIFF specification
-SAMPLE_BYTES = 2  # PCM16
-LARGEST_BYTES = 0xFFFF_FFFF - HEADER.size  # sizes are 32-bit numbers
+from voxcli.wav import LARGEST_DATA_BYTES, PCM16_BYTES, pcm16, wav_header
 
 
 class WavSpeaker:
@@ -98,26 +92,20 @@ class WavSpeaker:
             raise self._failed(error) from error
 
     def _write(self, clip: AudioClip) -> None:
-        pcm = (np.clip(np.nan_to_num(clip.samples), -1, 1) * 0x7FFF).round().astype("<i2").tobytes()
+        data = pcm16(clip.samples)
         try:
             if self._file.closed:
                 raise OSError(None, "it is closed")
-            if (self._samples * SAMPLE_BYTES) + len(pcm) > LARGEST_BYTES:
+            if self._samples * PCM16_BYTES + len(data) > LARGEST_DATA_BYTES:
                 raise OSError(None, "a WAV file holds at most 4 GiB")
-            self._file.write(pcm if self._samples else self._header() + pcm)
+            self._file.write(data if self._samples else self._header() + data)
             self._file.flush()
         except OSError as error:
             raise self._failed(error) from error
         self._samples += len(clip.samples)
 
     def _header(self) -> bytes:
-        size = self._samples * SAMPLE_BYTES
-        rate = self._sample_rate
-        return HEADER.pack(
-            *(b"RIFF", HEADER.size - 8 + size, b"WAVE"),
-            *(b"fmt ", 16, 1, 1, rate, rate * SAMPLE_BYTES, SAMPLE_BYTES, 8 * SAMPLE_BYTES),
-            *(b"data", size),
-        )
+        return wav_header(self._sample_rate, self._samples * PCM16_BYTES)
 
     def _failed(self, error: OSError) -> VoxError:
         self._discard()

@@ -1,0 +1,180 @@
+"""What all checks need: the checkpoint, engines on the device that is checked, clips, and one turn."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from voxcli.engines.fast_path import Backends, Level
+
+from benchmarks import replica
+from benchmarks.baselines import free_memory
+from benchmarks.emulation import CountingCompiler, EmulatedGraphs
+from voxcli.audio import SAMPLE_RATE, AudioClip
+from voxcli.engines import placement, shards
+from voxcli.engines.capture import Record, Work
+from voxcli.engines.demand import demand
+from voxcli.engines.formats import Format
+from voxcli.engines.hardware import DType, Hardware
+from voxcli.engines.voxtral import VoxtralEngine
+from voxcli.session import Session
+from voxcli.turn import Engine, PassReport, Utterance
+
+RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
+FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
+SEED = 7
+REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is checked."""
+
+    shape: str  # of the checkpoint, one of `replica.SHAPES`
+    weighed_shape: str  # of the checkpoint whose memory is measured
+    reply_tokens: int
+    default_context: int  # tokens; of a user who sets nothing
+    context: int  # of most engines
+    small_context: int  # where the length does not matter
+    turns: int  # of the conversation with interruptions
+    samples: int  # of each measured turn
+    clips: int  # of the batch
+    singles: int  # of these, answered one by one
+
+
+GPU = Sizes("mini", "mini", 48, 8192, 8192, 1024, 50, 5, 256, 8)
+EMULATED = Sizes("tiny", "100m", 12, 8192, 2048, 1024, 50, 1, 12, 3)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One turn of an engine."""
+
+    ids: list[int]  # of the reply, read from its text
+    report: PassReport
+    token_seconds: tuple[float, ...]  # of each token, from the clip on
+
+    @property
+    def first_token_seconds(self) -> float:
+        return self.token_seconds[0]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The pace of decoding, after the first token."""
+        return (len(self.token_seconds) - 1) / (self.token_seconds[-1] - self.token_seconds[0])
+
+
+@dataclass
+class Lab:
+    """One device and a random checkpoint for it."""
+
+    folder: Path  # for checkpoints and compiled kernels
+    device: str  # cuda or cpu
+    sizes: Sizes
+    emulated: bool
+    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by rung; what one step leaves to another
+    replays: int = 0  # of anything captured, ever
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The folder of the checkpoint; it is written when it is first asked for."""
+        return self.checkpoint_of(self.sizes.shape)
+
+    def checkpoint_of(self, shape: str) -> Path:
+        """Return the folder of a checkpoint, written if it is not there."""
+        folder = self.folder / shape
+        return folder if folder.is_dir() else replica.write(folder, replica.SHAPES[shape], "digits")
+
+    def need(self, checkpoint: Path, form: Format, context_tokens: int) -> tuple[DType, int]:
+        """Return the number format of what is not quantized, and the bytes that voxcli announces before loading."""
+        config: Any = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
+        needs, hardware = demand(config, shards.inspect(checkpoint).parameters), Hardware.look(torch, self.device)
+        wanted = placement.Wanted(self.device, form, context_tokens, self.sizes.reply_tokens)
+        where = placement.plan(wanted, hardware, needs, strictly=False)
+        return where.dtype, placement.needed_bytes(where, needs, hardware, self.sizes.reply_tokens)
+
+    @contextmanager
+    def engine(self, tell: Callable[[str], None], **options: Any) -> Iterator[VoxtralEngine]:
+        """Load an engine for the time of the context; what it leaves is freed.
+
+        Args:
+            tell: takes what the engine tells users.
+            options: for `VoxtralEngine.load`, in place of a user's defaults.
+        """
+        given = {
+            "name": "random",
+            "device": self.device,
+            "max_reply_tokens": self.sizes.reply_tokens,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "context_tokens": self.sizes.context,
+            "folder": self.folder,
+            "notice": tell,
+            "backends": self.backends(),
+        }
+        engine = VoxtralEngine.load(options.pop("checkpoint", self.checkpoint), **{**given, **options})
+        try:
+            yield engine
+        finally:
+            engine.close()
+            del engine
+            torch.compiler.reset()  # what was compiled may keep the weights
+            free_memory(self.device)
+
+    def backends(self) -> Backends:
+        """Return what compiles and captures, replays counted."""
+        made = Backends.of(self.device)
+        if self.emulated:
+            made = Backends(CountingCompiler(), EmulatedGraphs, looks_ahead=True)
+        graphs = made.graphs
+        return replace(made, graphs=lambda: self._counting(graphs())) if graphs else made
+
+    def _counting(self, record: Record) -> Record:
+        def counted(work: Work, source: torch.Generator | None = None) -> Work:
+            replay = record(work, source)
+
+            def replay_and_count() -> None:
+                self.replays += 1
+                replay()
+
+            return replay_and_count
+
+        return counted
+
+
+def clip(number: int, seconds: float = 2.0) -> AudioClip:
+    """Return noise, which costs what speech costs; no two numbers give the same."""
+    samples = np.random.default_rng((SEED, number)).normal(0.0, 0.1, round(seconds * SAMPLE_RATE))
+    return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
+
+
+def ask(engine: Engine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
+    """Return an engine's answer to a clip, interrupted after some tokens or whole."""
+    interrupt, deltas, times = threading.Event(), [], []
+    started = time.perf_counter()
+    reply = engine.reply(session, Utterance(heard), interrupt)
+    while True:
+        try:
+            deltas.append(next(reply))
+        except StopIteration as end:
+            return Answer(ids_in("".join(deltas)), end.value, tuple(times))
+        times.append(time.perf_counter() - started)
+        if len(deltas) == stop_after:
+            interrupt.set()
+
+
+def ids_in(text: str) -> list[int]:
+    """Return the ids in a text of the tokenizer `digits`."""
+    return [int(word) for word in text.split()]
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """Return the text of ids, as the tokenizer `digits` writes it."""
+    return "".join(f" {token_id}" for token_id in ids)

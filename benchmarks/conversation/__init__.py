@@ -1,0 +1,1 @@
+"""Live conversations on a virtual sound card, measured by recordings of its microphone and loudspeaker."""

@@ -1,0 +1,108 @@
+"""A conversation whose reply is always the same and immediate: `python -m benchmarks.conversation.fixed_reply MODE`.
+
+    chat REPLY.npy [FOLDER]   a whole `voxcli chat`: what remains is the time that the pipeline itself takes
+    pass-through              plays what the microphone hears: what remains is the time that the devices take
+
+Both print events as `voxcli chat --json` does. REPLY.npy has the samples of the reply at 44.1 kHz; FOLDER keeps the
+utterances.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.conversation.sound_card import RATE
+from voxcli.app.chat import ChatOptions, run_chat
+from voxcli.audio import AudioClip
+from voxcli.config import Settings
+from voxcli.live.events import Notice, Ready
+from voxcli.live.inbound import Crashed
+from voxcli.live.recovery import AudioDevices
+from voxcli.live_view.lines import JsonLiveView
+from voxcli.session import Session
+from voxcli.turn import Engine, PassReport, Utterance
+
+FIXED_REPLY = "fixed-reply"
+READ_SECONDS = 0.1
+# -50 dBFS. Fainter blocks are not played, so that each sound finds an idle loudspeaker, as a reply does.
+PLAYED_LEVEL = 0.003
+
+
+@dataclass
+class FixedReplyEngine(Engine):
+    """Implements `voxcli.turn.Engine`: answers one word at once."""
+
+    name: str = FIXED_REPLY
+    model: str = ""
+
+    def reply(
+        self,
+        session: Session,  # noqa: ARG002 - the protocol's
+        utterance: Utterance,  # noqa: ARG002
+        interrupt: threading.Event,  # noqa: ARG002
+    ) -> Generator[str, None, PassReport]:
+        yield "Yes."
+        return PassReport(model_passes=1, prompt_tokens=1, cached_tokens=0, reply_tokens=1)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class RecordedVoice:
+    """Implements `voxcli.turn.Synthesizer`: says every sentence with the same recording."""
+
+    recording: AudioClip
+
+    def wait_until_ready(self) -> None:
+        pass
+
+    def synthesize(self, sentence: str) -> Iterator[AudioClip]:  # noqa: ARG002 - the protocol's
+        yield self.recording
+
+    def close(self) -> None:
+        pass
+
+
+def chat(reply: Path, folder: Path | None) -> None:
+    """Converse until Ctrl-C comes twice; keep the utterances in `folder`, if there is one."""
+    voice = RecordedVoice(AudioClip(np.load(reply, allow_pickle=False), RATE))
+    run_chat(Settings(), ChatOptions(record=folder, as_json=True), engine=FixedReplyEngine(), synthesizer=voice)
+
+
+def pass_through() -> None:
+    """Play what the microphone hears, block by block, until Ctrl-C."""
+    over = threading.Event()
+    signal.signal(signal.SIGINT, lambda _number, _frame: over.set())
+    view = JsonLiveView()
+
+    def show(posted: Notice | Crashed) -> None:
+        if isinstance(posted, Crashed):
+            raise posted.error
+        view.show(posted)
+
+    with AudioDevices(show) as devices:
+        loudspeaker = devices.speaker.device.name if devices.speaker else None
+        view.show(Ready("pass-through", "", None, devices.microphone.device.name, loudspeaker, None, "off"))
+        while not over.is_set():
+            block = devices.microphone.read(READ_SECONDS)
+            if block and devices.speaker and np.abs(block.samples).max(initial=0.0) > PLAYED_LEVEL:
+                devices.speaker.play(AudioClip(block.samples), over)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the programs."""
+    mode, *paths = arguments
+    if mode == "pass-through":
+        pass_through()
+    else:
+        chat(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,186 @@
+"""Builds and runs a batch: many recordings, one record each."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxcli.app.parts import Notice, engine_options, open_engine, open_servers, open_voice
+from voxcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxcli.batch.desk import Desk
+    from voxcli.batch.items import Source
+    from voxcli.batch.results import Results
+    from voxcli.batch.tally import Status, Tally
+    from voxcli.batch.worker import SpokenReplies, Worker
+    from voxcli.config import Settings
+
+SERVER_CONCURRENCY = 8  # requests at once where nobody says
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What a batch run is asked for, beside the settings."""
+
+    inputs: Sequence[str]  # files, folders, globs, manifests; - is a list on standard input
+    out: Path  # of the records
+    resume: bool = False  # go on with records that are there
+    retry_failed: bool = False  # go on, and answer failed items again
+    fail_fast: bool = False  # stop at the first item that fails
+    save_replies: Path | None = None  # folder for spoken replies
+    concurrency: int | None = None  # items at once; for each server
+    batch_size: int | None = None  # replies that the voxtral engine makes at once
+    urls: Sequence[str] = ()  # servers of the remote engine
+    ray: str | None = None  # address of a cluster, or auto
+    workers: int | None = None  # engines on the cluster
+    gpus_per_worker: float | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch run with all its parts open."""
+
+    tally: "Tally"  # counts all records in the results file
+    items: int
+    left: int  # items without a record
+    _options: BatchOptions
+    _desk: "Desk"
+    _results: "Results"
+    _workers: "Sequence[Worker]"
+
+    def answer(self, stop: threading.Event) -> "Status | None":
+        """Answer what is left and show the progress; None where nothing is left.
+
+        Args:
+            stop: set it, and items in flight are finished, but no more are begun.
+        """
+        from voxcli.batch.runner import Run
+        from voxcli.ui import batch_progress
+
+        if not self.left:
+            return None
+        with batch_progress() as view:
+            run = Run(self._desk, self.left, self._results.write, self.tally, view, stop, self._options.fail_fast)
+            return run.answer(self._workers)
+
+
+def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice) -> Batch:
+    """Open the inputs, the results and, where items are left, all that answers them.
+
+    Raises:
+        VoxError: options that exclude each other, inputs or results that can't be used, or no engine.
+    """
+    from voxcli.batch.desk import Desk
+    from voxcli.batch.items import sources
+    from voxcli.batch.plan import survey
+    from voxcli.batch.results import Results
+    from voxcli.batch.tally import Tally
+
+    _refuse_cluster_options(options)
+    _refuse_batch_size(options.batch_size, settings.engine)
+    inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
+    _refuse_replies_among(inputs, options.save_replies)
+    plan, tally = survey(inputs), Tally()
+    results = stack.enter_context(
+        Results(
+            options.out,
+            resume=options.resume or options.retry_failed,
+            retry_failed=options.retry_failed,
+            count=tally.add,
+        )
+    )
+    left = sum(planned.item.id not in results for planned in plan) if len(results) else plan.items
+    if len(results):
+        notice(f"{plan.items - left} of {plan.items} items are finished")
+    desk = Desk(iter(plan), results, settings.instructions)
+    workers: list[Worker] = []
+    if left and options.ray:
+        workers = _cluster(settings, options, stack, notice, desk, left)
+    elif left:
+        workers = _open_workers(settings, options, stack, notice, desk, left)
+    return Batch(tally, plan.items, left, options, desk, results, workers)
+
+
+def _open_workers(
+    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
+) -> "list[Worker]":
+    """Open the engine and all that answers with it on this machine."""
+    from voxcli.batch.shelf import Shelf
+    from voxcli.batch.urls import read_recording
+    from voxcli.batch.worker import EngineWorker, workers_wanted
+    from voxcli.ui import loading_progress
+
+    replies = _spoken_replies(options.save_replies, settings, stack)
+    started = time.perf_counter()
+    with loading_progress() as (fetching, warming):
+        if settings.engine == "remote":
+            engine = open_servers(settings, options.urls, options.concurrency or SERVER_CONCURRENCY, stack, notice)
+        else:
+            engine = open_engine(settings, stack, notice, fetching, warming, rows=options.batch_size or 0, items=left)
+            _refuse_batch_size(options.batch_size, engine.name)
+    load_seconds = time.perf_counter() - started
+    count = workers_wanted(engine, None if settings.engine == "remote" else options.concurrency)  # servers sum it up
+    for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
+        replies += _spoken_replies(options.save_replies, settings, stack)
+    max_seconds = settings.audio.max_seconds
+    shelf = stack.enter_context(Shelf(desk, lambda path: read_recording(path, max_seconds=max_seconds)))
+    return [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
+
+
+def _refuse_batch_size(size: int | None, engine: str) -> None:
+    """Raise ConfigError where there is no batch: the other engines have a number of items at once."""
+    if size is not None and engine not in ("auto", "voxtral"):
+        raise ConfigError(f"--batch-size is for the voxtral engine, not for {engine}", hint="use --concurrency")
+
+
+def _cluster(
+    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
+) -> "list[Worker]":
+    """Join the cluster and start what answers there."""
+    from voxcli.batch.cluster import Crew, Size, connected
+    from voxcli.batch.station import EngineChoice, Setup
+    from voxcli.engines.checkpoints import KNOWN
+
+    stack.enter_context(connected(options.ray or ""))
+    wanted = replace(engine_options(settings), rows=options.batch_size or 0, items=left)
+    if wanted.model not in KNOWN and Path(wanted.model).is_dir():  # other names mean the same on each machine
+        wanted = replace(wanted, model=str(Path(wanted.model).absolute()))
+    engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)
+    at_once = None if wanted.engine == "remote" else options.concurrency
+    setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once)
+    return [Crew(desk, setup, Size(options.workers, options.gpus_per_worker), left, notice)]
+
+
+def _refuse_cluster_options(options: BatchOptions) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    if options.ray is None and (options.workers, options.gpus_per_worker) != (None, None):
+        raise ConfigError("--workers and --gpus-per-worker are for a cluster", hint="add --ray auto")
+    if options.ray is not None and options.save_replies:
+        raise ConfigError("--save-replies writes on this machine, --ray answers on others", hint="leave one out")
+
+
+def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":
+    """Open a voice that writes to a folder, if one is wanted."""
+    if folder is None:
+        return [None]
+    from voxcli.batch.worker import SpokenReplies
+
+    return [SpokenReplies(folder.expanduser(), stack.enter_context(open_voice(settings)))]
+
+
+def _refuse_replies_among(inputs: "Sequence[Source]", folder: Path | None) -> None:
+    """Raise ConfigError if replies would be written where they are taken for recordings."""
+    from voxcli.batch.items import Folder
+
+    for source in inputs if folder else ():
+        if isinstance(source, Folder) and folder and folder.resolve().is_relative_to(Path(source.path).resolve()):
+            raise ConfigError(
+                f"{folder} is in {source.path}: the replies would be answered as recordings",
+                hint="give --save-replies a folder beside it",
+            )

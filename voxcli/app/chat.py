@@ -1,0 +1,252 @@
+"""Builds and runs a live conversation."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from voxcli.app.parts import open_engine, open_memory, open_voice
+from voxcli.errors import ConfigError, VoxError
+
+if TYPE_CHECKING:
+    from voxcli.audio import AudioClip
+    from voxcli.config import Settings
+    from voxcli.live.attempt import Answering
+    from voxcli.live.events import LiveEvent, Ready
+    from voxcli.live.inbound import Inbound
+    from voxcli.live.keys import Keys
+    from voxcli.live.listener import Listener
+    from voxcli.live.recording import Recording
+    from voxcli.live.recovery import AudioDevices
+    from voxcli.live_view import LiveView
+    from voxcli.memory import Memory
+    from voxcli.session import Session
+    from voxcli.turn import Engine, Synthesizer
+
+WARMING = "warming up"
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a conversation is asked for, beside the settings."""
+
+    session: str | None = None  # name; None keeps the conversation in memory alone
+    new_instructions: bool = False  # a stored session takes over those of the settings
+    speak: bool = True
+    max_turns: int | None = None  # the conversation ends after so many
+    record: Path | None = None  # folder that keeps each utterance and its record
+    as_json: bool = False  # events on stdout instead of a view for people
+
+
+def run_chat(
+    settings: "Settings",
+    options: ChatOptions,
+    *,
+    engine: "Engine | None" = None,
+    synthesizer: "Synthesizer | None" = None,
+) -> bool:
+    """Converse until the user ends it; return whether Ctrl-C did.
+
+    Args:
+        engine: answers in place of the one that the settings name; stays its owner's to close.
+        synthesizer: speaks in place of the voice that the settings name, likewise.
+
+    Raises:
+        VoxError: a part can't be opened, or fails for good.
+    """
+    with ExitStack() as stack:
+        return _run(settings, options, stack, engine, synthesizer)
+
+
+def _run(
+    settings: "Settings",
+    options: ChatOptions,
+    stack: ExitStack,
+    engine: "Engine | None",
+    synthesizer: "Synthesizer | None",
+) -> bool:
+    """Open the parts, those that may be refused first; run the conversation."""
+    from voxcli.live.attempt import Answering
+    from voxcli.live.conversation import Conversation, ConversationOptions
+    from voxcli.live.key_reader import keys_posted
+    from voxcli.live.recording import Recording
+    from voxcli.live_view import open_live_view
+    from voxcli.turn import SpeechOutput
+
+    inbox: SimpleQueue[Inbound] = SimpleQueue()
+    recording = Recording(options.record) if options.record else None
+    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    view = stack.enter_context(closing(open_live_view(as_json=options.as_json)))
+    keys = _open_keys(settings.live.push_to_talk, view, stack)
+    devices = _open_devices(settings, options, view, inbox, stack)
+    listener, echo = _open_listener(settings, devices, view, inbox)
+    if devices.speaker and synthesizer is None:
+        synthesizer = stack.enter_context(open_voice(settings))
+    if engine is None:
+        fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
+        engine = open_engine(settings, stack, view.starting, fetching, warming)
+    _warm(engine, synthesizer, memory.session, view)
+    speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
+    answering = Answering(engine, speech, listener.commit, inbox.put)
+    turns = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, options.max_turns)
+    show = _shown_and_kept(view, recording)
+    conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
+    view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
+    with keys_posted(keys, inbox.put), _running(listener, answering), _ctrl_c_to(inbox):
+        conversation.run()
+    return conversation.interrupted
+
+
+def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys | None":
+    from voxcli.live.keys import open_keys
+
+    hold = push_to_talk == "hold"
+    keys = stack.enter_context(open_keys(releases=hold, paused=view.paused))
+    if push_to_talk != "off" and keys is None:
+        raise ConfigError("push-to-talk needs a terminal for its key", hint="leave out --push-to-talk")
+    if hold and keys and not keys.supports_release:
+        raise ConfigError(
+            "this terminal does not tell when a key is let go",
+            hint="use --push-to-talk toggle, or the terminal kitty or foot",
+        )
+    if keys:
+        space = {"off": "mute", "hold": "hold to talk", "toggle": "talk"}[push_to_talk]
+        view.hints = {"space": space, "i": "interrupt", "t": "type", "r": "repeat", "q": "end"}
+    return keys
+
+
+def _open_devices(
+    settings: "Settings", options: ChatOptions, view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
+) -> "AudioDevices":
+    from voxcli.live.recovery import AudioDevices
+
+    view.starting("microphone and loudspeaker")
+    return stack.enter_context(
+        AudioDevices(
+            inbox.put,
+            wanted_input=settings.live.input_device or None,
+            wanted_output=settings.live.output_device or None,
+            speak=options.speak,
+        )
+    )
+
+
+def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
+    view.starting(what, done / total)
+
+
+def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
+    from voxcli.live.warm import warm_up
+
+    view.starting(WARMING)
+    warm_up(engine, session, synthesizer)
+
+
+def _open_listener(
+    settings: "Settings", devices: "AudioDevices", view: "LiveView", inbox: "SimpleQueue[Inbound]"
+) -> tuple["Listener", str]:
+    """Return the listener, and how it keeps voxcli from hearing itself."""
+    from voxcli.live.echo import Timeline, open_canceller
+    from voxcli.live.endpoint import EndPointer, EndpointSettings
+    from voxcli.live.events import Notice
+    from voxcli.live.listener import PLAYED_SECONDS, Listener
+    from voxcli.vad import Detector
+
+    live = settings.live
+    by_voice = live.push_to_talk == "off"
+    given = {name: getattr(live, name) for field in fields(EndpointSettings) if hasattr(live, name := field.name)}
+    given |= {"drafts": live.drafts or live.end_of_turn != "silence", "by_voice": by_voice}  # both need pauses
+    endpointer = EndPointer(EndpointSettings(**given))
+    played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
+    canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
+    if notice:
+        view.show(Notice(notice))
+    listener = Listener(
+        devices.microphone,
+        devices.speaker,
+        Detector().probability,
+        endpointer,
+        canceller,
+        played,
+        inbox.put,
+        barge_in=live.barge_in and by_voice,
+        is_complete=_end_of_turn(live.end_of_turn),
+    )
+    return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
+
+
+def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
+    if setting == "silence":
+        return None
+    from voxcli.live import smart_turn
+
+    return smart_turn.load()
+
+
+def _ready(
+    engine: "Engine", settings: "Settings", devices: "AudioDevices", memory: "Memory", echo: str, *, spoken: bool
+) -> "Ready":
+    from voxcli.live.events import Ready
+
+    return Ready(
+        engine.name,
+        engine.model,
+        settings.voice if spoken else None,
+        devices.microphone.device.name,
+        devices.speaker.device.name if devices.speaker else None,
+        memory.session.name,
+        echo,
+    )
+
+
+def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
+    from voxcli.live.events import TurnFailed, TurnTaken
+
+    def show(event: "LiveEvent") -> None:
+        view.show(event)
+        if recording and isinstance(event, TurnTaken):
+            try:
+                recording.keep(event)
+            except VoxError as error:
+                view.show(TurnFailed(error))
+
+    return show
+
+
+def _typed(keys: "Keys | None") -> str:
+    """Let the user type a line; Ctrl-C gives it up."""
+    if keys is None:
+        return ""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return keys.read_line("you: ")
+    except KeyboardInterrupt:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
+    from voxcli.live.inbound import Interrupt
+
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _running(listener: "Listener", answering: "Answering") -> Iterator[None]:
+    listener.start()
+    answering.start()
+    try:
+        yield
+    finally:
+        listener.close()
+        answering.finish()

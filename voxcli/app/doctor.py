@@ -1,0 +1,165 @@
+"""Gathers what `voxcli doctor` looks at: the settings, the engine, the devices, the voice, the folders."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxcli import doctor as checks
+from voxcli.app.parts import engine_options, load_settings, open_voice
+from voxcli.doctor import Probe
+from voxcli.errors import ConfigError, ModelError, VoxError
+
+if TYPE_CHECKING:
+    from voxcli.config import Settings
+    from voxcli.doctor import Finding
+    from voxcli.engines.hardware import Hardware
+
+
+def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
+    """Give the checks for the settings in force, in the order in which they are shown."""
+    from voxcli.config import Settings
+    from voxcli.paths import config_file, data_folder
+
+    def settings_file() -> "Finding":
+        load_settings(config, flags)
+        path = config or config_file()
+        return checks.settings_file(path, path.exists())
+
+    try:
+        settings = load_settings(config, flags)
+    except ConfigError:
+        settings = Settings()  # its own line says so; the others tell of the defaults
+    yield Probe("python", lambda: checks.python(sys.version_info[:3]))
+    yield Probe("settings", settings_file)
+    yield from _engine_probes(settings)
+    yield Probe("devices", _devices, needed=False)
+    yield Probe("voice", lambda: _voice(settings), needed=False)
+    yield Probe("data", lambda: checks.folder(data_folder(), checks.DATA_BYTES), needed=False)
+    yield Probe("permissions", lambda: checks.permissions(data_folder()), needed=False)
+
+
+def _engine_probes(settings: "Settings") -> Iterator[Probe]:
+    from voxcli.engines import weights
+    from voxcli.engines.choice import looks_like_gpu, why_not_voxtral
+    from voxcli.paths import cache_folder
+
+    cache = cache_folder()
+    prepared = weights.prepared(cache)
+    missing = checks.missing_packages(checks.EMBEDDED_PACKAGES) + ([] if prepared else weights.missing_packages())
+    here = _located(settings.model)
+    hardware = _hardware(settings.device)
+    memory = _memory_check(settings, hardware, here)
+    why_not = why_not_voxtral(settings.device) or _why_not(memory)
+    used = checks.engine_in_use(settings.engine, why_not, here)
+    voxtral = used == "voxtral"
+    lacking = checks.missing_packages(checks.VOXTRAL_PACKAGES)
+
+    yield Probe("engine", lambda: checks.engine(settings.engine, used, why_not))
+    if used == "remote":
+        yield Probe("server", lambda: _server(settings))
+    yield Probe(
+        "torch", lambda: checks.torch_device(hardware, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
+    )
+    if memory:
+        yield Probe("memory", memory, voxtral)
+    yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
+    yield Probe("embedded", lambda: _embedded(prepared, missing), used == "embedded")
+    needed_bytes = 0 if prepared else weights.TOTAL_BYTES
+    yield Probe("cache", lambda: checks.folder(cache, needed_bytes), used == "embedded" and not prepared)
+
+
+def _hardware(device: str) -> "Hardware | None":
+    """Return what torch finds; None without torch."""
+    from voxcli.engines.hardware import look
+
+    try:
+        return look(device)
+    except ModelError:
+        return None
+
+
+def _memory_check(
+    settings: "Settings", hardware: "Hardware | None", here: Path | None
+) -> Callable[[], "Finding"] | None:
+    """Return the check that the model fits; None where there is no torch, or its size is not known."""
+    from voxcli.engines.choice import demand_here
+    from voxcli.engines.placement import Wanted
+
+    if hardware is None:
+        return None
+    wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, settings.reply.max_tokens)
+    try:
+        needs = demand_here(settings.model, here)
+    except VoxError:  # the line about the checkpoint tells why
+        return None
+    return partial(checks.memory, hardware, wanted, needs) if needs else None
+
+
+def _why_not(check: Callable[[], "Finding"] | None) -> str:
+    try:
+        if check:
+            check()
+    except VoxError as error:
+        return error.message
+    return ""
+
+
+def _server(settings: "Settings") -> "Finding":
+    """Ask the server for its models: nothing is generated."""
+    from voxcli.engines.choice import find_server
+
+    server = find_server(engine_options(settings).remote, settings.remote.url)
+    from voxcli.engines.remote import list_models
+    from voxcli.engines.remote_access import WRONG_VOXTRAL
+
+    listed = list_models(server)
+    return checks.server(settings.remote.model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "")
+
+
+def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
+    from voxcli.engines import embedded, weights
+
+    if not missing:
+        embedded.check_libraries()
+    return checks.embedded(prepared, missing, weights.INSTALL)
+
+
+def _located(model: str) -> Path | None:
+    from voxcli.engines import checkpoints
+
+    try:
+        return checkpoints.locate(model)
+    except ModelError:
+        return None  # the line about the checkpoint tells why
+
+
+def _checkpoint(model: str) -> "Finding":
+    from voxcli.engines import checkpoints
+
+    here = checkpoints.locate(model)
+    name = checkpoints.resolve(model)
+    size = next((known.bytes for known in checkpoints.KNOWN.values() if known.repo_id == name), 0)
+    try:
+        hub = checkpoints.Hub().folder()
+    except ImportError:  # the line about torch names the package
+        hub = Path.home()
+    return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)
+
+
+def _devices() -> "Finding":
+    from voxcli.live.devices import input_devices, output_devices
+
+    names = [
+        [device.name for device in sorted(devices, key=lambda device: not device.is_default)]
+        for devices in (output_devices(), input_devices())
+    ]
+    return checks.devices(*names)
+
+
+def _voice(settings: "Settings") -> "Finding":
+    """Let the voice say a word: a voice that is listed may still not speak."""
+    with open_voice(settings) as synthesizer:
+        seconds = sum(clip.seconds for clip in synthesizer.synthesize("Ready."))
+    return checks.voice(settings.voice, seconds)

@@ -1,0 +1,173 @@
+"""Builds and runs a single turn, from a file or from standard input."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from voxcli.app.parts import Notice, open_engine, open_memory, open_voice
+from voxcli.errors import AudioDeviceError, SpeechError, VoxError
+
+if TYPE_CHECKING:
+    from voxcli.audio import AudioClip
+    from voxcli.config import Settings
+    from voxcli.memory import Memory
+    from voxcli.turn import Engine, Speaker, SpeechOutput, Utterance
+    from voxcli.ui import View
+
+
+Speak = Literal["always", "if possible", "never"]
+
+MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, such as where two MP3 files were joined
+
+
+@dataclass(frozen=True)
+class OnceOptions:
+    """What a single turn is asked for, beside the settings."""
+
+    source: str  # a recording; - is standard input
+    prompt: str = ""  # text beside the audio
+    session: str | None = None  # name; None keeps the turn in memory alone
+    new_instructions: bool = False  # a stored session takes over those of the settings
+    speak: Speak = "never"  # through the default output device
+    save_reply: Path | None = None  # WAV file for the spoken reply
+    raw_rate: int | None = None  # Hz of standard input, where it is raw 16-bit mono PCM
+
+    @property
+    def needs_speech(self) -> bool:
+        """Whether the turn has failed if there is no speech."""
+        return self.speak == "always" or self.save_reply is not None
+
+
+@dataclass(frozen=True)
+class SingleTurn:
+    """A turn with all its parts open."""
+
+    options: OnceOptions
+    memory: "Memory"
+    engine: "Engine"
+    utterance: "Utterance"
+    speech: "SpeechOutput | None"
+    load_seconds: float  # until the engine was ready
+
+    def answer(self, view: "View", interrupt: threading.Event) -> None:
+        """Run the turn and show it; it ends early once `interrupt` is set.
+
+        Raises:
+            VoxError: the engine can't answer, or speech that was asked for failed.
+        """
+        from voxcli.record import Context, record_of
+        from voxcli.turn import SpeechFailed, TurnEnded
+
+        failure: VoxError | None = None
+        events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech)
+        with closing(events), _abandoned_on_error(view):
+            for event in events:
+                if isinstance(event, SpeechFailed) and self.options.needs_speech:
+                    failure = event.error  # raised when the turn is over
+                    continue
+                view.show(event)
+                if isinstance(event, TurnEnded):
+                    path, session = _utf8(self.options.source), self.memory.session.name
+                    number = self.memory.turn_number
+                    context = Context(self.engine, self.utterance, path, session, number, self.load_seconds)
+                    view.finish(record_of(event, context))
+        if failure:
+            raise failure
+
+
+def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
+    """Read the recording and open all that the turn needs; raises VoxError."""
+    from voxcli.audio import read_audio
+    from voxcli.turn import Utterance
+    from voxcli.ui import loading_progress
+
+    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    speech = _open_speech(settings, options, stack, notice)
+    clip = read_audio(options.source, max_seconds=settings.audio.max_seconds, raw_rate=options.raw_rate)
+    if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
+        notice(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is to the rest")
+    detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
+    detection.start()  # while the engine loads
+    started = time.perf_counter()
+    with loading_progress() as (fetching, warming):
+        engine = open_engine(settings, stack, notice, fetching, warming)
+    load_seconds = time.perf_counter() - started
+    detection.join()
+    return SingleTurn(options, memory, engine, Utterance(clip, _utf8(options.prompt).strip()), speech, load_seconds)
+
+
+def _utf8(text: str) -> str:
+    """Return text from the command line without what was not UTF-8 in it, which no model and no store can take."""
+    return text.encode(errors="replace").decode()
+
+
+def _note_if_without_speech(clip: "AudioClip", notice: Notice) -> None:
+    from voxcli.vad import has_speech
+
+    if not has_speech(clip):
+        notice("no speech was found in the recording; it is asked about as the sound it is")
+
+
+def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> "SpeechOutput | None":
+    """Open the voice and what plays it; None for a reply that is only read."""
+    speaker = _open_loudspeaker(options, stack)
+    if options.save_reply:
+        from voxcli.speech.wav import WavSpeaker
+
+        losable = _losable(speaker, options, stack, notice)
+        speaker = stack.enter_context(WavSpeaker(options.save_reply, then=losable))
+    if speaker is None:
+        return None
+    from voxcli.turn import SpeechOutput
+
+    try:
+        return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
+    except SpeechError as error:
+        if options.needs_speech:
+            raise
+        notice(f"no speech: {error}")
+        return None
+
+
+def _open_loudspeaker(options: OnceOptions, stack: ExitStack) -> "Speaker | None":
+    if options.speak == "never":
+        return None
+    from voxcli.live.speaker import open_speaker
+
+    try:
+        return stack.enter_context(open_speaker())
+    except AudioDeviceError:
+        if options.speak == "always":
+            raise
+        return None
+
+
+def _losable(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, notice: Notice) -> "Speaker | None":
+    """Return a loudspeaker whose failure is reported once the file with the reply is complete."""
+    if speaker is None:
+        return None
+    from voxcli.live.losable import LosableSpeaker
+
+    losable = LosableSpeaker(speaker)
+
+    def report() -> None:
+        if losable.failure and options.speak == "always":
+            raise losable.failure
+        if losable.failure:
+            notice(f"no speech: {losable.failure}")
+
+    stack.callback(report)
+    return losable
+
+
+@contextmanager
+def _abandoned_on_error(view: "View") -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        view.abandon()
+        raise

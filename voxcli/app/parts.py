@@ -1,0 +1,129 @@
+"""The parts that chats, turns and batch runs have in common, opened by the settings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from voxcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxcli.config import Settings
+    from voxcli.engines.choice import EngineOptions, Progress
+    from voxcli.memory import Memory
+    from voxcli.turn import Engine, Synthesizer
+
+Notice = Callable[[str], None]  # shows the user a line beside the output
+
+
+SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # the rest are called as their setting
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
+    """Return the settings in force. With the remote engine, the flags `url` and `model` name the server and its model.
+
+    Raises:
+        ConfigError: a wrong setting, or a server for another engine.
+    """
+    from voxcli.config import load
+
+    settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()})
+    if settings.engine != "remote":
+        if "url" in flags:
+            raise ConfigError("--url is for the remote engine", hint="add --engine remote")
+        return settings
+    if "model" not in flags:
+        return settings
+    return settings.model_copy(update={"remote": settings.remote.model_copy(update={"model": flags["model"]})})
+
+
+def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new_instructions: bool) -> "Memory":
+    """Open the named session, or one that is kept in memory alone.
+
+    Args:
+        new_instructions: whether a stored session takes over the instructions of the settings.
+    """
+    from voxcli.memory import Memory
+    from voxcli.paths import data_folder
+    from voxcli.session import Session, session_name
+    from voxcli.store import Store
+
+    if name is None:
+        return Memory(Session(instructions=settings.instructions))
+    checked = session_name(name)
+    store = stack.enter_context(Store.open(data_folder()))
+    return Memory.resumed(store, checked, settings.instructions, override=new_instructions)
+
+
+def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:
+    """Return the voice, which makes itself ready in the background."""
+    from voxcli.speech.voices import open_synthesizer
+
+    return open_synthesizer(
+        settings.voice,
+        words_per_minute=settings.speech.words_per_minute,
+        timeout_seconds=settings.speech.timeout_seconds,
+    )
+
+
+def open_engine(
+    settings: "Settings",
+    stack: ExitStack,
+    notice: Notice,
+    fetching: "Progress",
+    warming: "Progress",
+    *,
+    rows: int = 1,
+    items: int = 0,
+) -> "Engine":
+    """Choose and load the engine; `notice` is told which and why.
+
+    Args:
+        fetching: told how far a download is, if there is one.
+        warming: told how far the engine's warm-up is, where there is much to do.
+        rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
+        items: replies that it will be asked for, where `rows` is not 1; 0: nobody knows.
+    """
+    from voxcli.engines import choice
+    from voxcli.paths import cache_folder
+
+    options = replace(engine_options(settings), rows=rows, items=items)
+    engine = choice.open_engine(options, cache_folder(), notice, fetching, warming)
+    return stack.enter_context(closing(engine))
+
+
+def open_servers(
+    settings: "Settings", urls: Sequence[str], concurrency: int, stack: ExitStack, notice: Notice
+) -> "Engine":
+    """Open one engine for several servers.
+
+    Args:
+        urls: the servers; none means the one of the settings.
+        concurrency: requests that each of them is sent at once.
+    """
+    from voxcli.engines import choice
+
+    return stack.enter_context(closing(choice.open_pool(engine_options(settings), urls, concurrency, notice)))
+
+
+def engine_options(settings: "Settings") -> "EngineOptions":
+    """Return what the settings say about the engine, as plain values."""
+    from voxcli.engines.choice import EngineOptions, RemoteOptions
+
+    return EngineOptions(
+        engine=settings.engine,
+        model=settings.model,
+        device=settings.device,
+        instructions=settings.instructions,
+        max_reply_tokens=settings.reply.max_tokens,
+        temperature=_unless_auto(settings.reply.temperature),
+        top_p=_unless_auto(settings.reply.top_p),
+        context_tokens=settings.session.context_tokens,
+        quantize=settings.quantize,
+        remote=RemoteOptions(**settings.remote.model_dump()),
+    )
+
+
+def _unless_auto(value: float | Literal["auto"]) -> float | None:
+    return None if value == "auto" else value

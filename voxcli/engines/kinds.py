@@ -1,0 +1,60 @@
+"""Which kind of model a folder or a repository holds, by its name, its files' names and its model type.
+
+Reads nothing: `checkpoints` asks about what the hub lists, `shards` about what lies in a folder.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from voxcli.errors import ModelError
+
+MODEL_TYPE = "voxtral"  # of config.json, for the Voxtral that converses
+WEIGHTS = re.compile(r"model(-[\w-]+)?\.safetensors")  # not `consolidated.safetensors`: the same weights once more
+HINT = "one that converses: --model mini, or: voxcli models pull mini"
+
+
+def check_files(name: str, files: Collection[str]) -> None:
+    """Refuse what the names alone tell to be no Voxtral that converses.
+
+    Args:
+        name: of the folder, or the id on the hub.
+        files: names of all files there.
+
+    Raises:
+        ModelError: other weights than voxcli reads, or a Voxtral that only transcribes or only speaks.
+    """
+    if any(file.endswith(".gguf") for file in files) and not any(map(WEIGHTS.fullmatch, files)):
+        raise ModelError(f"{name} holds GGUF files, which only llama.cpp reads", hint=HINT)
+    own_name = Path(name).name.lower()
+    if "config.json" not in files and "voxtral" in own_name:  # in Mistral's own format, which has no model type
+        _refuse_other_voxtral(name, own_name)
+
+
+def check_type(name: str, model_type: object) -> None:
+    """Refuse another model type than Voxtral's.
+
+    Args:
+        name: of the folder, or the id on the hub.
+        model_type: what config.json says; None where it says nothing.
+
+    Raises:
+        ModelError: another model, or a Voxtral that only transcribes or only speaks.
+    """
+    if model_type == MODEL_TYPE:
+        return
+    if str(model_type).startswith("voxtral"):
+        _refuse_other_voxtral(name, str(model_type))
+    raise not_voxtral(name, f"its model_type is {model_type!r}")
+
+
+def not_voxtral(name: str, why: str) -> ModelError:
+    """Return the error that says why something is no checkpoint of Voxtral."""
+    return ModelError(f"{name} is not a Voxtral checkpoint: {why}", hint=HINT)
+
+
+def _refuse_other_voxtral(name: str, told_by: str) -> None:
+    if "realtime" in told_by:
+        raise ModelError(f"{name} is Voxtral Realtime, which only transcribes and can't answer", hint=HINT)
+    if "tts" in told_by:
+        raise ModelError(f"{name} is Voxtral TTS, which only speaks and can't listen", hint=HINT)

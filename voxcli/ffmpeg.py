@@ -1,0 +1,327 @@
+"""Reads sound with FFmpeg (through PyAV): the bytes of a recording in, decoded blocks out.
+
+FFmpeg recognises the format by the content, never by a name. Formats outside FORMATS are refused: some of
+FFmpeg's demuxers open what a file names, such as the entries of a playlist. Its log stays off, as PyAV
+leaves it.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import av
+import numpy as np
+from av.codec.codec import UnknownCodecError
+from av.error import ArgumentError, FFmpegError
+from av.stream import Discard
+from numpy.typing import NDArray
+
+from voxcli.errors import AudioInputError
+
+if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.packet import Packet
+
+# Demuxers that may be used, by their first name in FFmpeg: those that read sound from one file alone.
+FORMATS = (
+    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3"),
+    *("flac", "flv", "iff", "ircam", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts"),
+    *("nistsphere", "ogg", "oma", "qcp", "rm", "shn", "sox", "tak", "tta", "voc", "w64", "wav", "wtv", "wv", "xwma"),
+)
+OPEN_OPTIONS = {
+    "format_whitelist": ",".join(FORMATS),
+    "max_probe_packets": "1",  # FFmpeg searches 2500 of a WAV file for DTS, which takes ten times as long as decoding
+    "max_size": "16384",  # bytes in a packet of WAV
+}
+PROBE_BYTES = 1 << 20  # FFmpeg's own limit (PROBE_BUF_MAX): with these it recognises a format, or never
+
+# Instead of FFmpeg's own decoders, which refuse pauses (DTX), as phones leave them in voice messages.
+DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+READ_BYTES = 1 << 16
+OGG_LINK = re.compile(rb"OggS\x00[\x02\x06]")  # a page with the flag "beginning of stream" (RFC 3533, section 6)
+DEMUX_FAILURES = 100  # in a row, until the rest of a file is given up
+GAP_SECONDS = 0.05, 60.0  # between frames: less is rounding, more is a clock that was set anew
+PAUSE_BYTES = 8  # a packet of at most so many may begin a pause, in which nothing is sent (DTX)
+
+CONVERT_HINT = "where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav"
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A stretch of decoded sound.
+
+    samples: float32, shape (frames, channels); the nominal range is [-1, 1]
+    sample_rate: Hertz; it may differ from that of the block before
+    """
+
+    samples: Samples
+    sample_rate: int
+
+
+class ByteSource:
+    """Gives FFmpeg the bytes of a file. Raises nothing: an exception can't pass through FFmpeg, PyAV would print it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.failure: OSError | None = None  # of reading
+        self.furthest = 0  # byte of the file that was read
+        self.is_closed = False
+        self._file = file
+        self._start = 0  # byte of the file where the source begins
+
+    def read(self, count: int) -> bytes:
+        if self.is_closed:
+            return b""
+        try:
+            data = self._file.read(count)
+            self.furthest = max(self.furthest, self._file.tell())
+        except OSError as error:
+            self.failure = error
+        except ValueError:  # closed by its owner, who has given up
+            self.is_closed = True
+        else:
+            return data
+        return b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Return the new position; -1 if there is none, for a damaged header may lead to before the start."""
+        try:
+            return self._file.seek(offset + self._start * (whence == io.SEEK_SET), whence) - self._start
+        except (OSError, ValueError):
+            return -1
+
+    def tell(self) -> int:
+        return self.seek(0, io.SEEK_CUR)
+
+    def starts_with(self, mark: bytes) -> bool:
+        """Tell whether these are the first bytes, and go back to them."""
+        self.seek(0)
+        found = self.read(len(mark))
+        self.seek(0)
+        return found == mark
+
+    def skip_to(self, position: int) -> None:
+        """Let the source begin at what was this position."""
+        self._start += position
+        self.seek(0)
+
+    def find(self, pattern: re.Pattern[bytes], position: int, reach: int) -> int | None:
+        """Return where a pattern of at most `reach` bytes occurs next, from a position on."""
+        self.seek(position)
+        data = b""
+        while more := self.read(READ_BYTES):
+            data += more
+            if found := pattern.search(data):
+                return position + found.start()
+            position += max(len(data) - reach, 0)
+            data = data[-reach:]
+        return None
+
+    def close(self) -> None:
+        """Let the file end here."""
+        self.is_closed = True
+
+
+class SoundReader:
+    """Decodes the default audio track of a source, once, from its start."""
+
+    def __init__(self, source: ByteSource, name: str) -> None:
+        self._source, self._name = source, name
+        self._damage = _Damage()
+        self._found = False
+        self._position = 0  # byte of the last packet
+        self._next_link: int | None = None  # byte where a chained stream begins that needs another decoder
+
+    @property
+    def damaged_seconds(self) -> float:
+        """What is missing from the blocks so far, because it could not be decoded."""
+        return self._damage.seconds
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the sound; the blocks are as short as the frames of the codec.
+
+        Raises:
+            AudioInputError: it is empty, not audio, without sound, or nothing of it can be decoded.
+        """
+        yield from self._link()
+        while self._next_link is not None:
+            self._source.skip_to(self._next_link)
+            with suppress(AudioInputError):
+                yield from self._link()
+        if self.damaged_seconds and not self._found:
+            raise undecodable(self._name)
+
+    def _link(self) -> Iterator[Block]:
+        """Decode as far as one decoder goes."""
+        self._position, self._next_link, packet_bytes = 0, None, 0
+        self._damage.restart()
+        is_big_endian = self._source.starts_with(b"RIFX")
+        with _opened(self._source, self._name) as container:
+            stream = _main_stream(container, self._name)
+            decoder = _decoder(stream, self._name, is_big_endian=is_big_endian)
+            for packet in chain(self._packets(container, stream), [None]):
+                is_pause_possible, packet_bytes = packet_bytes <= PAUSE_BYTES, packet.size if packet is not None else 0
+                for frame in self._frames(decoder, packet):
+                    self._found = True
+                    self._damage.follow(frame, is_pause_possible=is_pause_possible)
+                    yield Block(_by_channel(frame), frame.sample_rate)
+
+    def _packets(self, container: "InputContainer", stream: "AudioStream") -> Iterator["Packet[Any]"]:
+        """Yield the packets of a stream, past places where FFmpeg finds none."""
+        failures = 0
+        while failures < DEMUX_FAILURES and self._next_link is None:
+            try:
+                for packet in container.demux(stream):
+                    failures = 0
+                    if packet.size:  # an empty one would end the decoder
+                        self._position = max(self._position, packet.pos or 0)
+                        yield packet
+            except FFmpegError:
+                failures += 1
+                if container.format.name == "ogg":  # FFmpeg does not go on where channels, rate or codec differ
+                    self._next_link = self._source.find(OGG_LINK, self._position + 1, reach=len("OggS") + 2)
+            else:
+                return
+
+    def _frames(self, decoder: "AudioCodecContext", packet: "Packet[Any] | None") -> list["AudioFrame"]:
+        """Decode a packet, or what the decoder still holds; a packet that can't be decoded is counted."""
+        try:
+            return decoder.decode(packet)
+        except FFmpegError:
+            if packet is not None:
+                self._damage.add(_seconds(packet, decoder))
+            return []
+
+
+class _Damage:
+    """Counts the seconds that could not be decoded: of packets that failed, and between frames.
+
+    A demuxer skips what it does not understand, which shows in the times of the frames alone.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._pending = 0.0  # of `seconds`, since the last frame
+        self._due: float | None = None  # when the next frame starts, if nothing is missing
+
+    def add(self, seconds: float) -> None:
+        """Count a packet that failed."""
+        self.seconds += seconds
+        self._pending += seconds
+
+    def follow(self, frame: "AudioFrame", *, is_pause_possible: bool) -> None:
+        """Count what is missing before a frame."""
+        if frame.pts is not None and frame.time_base:
+            start = float(frame.pts * frame.time_base)
+            gap = start - self._due - self._pending if self._due is not None else 0.0
+            if GAP_SECONDS[0] < gap < GAP_SECONDS[1] and not is_pause_possible:
+                self.seconds += gap
+            self._due = start
+        if self._due is not None:
+            self._due += frame.samples / frame.sample_rate
+        self._pending = 0.0
+
+    def restart(self) -> None:
+        """Expect any time: another stream begins."""
+        self._due, self._pending = None, 0.0
+
+
+def _opened(source: ByteSource, name: str) -> "InputContainer":
+    """Open a container, in a format of FORMATS."""
+    if not source.read(1):
+        raise AudioInputError(f"{name} is empty", hint="nothing was recorded into it")
+    source.seek(0)
+    try:
+        return av.open(source, "r", container_options=OPEN_OPTIONS, metadata_errors="replace")
+    except FFmpegError as error:
+        source.seek(0)
+        if isinstance(error, ArgumentError) or not is_recognised(source):
+            raise unknown_format(name) from error
+        raise undecodable(name) from error
+
+
+def is_recognised(file: "ByteSource | BinaryIO") -> bool:
+    """Tell whether the bytes are in any format that FFmpeg knows. Nothing is demuxed."""
+    try:
+        with av.open(file, "r", container_options={"format_whitelist": "none"}):
+            return True
+    except FFmpegError as error:
+        return isinstance(error, ArgumentError)  # recognised, then refused
+
+
+def _main_stream(container: "InputContainer", name: str) -> "AudioStream":
+    """Return the default audio track; the others are left out."""
+    stream = container.streams.best("audio")
+    if stream is None and container.streams.audio:  # without channels, or a rate
+        raise undecodable(name)
+    if stream is None:
+        raise AudioInputError(f"{name} has no sound in it", hint="it is a film or a picture without a sound track")
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    return cast("AudioStream", stream)
+
+
+def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool) -> "AudioCodecContext":
+    """Return what decodes a stream; FFmpeg takes the samples of big-endian WAV files (RIFX) for little-endian."""
+    own = stream.codec_context
+    if own is None:
+        raise undecodable(name)
+    wanted = DECODERS.get(own.name, own.name)
+    if is_big_endian and wanted.startswith("pcm_"):
+        wanted = re.sub("le$", "be", wanted)
+    if wanted == own.name:
+        return own
+    try:
+        decoder = cast("AudioCodecContext", av.CodecContext.create(wanted, "r"))
+    except UnknownCodecError:
+        return own
+    decoder.sample_rate, decoder.layout = own.sample_rate, own.layout
+    return decoder
+
+
+def _seconds(packet: "Packet[Any]", decoder: "AudioCodecContext") -> float:
+    """Return how long the sound of a packet is, as far as its container or codec says."""
+    if packet.duration:
+        return float(packet.duration * packet.time_base)
+    return decoder.frame_size / decoder.sample_rate if decoder.sample_rate else 0.0
+
+
+def _by_channel(frame: "AudioFrame") -> Samples:
+    """Return the samples of a frame, shape (frames, channels)."""
+    if frame.format.name.startswith("s64"):  # which PyAV gives to nobody
+        (frame,) = av.AudioResampler(format="dbl").resample(frame)
+    values = frame.to_ndarray()
+    return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
+
+
+def as_float(values: NDArray[Any]) -> Samples:
+    """Return samples of any type as float32, full scale at 1."""
+    with np.errstate(over="ignore"):  # float64 may hold what is infinite in float32
+        floats: Samples = values.astype(np.float32)
+    if values.dtype == np.uint8:
+        floats = (floats - 128) / np.float32(128)
+    elif values.dtype.kind == "i":
+        floats *= np.float32(2.0 ** (1 - 8 * values.itemsize))
+    return floats
+
+
+def unknown_format(name: str) -> AudioInputError:
+    return AudioInputError(
+        f"{name} is not audio in a known format",
+        hint="WAV, FLAC, OGG, MP3, AIFF, M4A, MP4, WebM and more can be read; bare samples need --raw-rate HZ",
+    )
+
+
+def undecodable(name: str) -> AudioInputError:
+    return AudioInputError(
+        f"{name} can't be decoded: it is damaged, or in an encoding that is not known", hint=CONVERT_HINT
+    )
