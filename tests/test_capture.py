@@ -17,7 +17,7 @@ decoding = pytest.importorskip("voxcli.engines.decoder")
 attention = pytest.importorskip("voxcli.engines.attention")
 compiling = pytest.importorskip("voxcli.engines.compiling")
 sampling = pytest.importorskip("voxcli.engines.sampling")
-from tests.tape import Reads, Recorder, Tape  # noqa: E402 - needs torch
+from benchmarks.emulation import EmulatedGraphs, Reads, Tape  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 END, AUDIO, WINDOW = 2, 24, 25
@@ -34,7 +34,7 @@ class Made:
     """A decoder that replays, and what it recorded."""
 
     def __init__(self, model: Any, sampling: Any = GREEDY, capacity: int = 1400, bucket: int = 64) -> None:
-        self.recorder = Recorder()
+        self.recorder = EmulatedGraphs()
         self.progress: list[tuple[int, int]] = []
         self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket)
         self.decoder._on_gpu = True  # the look-ahead
@@ -74,7 +74,7 @@ def test_a_conversation_is_replayed_and_says_what_it_says_uncaptured(model: Any,
     """Turns of all lengths, each beginning at another place of the cache, over several buckets of 64, 128, ..."""
     ids = text(3)
     made.recorder.replayed.clear()
-    recorded = len(made.recorder.tapes)
+    recorded = made.recorder.captured
     for turn, words in enumerate((5, 14, 40, 100, 200, 300)):
         ids += text(words, turn)[1:]
         found = said(made.decoder, spoken(ids), noise(turn))
@@ -82,7 +82,7 @@ def test_a_conversation_is_replayed_and_says_what_it_says_uncaptured(model: Any,
         ids += [token for token in found if token != AUDIO]
     assert len(ids) > 700
     assert made.recorder.replayed
-    assert len(made.recorder.tapes) == recorded, "no turn records anything"
+    assert made.recorder.captured == recorded, "no turn records anything"
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 64, 65, 383, 511, 512, 513, 1030])
@@ -93,12 +93,12 @@ def test_prompts_of_any_length_are_padded(model: Any, made: Made, count: int) ->
 
 def test_growing_into_the_next_bucket_neither_records_nor_changes_a_token(model: Any, made: Made) -> None:
     long = decoding.Sampling(200, frozenset())
-    recorded = len(made.recorder.tapes)
+    recorded = made.recorder.captured
     plain = decoding.Decoder(model, capacity=1400)
     ids = text(50)
     assert said(made.decoder, ids, sampling=long) == said(plain, ids, sampling=long)
     assert made.decoder._cache.buckets[:3] == [64, 128, 256], "the reply went through three of them"
-    assert len(made.recorder.tapes) == recorded
+    assert made.recorder.captured == recorded
 
 
 def test_where_there_is_no_room_for_padding_the_prompt_goes_in_unpadded(model: Any) -> None:
@@ -109,21 +109,21 @@ def test_where_there_is_no_room_for_padding_the_prompt_goes_in_unpadded(model: A
 
 def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_again(model: Any) -> None:
     made = Made(model, capacity=200)
-    recorded, ids = len(made.recorder.tapes), text(40)
+    recorded, ids = made.recorder.captured, text(40)
     made.progress.clear()
     made.decoder.resize(300)
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
-    assert (made.recorder.replayed, len(made.recorder.tapes)) == ([0], recorded), "the encoder alone"
+    assert (made.recorder.replayed, made.recorder.captured) == ([0], recorded), "the encoder alone"
     assert made.decoder.windows_replayed == 1
     made.decoder.resize(200)
-    assert len(made.recorder.tapes) == 2 * recorded - 1, "the encoder does not depend on the cache"
+    assert made.recorder.captured == 2 * recorded - 1, "the encoder does not depend on the cache"
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert made.recorder.replayed
     assert not made.progress, "nobody waits for voxcli to be ready any more"
 
 
 def test_progress_counts_to_the_end(made: Made) -> None:
-    total = len(made.recorder.tapes)
+    total = made.recorder.captured
     assert made.progress == [(done, total) for done in range(total + 1)]
 
 
@@ -159,7 +159,7 @@ def test_the_end_of_a_reply_is_found_by_what_was_captured(model: Any, after: int
     ids = text(20)
     expected, ended = ending_in(model, ids, after)
     made = Made(model, ended)
-    recorded = len(made.recorder.tapes)
+    recorded = made.recorder.captured
     for _ in range(2):  # what ended one reply is over for the next
         with Reads() as reads:
             assert said(made.decoder, ids, sampling=ended) == expected
@@ -168,7 +168,7 @@ def test_the_end_of_a_reply_is_found_by_what_was_captured(model: Any, after: int
         longer = [*ids, *expected, 7, 8, 9]
         assert made.decoder.prefill(longer).cached_tokens == len(ids) + after
         assert said(made.decoder, longer) == plainly(model, longer)
-    assert len(made.recorder.tapes) == recorded
+    assert made.recorder.captured == recorded
 
 
 @pytest.mark.parametrize("after", [0, 2])

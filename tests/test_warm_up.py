@@ -20,7 +20,7 @@ pytest.importorskip("mistral_common")
 voxtral = pytest.importorskip("voxcli.engines.voxtral")
 loading = pytest.importorskip("voxcli.engines.loading")
 placement = pytest.importorskip("voxcli.engines.placement")
-from tests.tape import Recorder  # noqa: E402 - needs torch
+from benchmarks.emulation import EmulatedGraphs  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
@@ -66,7 +66,7 @@ def test_a_quantized_engine_replies(quick: Path, notices: list[str], form: str) 
 
 def test_a_replayed_encoder_is_counted(quick: Path, notices: list[str]) -> None:
     engine = load(quick, notices)
-    recorder = Recorder()
+    recorder = EmulatedGraphs()
     engine._decoder.warm_up(engine._sampling, recorder=lambda: recorder)
     engine._calls.reset()
     plain = load(quick, notices)
