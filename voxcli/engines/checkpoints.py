@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from voxcli.engines.hub_errors import again, foreign_errors, translated
+from voxcli.engines.quiet import quiet
 from voxcli.errors import ModelError, missing_extra
 
 MODEL_TYPE = "voxtral"  # of config.json; "voxtral_realtime" only transcribes
@@ -157,9 +157,8 @@ def fetch(model: str, progress: Progress, hub: Hub | None = None) -> Path:
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     except ImportError as error:
         raise missing_extra(ModelError, "Fetching models", "voxtral") from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would break the progress bar
     disable_progress_bars()
-    with translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
+    with quiet(), translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
         return _download(wanted, progress, hub)
 
 

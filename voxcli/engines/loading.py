@@ -4,10 +4,7 @@ Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it ne
 Knows nothing of turns.
 """
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +15,7 @@ import transformers
 
 from voxcli.engines import placement, shards
 from voxcli.engines.inputs import CHUNK_TOKENS
+from voxcli.engines.quiet import quiet
 from voxcli.errors import ConfigError, ModelError
 
 LEAST_TEXT_TOKENS = 512  # of instructions, a few turns and a reply: as `session.context_tokens` has at least
@@ -100,27 +98,6 @@ def _load_model(checkpoint: Path, where: placement.Placement) -> Any:
     return model.to(where.device).eval()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep progress bars, warnings and advice for programmers from the user's terminal."""
-    transformers_logging: Any = transformers.utils.logging
-    loud, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    other = logging.getLogger("mistral_common")
-    level = other.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    other.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        other.setLevel(level)
-        transformers_logging.set_verbosity(loud)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def out_of_memory(error: Exception) -> bool:
     """Return whether torch ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
@@ -145,4 +122,4 @@ def known_free_bytes(device: str, hardware: placement.Hardware) -> int | None:
 
 def first_line(error: Exception) -> str:
     """Return what an error says, shortened."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
