@@ -51,9 +51,11 @@ def test_the_command_checks_all_and_its_exit_code_is_that_of_once(
     report = json.loads(result.stdout)
     states = {check["name"]: check["state"] for check in report["checks"]}
     assert list(states) == [
-        *("python", "settings", "engine", "torch", "checkpoint", "embedded"),
+        *("python", "settings", "engine", "torch", "acceleration", "checkpoint", "embedded"),
         *("cache", "devices", "voice", "data", "permissions"),
     ]
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["acceleration"].startswith(("none (CUDA graphs need a CUDA device", "CUDA graphs", "compiled kernels"))
     assert states["settings"] == "fail"
     assert "did you mean VOXCLI_REPLY__MAX_TOKENS?" in result.stdout
     assert (report["ok"], result.exit_code) == (False, 1)
@@ -132,6 +134,11 @@ def test_torch_device(
     assert finding.well is well
     assert text in finding.found
     assert finding.mend or well
+
+
+def test_acceleration() -> None:
+    assert doctor.acceleration("compiled", "") == Finding(True, "compiled kernels in CUDA graphs")
+    assert doctor.acceleration("graphs", "no triton") == Finding(True, "CUDA graphs (no triton)")
 
 
 def test_gpu_memory() -> None:

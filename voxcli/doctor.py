@@ -132,6 +132,17 @@ def torch_device(found: Accelerator | None, missing: Sequence[str], device: str,
     return Finding(True, f"torch {found.torch_version} on {used}{name}")
 
 
+def acceleration(level: str, why: str) -> Finding:
+    """Tell at which level of acceleration the voxtral engine computes here.
+
+    Args:
+        level: compiled, graphs or none, as `voxcli.engines.fast_path` has them.
+        why: why not at a higher one; empty where there is none.
+    """
+    names = {"compiled": "compiled kernels in CUDA graphs", "graphs": "CUDA graphs", "none": "none"}
+    return Finding(True, names[level] + (f" ({why})" if why else ""))
+
+
 def gpu_memory(found: Accelerator, weight_bytes: int) -> Finding:
     """Check that a model of `weight_bytes` fits on the GPU beside what is on it."""
     if found.kind == "cpu":

@@ -131,7 +131,8 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
     listener, echo = _open_listener(settings, devices, view, inbox)
     synthesizer = open_voice(settings, stack) if devices.speaker else None
     fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
-    engine = open_engine(settings, stack, view.starting, fetching, warming)
+    ready = threading.Event()
+    engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     answering = Answering(engine, speech, listener.commit, inbox.put)
@@ -139,6 +140,7 @@ def _run(asked: _Asked, settings: "Settings", stack: ExitStack) -> None:
     show = _shown_and_kept(view, recording)
     conversation = Conversation(memory, answering, listener, inbox, show, options, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
+    ready.set()
     with _keys_read(keys, inbox), _running(listener, answering), _ctrl_c_to(inbox):
         conversation.run()
     if conversation.interrupted:
@@ -182,6 +184,16 @@ def _open_devices(
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
     view.starting(what, done / total)
+
+
+def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
+    """Show what the engine has to say: while it loads in the view's line for that, later as a notice."""
+    from voxcli.live.events import Notice
+
+    if ready.is_set():
+        inbox.put(Notice(text))
+    else:
+        view.starting(text)
 
 
 def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:

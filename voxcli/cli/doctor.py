@@ -60,7 +60,7 @@ def _line(check: "Check", encoding: str) -> str:
     """Return the line of a check, in characters that `encoding` has."""
     mark = (MARKS if encoding.lower().replace("-", "") == "utf8" else ASCII_MARKS)[check.state]
     mend = f" -> {check.mend}" if check.mend else ""
-    line = printable(f"{mark} {check.name:<11} {check.found}{mend}")
+    line = printable(f"{mark} {check.name:<12} {check.found}{mend}")
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -113,6 +113,9 @@ def _engine_probes(settings: "Settings") -> "Iterator[Probe]":
     yield Probe(
         "torch", lambda: checks.torch_device(gpu, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
     )
+    if gpu and not lacking:
+        device = gpu.kind if settings.device == "auto" else settings.device
+        yield Probe("acceleration", lambda: _acceleration(device, settings, cache), needed=False)
     if gpu and here and settings.device != "cpu":
         yield Probe("gpu memory", lambda: checks.gpu_memory(gpu, checks.weight_bytes(here)), voxtral)
     yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
@@ -131,6 +134,15 @@ def _server(settings: "Settings") -> "Finding":
     from voxcli.engines.remote import list_models
 
     return checks.server(settings.remote.model, list_models(server))
+
+
+def _acceleration(device: str, settings: "Settings", cache: Path) -> "Finding":
+    """Try a small computation at each level."""
+    from voxcli import doctor as checks
+    from voxcli.engines import fast_path
+
+    backends = fast_path.Backends.of(device)
+    return checks.acceleration(*fast_path.try_out(backends, device, settings.voxtral.acceleration, cache))
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":

@@ -49,6 +49,7 @@ class EngineOptions:
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Literal["none", "int8", "fp8"] = "none"  # the voxtral engine's matrices
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # the voxtral engine's, on a CUDA device
     rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
 
 
@@ -173,6 +174,7 @@ def _open_voxtral(options: EngineOptions, checkpoint: Path, cache: Path, notice:
         notice=notice,
         progress=warming,
         quantize=options.quantize,
+        acceleration=options.acceleration,
         folder=cache,
         many=options.rows != 1,
     )
