@@ -23,12 +23,12 @@ if __package__ in (None, ""):  # run as a file, so the path begins with this fol
     sys.path[0] = str(ROOT)
 
 import torch  # noqa: E402
-from voxcli.engines.quiet import quiet  # noqa: E402
 
 from benchmarks.checks import batch, memory, session, speed, tokens, warm_up  # noqa: E402
 from benchmarks.checks.findings import Notebook, Record, Step, describe  # noqa: E402
 from benchmarks.checks.lab import EMULATED, GPU, Lab  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
+from voxcli.engines.quiet import quiet  # noqa: E402
 
 Check = Callable[[Lab, Notebook], None]
 CHECKS: dict[str, tuple[str, Check]] = {

@@ -17,7 +17,7 @@ decoding = pytest.importorskip("voxcli.engines.decoder")
 attention = pytest.importorskip("voxcli.engines.attention")
 compiling = pytest.importorskip("voxcli.engines.compiling")
 sampling = pytest.importorskip("voxcli.engines.sampling")
-from benchmarks.emulation import EmulatedGraphs, Reads, Tape  # noqa: E402 - needs torch
+from benchmarks.emulation import CountingCompiler, EmulatedGraphs, Reads, Tape  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 END, AUDIO, WINDOW = 2, 24, 25
@@ -36,11 +36,9 @@ class Made:
     def __init__(self, model: Any, sampling: Any = GREEDY, capacity: int = 1400, bucket: int = 64) -> None:
         self.recorder = EmulatedGraphs()
         self.progress: list[tuple[int, int]] = []
-        self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket)
-        self.decoder._on_gpu = True  # the look-ahead
-        self.decoder.warm_up(
-            sampling, recorder=lambda: self.recorder, progress=lambda *counts: self.progress.append(counts)
-        )
+        self.backends = decoding.Backends(graphs=lambda: self.recorder, looks_ahead=True)
+        self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket, backends=self.backends)
+        self.decoder.warm_up(sampling, progress=lambda *counts: self.progress.append(counts))
         self.recorder.replayed.clear()
 
 
@@ -114,7 +112,7 @@ def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_agai
     made.decoder.resize(300)
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert (made.recorder.replayed, made.recorder.captured) == ([0], recorded), "the encoder alone"
-    assert made.decoder.windows_replayed == 1
+    assert made.decoder.windows_encoded == 1
     made.decoder.resize(200)
     assert made.recorder.captured == 2 * recorded - 1, "the encoder does not depend on the cache"
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
@@ -234,40 +232,18 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
 
-def test_a_compiler_that_fails_is_told_and_done_without(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    decoder = decoding.Decoder(model, capacity=100)
-    notes: list[str] = []
-
-    def fail(*_: Any) -> None:
-        raise RuntimeError("no compiler\nand more")
-
-    found = compiling.compiled(decoder._text, decoder._cache, tmp_path, notes.append, backend=fail)
-    assert found is None
-    assert len(notes) == 1
-    assert "not compiled" in notes[0]
-    assert "no compiler" in notes[0]
-
-
-def test_one_compilation_serves_all_layers_of_a_bucket(model: Any, tmp_path: Path) -> None:
-    graphs: list[Any] = []
-
-    def count(graph: Any, _inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+def test_one_compilation_serves_all_layers_of_a_bucket(model: Any) -> None:
+    compiler, done = CountingCompiler(), list[int]()
     decoder = decoding.Decoder(model, capacity=200, smallest_bucket=64)
-    done: list[int] = []
-    layer = compiling.compiled(decoder._text, decoder._cache, None, pytest.fail, done.append, backend=count)
+    with compiling.kept_in(None):
+        layer = compiling.compiled(decoder._text, decoder._cache, done.append, compiler)
     assert done == [1, 2, 3]
-    assert len(graphs) == len(decoder._cache.buckets) == 3, "not one for each of the layers"
+    assert compiler.compiled == len(decoder._cache.buckets) == 3, "not one for each of the layers"
     with torch.inference_mode():
         arguments = torch.tensor([[7]]), decoder._text.positions(0, 1)[0], decoder._cache, 128
         plain = decoder._text.step(*arguments, masked=True)
         torch.testing.assert_close(decoder._text.step(*arguments, masked=True, through=layer), plain)
-    assert len(graphs) == 3
+    assert compiler.compiled == 3
 
 
 def test_compiled_kernels_lie_where_their_owner_alone_may_write(

@@ -17,6 +17,7 @@ decoding = pytest.importorskip("voxcli.engines.decoder")
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
+AS_ON_A_GPU = decoding.Backends(looks_ahead=True)
 AUDIO = 24
 END = 2
 WINDOW = 25  # audio tokens of 2 s
@@ -93,9 +94,7 @@ def make(request: pytest.FixtureRequest, model: Any) -> Callable[..., Any]:
     """Make decoders: as on a CPU, and with the look-ahead and the buckets of a GPU."""
 
     def make(capacity: int = 200) -> Any:
-        decoder = decoding.Decoder(model, capacity=capacity)
-        decoder._on_gpu = request.param == "gpu"
-        return decoder
+        return decoding.Decoder(model, capacity=capacity, backends=AS_ON_A_GPU if request.param == "gpu" else None)
 
     return make
 
@@ -155,8 +154,7 @@ def test_an_interrupt_ends_it_within_one_token(model: Any, fed: list[int], at_st
 @pytest.mark.parametrize("at_step", [1, 4])
 def test_with_the_look_ahead_an_interrupt_ends_it_within_two_tokens(model: Any, fed: list[int], at_step: int) -> None:
     interrupt = threading.Event()
-    decoder = decoding.Decoder(model, capacity=100)
-    decoder._on_gpu = True
+    decoder = decoding.Decoder(model, capacity=100, backends=AS_ON_A_GPU)
     decoder.prefill([1])
     with Script(model, [7] * 9) as script:
         script.before[at_step] = interrupt

@@ -56,10 +56,12 @@ def test_the_command_checks_all_and_its_exit_code_is_that_of_once(
     result = CliRunner().invoke(app, ["doctor", "--engine", "embedded", "--json"])
     report = json.loads(result.stdout)
     states = {check["name"]: check["state"] for check in report["checks"]}
-    assert [name for name in states if name != "memory"] == [  # which has no line without torch
+    assert [name for name in states if name not in ("memory", "acceleration")] == [  # no lines without torch
         *("python", "settings", "engine", "torch", "checkpoint", "embedded"),
         *("cache", "devices", "voice", "data", "permissions"),
     ]
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["acceleration"].startswith(("none (CUDA graphs need a CUDA device", "CUDA graphs", "compiled kernels"))
     assert states["settings"] == "fail"
     assert "did you mean VOXCLI_REPLY__MAX_TOKENS?" in result.stdout
     assert (report["ok"], result.exit_code) == (False, 1)
@@ -142,6 +144,11 @@ def test_torch_device(
     assert finding.well is well
     assert text in finding.found
     assert finding.mend or well
+
+
+def test_acceleration() -> None:
+    assert doctor.acceleration("compiled", "") == Finding(True, "compiled kernels in CUDA graphs")
+    assert doctor.acceleration("graphs", "no triton") == Finding(True, "CUDA graphs (no triton)")
 
 
 def memory(hardware: Hardware, device: str = "auto", quantize: Asked = "auto") -> Finding:

@@ -92,9 +92,7 @@ class Talk:
         ids, features = self.engine._prompt(session, utterance)
         fresh = decoding.Decoder(self.model, capacity=len(ids) + 8)
         fresh.prefill(ids, features)
-        ids = list(fresh.stream(self.engine._sampling, threading.Event()))
-        self.engine._calls.reset()  # it has the same encoder
-        return ids
+        return list(fresh.stream(self.engine._sampling, threading.Event()))
 
     def reply(self, session: Session, utterance: Utterance, stop: Step | None = None) -> tuple[str, PassReport | None]:
         """Have it answered, to the end or as far as `stop` lets it."""
@@ -115,7 +113,7 @@ class Talk:
         """Let a step happen, and check its reply."""
         session = self.sessions[step.session]
         utterance = Utterance(sound(step.seconds, step.sound) if step.seconds else None, step.text or "Hello.")
-        self.engine._decoder._on_gpu = step.as_on_gpu
+        self.engine._decoder._looks_ahead = step.as_on_gpu
         if step.listened and utterance.clip:
             for samples in range(SAMPLES, len(utterance.clip.samples), SAMPLES):
                 self.engine.listen(AudioClip(utterance.clip.samples[:samples]))

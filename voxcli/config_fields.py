@@ -176,6 +176,16 @@ class LiveSettings(_Table):
     )
 
 
+class VoxtralSettings(_Table):
+    """How the voxtral engine computes."""
+
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = Field(
+        default="auto",
+        description="Highest level of acceleration on a CUDA GPU: compiled kernels in CUDA graphs, CUDA graphs alone, "
+        "or none; auto takes the highest that works.",
+    )
+
+
 class RemoteSettings(_Table):
     """The server that the remote engine asks; its key is no setting."""
 
@@ -230,6 +240,7 @@ class Settings(_Table):
     reply: ReplySettings = ReplySettings()
     speech: SpeechSettings = SpeechSettings()
     live: LiveSettings = LiveSettings()
+    voxtral: VoxtralSettings = VoxtralSettings()
     remote: RemoteSettings = RemoteSettings()
 
 

@@ -165,6 +165,17 @@ def memory(found: Hardware, wanted: Wanted, needs: Demand) -> Finding:
     return Finding(True, f"{where.format_name}, {context} on {where.device}: {need / GB:.1f} GB needed, {have}")
 
 
+def acceleration(level: str, why: str) -> Finding:
+    """Tell at which level of acceleration the voxtral engine computes here.
+
+    Args:
+        level: compiled, graphs or none, as `voxcli.engines.fast_path` has them.
+        why: why not at a higher one; empty where there is none.
+    """
+    names = {"compiled": "compiled kernels in CUDA graphs", "graphs": "CUDA graphs", "none": "none"}
+    return Finding(True, names[level] + (f" ({why})" if why else ""))
+
+
 def checkpoint(model: str, folder: Path | None, download_bytes: int, free_bytes: int, hub: Path) -> Finding:
     """Check that the checkpoint is here; where it isn't, whether there is room for it.
 

@@ -1,6 +1,7 @@
 """Builds and runs a live conversation."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
@@ -86,9 +87,10 @@ def _run(
     listener, echo = _open_listener(settings, devices, view, inbox)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_voice(settings))
+    ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
-        engine = open_engine(settings, stack, view.starting, fetching, warming)
+        engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     answering = Answering(engine, speech, listener.commit, inbox.put)
@@ -96,6 +98,7 @@ def _run(
     show = _shown_and_kept(view, recording)
     conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
+    ready.set()
     with keys_posted(keys, inbox.put), _running(listener, answering), _ctrl_c_to(inbox):
         conversation.run()
     return conversation.interrupted
@@ -137,6 +140,16 @@ def _open_devices(
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
     view.starting(what, done / total)
+
+
+def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
+    """Show what the engine has to say: while it loads in the view's line for that, later as a notice."""
+    from voxcli.live.events import Notice
+
+    if ready.is_set():
+        inbox.put(Notice(text))
+    else:
+        view.starting(text)
 
 
 def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:

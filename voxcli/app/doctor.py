@@ -62,6 +62,9 @@ def _engine_probes(settings: "Settings") -> Iterator[Probe]:
     yield Probe(
         "torch", lambda: checks.torch_device(hardware, lacking, settings.device, gpu_present=looks_like_gpu()), voxtral
     )
+    if hardware and not lacking:
+        device = hardware.best if settings.device == "auto" else settings.device
+        yield Probe("acceleration", lambda: _acceleration(device, settings, cache), needed=False)
     if memory:
         yield Probe("memory", memory, voxtral)
     yield Probe("checkpoint", lambda: _checkpoint(settings.model), voxtral)
@@ -116,6 +119,14 @@ def _server(settings: "Settings") -> "Finding":
 
     listed = list_models(server)
     return checks.server(settings.remote.model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "")
+
+
+def _acceleration(device: str, settings: "Settings", cache: Path) -> "Finding":
+    """Try a small computation at each level."""
+    from voxcli.engines import fast_path
+
+    backends = fast_path.Backends.of(device.partition(":")[0])
+    return checks.acceleration(*fast_path.try_out(backends, device, settings.voxtral.acceleration, cache))
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":

@@ -121,6 +121,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         top_p=_unless_auto(settings.reply.top_p),
         context_tokens=settings.session.context_tokens,
         quantize=settings.quantize,
+        acceleration=settings.voxtral.acceleration,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )
 

@@ -69,5 +69,5 @@ def _line(check: "Check", encoding: str) -> str:
     """Return the line of a check, in characters that `encoding` has."""
     mark = (MARKS if encoding.lower().replace("-", "") == "utf8" else ASCII_MARKS)[check.state]
     mend = f" -> {check.mend}" if check.mend else ""
-    line = printable(f"{mark} {check.name:<11} {check.found}{mend}")
+    line = printable(f"{mark} {check.name:<12} {check.found}{mend}")
     return line.encode(encoding, "backslashreplace").decode(encoding)

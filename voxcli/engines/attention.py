@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from voxcli.engines.demand import MASK_ROWS
 from voxcli.engines.hardware import FLASH_CAPABILITY
 
-TRIED_TOKENS, TRIED_START = 16, 40  # what `best` computes both ways
+TRIED_TOKENS, TRIED_START = (1, 16), 40  # what `best` computes both ways; one query takes a kernel of its own
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
 Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # queries, keys, values
@@ -196,11 +196,14 @@ def best(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: t
 
 @torch.inference_mode()
 def _flash_works(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    queries = torch.randn(heads, TRIED_TOKENS, head_dim).to(device, dtype)
-    keys, values = torch.randn(2, kv_heads, 2 * (TRIED_START + TRIED_TOKENS), head_dim).to(device, dtype)
-    positions = torch.arange(TRIED_START, TRIED_START + TRIED_TOKENS, device=device)
-    try:
-        found = flash(queries, keys, values, positions).float()
-    except (RuntimeError, TypeError):  # no such kernel for this GPU, these heads or this number format
-        return False
-    return torch.allclose(found, masked(queries, keys, values, positions).float(), atol=0.02, rtol=0.02)
+    for tokens in TRIED_TOKENS:
+        queries = torch.randn(heads, tokens, head_dim).to(device, dtype)
+        keys, values = torch.randn(2, kv_heads, 2 * (TRIED_START + tokens), head_dim).to(device, dtype)
+        positions = torch.arange(TRIED_START, TRIED_START + tokens, device=device)
+        try:
+            found = flash(queries, keys, values, positions).float()
+        except Exception:  # noqa: BLE001 - no such kernel for this GPU, these heads or this number format
+            return False
+        if not torch.allclose(found, masked(queries, keys, values, positions).float(), atol=0.02, rtol=0.02):
+            return False
+    return True

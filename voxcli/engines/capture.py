@@ -129,13 +129,18 @@ class CapturedPass:
         self._prefills[length, extent]()
         return self._hidden
 
-    def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor:
-        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), and have the chooser tell it."""
+    def step(self, token: torch.Tensor, place: int) -> torch.Tensor:
+        """Feed a token, (1, 1), at position `place`; return the logits, (vocabulary,), of the next."""
         self._token.copy_(token)
         self._start.fill_(place)
         self._steps[self._cache.bucket(place + 1)]()
+        return self._logits
+
+    def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor:
+        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), and have the chooser tell it."""
+        logits = self.step(token, place)
         if chooser is not self.chooser:
-            return chooser.choose_and_tell(self._logits)
+            return chooser.choose_and_tell(logits)
         self._choose()
         return self._token
 

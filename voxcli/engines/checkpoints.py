@@ -11,7 +11,6 @@ checkpoint says, or how it is loaded, is not known here; neither is torch.
 import difflib
 import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 from voxcli.engines import kinds
 from voxcli.engines.counted_file import CountedFile
 from voxcli.engines.hub_errors import again, foreign_errors, translated
+from voxcli.engines.quiet import quiet
 from voxcli.errors import ModelError, missing_extra
 
 INDEX = "model.safetensors.index.json"
@@ -167,9 +167,8 @@ def fetch(
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     except ImportError as error:
         raise missing_extra(ModelError, "Fetching models", "voxtral") from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would break the progress bar
     disable_progress_bars()
-    with translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
+    with quiet(), translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
         return _download(wanted, progress, hub, check)
 
 

@@ -60,6 +60,7 @@ class EngineOptions:
     context_tokens: int  # of the prompt, the reply not included
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Asked = "auto"  # the voxtral engine's matrices
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # the voxtral engine's, on a CUDA device
     rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
     items: int = 0  # replies that it will be asked for, where `rows` is not 1; 0: nobody knows
 
@@ -237,6 +238,7 @@ def _open_voxtral(
             notice=notice,
             progress=warming,
             quantize=where.form,
+            acceleration=options.acceleration,
             folder=cache,
             many=options.rows != 1,
         )

@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 
-from voxcli.engines import compiling, inputs, quantization
+from voxcli.engines import inputs, quantization
 from voxcli.engines.cache import SMALLEST_BUCKET, Cache
-from voxcli.engines.capture import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
+from voxcli.engines.fast_path import Acceleration, Backends, FastPath, Level, Progress
 from voxcli.engines.formats import Format
 from voxcli.engines.llama import Llama
 from voxcli.engines.rows import Rows
 from voxcli.engines.sampling import OVER, Chooser, Sampling
 from voxcli.engines.windows import WindowEncoder
 
-__all__ = ["Decoder", "Fed", "Sampling"]
-
-Progress = Callable[[int, int], None]  # parts done, parts in all
+__all__ = ["Backends", "Decoder", "Fed", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,20 @@ class Decoder:
     One call at a time: a decoder is not for several threads at once.
     """
 
-    def __init__(self, model: Any, *, capacity: int, smallest_bucket: int = SMALLEST_BUCKET) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        capacity: int,
+        smallest_bucket: int = SMALLEST_BUCKET,
+        backends: Backends | None = None,
+    ) -> None:
         """Take the model over and allocate the cache.
 
         Args:
             capacity: most tokens of prompt and reply that are ever cached.
             smallest_bucket: of the cache, in tokens; each further one is twice as large.
+            backends: what compiles and captures; None for those of the model's device.
 
         Raises:
             ModelError: the model has parts that `llama.Llama` does not compute.
@@ -60,10 +66,9 @@ class Decoder:
         self._cache = self._allocated(capacity)
         self._clips = count(1)
         self._inference = torch.inference_mode()  # made once: as a decorator it is made for each token
-        self._on_gpu = self.device == "cuda"
-        self._captured: CapturedPass | None = None
-        self._capture: Callable[[], CapturedPass | None] = lambda: None
-        self._warm_capacity = 0
+        backends = backends or Backends.of(self.device)
+        self._looks_ahead = backends.looks_ahead
+        self._fast = FastPath(self._text, self._encoder, backends)
         self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
         self.generations = 0  # streams begun
 
@@ -83,62 +88,51 @@ class Decoder:
         return self._cache.length
 
     @property
-    def windows_replayed(self) -> int:
-        """How many windows were encoded without a call of the model's modules."""
-        return self._encoder.replayed
+    def windows_encoded(self) -> int:
+        """How many windows were encoded, ever."""
+        return self._encoder.encoded
+
+    @property
+    def acceleration(self) -> Level:
+        """The level of the fast path: compiled, graphs or none."""
+        return self._fast.level
 
     def resize(self, capacity: int) -> None:
-        """Make the cache as large as that; where it is not already, what is cached is dropped."""
-        if capacity != self.capacity:
-            self._last, before = None, self.capacity
-            self._captured = None  # it points into the cache
-            del self._cache  # before the new one is there: both together may not fit
-            try:
-                self._cache = self._allocated(capacity)
-            except (RuntimeError, MemoryError):
-                self._cache = self._allocated(before)
-                raise
-            if capacity == self._warm_capacity:
-                self._captured = self._capture()
+        """Make the cache as large as that; where it is not already, what is cached is dropped.
+
+        Captures what `warm_up` captured, where it was let go of and the size is that one again; what is
+        cached is then dropped, too. Where there is no memory for the new size, the cache is as it was, but empty.
+
+        Raises:
+            RuntimeError, MemoryError: the memory could not be allocated.
+        """
+        failure = None if capacity == self.capacity else self._reallocate(capacity)
+        if self._fast.fit(self._cache):
+            self._last = None
+        if failure:
+            raise failure
 
     def warm_up(
         self,
         sampling: Sampling,
         *,
+        acceleration: Acceleration = "auto",
         notice: Callable[[str], None] = lambda _: None,
         progress: Progress = lambda _done, _total: None,
         folder: Path | None = None,
-        recorder: Callable[[], Record] | None = None,
     ) -> None:
-        """Compile and capture what a turn computes, where that pays; what is cached is dropped.
+        """Compile and capture what a turn computes, where that works; what is cached is dropped.
 
         Replies that are chosen with `sampling`, and caches of this capacity, profit from it.
 
         Args:
-            notice: told what takes long, or goes wrong and makes voxcli slower.
+            acceleration: the highest level to try; auto for the highest that the device has.
+            notice: told what takes long, or fails and makes voxcli slower, then and later.
             progress: told how much is compiled and captured; never, where nothing is.
             folder: voxcli's cache folder, where compiled kernels are kept; None for torch's own.
-            recorder: makes what captures; without, CUDA graphs on a CUDA device, and nothing elsewhere.
         """
-        recorder = recorder or (CudaGraphs if self._on_gpu else None)
-        if recorder is None:
-            return
-        before = 1 + (len(self._cache.buckets) if compiling.is_possible(self.device) else 0)  # the encoder, and these
-        total = before + recordings(self._text, self._cache)
-        progress(0, total)
-        layer = None
-        if before > 1:
-            notice("compiling the decode step: minutes at the first start, seconds later")
-            layer = compiling.compiled(self._text, self._cache, folder, notice, lambda done: progress(done, total))
-        self._encoder.replay_with(CapturedEncoder(self._encoder, recorder()).encode)
-        progress(before, total)
-
-        def capture(done: Callable[[int], None] = lambda _: None) -> CapturedPass:
-            return CapturedPass(self._text, self._cache, Chooser(sampling, self._text.device), recorder(), done, layer)
-
         self.rewind(0)
-        self._capture, self._warm_capacity = capture, self.capacity
-        self._captured = capture(lambda done: progress(before + done, total))
+        self._fast.warm_up(self._cache, sampling, acceleration, notice, progress, folder)
 
     def quantize(self, form: Format) -> list[str]:
         """Quantize the large matrices of the text model; `quantization.quantize`. To be done before `warm_up`."""
@@ -213,12 +207,12 @@ class Decoder:
         if self._last is None:
             raise RuntimeError("nothing was prefilled to decode from")
         self.generations += 1
-        chooser = self._chooser(sampling)
+        chooser = self._fast.chooser(sampling)
         with torch.inference_mode():  # not around a yield: it would hold for the caller as well
             token = self._chosen(self._text.head(self._last), chooser)
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # a token that ends the reply need not be fed
-        decoded = self._decoded_ahead if self._on_gpu else self._decoded
+        decoded = self._decoded_ahead if self._looks_ahead else self._decoded
         for token_id in decoded(token, chooser, most):
             yield token_id
             if interrupt.is_set():
@@ -230,7 +224,7 @@ class Decoder:
         Args:
             options: as `Rows` takes them.
         """
-        self._captured, self._capture = None, lambda: None
+        self._fast.close()
         self.resize(1)
         return Rows(self._model, self._text, self._encoder, sampling, **options)
 
@@ -241,9 +235,9 @@ class Decoder:
 
     def close(self) -> None:
         """Let the model go, and what was allocated for it."""
-        self._last = self._captured = None
-        self._capture = lambda: None
-        del self._model, self._text, self._encoder, self._cache
+        self._last = None
+        self._fast.close()
+        del self._fast, self._model, self._text, self._encoder, self._cache
 
     def _decoded(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
         """Give up to `most` ids, none from a stop id on; each is fed when the one after it is asked for."""
@@ -276,31 +270,39 @@ class Decoder:
         """
         place = self._cache.length
         with self._inference:
-            if self._captured:
-                return self._captured.next(token, place, chooser)
+            if (following := self._fast.next(token, place, chooser)) is not None:
+                return following
             # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
-            extent = self._cache.bucket(place + 1) if self._on_gpu else place + 1
+            extent = self._cache.bucket(place + 1) if self._looks_ahead else place + 1
             position = self._text.positions(place, 1)[0] if position is None else position
-            return self._chosen(self._text.step(token, position, self._cache, extent, masked=self._on_gpu), chooser)
+            logits = self._text.step(token, position, self._cache, extent, masked=self._looks_ahead)
+            return self._chosen(logits, chooser)
 
     def _chosen(self, logits: torch.Tensor, chooser: Chooser) -> torch.Tensor:
         """Return the next token, (1, 1); the chooser tells it where it is to be read from."""
-        return chooser.choose_and_tell(logits) if self._on_gpu else chooser.choose(logits)
+        return chooser.choose_and_tell(logits) if self._looks_ahead else chooser.choose(logits)
+
+    def _reallocate(self, capacity: int) -> Exception | None:
+        """Replace the cache by one of that size, or the size it has; return why the new one can't be had."""
+        self._last, before = None, self.capacity
+        self._fast.release()
+        del self._cache  # before the new one is there: both together may not fit
+        failures = []
+        for size in (capacity, before, 1):  # with the last, nothing fits but the next call can try again
+            try:
+                self._cache = self._allocated(size)
+                break
+            except Exception as error:  # noqa: BLE001 - raised again by `resize`
+                failures.append(error.with_traceback(None))  # which would keep memory
+        return failures[0] if failures else None
 
     def _allocated(self, capacity: int) -> Cache:
         return self._text.allocate(capacity, self._smallest_bucket)
 
     def _feed(self, embeddings: torch.Tensor, start: int) -> torch.Tensor:
         """Feed embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,)."""
-        last = self._captured.prefill(embeddings, start) if self._captured else None
+        last = self._fast.prefill(embeddings, start)
         return self._text.prefill(embeddings, start, self._cache) if last is None else last
-
-    def _chooser(self, sampling: Sampling) -> Chooser:
-        """Return what chooses the tokens of a reply that begins now: the captured one, if it does so in this way."""
-        if self._captured and self._captured.chooser.is_alike(sampling):
-            self._captured.chooser.begin(sampling.seed)
-            return self._captured.chooser
-        return Chooser(sampling, self._text.device)
 
 
 class _Reading:

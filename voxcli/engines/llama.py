@@ -74,6 +74,7 @@ class Llama:
             for layer in self.modules.layers
         ]
 
+    @torch.inference_mode()  # as all that is computed: compiled code is for one kind of tensor
     def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
         """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
 
@@ -282,7 +283,6 @@ class Llama:
         weight, epsilon = norm
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
-    @torch.inference_mode()
     def _rotations(self, positions: torch.Tensor) -> torch.Tensor:
         """Return cosines and signed sines, (2, positions, head_dim), as the model's own rotary module makes them."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)

@@ -5,10 +5,7 @@ Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it ne
 Knows nothing of turns.
 """
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +19,7 @@ from voxcli.engines.demand import Demand, demand
 from voxcli.engines.formats import Asked
 from voxcli.engines.hardware import GB, Hardware
 from voxcli.engines.placement import Placement, Wanted
+from voxcli.engines.quiet import quiet
 from voxcli.errors import ConfigError, ModelError
 from voxcli.printable import first_line
 
@@ -129,27 +127,6 @@ def _from_pretrained(found: shards.Checkpoint, where: Placement, **options: Any)
     if unset:  # transformers would fill them with random numbers
         raise shards.lacking(found.folder, unset)
     return model.to(where.device).eval()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep progress bars, warnings and advice for programmers from the user's terminal."""
-    transformers_logging: Any = transformers.utils.logging
-    loud, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    other = logging.getLogger("mistral_common")
-    level = other.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    other.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        other.setLevel(level)
-        transformers_logging.set_verbosity(loud)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from voxcli.engines.hardware import GB, Hardware
 from voxcli.engines.model_card import long_context
 from voxcli.engines.prompt import PromptWriter
 from voxcli.engines.tokenizer import TextStream, wrap
-from voxcli.errors import AudioInputError, ConfigError, ModelError, missing_extra
+from voxcli.errors import AudioInputError, ConfigError, ModelError, VoxError, missing_extra
 from voxcli.printable import first_line
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
@@ -31,8 +31,10 @@ try:  # whoever imports this engine without its packages gets the error with the
 
     from voxcli.engines import loading
     from voxcli.engines.decoder import Decoder, Sampling
+    from voxcli.engines.fast_path import Acceleration, Backends, Level
     from voxcli.engines.features import FrontEnd
     from voxcli.engines.many import ManyReplies
+    from voxcli.engines.quiet import quiet
     from voxcli.engines.template import TemplatePrompt, difference
 except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
@@ -40,6 +42,7 @@ except ImportError as error:
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # parts done, parts in all
 NEXT = Utterance(None, "?")  # stands for what will be said next
+FAILED_HINT = 'run voxcli again; if it fails again, set voxtral.acceleration to "none", or take --device cpu'
 GPU_ROWS, CPU_ROWS = 64, 32  # replies at once: with more, a step is bound by arithmetic and each waits longer
 
 
@@ -60,11 +63,13 @@ class VoxtralEngine(Engine):
         seed: int | None = None,
         context_tokens: int,
         notice: Notice,
+        backends: Backends | None = None,
     ) -> None:
         """Take what transformers loaded; `load` says what the rest means.
 
         Args:
             seed: makes sampling repeatable; None for a reply that differs each time.
+            backends: what compiles and captures; None for those of the model's device.
         """
         self.model = name
         self.device = str(model.device.type)  # cuda, mps or cpu
@@ -81,8 +86,8 @@ class VoxtralEngine(Engine):
         stop_ids = frozenset({self._writer.end})
         self._sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):
-            self._decoder = Decoder(model, capacity=self._room + max_reply_tokens)
-        self._calls = _Calls(model, self._decoder)
+            self._decoder = Decoder(model, capacity=self._room + max_reply_tokens, backends=backends)
+        self._count_anew()
 
     @classmethod
     def load(
@@ -98,8 +103,10 @@ class VoxtralEngine(Engine):
         notice: Notice,
         progress: Progress = lambda _done, _total: None,
         quantize: Asked = "none",
+        acceleration: Acceleration = "auto",
         folder: Path | None = None,
         many: bool = False,
+        backends: Backends | None = None,
     ) -> Self:
         """Load a checkpoint from a folder; nothing is fetched.
 
@@ -111,8 +118,10 @@ class VoxtralEngine(Engine):
             notice: told what a user should know of this checkpoint, and what takes long.
             progress: told how far the warm-up is, where there is much to do.
             quantize: how the large matrices of the text model are kept; none: as they are, auto: the best that fits.
+            acceleration: the highest level of `fast_path` to try; auto for the highest that the device has.
             folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
             many: it is for `for_many`, so what is of use to one reply at a time is not made ready.
+            backends: what compiles and captures; None for those of the device.
 
         Raises:
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
@@ -130,9 +139,15 @@ class VoxtralEngine(Engine):
             top_p=top_p,
             context_tokens=loaded.where.context_tokens,
             notice=notice,
+            backends=backends,
         )
-        engine.warm_up(folder, notice, progress, for_one=not many)
+        engine.warm_up(folder, notice, progress, acceleration=acceleration, for_one=not many)
         return engine
+
+    @property
+    def acceleration(self) -> Level:
+        """How a turn is computed now: compiled, graphs or none, as `fast_path` explains."""
+        return self._decoder.acceleration
 
     def warm_up(
         self,
@@ -140,15 +155,17 @@ class VoxtralEngine(Engine):
         notice: Notice = lambda _: None,
         progress: Progress = lambda _done, _total: None,
         *,
+        acceleration: Acceleration = "auto",
         for_one: bool = True,
     ) -> None:
         """Do what would keep the first turn waiting; `load` says what the arguments mean."""
         with self._pass_errors(self._room):
             if for_one:
-                self._decoder.warm_up(self._sampling, notice=notice, progress=progress, folder=folder)
+                self._decoder.warm_up(
+                    self._sampling, acceleration=acceleration, notice=notice, progress=progress, folder=folder
+                )
             if self.device == "cuda":
                 self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
-        self._calls.reset()
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
@@ -172,9 +189,9 @@ class VoxtralEngine(Engine):
                     reply_tokens += 1
                     if delta := text.add(token_id):
                         yield delta
-            return PassReport(self._calls.passes(windows), fed.prompt_tokens, fed.cached_tokens, reply_tokens)
+            return PassReport(self._passes(windows), fed.prompt_tokens, fed.cached_tokens, reply_tokens)
         finally:
-            self._calls.reset()
+            self._count_anew()
             if not interrupt.is_set():  # else it may have been a draft, and the clip goes on
                 self._forget_clip()
 
@@ -188,7 +205,7 @@ class VoxtralEngine(Engine):
             ModelError: as `reply`.
         """
         self._forget_clip()
-        self._calls.reset()
+        self._count_anew()
         # What will be said is not known: the prompts of a word and of a spoken window keep the same turns.
         session = self._writer.fit(session, NEXT, 0, self._room, reserve=self._reserve(session))
         ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
@@ -209,7 +226,7 @@ class VoxtralEngine(Engine):
         whole = self._front_end.whole_windows(clip)
         if whole == 0:  # another clip
             self._forget_clip()
-            self._calls.reset()
+            self._count_anew()
         elif whole > self._heard:
             self._heard = whole
             with self._pass_errors(0):
@@ -235,7 +252,6 @@ class VoxtralEngine(Engine):
 
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""
-        self._calls.close()
         self._decoder.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -263,6 +279,19 @@ class VoxtralEngine(Engine):
         spoken = len(self._writer.write(session.last(0), NEXT, 0)) + self._front_end.tokens_per_window
         return spoken + self._room // 16
 
+    def _count_anew(self) -> None:
+        """Begin to count for another turn; the windows of its clip may be encoded before it is over."""
+        self._encoded_before, self._generations_before = self._decoder.windows_encoded, self._decoder.generations
+
+    def _passes(self, windows: int) -> int:
+        """Return the greater of encoder runs and generations of this turn.
+
+        Args:
+            windows: of the clip. Each of them encoded once is one run, whenever that was.
+        """
+        encoded = self._decoder.windows_encoded - self._encoded_before
+        return max(-(-encoded // max(1, windows)), self._decoder.generations - self._generations_before)
+
     def _forget_clip(self) -> None:
         self._heard = 0
         self._decoder.forget_clip()
@@ -285,7 +314,7 @@ class VoxtralEngine(Engine):
         front_end = FrontEnd(processor.feature_extractor, audio_config)  # on a CPU, as the processor
         template = TemplatePrompt(processor, self._tokenizer, front_end)
         try:
-            with loading.quiet():
+            with quiet():
                 found = difference(self._writer, template, front_end)
         except ModelError as error:
             notice(f"the prompt could not be checked: {error.message}")
@@ -297,14 +326,16 @@ class VoxtralEngine(Engine):
 
     @contextmanager
     def _pass_errors(self, prompt_tokens: int) -> Iterator[None]:
-        """Turn what torch raises in the pass into an error that says what would fit."""
+        """Turn what the pass raises into an error that says what would fit, or what may help."""
         if self.device == "cuda":
             torch.cuda.set_device(self._where)  # each thread has its own current GPU, which streams and kernels mean
         try:
             yield
-        except (RuntimeError, MemoryError) as error:
+        except VoxError:
+            raise
+        except Exception as error:
             if not loading.out_of_memory(error):
-                raise ModelError(f"the model's pass failed: {first_line(error)}") from error
+                raise ModelError(f"the model's pass failed: {first_line(error)}", hint=FAILED_HINT) from error
             free = self._hardware().free_bytes(self._where) or 0
             tokens = prompt_tokens + self._sampling.max_tokens
             raise ModelError(
@@ -314,45 +345,3 @@ class VoxtralEngine(Engine):
                 hint=f"at most {free // self._cache_bytes} tokens of prompt and reply fit: shorten the recording, "
                 "lower session.context_tokens, or use --device cpu",
             ) from error
-
-
-class _Calls:
-    """Counts the calls that cost a pass, where they are made: whoever makes them is counted."""
-
-    def __init__(self, model: Any, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._windows = self._generations = 0
-        parts = dict(model.named_modules())
-        encoder = next(part for name, part in parts.items() if name.endswith("audio_tower"))
-        text_model = next(part for name, part in parts.items() if name.endswith("language_model"))
-        self._hooks = [
-            encoder.register_forward_pre_hook(self._encoded),
-            text_model.register_forward_pre_hook(self._generated, with_kwargs=True),
-        ]
-        self.reset()
-
-    def passes(self, windows: int) -> int:
-        """Return the greater of encoder calls and generations begun since `reset`.
-
-        Args:
-            windows: of the clip. Each of them encoded once is one call, whenever that was.
-        """
-        encoded = self._windows + self._decoder.windows_replayed - self._replayed_before
-        return max(-(-encoded // max(1, windows)), self._generations + self._decoder.generations - self._before)
-
-    def reset(self) -> None:
-        self._windows = self._generations = 0
-        self._before, self._replayed_before = self._decoder.generations, self._decoder.windows_replayed
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _encoded(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._windows += inputs[0].shape[0]
-
-    def _generated(self, _module: Any, _args: Any, inputs: dict[str, Any]) -> None:
-        """Count a generation with transformers' own forward, which the decoder never calls."""
-        cache = inputs.get("past_key_values")
-        if cache is None or cache.get_seq_length() == 0:
-            self._generations += 1

@@ -27,8 +27,8 @@ class WindowEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._replay: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.replayed = 0  # windows, ever
+        self.encoded = 0  # windows, ever; those that are remembered are not encoded again
+        self._replay: Callable[[torch.Tensor], torch.Tensor | None] | None = None
         self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of a clip's windows
 
     @torch.inference_mode()
@@ -48,15 +48,14 @@ class WindowEncoder:
                 self._known.append((window, self._encoded(window)))
         return torch.cat([embeddings for _, embeddings in self._known])
 
-    def replay_with(self, replay: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Encode with a recording of `plainly` from now on."""
+    def replay_with(self, replay: Callable[[torch.Tensor], torch.Tensor | None] | None) -> None:
+        """Encode with a replay of `plainly` from now on, where it returns anything; None to end that."""
         self._replay = replay
 
     def _encoded(self, window: torch.Tensor) -> torch.Tensor:
-        if self._replay is None:
-            return self.plainly(window)
-        self.replayed += 1
-        return self._replay(window)
+        self.encoded += 1
+        embeddings = self._replay(window) if self._replay else None
+        return self.plainly(window) if embeddings is None else embeddings
 
     def plainly(self, window: torch.Tensor) -> torch.Tensor:
         """Return embeddings, (tokens, hidden), of a window, (mels, frames), whether they are known or not."""

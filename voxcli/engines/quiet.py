@@ -1,0 +1,99 @@
+"""Sends what other libraries write to the terminal into the log instead.
+
+Their loggers have handlers of their own that write to stderr; inductor writes tables of timings there.
+Importing this module imports none of these libraries.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TextIO
+
+LIBRARIES = ("accelerate", "huggingface_hub", "mistral_common", "torch", "torchao", "transformers", "triton")
+TRACE = "torch.__trace"  # a logger that writes a file where TORCH_TRACE asks for one, and much of it
+INDUCTOR = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}  # what it prints
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Send warnings and log records of other libraries to the root logger; show no progress bars of theirs."""
+    with ExitStack() as restored:
+        _import_logging_of_the_hub()
+        for logger in _loggers():
+            _redirect(logger, restored)
+        restored.enter_context(_logged_warnings())
+        _hide_progress_bars(restored)
+        yield
+
+
+@contextmanager
+def quiet_compiler() -> Iterator[None]:
+    """Be `quiet`, and keep inductor from printing what it measures."""
+    import torch._inductor.config as inductor
+
+    settings: Any = inductor
+    known = {name: value for name, value in INDUCTOR.items() if hasattr(settings, name)}
+    with quiet(), settings.patch(known):
+        yield
+
+
+def _import_logging_of_the_hub() -> None:
+    """Import the module that adds a handler when it is imported: later would be too late."""
+    if "huggingface_hub" in sys.modules:
+        import huggingface_hub.utils.logging  # noqa: F401
+
+
+def _loggers() -> list[logging.Logger]:
+    """Return the loggers of other libraries that have handlers or don't pass records on."""
+    named = [logging.getLogger(name) for name in LIBRARIES]
+    known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    inner = [logger for logger in known if "." in logger.name and logger.name.split(".")[0] in LIBRARIES]
+    loud = [logger for logger in inner if logger.handlers or not logger.propagate]
+    return named + [logger for logger in loud if logger.name != TRACE]
+
+
+def _redirect(logger: logging.Logger, restored: ExitStack) -> None:
+    """Let a logger pass its records on to the root logger, and to nobody else."""
+    handlers, propagate = logger.handlers, logger.propagate
+    # Without a handler on the way, logging itself would write warnings to stderr.
+    logger.handlers, logger.propagate = [logging.NullHandler()], True
+
+    def restore() -> None:
+        logger.handlers, logger.propagate = handlers, propagate
+
+    restored.callback(restore)
+
+
+@contextmanager
+def _logged_warnings() -> Iterator[None]:
+    log = logging.getLogger("py.warnings")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,  # noqa: ARG001 - it goes to the log
+        line: str | None = None,
+    ) -> None:
+        log.warning("%s", warnings.formatwarning(message, category, filename, lineno, line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show
+        yield
+
+
+def _hide_progress_bars(restored: ExitStack) -> None:
+    if "transformers" not in sys.modules:
+        return
+    from transformers.utils import logging as transformers_logging
+
+    bars: Any = transformers_logging
+    if bars.is_progress_bar_enabled():
+        bars.disable_progress_bar()
+        restored.callback(bars.enable_progress_bar)
