@@ -51,7 +51,7 @@ class AnonymousMemory:
 def reference(folder: Path, form: formats.Format, dtype: torch.dtype = torch.bfloat16) -> Any:
     """Return the model, each matrix replaced by what its quantized one stands for."""
     voxtral: Any = transformers.VoxtralForConditionalGeneration
-    with loading.quiet():
+    with quiet():
         model = voxtral.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
     text = Llama(model).modules
     with torch.no_grad():

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from voxcli.engines.fast_path import Backends, Level
 
 from benchmarks import replica
 from benchmarks.baselines import free_memory
@@ -21,6 +20,7 @@ from voxcli.audio import SAMPLE_RATE, AudioClip
 from voxcli.engines import placement, shards
 from voxcli.engines.capture import Record, Work
 from voxcli.engines.demand import demand
+from voxcli.engines.fast_path import Backends, Level
 from voxcli.engines.formats import Format
 from voxcli.engines.hardware import DType, Hardware
 from voxcli.engines.voxtral import VoxtralEngine
@@ -157,7 +157,9 @@ def clip(number: int, seconds: float = 2.0) -> AudioClip:
 
 def ask(engine: Engine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
     """Return an engine's answer to a clip, interrupted after some tokens or whole."""
-    interrupt, deltas, times = threading.Event(), [], []
+    interrupt = threading.Event()
+    deltas: list[str] = []
+    times: list[float] = []
     started = time.perf_counter()
     reply = engine.reply(session, Utterance(heard), interrupt)
     while True:

@@ -10,7 +10,9 @@ from voxcli.engines.windows import WindowEncoder
 SEED = 7
 BEFORE = 16  # tokens in the cache before those that are compared
 COUNTS = (1, 16)  # tokens of a prefill; attention has kernels of its own for one query
-ROUNDING = 16  # times the epsilon of the number format, as the norm of the difference over the norm
+# Most that rounding may make of the norm of a difference over the norm, in epsilons of the number format. The
+# logits of random models of 30 layers are 1 to 8 % from float32 in bfloat16 (2 to 10 epsilons, on a CPU).
+ROUNDING = 32
 LEAST = 1e-3  # the same in float32, where a GPU may multiply in a shorter format
 
 
