@@ -63,7 +63,7 @@ class Made:
     ) -> None:
         self.notices: list[str] = []
         self.faults = faults or Faults()
-        self.compiler, self.graphs = (kind(self.step) for kind in (CountingCompiler, EmulatedGraphs))
+        self.compiler, self.graphs = CountingCompiler(self.step), EmulatedGraphs(self.step)
         backends = Backends(self.compiler, lambda: self.graphs, looks_ahead=True)
         self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket, backends=backends)
 
