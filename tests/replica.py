@@ -17,6 +17,7 @@ import transformers
 from voxcli.engines import formats, int4, loading, quantization, shards
 from voxcli.engines.decoder import Decoder, Sampling
 from voxcli.engines.llama import Llama
+from voxcli.engines.quiet import quiet
 
 PROMPT = [1, 3, 300, 400, 500, 600, 700, 800, 900, 1200, 1500, 4]
 TOKENS = 8
