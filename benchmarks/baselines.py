@@ -16,11 +16,11 @@ import transformers
 from benchmarks.floors import synchronize
 from benchmarks.instrumentation import Forward
 from benchmarks.script import Script
-from voxcli.audio import AudioClip
-from voxcli.engines.decoder import Decoder, Sampling
-from voxcli.engines.features import FrontEnd
-from voxcli.engines.formats import Format
-from voxcli.engines.llama import Llama
+from voxcli.audio.clip import AudioClip
+from voxcli.engines.voxtral.device.formats import Format
+from voxcli.engines.voxtral.mel import FrontEnd
+from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+from voxcli.engines.voxtral.runtime.text_model import Llama
 
 CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
 
@@ -62,7 +62,7 @@ class Implementation(Protocol):
 
 
 class Voxcli:
-    """`voxcli.engines.decoder`: one pass, a cache kept between turns and filled ahead of the next one."""
+    """Measures `runtime.decoder`: one pass, a cache kept between turns and filled ahead of the next one."""
 
     name: ClassVar[str] = "voxcli"
     about: ClassVar[str] = "one pass; only what is not cached is fed"

@@ -27,16 +27,16 @@ from benchmarks.one_pass import quiet
 from benchmarks.random_model import default_model, open_model
 from benchmarks.report import Figure
 from benchmarks.script import Script
-from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.engines import loading
-from voxcli.engines.decoder import Decoder, Sampling
-from voxcli.engines.features import FrontEnd
-from voxcli.engines.hardware import Hardware
-from voxcli.engines.llama import Llama
-from voxcli.engines.many import ManyReplies
-from voxcli.engines.windows import WindowEncoder
-from voxcli.session import Session
-from voxcli.turn import Utterance
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.session import Session
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral import loader
+from voxcli.engines.voxtral.batch_engine import ManyReplies
+from voxcli.engines.voxtral.device.hardware import Hardware
+from voxcli.engines.voxtral.mel import FrontEnd
+from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
+from voxcli.engines.voxtral.runtime.text_model import Llama
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
 ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
@@ -207,7 +207,7 @@ def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[Audi
         most=rows,
         longest=len(ids) + script.reply_tokens + SPARE,
         free_bytes=lambda: Hardware.look(torch, device).free_bytes(device),
-        is_out_of_memory=loading.out_of_memory,
+        is_out_of_memory=loader.out_of_memory,
     )
     engine = ManyReplies(
         "random",

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from voxcli.engines.capture import WARM_RUNS
+from voxcli.engines.voxtral.runtime.cuda_graphs import WARM_RUNS
 
 READS_BACK = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "multinomial", "item")
 
@@ -71,7 +71,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class EmulatedGraphs:
-    """Implements `voxcli.engines.capture.Record`; runs the work as often as `CudaGraphs` does.
+    """Implements `voxcli.engines.voxtral.runtime.cuda_graphs.Record`; runs the work as often as `CudaGraphs` does.
 
     captured: how many graphs were captured, ever
     replayed: the number of each graph that was replayed, in order; the first captured graph is 0

@@ -12,7 +12,7 @@ from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.harness import Harness, Question
 from benchmarks.conversation.scenarios import SCENARIOS, Plan, run
 from benchmarks.conversation.sound_card import sound_card
-from voxcli.audio import read_audio
+from voxcli.audio.clip import read_audio
 from voxcli.errors import AudioInputError, ConfigError
 
 QUESTIONS = Path("examples/questions")

@@ -39,8 +39,8 @@ from benchmarks.one_pass_report import record, table
 from benchmarks.random_model import default_model, open_model
 from benchmarks.report import median, spread
 from benchmarks.script import CLIP_SECONDS, TOKENS_PER_WORD, Script
-from voxcli.engines.formats import Format
-from voxcli.engines.quantization import DTYPES
+from voxcli.engines.voxtral.device.formats import Format
+from voxcli.engines.voxtral.runtime.quantization import DTYPES
 from voxcli.errors import ConfigError
 
 TURNS_OF_INTEREST = (1, 10, 50)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from voxcli.engines import checkpoints, placement, shards
-from voxcli.engines.hardware import Hardware
+from voxcli.engines.voxtral.checkpoint import catalog, files
+from voxcli.engines.voxtral.device import placement
+from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.errors import ConfigError, ModelError
 from voxcli.printable import first_line
 
@@ -118,11 +119,11 @@ def _fill(model: Any) -> None:
 
 
 def _load(model: str, device: str) -> Any:
-    folder = checkpoints.locate(model)
+    folder = catalog.locate(model)
     if folder is None:
         raise ModelError(f"{model} is not on this machine", hint=f"voxcli models pull {model}, or --model {RANDOM}mini")
     classes: Any = transformers
-    where = placement.place(device, Hardware.look(torch, device), shards.inspect(folder).parameters)
+    where = placement.place(device, Hardware.look(torch, device), files.inspect(folder).parameters)
     try:
         loaded = classes.VoxtralForConditionalGeneration.from_pretrained(
             folder,

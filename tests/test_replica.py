@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def loaded(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.replica", str(REPLICA), *arguments]
+    command = [sys.executable, "-m", "tests.support.replica", str(REPLICA), *arguments]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=1800, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result

@@ -11,8 +11,8 @@ from benchmarks.checks.lab import Answer, Lab, ask, clip
 from benchmarks.floors import synchronize
 from benchmarks.random_model import open_model
 from benchmarks.script import Script
-from voxcli.audio import AudioClip
-from voxcli.session import Session
+from voxcli.audio.clip import AudioClip
+from voxcli.core.session import Session
 
 TIMES_GENERATE = 15.0  # the bar on a GPU
 CLIP_SECONDS = 5.0

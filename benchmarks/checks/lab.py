@@ -16,16 +16,17 @@ import transformers
 from benchmarks import replica
 from benchmarks.baselines import free_memory
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
-from voxcli.audio import SAMPLE_RATE, AudioClip
-from voxcli.engines import placement, shards
-from voxcli.engines.capture import Record, Work
-from voxcli.engines.demand import demand
-from voxcli.engines.fast_path import Backends, Level
-from voxcli.engines.formats import Format
-from voxcli.engines.hardware import DType, Hardware
-from voxcli.engines.voxtral import VoxtralEngine
-from voxcli.session import Session
-from voxcli.turn import Engine, PassReport, Utterance
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.session import Session
+from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.engines.voxtral.checkpoint import files
+from voxcli.engines.voxtral.device import placement
+from voxcli.engines.voxtral.device.demand import demand
+from voxcli.engines.voxtral.device.formats import Format
+from voxcli.engines.voxtral.device.hardware import DType, Hardware
+from voxcli.engines.voxtral.engine import VoxtralEngine
+from voxcli.engines.voxtral.runtime.acceleration import Backends, Level
+from voxcli.engines.voxtral.runtime.cuda_graphs import Record, Work
 
 RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
@@ -95,7 +96,7 @@ class Lab:
     def need(self, checkpoint: Path, form: Format, context_tokens: int) -> tuple[DType, int]:
         """Return the number format of what is not quantized, and the bytes that voxcli announces before loading."""
         config: Any = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
-        needs, hardware = demand(config, shards.inspect(checkpoint).parameters), Hardware.look(torch, self.device)
+        needs, hardware = demand(config, files.inspect(checkpoint).parameters), Hardware.look(torch, self.device)
         wanted = placement.Wanted(self.device, form, context_tokens, self.sizes.reply_tokens)
         where = placement.plan(wanted, hardware, needs, strictly=False)
         return where.dtype, placement.needed_bytes(where, needs, hardware, self.sizes.reply_tokens)

@@ -18,9 +18,9 @@ from benchmarks import anonymous_memory
 from benchmarks.baselines import free_memory
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import EMULATED, FORMATS, Lab, ask, clip
-from voxcli.engines.formats import Format
-from voxcli.engines.hardware import GB
-from voxcli.session import Session
+from voxcli.core.session import Session
+from voxcli.engines.voxtral.device.formats import Format
+from voxcli.engines.voxtral.device.hardware import GB
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MORE = 0.05  # how far above what was announced the peak may be

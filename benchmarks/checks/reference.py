@@ -9,15 +9,15 @@ import torch
 import transformers
 
 from benchmarks.checks.lab import text_of
-from voxcli.audio import AudioClip
-from voxcli.engines import int4
-from voxcli.engines.features import FrontEnd
-from voxcli.engines.formats import Format
-from voxcli.engines.hardware import DType
-from voxcli.engines.prompt import PromptWriter
-from voxcli.engines.tokenizer import wrap
-from voxcli.session import Session
-from voxcli.turn import Utterance
+from voxcli.audio.clip import AudioClip
+from voxcli.core.session import Session
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.device.formats import Format
+from voxcli.engines.voxtral.device.hardware import DType
+from voxcli.engines.voxtral.mel import FrontEnd
+from voxcli.engines.voxtral.prompt import PromptWriter
+from voxcli.engines.voxtral.runtime import int4
+from voxcli.engines.voxtral.tokenizer import wrap
 
 # In standard deviations of the logits. Rounding in bfloat16 (8 bits) grows to a few percent over 30 layers.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}

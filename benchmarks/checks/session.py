@@ -12,12 +12,12 @@ from benchmarks.checks.findings import Notebook, describe
 from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
 from benchmarks.random_model import open_model
 from benchmarks.script import Script
-from voxcli.audio import AudioClip
-from voxcli.engines.decoder import Decoder, Sampling
-from voxcli.engines.inputs import CHUNK_TOKENS
-from voxcli.engines.voxtral import VoxtralEngine
-from voxcli.session import Session
-from voxcli.turn import Utterance
+from voxcli.audio.clip import AudioClip
+from voxcli.core.session import Session
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.engine import VoxtralEngine
+from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+from voxcli.engines.voxtral.runtime.inputs import CHUNK_TOKENS
 
 LONG_SECONDS = 100.0  # four windows, 1500 tokens: more than the small context
 INTERRUPTED_EVERY = 3  # turns

@@ -12,9 +12,9 @@ from benchmarks.floors import Floors, floors, measure
 from benchmarks.random_model import open_model
 from benchmarks.report import median
 from benchmarks.script import Script
-from voxcli.engines.voxtral import VoxtralEngine
-from voxcli.session import Session
-from voxcli.turn import Utterance
+from voxcli.core.session import Session
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.engine import VoxtralEngine
 
 TURNS = (1, 10, 50)
 OF_FLOOR, FIRST_TOKEN_MS, OF_TWO_PASSES = 0.8, 20.0, 0.55  # the bars on an H200

@@ -5,7 +5,7 @@ from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import FORMATS, RUNGS, Lab, clip
 from benchmarks.checks.reference import Agreement, Reference
 from benchmarks.checks.warm_up import DEFAULT, two_turns
-from voxcli.engines.formats import Format
+from voxcli.engines.voxtral.device.formats import Format
 
 CLIPS = [clip(0), clip(1)]  # of `two_turns`
 

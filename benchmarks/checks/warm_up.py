@@ -4,9 +4,9 @@ import time
 
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
-from voxcli.engines.voxtral import VoxtralEngine
-from voxcli.session import Session
-from voxcli.turn import Utterance
+from voxcli.core.session import Session
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.engine import VoxtralEngine
 
 DEFAULT = "auto"
 TEMPERATURE, TOP_P = 0.2, 0.95

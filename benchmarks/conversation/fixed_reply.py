@@ -18,14 +18,14 @@ import numpy as np
 
 from benchmarks.conversation.sound_card import RATE
 from voxcli.app.chat import ChatOptions, run_chat
-from voxcli.audio import AudioClip
-from voxcli.config import Settings
-from voxcli.live.events import Notice, Ready
-from voxcli.live.inbound import Crashed
-from voxcli.live.recovery import AudioDevices
-from voxcli.live_view.lines import JsonLiveView
-from voxcli.session import Session
-from voxcli.turn import Engine, PassReport, Utterance
+from voxcli.audio.clip import AudioClip
+from voxcli.chat.devices.hotplug import AudioDevices
+from voxcli.chat.events import Notice, Ready
+from voxcli.chat.messages import Crashed
+from voxcli.chat.views.lines import JsonLiveView
+from voxcli.config.loading import Settings
+from voxcli.core.session import Session
+from voxcli.core.turn import Engine, PassReport, Utterance
 
 FIXED_REPLY = "fixed-reply"
 READ_SECONDS = 0.1
@@ -35,7 +35,7 @@ PLAYED_LEVEL = 0.003
 
 @dataclass
 class FixedReplyEngine(Engine):
-    """Implements `voxcli.turn.Engine`: answers one word at once."""
+    """Implements `voxcli.core.turn.Engine`: answers one word at once."""
 
     name: str = FIXED_REPLY
     model: str = ""
@@ -55,7 +55,7 @@ class FixedReplyEngine(Engine):
 
 @dataclass(frozen=True)
 class RecordedVoice:
-    """Implements `voxcli.turn.Synthesizer`: says every sentence with the same recording."""
+    """Implements `voxcli.core.turn.Synthesizer`: says every sentence with the same recording."""
 
     recording: AudioClip
 

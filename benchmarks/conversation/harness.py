@@ -15,7 +15,7 @@ from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.recordings import stretches, voiced_span
 from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, SoundCard, SpokenClip
 from benchmarks.report import median
-from voxcli.audio import AudioClip, Samples
+from voxcli.audio.clip import AudioClip, Samples
 from voxcli.errors import VoxError
 
 FIXED_REPLY_PROGRAM = (sys.executable, "-m", "benchmarks.conversation.fixed_reply")

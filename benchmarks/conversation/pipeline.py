@@ -10,7 +10,7 @@ from benchmarks.conversation.harness import ANSWER_SECONDS, PAUSE_SECONDS, REPLY
 from benchmarks.conversation.recordings import continuity, silent_after, voiced_span
 from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, SpokenClip
 from benchmarks.report import Figure, median, percentile, spread
-from voxcli.audio import AudioClip, Samples
+from voxcli.audio.clip import AudioClip, Samples
 from voxcli.errors import VoxError
 
 PIPELINE_MS = 60.0

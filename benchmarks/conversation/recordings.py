@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voxcli.audio import SAMPLE_RATE, Samples
+from voxcli.audio.clip import SAMPLE_RATE, Samples
 
 # Voice is where samples come within this of the loudest one: about 18 dB below the level of active speech, near
 # the margin of 15.9 dB with which ITU-T P.56 tells speech from pauses.

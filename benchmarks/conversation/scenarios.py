@@ -19,9 +19,9 @@ from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Harness, Qu
 from benchmarks.conversation.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
 from benchmarks.conversation.sound_card import RATE
 from benchmarks.report import Figure, median, percentile, spread
-from voxcli.audio import AudioClip, Samples, read_audio
+from voxcli.audio.clip import AudioClip, Samples, read_audio
+from voxcli.audio.levels import dbfs
 from voxcli.errors import VoxError
-from voxcli.levels import dbfs
 
 MEDIAN_MS, P95_MS, FIRST_TIMES = 1100.0, 1800.0, 1.5
 RIGHT_SHARE = 20 / 32

@@ -19,7 +19,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from voxcli.audio import AudioClip, Samples
+from voxcli.audio.clip import AudioClip, Samples
 from voxcli.errors import AudioDeviceError
 
 # Hertz of both devices and of recordings. PortAudio opens Pulse's devices at this rate: nothing is resampled on the

@@ -17,8 +17,8 @@ from benchmarks.conversation.scenarios import is_right, stages_of, with_pause
 from benchmarks.conversation.sound_card import PROGRAMS, RATE
 from benchmarks.live import app
 from benchmarks.report import Figure, machine, markdown, percentile
-from tests.room import spoken
-from voxcli.audio import SAMPLE_RATE, AudioClip, Samples
+from tests.support.room import spoken
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 
 MS = RATE // 1000
 GAP = 20 * MS

@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.report import median
-from voxcli.engines.prompt import PromptWriter
-from voxcli.engines.tokenizer import Tokenizer
-from voxcli.session import Session, Turn
-from voxcli.turn import Utterance
+from voxcli.core.session import Session, Turn
+from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.prompt import PromptWriter
+from voxcli.engines.voxtral.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -42,7 +42,7 @@ from benchmarks.one_pass import app
 try:
     app()
 finally:
-    assert not [name for name in ("voxcli.config", "voxcli.paths") if name in sys.modules]
+    assert not [name for name in ("voxcli.config.loading", "voxcli.config.paths") if name in sys.modules]
 """
 
 

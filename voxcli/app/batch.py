@@ -14,12 +14,12 @@ from voxcli.app.parts import Notice, engine_options, open_engine, open_servers, 
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxcli.batch.desk import Desk
-    from voxcli.batch.items import Source
+    from voxcli.batch.inputs import Source
     from voxcli.batch.results import Results
-    from voxcli.batch.tally import Status, Tally
+    from voxcli.batch.scheduler import Desk
+    from voxcli.batch.stats import Status, Tally
     from voxcli.batch.worker import SpokenReplies, Worker
-    from voxcli.config import Settings
+    from voxcli.config.loading import Settings
 
 SERVER_CONCURRENCY = 8  # requests at once where nobody says
 
@@ -60,8 +60,8 @@ class Batch:
         Args:
             stop: set it, and items in flight are finished, but no more are begun.
         """
+        from voxcli.app.views import batch_progress
         from voxcli.batch.runner import Run
-        from voxcli.ui import batch_progress
 
         if not self.left:
             return None
@@ -76,11 +76,11 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     Raises:
         VoxError: options that exclude each other, inputs or results that can't be used, or no engine.
     """
-    from voxcli.batch.desk import Desk
-    from voxcli.batch.items import sources
+    from voxcli.batch.inputs import sources
     from voxcli.batch.plan import survey
     from voxcli.batch.results import Results
-    from voxcli.batch.tally import Tally
+    from voxcli.batch.scheduler import Desk
+    from voxcli.batch.stats import Tally
 
     _refuse_cluster_options(options)
     _refuse_batch_size(options.batch_size, settings.engine)
@@ -111,10 +111,10 @@ def _open_workers(
     settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
 ) -> "list[Worker]":
     """Open the engine and all that answers with it on this machine."""
-    from voxcli.batch.shelf import Shelf
+    from voxcli.app.views import loading_progress
+    from voxcli.batch.prefetch import Shelf
     from voxcli.batch.urls import read_recording
     from voxcli.batch.worker import EngineWorker, workers_wanted
-    from voxcli.ui import loading_progress
 
     replies = _spoken_replies(options.save_replies, settings, stack)
     started = time.perf_counter()
@@ -143,9 +143,9 @@ def _cluster(
     settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
 ) -> "list[Worker]":
     """Join the cluster and start what answers there."""
-    from voxcli.batch.cluster import Crew, Size, connected
-    from voxcli.batch.station import EngineChoice, Setup
-    from voxcli.engines.checkpoints import KNOWN
+    from voxcli.batch.ray.actor import EngineChoice, Setup
+    from voxcli.batch.ray.cluster import Crew, Size, connected
+    from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
 
     stack.enter_context(connected(options.ray or ""))
     wanted = replace(engine_options(settings), rows=options.batch_size or 0, items=left)
@@ -176,7 +176,7 @@ def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack)
 
 def _refuse_replies_among(inputs: "Sequence[Source]", folder: Path | None) -> None:
     """Raise ConfigError if replies would be written where they are taken for recordings."""
-    from voxcli.batch.items import Folder
+    from voxcli.batch.inputs import Folder
 
     for source in inputs if folder else ():
         if isinstance(source, Folder) and folder and folder.resolve().is_relative_to(Path(source.path).resolve()):

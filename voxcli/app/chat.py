@@ -14,19 +14,19 @@ from voxcli.app.parts import open_engine, open_memory, open_voice
 from voxcli.errors import ConfigError, VoxError
 
 if TYPE_CHECKING:
-    from voxcli.audio import AudioClip
-    from voxcli.config import Settings
-    from voxcli.live.attempt import Answering
-    from voxcli.live.events import LiveEvent, Ready
-    from voxcli.live.inbound import Inbound
-    from voxcli.live.keys import Keys
-    from voxcli.live.listener import Listener
-    from voxcli.live.recording import Recording
-    from voxcli.live.recovery import AudioDevices
-    from voxcli.live_view import LiveView
-    from voxcli.memory import Memory
-    from voxcli.session import Session
-    from voxcli.turn import Engine, Synthesizer
+    from voxcli.audio.clip import AudioClip
+    from voxcli.chat.devices.hotplug import AudioDevices
+    from voxcli.chat.events import LiveEvent, Ready
+    from voxcli.chat.keyboard.keys import Keys
+    from voxcli.chat.listener import Listener
+    from voxcli.chat.messages import Inbound
+    from voxcli.chat.recording import Recording
+    from voxcli.chat.response import Answering
+    from voxcli.chat.views import LiveView
+    from voxcli.config.loading import Settings
+    from voxcli.core.memory import Memory
+    from voxcli.core.session import Session
+    from voxcli.core.turn import Engine, Synthesizer
 
 WARMING = "warming up"
 
@@ -71,12 +71,12 @@ def _run(
     synthesizer: "Synthesizer | None",
 ) -> bool:
     """Open the parts, those that may be refused first; run the conversation."""
-    from voxcli.live.attempt import Answering
-    from voxcli.live.conversation import Conversation, ConversationOptions
-    from voxcli.live.key_reader import keys_posted
-    from voxcli.live.recording import Recording
-    from voxcli.live_view import open_live_view
-    from voxcli.turn import SpeechOutput
+    from voxcli.chat.conversation import Conversation, ConversationOptions
+    from voxcli.chat.keyboard.reader import keys_posted
+    from voxcli.chat.recording import Recording
+    from voxcli.chat.response import Answering
+    from voxcli.chat.views import open_live_view
+    from voxcli.core.turn import SpeechOutput
 
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     recording = Recording(options.record) if options.record else None
@@ -105,7 +105,7 @@ def _run(
 
 
 def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys | None":
-    from voxcli.live.keys import open_keys
+    from voxcli.chat.keyboard.keys import open_keys
 
     hold = push_to_talk == "hold"
     keys = stack.enter_context(open_keys(releases=hold, paused=view.paused))
@@ -125,7 +125,7 @@ def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys |
 def _open_devices(
     settings: "Settings", options: ChatOptions, view: "LiveView", inbox: "SimpleQueue[Inbound]", stack: ExitStack
 ) -> "AudioDevices":
-    from voxcli.live.recovery import AudioDevices
+    from voxcli.chat.devices.hotplug import AudioDevices
 
     view.starting("microphone and loudspeaker")
     return stack.enter_context(
@@ -144,7 +144,7 @@ def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
 
 def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
     """Show what the engine has to say: while it loads in the view's line for that, later as a notice."""
-    from voxcli.live.events import Notice
+    from voxcli.chat.events import Notice
 
     if ready.is_set():
         inbox.put(Notice(text))
@@ -153,7 +153,7 @@ def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threadi
 
 
 def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
-    from voxcli.live.warm import warm_up
+    from voxcli.chat.warm_up import warm_up
 
     view.starting(WARMING)
     warm_up(engine, session, synthesizer)
@@ -163,11 +163,11 @@ def _open_listener(
     settings: "Settings", devices: "AudioDevices", view: "LiveView", inbox: "SimpleQueue[Inbound]"
 ) -> tuple["Listener", str]:
     """Return the listener, and how it keeps voxcli from hearing itself."""
-    from voxcli.live.echo import Timeline, open_canceller
-    from voxcli.live.endpoint import EndPointer, EndpointSettings
-    from voxcli.live.events import Notice
-    from voxcli.live.listener import PLAYED_SECONDS, Listener
-    from voxcli.vad import Detector
+    from voxcli.audio.vad import Detector
+    from voxcli.chat.events import Notice
+    from voxcli.chat.listener import PLAYED_SECONDS, Listener
+    from voxcli.chat.speech.echo import Timeline, open_canceller
+    from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
 
     live = settings.live
     by_voice = live.push_to_talk == "off"
@@ -195,15 +195,15 @@ def _open_listener(
 def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
     if setting == "silence":
         return None
-    from voxcli.live import smart_turn
+    from voxcli.chat.speech import turn_detector
 
-    return smart_turn.load()
+    return turn_detector.load()
 
 
 def _ready(
     engine: "Engine", settings: "Settings", devices: "AudioDevices", memory: "Memory", echo: str, *, spoken: bool
 ) -> "Ready":
-    from voxcli.live.events import Ready
+    from voxcli.chat.events import Ready
 
     return Ready(
         engine.name,
@@ -217,7 +217,7 @@ def _ready(
 
 
 def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
-    from voxcli.live.events import TurnFailed, TurnTaken
+    from voxcli.chat.events import TurnFailed, TurnTaken
 
     def show(event: "LiveEvent") -> None:
         view.show(event)
@@ -245,7 +245,7 @@ def _typed(keys: "Keys | None") -> str:
 
 @contextmanager
 def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
-    from voxcli.live.inbound import Interrupt
+    from voxcli.chat.messages import Interrupt
 
     before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
     try:

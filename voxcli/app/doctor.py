@@ -6,21 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxcli import doctor as checks
+from voxcli.app import diagnostics as checks
+from voxcli.app.diagnostics import Probe
 from voxcli.app.parts import engine_options, load_settings, open_voice
-from voxcli.doctor import Probe
 from voxcli.errors import ConfigError, ModelError, VoxError
 
 if TYPE_CHECKING:
-    from voxcli.config import Settings
-    from voxcli.doctor import Finding
-    from voxcli.engines.hardware import Hardware
+    from voxcli.app.diagnostics import Finding
+    from voxcli.config.loading import Settings
+    from voxcli.engines.voxtral.device.hardware import Hardware
 
 
 def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
     """Give the checks for the settings in force, in the order in which they are shown."""
-    from voxcli.config import Settings
-    from voxcli.paths import config_file, data_folder
+    from voxcli.config.loading import Settings
+    from voxcli.config.paths import config_file, data_folder
 
     def settings_file() -> "Finding":
         load_settings(config, flags)
@@ -41,9 +41,9 @@ def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
 
 
 def _engine_probes(settings: "Settings") -> Iterator[Probe]:
-    from voxcli.engines import weights
-    from voxcli.engines.choice import looks_like_gpu, why_not_voxtral
-    from voxcli.paths import cache_folder
+    from voxcli.config.paths import cache_folder
+    from voxcli.engines.embedded import weights
+    from voxcli.engines.factory import looks_like_gpu, why_not_voxtral
 
     cache = cache_folder()
     prepared = weights.prepared(cache)
@@ -75,7 +75,7 @@ def _engine_probes(settings: "Settings") -> Iterator[Probe]:
 
 def _hardware(device: str) -> "Hardware | None":
     """Return what torch finds; None without torch."""
-    from voxcli.engines.hardware import look
+    from voxcli.engines.voxtral.device.hardware import look
 
     try:
         return look(device)
@@ -87,8 +87,8 @@ def _memory_check(
     settings: "Settings", hardware: "Hardware | None", here: Path | None
 ) -> Callable[[], "Finding"] | None:
     """Return the check that the model fits; None where there is no torch, or its size is not known."""
-    from voxcli.engines.choice import demand_here
-    from voxcli.engines.placement import Wanted
+    from voxcli.engines.factory import demand_here
+    from voxcli.engines.voxtral.device.placement import Wanted
 
     if hardware is None:
         return None
@@ -111,11 +111,11 @@ def _why_not(check: Callable[[], "Finding"] | None) -> str:
 
 def _server(settings: "Settings") -> "Finding":
     """Ask the server for its models: nothing is generated."""
-    from voxcli.engines.choice import find_server
+    from voxcli.engines.factory import find_server
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
-    from voxcli.engines.remote import list_models
-    from voxcli.engines.remote_access import WRONG_VOXTRAL
+    from voxcli.engines.openai.engine import list_models
+    from voxcli.engines.openai.server import WRONG_VOXTRAL
 
     listed = list_models(server)
     return checks.server(settings.remote.model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "")
@@ -123,44 +123,44 @@ def _server(settings: "Settings") -> "Finding":
 
 def _acceleration(device: str, settings: "Settings", cache: Path) -> "Finding":
     """Try a small computation at each level."""
-    from voxcli.engines import fast_path
+    from voxcli.engines.voxtral.runtime import acceleration
 
-    backends = fast_path.Backends.of(device.partition(":")[0])
-    return checks.acceleration(*fast_path.try_out(backends, device, settings.voxtral.acceleration, cache))
+    backends = acceleration.Backends.of(device.partition(":")[0])
+    return checks.acceleration(*acceleration.try_out(backends, device, settings.voxtral.acceleration, cache))
 
 
 def _embedded(prepared: Path | None, missing: list[str]) -> "Finding":
-    from voxcli.engines import embedded, weights
+    from voxcli.engines.embedded import engine, weights
 
     if not missing:
-        embedded.check_libraries()
+        engine.check_libraries()
     return checks.embedded(prepared, missing, weights.INSTALL)
 
 
 def _located(model: str) -> Path | None:
-    from voxcli.engines import checkpoints
+    from voxcli.engines.voxtral.checkpoint import catalog
 
     try:
-        return checkpoints.locate(model)
+        return catalog.locate(model)
     except ModelError:
         return None  # the line about the checkpoint tells why
 
 
 def _checkpoint(model: str) -> "Finding":
-    from voxcli.engines import checkpoints
+    from voxcli.engines.voxtral.checkpoint import catalog
 
-    here = checkpoints.locate(model)
-    name = checkpoints.resolve(model)
-    size = next((known.bytes for known in checkpoints.KNOWN.values() if known.repo_id == name), 0)
+    here = catalog.locate(model)
+    name = catalog.resolve(model)
+    size = next((known.bytes for known in catalog.KNOWN.values() if known.repo_id == name), 0)
     try:
-        hub = checkpoints.Hub().folder()
+        hub = catalog.Hub().folder()
     except ImportError:  # the line about torch names the package
         hub = Path.home()
     return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)
 
 
 def _devices() -> "Finding":
-    from voxcli.live.devices import input_devices, output_devices
+    from voxcli.chat.devices.portaudio import input_devices, output_devices
 
     names = [
         [device.name for device in sorted(devices, key=lambda device: not device.is_default)]

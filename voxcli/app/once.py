@@ -12,11 +12,11 @@ from voxcli.app.parts import Notice, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 
 if TYPE_CHECKING:
-    from voxcli.audio import AudioClip
-    from voxcli.config import Settings
-    from voxcli.memory import Memory
-    from voxcli.turn import Engine, Speaker, SpeechOutput, Utterance
-    from voxcli.ui import View
+    from voxcli.app.views import View
+    from voxcli.audio.clip import AudioClip
+    from voxcli.config.loading import Settings
+    from voxcli.core.memory import Memory
+    from voxcli.core.turn import Engine, Speaker, SpeechOutput, Utterance
 
 
 Speak = Literal["always", "if possible", "never"]
@@ -59,8 +59,8 @@ class SingleTurn:
         Raises:
             VoxError: the engine can't answer, or speech that was asked for failed.
         """
-        from voxcli.record import Context, record_of
-        from voxcli.turn import SpeechFailed, TurnEnded
+        from voxcli.core.record import Context, record_of
+        from voxcli.core.turn import SpeechFailed, TurnEnded
 
         failure: VoxError | None = None
         events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech)
@@ -81,9 +81,9 @@ class SingleTurn:
 
 def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
     """Read the recording and open all that the turn needs; raises VoxError."""
-    from voxcli.audio import read_audio
-    from voxcli.turn import Utterance
-    from voxcli.ui import loading_progress
+    from voxcli.app.views import loading_progress
+    from voxcli.audio.clip import read_audio
+    from voxcli.core.turn import Utterance
 
     memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
     speech = _open_speech(settings, options, stack, notice)
@@ -106,7 +106,7 @@ def _utf8(text: str) -> str:
 
 
 def _note_if_without_speech(clip: "AudioClip", notice: Notice) -> None:
-    from voxcli.vad import has_speech
+    from voxcli.audio.vad import has_speech
 
     if not has_speech(clip):
         notice("no speech was found in the recording; it is asked about as the sound it is")
@@ -116,13 +116,13 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
     """Open the voice and what plays it; None for a reply that is only read."""
     speaker = _open_loudspeaker(options, stack)
     if options.save_reply:
-        from voxcli.speech.wav import WavSpeaker
+        from voxcli.tts.wav_speaker import WavSpeaker
 
         losable = _losable(speaker, options, stack, notice)
         speaker = stack.enter_context(WavSpeaker(options.save_reply, then=losable))
     if speaker is None:
         return None
-    from voxcli.turn import SpeechOutput
+    from voxcli.core.turn import SpeechOutput
 
     try:
         return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
@@ -136,7 +136,7 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
 def _open_loudspeaker(options: OnceOptions, stack: ExitStack) -> "Speaker | None":
     if options.speak == "never":
         return None
-    from voxcli.live.speaker import open_speaker
+    from voxcli.chat.devices.speaker import open_speaker
 
     try:
         return stack.enter_context(open_speaker())
@@ -150,7 +150,7 @@ def _losable(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, 
     """Return a loudspeaker whose failure is reported once the file with the reply is complete."""
     if speaker is None:
         return None
-    from voxcli.live.losable import LosableSpeaker
+    from voxcli.chat.devices.failsafe import LosableSpeaker
 
     losable = LosableSpeaker(speaker)
 

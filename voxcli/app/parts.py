@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxcli.config import Settings
-    from voxcli.engines.choice import EngineOptions, Progress
-    from voxcli.memory import Memory
-    from voxcli.turn import Engine, Synthesizer
+    from voxcli.config.loading import Settings
+    from voxcli.core.memory import Memory
+    from voxcli.core.turn import Engine, Synthesizer
+    from voxcli.engines.factory import EngineOptions, Progress
 
 Notice = Callable[[str], None]  # shows the user a line beside the output
 
@@ -26,7 +26,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     Raises:
         ConfigError: a wrong setting, or a server for another engine.
     """
-    from voxcli.config import load
+    from voxcli.config.loading import load
 
     settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()})
     if settings.engine != "remote":
@@ -44,10 +44,10 @@ def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new
     Args:
         new_instructions: whether a stored session takes over the instructions of the settings.
     """
-    from voxcli.memory import Memory
-    from voxcli.paths import data_folder
-    from voxcli.session import Session, session_name
-    from voxcli.store import Store
+    from voxcli.config.paths import data_folder
+    from voxcli.core.memory import Memory
+    from voxcli.core.session import Session, session_name
+    from voxcli.core.store import Store
 
     if name is None:
         return Memory(Session(instructions=settings.instructions))
@@ -58,7 +58,7 @@ def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new
 
 def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:
     """Return the voice, which makes itself ready in the background."""
-    from voxcli.speech.voices import open_synthesizer
+    from voxcli.tts.voices import open_synthesizer
 
     return open_synthesizer(
         settings.voice,
@@ -85,11 +85,11 @@ def open_engine(
         rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
         items: replies that it will be asked for, where `rows` is not 1; 0: nobody knows.
     """
-    from voxcli.engines import choice
-    from voxcli.paths import cache_folder
+    from voxcli.config.paths import cache_folder
+    from voxcli.engines import factory
 
     options = replace(engine_options(settings), rows=rows, items=items)
-    engine = choice.open_engine(options, cache_folder(), notice, fetching, warming)
+    engine = factory.open_engine(options, cache_folder(), notice, fetching, warming)
     return stack.enter_context(closing(engine))
 
 
@@ -102,14 +102,14 @@ def open_servers(
         urls: the servers; none means the one of the settings.
         concurrency: requests that each of them is sent at once.
     """
-    from voxcli.engines import choice
+    from voxcli.engines import factory
 
-    return stack.enter_context(closing(choice.open_pool(engine_options(settings), urls, concurrency, notice)))
+    return stack.enter_context(closing(factory.open_pool(engine_options(settings), urls, concurrency, notice)))
 
 
 def engine_options(settings: "Settings") -> "EngineOptions":
     """Return what the settings say about the engine, as plain values."""
-    from voxcli.engines.choice import EngineOptions, RemoteOptions
+    from voxcli.engines.factory import EngineOptions, RemoteOptions
 
     return EngineOptions(
         engine=settings.engine,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxcli.batch.items import SUFFIXES, Item, Source
+from voxcli.batch.inputs import SUFFIXES, Item, Source
 from voxcli.errors import AudioInputError, ConfigError
 
 

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.batch.plan import digest
+from voxcli.config.paths import owner_only
+from voxcli.core.session import Turn
 from voxcli.errors import ConfigError, VoxError
-from voxcli.paths import owner_only
-from voxcli.session import Turn
 
 BEGINNING = b'{"id": '  # of every record
 CLOSED = -1  # in place of a descriptor
@@ -41,7 +41,7 @@ Record = dict[str, Any]
 
 
 class Results:
-    """An open results file; a context manager. Implements `voxcli.batch.desk.Finished`."""
+    """An open results file; a context manager. Implements `voxcli.batch.scheduler.Finished`."""
 
     def __init__(
         self, path: Path, *, resume: bool = False, retry_failed: bool = False, count: Callable[[Record], None]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any, Protocol
 
-from voxcli.batch.desk import Desk, Outcome
-from voxcli.batch.tally import Status, Tally
+from voxcli.batch.scheduler import Desk, Outcome
+from voxcli.batch.stats import Status, Tally
 from voxcli.batch.worker import Worker
 
 TICK_SECONDS = 0.1  # between looks at the clock and at `stop` while nothing is reported

@@ -9,7 +9,7 @@ import re
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
-from voxcli.audio import AudioClip, read_audio, read_stream
+from voxcli.audio.clip import AudioClip, read_audio, read_stream
 from voxcli.errors import AudioInputError, VoxError
 from voxcli.printable import printable
 
@@ -30,8 +30,8 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
     """Read a file or what a URL names, as a clip at SAMPLE_RATE; of standard input nothing is known here.
 
     Raises:
-        AudioInputError: as `voxcli.audio.read_audio`; or the kind of URL is not known, its driver is not installed,
-            or it can't be fetched.
+        AudioInputError: as `voxcli.audio.clip.read_audio`; or the kind of URL is not known, its driver is not
+            installed, or it can't be fetched.
     """
     if not is_url(source):
         return read_audio(source, max_seconds=max_seconds)

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from voxcli.audio import AudioClip
-from voxcli.batch.desk import Job, Outcome
+from voxcli.audio.clip import AudioClip
 from voxcli.batch.plan import digest
-from voxcli.batch.shelf import Prepared, Shelf
+from voxcli.batch.prefetch import Prepared, Shelf
+from voxcli.batch.scheduler import Job, Outcome
+from voxcli.core.memory import Memory
+from voxcli.core.record import Context, failure_of, record_of
+from voxcli.core.turn import Engine, SpeechFailed, SpeechOutput, Synthesizer, TurnEnded, Utterance
 from voxcli.errors import ConfigError, VoxError
-from voxcli.memory import Memory
-from voxcli.record import Context, failure_of, record_of
-from voxcli.speech.wav import WavSpeaker
-from voxcli.turn import Engine, SpeechFailed, SpeechOutput, Synthesizer, TurnEnded, Utterance
+from voxcli.tts.wav_speaker import WavSpeaker
 
 NAME_BYTES = 200  # of one part of a path: file systems take 255
 PLAIN = frozenset(" ._-+,=@()'")  # kept in file names, beside letters and digits

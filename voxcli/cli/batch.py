@@ -28,7 +28,7 @@ from voxcli.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from voxcli.batch.tally import Status, Tally
+    from voxcli.batch.stats import Status, Tally
 
 
 def batch(

@@ -118,7 +118,7 @@ def write_private(path: Path, text: str, *, overwrite: bool, option: str) -> Non
     Raises:
         ConfigError: the file exists and is not to be overwritten, or can't be written.
     """
-    from voxcli.paths import owner_only
+    from voxcli.config.paths import owner_only
 
     try:
         for folder in reversed([folder for folder in path.parents if not folder.exists()]):

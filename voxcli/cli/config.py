@@ -12,8 +12,8 @@ app = typer.Typer(no_args_is_help=True, help="Show the settings, find their file
 @app.command()
 def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
     """Show the settings in force, and where each comes from."""
-    from voxcli.config import explain, values
-    from voxcli.config_text import as_toml
+    from voxcli.config.loading import explain, values
+    from voxcli.config.toml_text import as_toml
 
     settings, origins = explain(config, {})
     if not json_:
@@ -29,7 +29,7 @@ def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
 @app.command()
 def path() -> None:
     """Print the path of the settings file that is read where `--config` names none."""
-    from voxcli.paths import config_file
+    from voxcli.config.paths import config_file
 
     print_text(str(config_file()))
 
@@ -40,8 +40,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> None:
     """Write a settings file that documents every setting and changes none."""
-    from voxcli.config_text import example
-    from voxcli.paths import config_file
+    from voxcli.config.paths import config_file
+    from voxcli.config.toml_text import example
 
     target = config or config_file()
     write_private(target, example(), overwrite=force, option="--config")

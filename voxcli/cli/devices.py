@@ -11,9 +11,9 @@ from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.config import Settings
-    from voxcli.live.devices import Device
-    from voxcli.live.sounding import Level
+    from voxcli.chat.devices.calibration import Level
+    from voxcli.chat.devices.portaudio import Device
+    from voxcli.config.loading import Settings
 
 METER_SECONDS = 0.1  # between two levels on a terminal
 LINE_SECONDS = 1.0  # and between two lines elsewhere
@@ -52,7 +52,7 @@ def devices(
     if not (meter or loopback):
         _list(as_json=json)
         return
-    from voxcli.config import load
+    from voxcli.config.loading import load
 
     asked = {"live.input_device": input_device, "live.output_device": output_device}
     settings = load(config, given(**asked))
@@ -63,7 +63,7 @@ def devices(
 
 
 def _list(*, as_json: bool) -> None:
-    from voxcli.live.devices import input_devices, output_devices
+    from voxcli.chat.devices.portaudio import input_devices, output_devices
 
     found = {"inputs": input_devices(), "outputs": output_devices()}
     if as_json:
@@ -93,9 +93,9 @@ def _row(device: "Device") -> dict[str, object]:
 def _meter(settings: "Settings", seconds: float | None, *, as_json: bool) -> None:
     from itertools import islice
 
-    from voxcli.live.devices import find_device
-    from voxcli.live.microphone import Microphone
-    from voxcli.live.sounding import levels
+    from voxcli.chat.devices.calibration import levels
+    from voxcli.chat.devices.microphone import Microphone
+    from voxcli.chat.devices.portaudio import find_device
 
     redrawn = not as_json and sys.stdout.isatty()
     every = METER_SECONDS if redrawn else min(LINE_SECONDS, seconds or LINE_SECONDS)
@@ -120,10 +120,10 @@ def _show(level: "Level", *, as_json: bool, redrawn: bool) -> None:
 def _loopback(settings: "Settings", *, as_json: bool) -> None:
     from importlib.util import find_spec
 
-    from voxcli.live.devices import find_device
-    from voxcli.live.microphone import Microphone
-    from voxcli.live.sounding import measure
-    from voxcli.live.speaker import open_speaker
+    from voxcli.chat.devices.calibration import measure
+    from voxcli.chat.devices.microphone import Microphone
+    from voxcli.chat.devices.portaudio import find_device
+    from voxcli.chat.devices.speaker import open_speaker
 
     canceller = settings.live.echo != "off" and find_spec("livekit") is not None
     heard = find_device("input", settings.live.input_device or None)

@@ -24,7 +24,7 @@ from voxcli.cli.common import (
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.doctor import Check
+    from voxcli.app.diagnostics import Check
 
 MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
 ASCII_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -43,8 +43,8 @@ def doctor(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
+    from voxcli.app.diagnostics import examine, would_work
     from voxcli.app.doctor import probes
-    from voxcli.doctor import examine, would_work
 
     flags = given(
         engine=engine,

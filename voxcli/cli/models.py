@@ -8,7 +8,7 @@ from voxcli.cli.common import JsonFlag, note, print_json, print_text
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.engines.checkpoints import Listed
+    from voxcli.engines.voxtral.checkpoint.catalog import Listed
 
 app = typer.Typer(no_args_is_help=True, help="List the models, and fetch them.")
 EMBEDDED = "embedded"
@@ -29,9 +29,9 @@ class Row(TypedDict):
 @app.command("list")
 def list_models(json_output: JsonFlag = False) -> None:
     """List the models that have a short name, and every other Voxtral that is here."""
-    from voxcli.engines import checkpoints
+    from voxcli.engines.voxtral.checkpoint import catalog
 
-    rows = [_embedded_row(), *(_checkpoint_row(model) for model in checkpoints.listed())]
+    rows = [_embedded_row(), *(_checkpoint_row(model) for model in catalog.listed())]
     if json_output:
         print_json({"models": rows})
         return
@@ -47,25 +47,26 @@ def pull(
     model: Annotated[str, typer.Argument(metavar="mini|small|ID", help="Short name, or id on the hub.")],
 ) -> None:
     """Fetch a model and print its folder; an interrupted download goes on where it stopped."""
-    from voxcli import paths
-    from voxcli.engines import checkpoints, weights
-    from voxcli.ui import download_progress
+    from voxcli.app.views import download_progress
+    from voxcli.config import paths
+    from voxcli.engines.embedded import weights
+    from voxcli.engines.voxtral.checkpoint import catalog
 
     if model == EMBEDDED:
         folder = weights.prepare(paths.cache_folder(), notice=note)
-    elif here := checkpoints.locate(model):
+    elif here := catalog.locate(model):
         note(f"{model} is already here")
         folder = here
     else:
-        note(f"fetching {printable(str(checkpoints.resolve(model)))}")
+        note(f"fetching {printable(str(catalog.resolve(model)))}")
         with download_progress() as show:
-            folder = checkpoints.fetch(model, show)
+            folder = catalog.fetch(model, show)
     print_text(str(folder))
 
 
 def _embedded_row() -> Row:
-    from voxcli import paths
-    from voxcli.engines import weights
+    from voxcli.config import paths
+    from voxcli.engines.embedded import weights
 
     folder = weights.prepared(paths.cache_folder())
     return {

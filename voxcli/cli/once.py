@@ -66,7 +66,7 @@ def once(
     """Answer a recorded question: print the reply, speak it, remember the turn."""
     from voxcli.app.once import OnceOptions, open_turn
     from voxcli.app.parts import load_settings
-    from voxcli.ui import JsonView, TextView
+    from voxcli.app.views import JsonView, TextView
 
     flags = given(
         engine=engine,

@@ -11,7 +11,7 @@ from voxcli.cli.common import JsonFlag, note, print_json, print_text, write_priv
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.store import Store, StoredSession
+    from voxcli.core.store import Store, StoredSession
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and delete conversations.")
 
@@ -26,14 +26,14 @@ class ExportFormat(StrEnum):
 @app.command("list")
 def list_sessions(json_: JsonFlag = False) -> None:
     """List the sessions, the one that was used last first."""
-    from voxcli import transcript
+    from voxcli.core import export
 
     with _store() as store:
         summaries = store.summaries()
     if json_:
-        print_json({"sessions": [transcript.summary_as_json(each) for each in summaries]})
+        print_json({"sessions": [export.summary_as_json(each) for each in summaries]})
     elif summaries:
-        print_text(transcript.as_list(summaries))
+        print_text(export.as_list(summaries))
     else:
         note("no sessions yet; `voxcli once FILE --session NAME` begins one")
 
@@ -41,14 +41,14 @@ def list_sessions(json_: JsonFlag = False) -> None:
 @app.command()
 def show(name: NameArgument, json_: JsonFlag = False) -> None:
     """Show what was said in a session."""
-    from voxcli import transcript
+    from voxcli.core import export
 
     with _store() as store:
         stored = _found(store, name)
     if json_:
-        print_json(transcript.as_json(stored))
+        print_json(export.as_json(stored))
     else:
-        print_text(transcript.as_text(stored))
+        print_text(export.as_text(stored))
 
 
 @app.command()
@@ -61,14 +61,14 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> None:
     """Export a session as Markdown or JSON."""
-    from voxcli import transcript
+    from voxcli.core import export
 
     with _store() as store:
         stored = _found(store, name)
     if format_ is ExportFormat.MD:
-        text = transcript.as_markdown(stored)
+        text = export.as_markdown(stored)
     else:
-        text = json.dumps(transcript.as_json(stored), indent=2) + "\n"
+        text = json.dumps(export.as_json(stored), indent=2) + "\n"
     if output is None or str(output) == "-":
         print_text(text, end="")
     else:
@@ -80,7 +80,7 @@ def delete(
     name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
     """Delete a session for good."""
-    from voxcli.transcript import turn_count
+    from voxcli.core.export import turn_count
 
     with _store() as store:
         stored = _found(store, name)
@@ -93,8 +93,8 @@ def delete(
 
 
 def _store() -> "Store":
-    from voxcli.paths import data_folder
-    from voxcli.store import Store
+    from voxcli.config.paths import data_folder
+    from voxcli.core.store import Store
 
     return Store.open(data_folder())
 
@@ -103,8 +103,8 @@ def _found(store: "Store", name: str) -> "StoredSession":
     """Return a session that must exist; where it doesn't, the error names the nearest ones."""
     from difflib import get_close_matches
 
+    from voxcli.core.session import session_name
     from voxcli.errors import ConfigError
-    from voxcli.session import session_name
 
     name = session_name(name)
     stored = store.stored(name)

@@ -12,9 +12,9 @@ from voxcli.printable import printable
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from voxcli.config import Settings
-    from voxcli.speech.voice import Voice
-    from voxcli.turn import Speaker
+    from voxcli.config.loading import Settings
+    from voxcli.core.turn import Speaker
+    from voxcli.tts.voice import Voice
 
 
 def voices(
@@ -35,7 +35,7 @@ def voices(
             )
         _list(as_json=json)
         return
-    from voxcli.config import load
+    from voxcli.config.loading import load
 
     _say(say, save, load(config, given(voice=voice)), as_json=json)
 
@@ -62,7 +62,7 @@ def _list(*, as_json: bool) -> None:
 
 def _found() -> "list[Voice]":
     """Return the voices; without a speech engine, those of piper if there are any."""
-    from voxcli.speech.voices import list_voices
+    from voxcli.tts.voices import list_voices
 
     found: list[Voice] = []
     try:
@@ -78,7 +78,7 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
     import threading
 
     from voxcli.app.parts import open_voice
-    from voxcli.speech.voices import say
+    from voxcli.tts.voices import say
 
     with _speaker(save) as speaker, open_voice(settings) as synthesizer:
         started = speaker.position
@@ -95,9 +95,9 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
 
 def _speaker(save: Path | None) -> "AbstractContextManager[Speaker]":
     if save:
-        from voxcli.speech.wav import WavSpeaker
+        from voxcli.tts.wav_speaker import WavSpeaker
 
         return WavSpeaker(save)
-    from voxcli.live.speaker import open_speaker
+    from voxcli.chat.devices.speaker import open_speaker
 
     return open_speaker()

@@ -1,0 +1,329 @@
+"""The canceller in a synthetic room, what was played by position, and the half-duplex gate."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support import room
+from tests.support.room import SECOND, echo, level, voiced_frames
+from voxcli.audio.clip import Samples
+from voxcli.chat.speech.echo import (
+    AHEAD_SAMPLES,
+    FRAME_SAMPLES,
+    LAG_SAMPLES,
+    EchoCanceller,
+    HalfDuplex,
+    Timeline,
+    open_canceller,
+)
+from voxcli.errors import AudioDeviceError
+
+BLOCK_SAMPLES = 320  # 20 ms, as devices deliver
+
+
+@pytest.fixture(scope="module", name="reply")
+def _reply() -> Samples:
+    return room.reply()
+
+
+@pytest.fixture(scope="module", name="person")
+def _person() -> Samples:
+    return room.person()
+
+
+def clean(canceller: EchoCanceller, timeline: Timeline, played: Samples, heard: Samples, start: int = 0) -> Samples:
+    """Drive the canceller as the listener does, block by block from a position; return what comes out."""
+    blocks = []
+    for first in range(0, len(heard), BLOCK_SAMPLES):
+        timeline.write(start + first, played[first : first + BLOCK_SAMPLES])
+        blocks.append(canceller.clean(heard[first : first + BLOCK_SAMPLES]))
+    return np.concatenate(blocks)
+
+
+def cancelled(played: Samples, heard: Samples) -> Samples:
+    timeline = Timeline(8)
+    return clean(EchoCanceller(timeline), timeline, played, heard)
+
+
+# The canceller.
+
+
+def test_an_echo_falls_by_25_db_and_is_no_speech(reply: Samples) -> None:
+    heard = echo(reply, delay_ms=60)
+    assert voiced_frames(heard[SECOND:]) > 100
+    residue = cancelled(reply, heard)
+    assert level(residue[SECOND:]) < level(heard[SECOND:]) - 25
+    assert voiced_frames(residue[SECOND:]) == 0
+
+
+def test_a_talker_over_the_echo_stays(reply: Samples, person: Samples) -> None:
+    heard = echo(reply, delay_ms=60)
+    start = 6 * SECOND
+    heard[start:][: len(person)] += person
+    talker = cancelled(reply, heard)[start:][: len(person)]
+    assert level(talker) == pytest.approx(level(person), abs=3)
+    assert voiced_frames(talker) > 0.7 * voiced_frames(person)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_rooms(reply: Samples, seed: int) -> None:
+    heard = echo(reply, delay_ms=40 + 60 * seed, level_db=-8 - 4 * seed, seed=seed + 1)
+    assert level(cancelled(reply, heard)[SECOND:]) < level(heard[SECOND:]) - 25
+
+
+def test_each_sample_comes_out_at_its_own_position() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, 2 * SECOND).astype(np.float32)
+    out = EchoCanceller(Timeline(8)).clean(noise)
+    assert len(out) == len(noise) - LAG_SAMPLES
+    spectrum = np.fft.rfft(out) * np.fft.rfft(noise[: len(out)]).conj()
+    assert np.argmax(np.fft.irfft(spectrum, len(out))) == 0
+
+
+def test_blocks_of_any_length_give_the_same_stream(reply: Samples) -> None:
+    heard = echo(reply, delay_ms=60)[: 3 * SECOND + 77]
+    streams = []
+    for seed in (0, 1):
+        timeline, rng, blocks = Timeline(8), np.random.default_rng(seed), []
+        timeline.write(0, reply[: len(heard)])
+        canceller, rest = EchoCanceller(timeline), heard
+        while len(rest):
+            count = int(rng.integers(0, 700))
+            blocks.append(canceller.clean(rest[:count]))
+            rest = rest[count:]
+        streams.append(np.concatenate(blocks))
+    assert len(streams[0]) == len(heard) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
+    np.testing.assert_array_equal(streams[0], streams[1])
+
+
+def test_one_block_longer_than_what_is_kept(reply: Samples) -> None:
+    timeline = Timeline(20)
+    timeline.write(0, reply)
+    out = EchoCanceller(timeline).clean(echo(reply, delay_ms=60))
+    assert level(out[SECOND:]) < -60
+
+
+def test_samples_that_are_no_numbers_or_too_large() -> None:
+    block = np.full(SECOND, np.nan, np.float32)
+    block[::3], block[1::3] = np.inf, -7
+    out = EchoCanceller(Timeline(8)).clean(block)
+    assert np.isfinite(out).all()
+    assert np.abs(out).max() <= 1
+
+
+# The delay: measured, and what becomes of it.
+
+
+def test_a_delay_beyond_its_own_search_is_measured_and_taken_out(reply: Samples) -> None:
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    heard = echo(reply, delay_ms=800)
+    residue = clean(canceller, timeline, reply, heard)
+    assert canceller.delay is not None
+    assert canceller.delay.delay_ms == pytest.approx(800, abs=5)
+    assert len(residue) == len(heard) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
+    assert level(residue[6 * SECOND :]) < level(heard[6 * SECOND :]) - 25
+
+
+def test_an_echo_before_its_time(reply: Samples) -> None:
+    """A device that names wrong times; what is played is known ahead."""
+    timeline = Timeline(20)
+    timeline.write(800, reply)  # 50 ms late
+    canceller = EchoCanceller(timeline)
+    residue = canceller.clean(heard := echo(reply, delay_ms=0))
+    assert canceller.delay is not None
+    assert canceller.delay.delay_ms == pytest.approx(-50, abs=5)
+    assert level(residue[6 * SECOND :]) < level(heard[6 * SECOND :]) - 20
+
+
+def test_a_delay_that_is_told_holds_from_the_first_word(reply: Samples) -> None:
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    canceller.set_delay(0.8)
+    residue = clean(canceller, timeline, reply, heard := echo(reply, delay_ms=800))
+    assert level(residue[SECOND : 3 * SECOND]) < level(heard[SECOND : 3 * SECOND]) - 20
+
+
+def test_a_new_canceller_has_converged_when_it_takes_over(reply: Samples) -> None:
+    """It leaves no hole in the stream and lets no echo through."""
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    heard = echo(reply, delay_ms=800)
+    moved_at = 30_400  # shortly before it would measure the delay itself
+    clean(canceller, timeline, reply[:moved_at], heard[:moved_at])
+    canceller.set_delay(0.8)
+    residue = clean(canceller, timeline, reply[moved_at:], heard[moved_at:], start=moved_at)
+    assert level(residue[:SECOND]) < level(heard[moved_at:][:SECOND]) - 25
+    assert residue[:LAG_SAMPLES].any()
+
+
+def test_headphones_keep_what_was(reply: Samples, person: Samples) -> None:
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    clean(canceller, timeline, reply, echo(reply, delay_ms=120))
+    measured = canceller.delay
+    quiet = echo(reply, delay_ms=0, level_db=-200)
+    quiet[SECOND:][: len(person)] += person
+    clean(canceller, timeline, reply, quiet, start=len(reply))
+    assert measured is not None
+    assert canceller.delay is not None
+    assert canceller.delay.delay_ms == pytest.approx(120, abs=5)
+
+
+def test_where_nothing_comes_back_a_person_is_heard_whole(reply: Samples, person: Samples) -> None:
+    """With headphones, who speaks over a reply is not taken for its echo."""
+    heard = np.random.default_rng(1).normal(0, 10 ** (-70 / 20), len(reply)).astype(np.float32)
+    start = 2 * SECOND
+    heard[start:][: len(person)] += person
+    talker = cancelled(reply, heard)[start:]
+    first_word = slice(0, SECOND // 2)
+    assert level(talker[first_word]) == pytest.approx(level(heard[start:][first_word]), abs=0.5)
+
+
+def test_an_echo_that_appears_is_cancelled_again(reply: Samples) -> None:
+    """The headphones are taken off."""
+    played = np.tile(reply, 2)
+    heard = echo(played, delay_ms=60)
+    heard[: 4 * SECOND] = 0
+    residue = cancelled(played, heard)
+    assert level(residue[-6 * SECOND :]) < level(heard[-6 * SECOND :]) - 20
+
+
+def test_nothing_is_measured_while_nothing_plays(person: Samples) -> None:
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    out = clean(canceller, timeline, np.zeros_like(person), person)
+    assert canceller.delay is None
+    assert level(out) == pytest.approx(level(person), abs=1)
+
+
+# What was played, by position.
+
+
+def test_timeline_gives_back_what_was_written() -> None:
+    timeline = Timeline(100 / SECOND)
+    timeline.write(10, np.arange(1, 6, dtype=np.float32))
+    timeline.write(20, np.array([9, 9], np.float32))
+    timeline.write(12, np.array([7], np.float32))
+    assert timeline.read(8, 24).tolist() == [0, 0, 1, 2, 7, 4, 5, 0, 0, 0, 0, 0, 9, 9, 0, 0]
+
+
+def test_timeline_forgets_what_is_old() -> None:
+    timeline = Timeline(4 / SECOND)
+    timeline.write(-3, np.array([5, 5, 5, 5], np.float32))
+    timeline.write(0, np.arange(1, 11, dtype=np.float32))
+    timeline.write(2, np.array([8, 8], np.float32))  # too late
+    assert timeline.read(0, 12).tolist() == [0, 0, 0, 0, 0, 0, 7, 8, 9, 10, 0, 0]
+    timeline.write(50, np.array([1], np.float32))
+    assert timeline.read(46, 52).tolist() == [0, 0, 0, 0, 1, 0]
+    assert timeline.read(5, 5).tolist() == []
+
+
+def test_a_device_that_asks_in_bursts(reply: Samples) -> None:
+    """Sound is handed over 0 to 80 ms at a time and heard 150 ms later."""
+    rng = np.random.default_rng(3)
+    timeline = Timeline(8)
+    canceller = EchoCanceller(timeline)
+    heard, handed, residue = echo(reply, delay_ms=150), 0, []
+    for position in range(0, len(heard), BLOCK_SAMPLES):
+        until = max(handed, position + BLOCK_SAMPLES - int(rng.integers(0, 4)) * BLOCK_SAMPLES)
+        timeline.follow(position, reply[handed:until])
+        handed = until
+        residue.append(canceller.clean(heard[position : position + BLOCK_SAMPLES]))
+    cleaned = np.concatenate(residue)
+    assert level(cleaned[3 * SECOND :]) < level(heard[3 * SECOND :]) - 25
+    assert voiced_frames(cleaned[3 * SECOND :]) == 0
+
+
+def test_pieces_that_follow_are_joined_without_holes(reply: Samples) -> None:
+    timeline = Timeline(8)
+    for position, first, last in ((0, 0, 700), (320, 700, 700), (640, 700, 1200), (960, 1200, 1500)):
+        timeline.follow(position, reply[first:last])
+    np.testing.assert_array_equal(timeline.read(AHEAD_SAMPLES, AHEAD_SAMPLES + 1500), reply[:1500])
+
+
+def test_a_device_that_stood_still_leaves_silence() -> None:
+    timeline = Timeline(8)
+    ones = np.ones(320, np.float32)
+    timeline.follow(0, ones)
+    timeline.follow(5000, ones)
+    played = timeline.read(0, 5000 + AHEAD_SAMPLES + 320)
+    assert np.flatnonzero(played).tolist() == [
+        *range(AHEAD_SAMPLES, AHEAD_SAMPLES + 320),
+        *range(5000 + AHEAD_SAMPLES, 5000 + AHEAD_SAMPLES + 320),
+    ]
+
+
+def test_after_the_microphone_stood_still_the_future_is_forgotten() -> None:
+    timeline = Timeline(8)
+    timeline.follow(0, np.ones(3 * SECOND, np.float32))
+    timeline.follow(320, np.full(320, 2, np.float32))
+    start = 320 + AHEAD_SAMPLES
+    assert np.flatnonzero(timeline.read(0, 4 * SECOND)).tolist() == list(range(start, start + 320))
+    assert timeline.read(start, start + 1).tolist() == [2]
+
+
+# Without a canceller.
+
+
+def test_half_duplex_is_shut_while_playing_and_for_a_tail() -> None:
+    gate = HalfDuplex(tail_ms=400)
+    blocks = [(position, 1000 <= position < 3000) for position in range(0, 16000, 200)]
+    is_open = [gate.is_open(position, playing=playing) for position, playing in blocks]
+    last_played = 2800
+    expected = [position < 1000 or position >= last_played + 0.4 * SECOND for position, _ in blocks]
+    assert is_open == expected
+
+
+def test_half_duplex_stays_shut_between_two_pieces() -> None:
+    gate = HalfDuplex(tail_ms=400)
+    playing = [True, False, False, True, False, False, False]
+    is_open = [gate.is_open(index * SECOND // 5, playing=value) for index, value in enumerate(playing)]
+    assert is_open == [False, False, True, False, False, True, True]
+
+
+def test_choice_of_the_canceller() -> None:
+    timeline = Timeline(8)
+    assert open_canceller("off", timeline) == (None, "")
+    for setting in ("auto", "on"):
+        canceller, notice = open_canceller(setting, timeline)
+        assert isinstance(canceller, EchoCanceller)
+        assert notice == ""
+
+
+WITHOUT_LIVEKIT = """
+import sys
+sys.modules["livekit"] = None
+from voxcli.errors import AudioDeviceError
+from voxcli.chat.speech.echo import Timeline, open_canceller
+print(open_canceller("auto", Timeline(8)))
+try:
+    open_canceller("on", Timeline(8))
+except AudioDeviceError as error:
+    print(error.message, "|", error.hint)
+"""
+
+
+def test_without_the_extra() -> None:
+    run = subprocess.run([sys.executable, "-c", WITHOUT_LIVEKIT], capture_output=True, text=True, check=True)
+    auto, on = run.stdout.splitlines()
+    assert auto.startswith("(None, ")
+    assert "microphone is ignored while a reply plays: pip install 'voxcli[echo]'" in auto
+    assert on == "Echo cancellation needs packages that are not installed | pip install 'voxcli[echo]'"
+
+
+def test_importing_it_loads_no_canceller() -> None:
+    code = "import sys, voxcli.chat.speech.echo; sys.exit('livekit' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_canceller_that_fails_is_an_error_of_the_device(reply: Samples) -> None:
+    class Failing:
+        def process_reverse_stream(self, frame: object) -> None:
+            raise RuntimeError("an RtcError occurred")
+
+    canceller = EchoCanceller(Timeline(8))
+    canceller._module = Failing()  # type: ignore[assignment]
+    with pytest.raises(AudioDeviceError, match="the echo canceller fails: an RtcError occurred"):
+        canceller.clean(reply[:BLOCK_SAMPLES])

@@ -1,0 +1,47 @@
+"""What is done before "ready" is said."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxcli.chat.warm_up import warm_up
+from voxcli.core.session import Session, Turn
+from voxcli.core.testing import FakeEngine, FakeSynthesizer
+from voxcli.errors import ModelError, SpeechError
+from voxcli.tts.system import Pyttsx3Synthesizer
+
+
+def test_the_engine_answers_once_in_the_session_and_no_longer_than_it_must() -> None:
+    session = Session("kitchen", "Be short.", (Turn("a", "b"),))
+    counts: list[int] = []
+    engine = FakeEngine([["Hello", ", you", " there"]], before_delta=counts.append)
+    warm_up(engine, session)
+    ((asked, utterance),) = engine.asked
+    assert asked == session
+    assert utterance.clip  # takes the whole way, the ears included
+    assert counts == [0, 1]  # asked for the second piece, it saw the interrupt
+    assert engine.settled == [session]  # without what it was asked to warm up
+
+
+def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    command = (
+        sys.executable,
+        str(Path(__file__).with_name("speech_worker.py")),
+        str(tmp_path / "starts"),
+        f"note {said}",
+    )
+    with Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20, command=command) as synthesizer:
+        warm_up(FakeEngine([["Hello"]]), Session(), synthesizer)
+        assert said.read_text().splitlines() == ["Ready."]
+
+
+def test_a_voice_that_can_not_speak_is_told_before_ready() -> None:
+    with pytest.raises(SpeechError, match="gone"):
+        warm_up(FakeEngine([["Hello"]]), Session(), FakeSynthesizer(error=SpeechError("gone")))
+
+
+def test_an_engine_that_can_not_answer_is_told_before_ready() -> None:
+    with pytest.raises(ModelError):
+        warm_up(FakeEngine([ModelError("out of memory")]), Session())

@@ -1,0 +1,567 @@
+"""What a live conversation looks like: on a terminal, in lines, as JSON."""
+
+import io
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
+
+from voxcli.audio.clip import AudioClip
+from voxcli.chat.events import (
+    BargeIn,
+    InputLevel,
+    Latency,
+    LiveEvent,
+    Notice,
+    Ready,
+    Resumed,
+    SentenceSpoken,
+    SessionEnded,
+    SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechTooLong,
+    State,
+    StateChanged,
+    TurnFailed,
+    TurnTaken,
+)
+from voxcli.chat.views import open_live_view
+from voxcli.chat.views.lines import JsonLiveView, PlainView
+from voxcli.chat.views.terminal import Screen, TerminalView
+from voxcli.chat.views.words import latency_line, summary_lines
+from voxcli.core.session import Turn
+from voxcli.core.turn import PassReport, ReplyDelta, SpeechFailed, Timings, TurnEnded
+from voxcli.errors import AudioDeviceError, SpeechError, VoxError
+from voxcli.output import Output
+
+PLACEHOLDER = "[User audio input - 35200 samples, 2.20s]"
+LATENCY = Latency(350.04, 520, 712, "used", 0)
+UNKNOWN = Latency(None, None, None, "none", 0)
+READY = Ready("embedded", "smol", "system:en", "Microphone", "Headphones", "trip", "cancelled")
+CLIP = AudioClip(np.zeros(35_200, np.float32))
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e\x9b1m\r\x00"
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def taken(
+    reply: str, *, interrupted: bool = False, heard: str | None = None, latency: Latency = LATENCY, prompt: str = ""
+) -> TurnTaken:
+    turn = Turn(PLACEHOLDER, reply, interrupted, prompt)
+    return TurnTaken(TurnEnded(turn, PassReport(1, 379, 300, 21, heard), Timings(0.1, 0.2, 0.9)), 1, latency)
+
+
+STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted"]
+EVENTS: list[LiveEvent] = [
+    READY,
+    *map(StateChanged, STATES),
+    InputLevel(-20, 1.5),
+    InputLevel(-math.inf, None),
+    SpeechStarted(0),
+    SpeechPaused(CLIP, 100),
+    SpeechResumed(200),
+    SpeechEnded(CLIP, 100, 300),
+    SpeechTooLong(50),
+    ReplyDelta("One. "),
+    ReplyDelta(HOSTILE),
+    ReplyDelta("東京は日本の首都です。\n\tTwo, and much more of it, until no terminal is large enough." * 3),
+    SentenceSpoken("One. "),
+    SentenceSpoken("More than was ever written."),
+    BargeIn("One."),
+    Resumed(),
+    SpeechFailed(SpeechError("no voice")),
+    taken("One.", heard=HOSTILE),
+    TurnFailed(AudioDeviceError("gone", hint="plug it in")),
+    Notice(HOSTILE),
+    SessionEnded(1, (LATENCY,), 0, 0, 0, "trip", "/data/sessions.db"),
+]
+
+
+# The screen.
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def console(width: int = 80, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height)
+
+
+def screen_of(*events: LiveEvent, clock: Clock | None = None, ascii_only: bool = False) -> Screen:
+    screen = Screen(clock or Clock(), ascii_only=ascii_only)
+    screen.hints = {"space": "mute", "i": "interrupt", "q": "end"}
+    for event in events:
+        screen.take(event)
+    return screen
+
+
+def text_of(screen: Screen, width: int = 80, height: int = 24) -> str:
+    return "\n".join(row.plain for row in screen.rows(console(width, height)))
+
+
+def styled(rows: list[Text], style: str) -> str:
+    """Return what of the rows has a style."""
+    return " ".join(row.plain[span.start : span.end] for row in rows for span in row.spans if span.style == style)
+
+
+@pytest.mark.parametrize("width", [20, 80])
+@pytest.mark.parametrize("state", STATES[1:])
+def test_the_state_is_in_words(state: State, width: int) -> None:
+    shown = text_of(screen_of(StateChanged(state)), width)
+    assert state in shown
+    assert "space mute" in shown
+
+
+def test_what_is_being_made_ready_is_said() -> None:
+    screen = screen_of()
+    screen.starting(f"fetching{HOSTILE}", 0.5)
+    shown = text_of(screen)
+    assert "fetching" in shown
+    assert shown.count("━") == shown.count("─") > 0
+    assert not CONTROLS.search(shown)
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_the_bar_grows_with_the_level(width: int) -> None:
+    levels = [-math.inf, math.nan, -60.0, -30.0, 0.0, 6.0]
+    bars = [text_of(screen_of(StateChanged("listening"), InputLevel(dbfs, None)), width) for dbfs in levels]
+    full = [bar.count("━") for bar in bars]
+    assert full[:3] == [0, 0, 0]
+    assert 0 < full[3] < full[4] == full[5]
+
+
+def test_there_is_no_level_while_muted() -> None:
+    assert "━" not in text_of(screen_of(InputLevel(-3, None), StateChanged("muted")))
+
+
+def test_the_time_since_speech_began_is_told() -> None:
+    assert "2.3 s" in text_of(screen_of(StateChanged("hearing"), InputLevel(-20, 2.34)))
+
+
+def test_the_time_of_thinking_is_told() -> None:
+    clock = Clock()
+    screen = screen_of(StateChanged("thinking"), clock=clock)
+    clock.seconds += 1.2
+    screen.take(StateChanged("thinking"))  # again: it has not begun anew
+    assert "1.2 s" in text_of(screen)
+
+
+def test_what_is_still_to_be_spoken_is_set_apart() -> None:
+    screen = screen_of(READY, StateChanged("speaking"), ReplyDelta("One. Two, "), ReplyDelta("three."))
+    assert "One. Two, three." in styled(screen.rows(console()), "dim")
+    screen.take(SentenceSpoken("One. "))
+    rows = screen.rows(console())
+    assert rows[0].plain == "One. Two, three."
+    assert "Two, three." in styled(rows, "dim")
+    assert "One." not in styled(rows, "dim")
+
+
+@pytest.mark.parametrize(
+    "mute", [Ready("e", "m", None, "mic", None, None, "off"), SpeechFailed(SpeechError("no voice"))]
+)
+def test_a_reply_that_is_only_read_is_not_dim(mute: LiveEvent) -> None:
+    rows = screen_of(READY, mute, StateChanged("speaking"), ReplyDelta("One.")).rows(console())
+    assert rows[0].plain == "One."
+    assert "One." not in styled(rows, "dim")
+
+
+def test_of_a_long_reply_the_end_is_seen() -> None:
+    words = " ".join(f"word{number}" for number in range(200))
+    shown = text_of(screen_of(StateChanged("speaking"), ReplyDelta(words)), 20, 10)
+    assert "word199" in shown
+    assert "word0\n" not in shown
+    assert "speaking" in shown
+
+
+@pytest.mark.parametrize(
+    "end", [taken("One."), SpeechResumed(0), TurnFailed(VoxError("no")), StateChanged("listening")]
+)
+def test_a_reply_makes_way_for_the_next(end: LiveEvent) -> None:
+    screen = screen_of(StateChanged("speaking"), ReplyDelta("One."), SentenceSpoken("One."), end, ReplyDelta("Two."))
+    rows = screen.rows(console())
+    assert rows[0].plain == "Two."
+    assert "Two." in styled(rows, "dim")
+
+
+def test_a_terminal_of_ascii_gets_ascii() -> None:
+    for state in STATES:
+        screen = screen_of(StateChanged(state), InputLevel(-20, 1.0), ReplyDelta("One."), ascii_only=True)
+        assert text_of(screen, 20).isascii()
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=12), st.integers(1, 60), st.integers(1, 30))
+def test_any_order_of_events_fits_the_terminal(events: list[LiveEvent], width: int, height: int) -> None:
+    rows = screen_of(*events).rows(console(width, height))
+    assert len(rows) < max(height, 3)
+    assert all(row.cell_len <= max(width, 2) for row in rows)  # a wide character needs two cells
+    assert not any(CONTROLS.search(row.plain) for row in rows)
+
+
+# On a terminal.
+
+
+class Tty(io.StringIO):
+    """A terminal that keeps all that was written."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        """Return the rows that a terminal would show: it knows line feeds, returns, erasing and going up."""
+        rows, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[[0-?]*[@-~]|[^\x1b]", self.getvalue()):
+            if part == "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row - len(rows) + 1)
+            elif part == "\r":
+                column = 0
+            elif part.endswith("A") and part[0] == "\x1b":
+                row -= int(part[2:-1] or 1)
+            elif part == "\x1b[2K":
+                rows[row] = ""
+            elif part[0] != "\x1b":
+                rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + 1 :]
+                column += 1
+        return [row.rstrip() for row in rows]
+
+
+@pytest.fixture
+def tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "20"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return Tty()
+
+
+@pytest.fixture
+def view(tty: Tty) -> Iterator[TerminalView]:
+    view = TerminalView(tty, Clock(), painter=False)
+    yield view
+    view.close()
+
+
+def show(view: TerminalView, *events: LiveEvent) -> None:
+    for event in events:
+        view.show(event)
+        view.paint()
+
+
+def test_what_goes_on_stands_below_what_is_finished(tty: Tty, view: TerminalView) -> None:
+    show(view, StateChanged("speaking"), ReplyDelta("Paris."), SentenceSpoken("Paris."))
+    assert tty.screen()[0] == "Paris."
+    show(view, taken("Paris.", heard="What is the capital of France?"), StateChanged("listening"))
+    rows = tty.screen()
+    assert rows[:2] == ["> What is the capital of France?", "Paris."]
+    assert "voice 0.71 s" in rows[2]
+    assert sum("Paris." in row for row in rows) == 1
+    assert "listening" in rows[4]
+    assert not any("speaking" in row for row in rows)
+
+
+def test_what_was_not_heard_is_not_kept(tty: Tty, view: TerminalView) -> None:
+    show(view, StateChanged("speaking"), ReplyDelta("Paris is the capital of France."), BargeIn("Paris is"))
+    show(view, taken("Paris is", interrupted=True))
+    assert "Paris is (interrupted)" in tty.screen()
+    assert not any("capital" in row for row in tty.screen())
+    show(view, taken("", interrupted=True))
+    assert "(interrupted before a word was heard)" in tty.screen()
+
+
+def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
+    show(view, Notice("the microphone is gone"), TurnFailed(AudioDeviceError("no device", hint="plug it in")))
+    show(view, SpeechFailed(SpeechError("no voice")), StateChanged("listening"))
+    assert tty.screen()[:3] == ["the microphone is gone", "no answer: no device (plug it in)", "no speech: no voice"]
+
+
+def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> None:
+    show(view, READY, StateChanged("listening"), SessionEnded(1, (LATENCY,), 2, 0, 3, "trip", "/data/s.db"))
+    view.close()
+    shown = "\n".join(tty.screen())
+    assert "1 turn\n" in shown
+    assert "session trip, in /data/s.db" in shown
+    assert "listening" not in shown
+    assert tty.getvalue().rindex("\x1b[?25h") > tty.getvalue().rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_a_screen_that_has_not_changed_is_not_painted(tty: Tty, view: TerminalView) -> None:
+    show(view, StateChanged("listening"), InputLevel(-40.0, None))
+    before = tty.getvalue()
+    show(view, InputLevel(-40.1, None))
+    assert tty.getvalue() == before
+
+
+def test_a_pause_leaves_the_terminal_alone_and_loses_nothing(tty: Tty, view: TerminalView) -> None:
+    show(view, StateChanged("listening"))
+    with view.paused(), view.paused():
+        before = tty.getvalue()
+        assert "".join(tty.screen()) == ""
+        show(view, Notice("the microphone is gone"), taken("Paris."))
+        assert tty.getvalue() == before
+    assert "the microphone is gone" in tty.screen()
+    assert "Paris." in tty.screen()
+    view.paint()
+    assert any("listening" in row for row in tty.screen())
+
+
+def test_the_painter_paints_by_itself(tty: Tty) -> None:
+    view = TerminalView(tty)
+    view.show(StateChanged("hearing"))
+    while "hearing" not in tty.getvalue():
+        pass
+    view.close()
+    assert "".join(tty.screen()) == ""
+
+
+def test_a_defect_of_the_painter_is_raised_where_events_are_shown(tty: Tty) -> None:
+    def broken() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError
+        return 0.0
+
+    view = TerminalView(tty, broken)
+
+    def show_on() -> None:
+        while True:
+            view.show(StateChanged("thinking"))
+
+    with pytest.raises(ZeroDivisionError):
+        show_on()
+    view.close()
+
+
+def test_no_color_is_heeded(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:
+    def colours() -> list[str]:
+        view = TerminalView(tty, Clock(), painter=False)
+        show(view, *EVENTS)
+        view.close()
+        codes = [code for codes in re.findall(r"\x1b\[([\d;]*)m", tty.getvalue()) for code in codes.split(";")]
+        return [code for code in codes if (len(code) == 2 and code[0] in "349") or code in ("38", "48")]
+
+    assert colours()
+    tty.seek(0)
+    tty.truncate()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours()
+
+
+@pytest.mark.parametrize("event", [Notice(HOSTILE), taken(HOSTILE, heard=HOSTILE), ReplyDelta(HOSTILE)])
+def test_nobody_s_text_reaches_the_terminal_as_control(tty: Tty, view: TerminalView, event: LiveEvent) -> None:
+    show(view, StateChanged("speaking"), event)
+    assert "[2J" in tty.getvalue()
+    assert "\x1b[2J" not in tty.getvalue()
+    assert not {"\x07", "\x9b", "\u202e", "\x00"} & set(tty.getvalue())
+
+
+class BrokenTty(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def broken_stream(stack: ExitStack, kind: type[io.TextIOWrapper] = io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return the end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return stack.enter_context(kind(stack.enter_context(open(writing, "wb")), encoding="utf-8"))  # noqa: PTH123
+
+
+def test_a_stream_that_closes_ends_nothing(tty: Tty) -> None:
+    with ExitStack() as stack:
+        for view in (
+            TerminalView(broken_stream(stack, BrokenTty), painter=False),
+            PlainView(Output(broken_stream(stack)), Output(broken_stream(stack))),
+            JsonLiveView(Output(broken_stream(stack))),
+        ):
+            for event in EVENTS:
+                view.show(event)
+            view.close()
+
+
+# Without a terminal.
+
+
+class Lines:
+    """A plain view and what it wrote."""
+
+    def __init__(self) -> None:
+        self.out, self.notes = io.StringIO(), io.StringIO()
+        self.view = PlainView(Output(self.out), Output(self.notes))
+
+    def after(self, *events: LiveEvent) -> tuple[str, str]:
+        for event in events:
+            self.view.show(event)
+        return self.out.getvalue(), self.notes.getvalue()
+
+
+def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
+    out, notes = Lines().after(
+        READY, StateChanged("speaking"), ReplyDelta("Paris"), taken("Paris."), Notice("the microphone is gone")
+    )
+    assert out == "Paris.\n"
+    assert f"you: {PLACEHOLDER}\n" in notes
+    assert "voice 0.71 s · first token 0.52 s · end of speech 0.35 s · draft used\n" in notes
+    assert "ready: embedded (smol), voice system:en, session trip\n" in notes
+    assert "the microphone is gone\n" in notes
+    assert "Paris" not in notes
+
+
+def test_what_was_said_is_told_in_words_where_they_are_known() -> None:
+    assert "you: Where is Paris?\n" in Lines().after(taken("There.", heard="Where is Paris?"))[1]
+    assert f"you: {PLACEHOLDER}\nIn French.\n" in Lines().after(taken("Là.", prompt="In French."))[1]
+
+
+def test_an_interrupted_reply_is_what_was_heard() -> None:
+    out, notes = Lines().after(taken("Paris is", interrupted=True))
+    assert out == "Paris is\n"
+    assert "(interrupted)" in notes
+    out, notes = Lines().after(taken("", interrupted=True))
+    assert out == ""
+    assert "before a word" in notes
+
+
+def test_lines_have_no_control_characters() -> None:
+    out, notes = Lines().after(*EVENTS, taken(HOSTILE))
+    assert not CONTROLS.search(out)
+    assert not CONTROLS.search(notes)
+
+
+def test_muting_is_told() -> None:
+    states: list[State] = ["listening", "muted", "listening", "hearing"]
+    assert Lines().after(*map(StateChanged, states))[1] == "muted\nlistening\n"
+
+
+def test_starting_is_told_once_and_in_tenths() -> None:
+    lines = Lines()
+    for share in (None, 0.0, 0.01, 0.04, 0.11, 1.0):
+        lines.view.starting("the model", share)
+    assert lines.notes.getvalue() == "the model\nthe model: 11%\nthe model: 100%\n"
+
+
+# As JSON.
+
+
+def records(*events: LiveEvent, clock: Clock | None = None) -> list[dict[str, Any]]:
+    out = io.StringIO()
+    clock = clock or Clock()
+    view = JsonLiveView(Output(out), Output(io.StringIO()), clock)
+    clock.seconds += 1.5
+    for event in events:
+        view.show(event)
+    assert out.getvalue().isascii()
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_programs_get_the_events_with_their_time() -> None:
+    found = records(*EVENTS)
+    assert {record["t"] for record in found} == {1.5}
+    assert {record["event"] for record in found} == {
+        *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
+        *("sentence_spoken", "barge_in", "resumed", "turn_ended", "error", "notice", "session_ended"),
+    }
+
+
+def test_a_turn_has_its_latency() -> None:
+    (record,) = records(taken("Paris is", interrupted=True, heard="Where?"))
+    assert record == {
+        "event": "turn_ended",
+        "t": 1.5,
+        "turn": 1,
+        "user": PLACEHOLDER,
+        "prompt": None,
+        "heard": "Where?",
+        "reply": "Paris is",
+        "interrupted": True,
+        "model_passes": 1,
+        "tokens": {"prompt": 379, "cached": 300, "reply": 21},
+        "latency": {
+            "endpoint_ms": 350.0,
+            "first_token_ms": 520,
+            "first_audio_ms": 712,
+            "draft": "used",
+            "dropped_drafts": 0,
+        },
+    }
+
+
+def test_events_say_what_happened() -> None:
+    assert [
+        {key: value for key, value in record.items() if key not in ("event", "t")}
+        for record in records(
+            SpeechEnded(CLIP, 100, 300),
+            ReplyDelta("\ud800é"),
+            BargeIn("One."),
+            TurnFailed(AudioDeviceError("gone", hint="plug it in")),
+            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None),
+        )
+    ] == [
+        {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
+        {"text": "\ud800é"},
+        {"heard": "One."},
+        {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
+        {
+            "turns": 2,
+            "latency": {
+                "endpoint_ms": {"p50": 350.0, "p95": 350.0},
+                "first_token_ms": {"p50": 520, "p95": 520},
+                "first_audio_ms": {"p50": 712, "p95": 712},
+            },
+            "overruns": 4,
+            "underruns": 6,
+            "dropped_drafts": 5,
+            "session": None,
+            "store": None,
+        },
+    ]
+
+
+# Words.
+
+
+def test_a_line_of_latency_says_only_what_is_known() -> None:
+    assert latency_line(UNKNOWN) == ""
+    dropped = Latency(350, None, None, "dropped", 2)
+    assert latency_line(dropped) == "end of speech 0.35 s · 2 drafts dropped"
+
+
+def test_the_summary_has_percentiles_by_nearest_rank() -> None:
+    latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
+    lines = summary_lines(SessionEnded(100, latencies, 1, 2, 0, "a\x1bb", None))
+    assert lines == [
+        "100 turns",
+        "end of speech  p50 0.50 s  p95 0.95 s",
+        "first token    p50 1.00 s  p95 1.90 s",
+        "1 overrun of the microphone · 2 underruns of the loudspeaker",
+        "session a\\x1bb",
+    ]
+
+
+def test_the_view_fits_standard_output(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(open_live_view(), PlainView)
+    assert isinstance(open_live_view(as_json=True), JsonLiveView)
+    monkeypatch.setattr("sys.stdout", tty)
+    on_terminal = open_live_view()
+    assert isinstance(on_terminal, TerminalView)
+    on_terminal.close()
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(open_live_view(), PlainView)

@@ -1,0 +1,133 @@
+"""What is remembered of a conversation, and when: on disk before anybody is told."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.memory import Memory
+from voxcli.core.session import Session, Turn
+from voxcli.core.store import FILE_NAME, Store, TurnDetails
+from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
+from voxcli.core.turn import Event, ReplyDelta, SpeechOutput, TurnEnded, Utterance
+from voxcli.errors import ModelError, StoreError
+
+QUESTION = Utterance(AudioClip(np.full(SAMPLE_RATE, 0.1, np.float32)), "Be exact.")
+ANSWERED = Turn("[User audio input - 16000 samples, 1.00s]", "It rains.", prompt="Be exact.")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path, lock_seconds=0) as store:
+        yield store
+
+
+def take(memory: Memory, engine: FakeEngine, speech: SpeechOutput | None = None) -> None:
+    list(memory.take_turn(engine, QUESTION, threading.Event(), speech))
+
+
+def on_disk(folder: Path, name: str = "kitchen") -> tuple[Turn, ...]:
+    with Store.open(folder) as store:
+        session = store.session(name)
+    return session.turns if session else ()
+
+
+def test_a_turn_is_on_disk_before_its_end_is_told(store: Store, tmp_path: Path) -> None:
+    memory = Memory.resumed(store, "kitchen", "Be short.")
+    for event in memory.take_turn(FakeEngine([["It ", "rains."]]), QUESTION, threading.Event()):
+        assert on_disk(tmp_path) == ((ANSWERED,) if isinstance(event, TurnEnded) else ())
+    assert memory.session == Session("kitchen", "Be short.", (ANSWERED,))
+    assert memory.turn_number == 1
+
+
+def test_who_answered_is_kept_beside_the_turn(store: Store) -> None:
+    take(Memory.resumed(store, "kitchen", "Be short."), FakeEngine([["Yes."]], name="embedded", model="small"))
+    stored = store.stored("kitchen")
+    assert stored
+    assert stored.instructions == "Be short."
+    assert stored.turns[0].details == TurnDetails("embedded", "small", None)
+
+
+def test_each_turn_sees_those_before_it() -> None:
+    engine = FakeEngine([["One."], ["Two."], ["Three."]])
+    memory = Memory(Session(instructions="Be short."))
+    for _ in range(3):
+        take(memory, engine)
+    assert [[turn.reply for turn in session.turns] for session, _ in engine.asked] == [[], ["One."], ["One.", "Two."]]
+    assert memory.turn_number == 3
+
+
+def test_a_session_without_a_name_is_not_stored(store: Store) -> None:
+    memory = Memory(Session(), store)
+    take(memory, FakeEngine([["Yes."]]))
+    assert store.summaries() == []
+    assert len(memory.session.turns) == 1
+
+
+def test_an_interrupted_turn_is_stored_as_it_was_heard(store: Store, tmp_path: Path) -> None:
+    speech = SpeechOutput(FakeSynthesizer(), FakeSpeaker(limit=0.5))
+    take(Memory.resumed(store, "kitchen", ""), FakeEngine([["It rains", " today."]]), speech)
+    assert [(turn.reply, turn.interrupted) for turn in on_disk(tmp_path)] == [("It", True)]
+
+
+def test_a_stored_session_goes_on_with_its_own_instructions(store: Store) -> None:
+    take(Memory.resumed(store, "kitchen", "Be short."), FakeEngine([["One."]]))
+    memory = Memory.resumed(store, "kitchen", "Be long.")
+    assert memory.turn_number == 1
+    engine = FakeEngine([["Two."]])
+    take(memory, engine)
+    ((session, _),) = engine.asked
+    assert (session.instructions, [turn.reply for turn in session.turns]) == ("Be short.", ["One."])
+    assert memory.turn_number == 2
+
+
+def test_instructions_that_are_given_override_the_stored_ones_for_this_time(store: Store) -> None:
+    take(Memory.resumed(store, "kitchen", "Be short."), FakeEngine([["One."]]))
+    memory = Memory.resumed(store, "kitchen", "Be long.", override=True)
+    engine = FakeEngine([["Two."]])
+    take(memory, engine)
+    assert engine.asked[0][0].instructions == "Be long."
+    assert Memory.resumed(store, "kitchen", "").session.instructions == "Be short."
+
+
+def test_the_number_of_a_turn_counts_those_of_other_processes(store: Store, tmp_path: Path) -> None:
+    memory = Memory.resumed(store, "kitchen", "")
+    with Store.open(tmp_path) as other:
+        other.append("kitchen", Turn("a", "b"))
+    take(memory, FakeEngine([["Yes."]]))
+    assert memory.turn_number == 2
+
+
+def test_a_turn_that_can_not_be_stored_is_no_ended_turn(store: Store, tmp_path: Path) -> None:
+    memory = Memory.resumed(store, "kitchen", "")
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    events: list[Event] = []
+    with pytest.raises(StoreError, match="locked"):
+        events.extend(memory.take_turn(FakeEngine([["Yes."]]), QUESTION, threading.Event()))
+    other.close()
+    assert not any(isinstance(event, TurnEnded) for event in events)
+    assert on_disk(tmp_path) == ()
+    assert memory.session.turns[-1].reply == "Yes."  # it was heard all the same
+
+
+def test_a_turn_that_failed_is_not_remembered(store: Store, tmp_path: Path) -> None:
+    memory = Memory.resumed(store, "kitchen", "")
+    with pytest.raises(ModelError):
+        take(memory, FakeEngine([ModelError("out of memory")]))
+    assert memory.session.turns == on_disk(tmp_path) == ()
+    assert memory.turn_number == 0
+
+
+def test_a_turn_that_was_left_early_is_not_remembered(store: Store, tmp_path: Path) -> None:
+    memory, interrupt = Memory.resumed(store, "kitchen", ""), threading.Event()
+    turn = memory.take_turn(FakeEngine([["It ", "rains."]]), QUESTION, interrupt)
+    assert next(turn) == ReplyDelta("It ")
+    turn.close()
+    assert interrupt.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "generation"]
+    assert memory.session.turns == on_disk(tmp_path) == ()

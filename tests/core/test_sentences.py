@@ -1,0 +1,186 @@
+# ruff: noqa: RUF001 - the marks of other scripts are meant
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxcli.core.sentences import FIRST_CLAUSE_CHARS, LONGEST_PIECE_CHARS, PieceCutter, speakable
+
+SNIPPETS = (
+    'Dr.|e.g.|U.S.|No. 5|3.14|...|…|1. |\n|\n\n|- |```|~~~|`|**|."| |. |! |?! |, | - |—|。|、|」'
+    "|https://a.b/c. |```py\nx. Y\n```|word "
+)
+TEXTS = st.lists(
+    st.sampled_from(SNIPPETS.split("|")) | st.text(max_size=8) | st.integers(1, 400).map("ab ".__mul__), max_size=24
+).map("".join)
+
+
+def cut(text: str, border: int | None = None) -> list[str]:
+    """Cut a text that comes in deltas of `border` characters, or at once."""
+    cutter = PieceCutter()
+    size = border or max(1, len(text))
+    pieces = [piece for at in range(0, len(text), size) for piece in cutter.feed(text[at : at + size])]
+    return pieces + cutter.flush()
+
+
+def sentences(text: str) -> list[str]:
+    """Cut a text whose first piece is out already."""
+    return cut("So.\n" + text)[1:]
+
+
+@given(TEXTS, st.lists(st.integers(0, 30), max_size=40))
+def test_pieces_are_the_text_wherever_the_deltas_are_cut(text: str, sizes: list[int]) -> None:
+    whole = cut(text)
+    assert "".join(whole) == text
+    assert all(whole)
+    cutter, pieces, rest = PieceCutter(), [], text
+    for size in sizes:
+        pieces += cutter.feed(rest[:size])
+        rest = rest[size:]
+    pieces += cutter.feed(rest) + cutter.flush()
+    assert pieces == whole
+
+
+@given(st.text(alphabet="ab ,.!\n、", max_size=900))
+def test_no_piece_of_prose_is_longer_than_the_limit(text: str) -> None:
+    assert max(map(len, cut(text)), default=0) <= LONGEST_PIECE_CHARS + 20  # marks may follow the last word
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Yes. No! Why?", ["Yes. ", "No! ", "Why?"]),
+        ("Dr. Smith and Mrs. Jones came. They sat.", ["Dr. Smith and Mrs. Jones came. ", "They sat."]),
+        ("Use fruit, e.g. Apples. Or pears.", ["Use fruit, e.g. Apples. ", "Or pears."]),
+        ("The U.S. Army left. J. R. Tolkien wrote.", ["The U.S. Army left. ", "J. R. Tolkien wrote."]),
+        ("It is No. 5 here. No. I see.", ["It is No. 5 here. ", "No. ", "I see."]),
+        ("Pi is 3.14 or 3.1416. Good.", ["Pi is 3.14 or 3.1416. ", "Good."]),
+        ("Well... maybe. Wait… Yes.", ["Well... maybe. ", "Wait… ", "Yes."]),
+        ("Version 2.0.1 is out. Take v3.", ["Version 2.0.1 is out. ", "Take v3."]),
+        ("See https://a.example/b.c?d=e.f. Then go.", ["See https://a.example/b.c?d=e.f. ", "Then go."]),
+        ("It is 5 p.m. The bus left at 4 p.m. today.", ["It is 5 p.m. ", "The bus left at 4 p.m. today."]),
+        ("You and I. Then he.", ["You and I. ", "Then he."]),
+        ("In 1999. Then in 2000.", ["In 1999. ", "Then in 2000."]),
+        ('He said "Go." Then (she left.) **Done.** So.', ['He said "Go." ', "Then (she left.) ", "**Done.** ", "So."]),
+        ('"Really?" he asked. Yes.', ['"Really?" he asked. ', "Yes."]),
+        ("What?! No!!! Oh.", ["What?! ", "No!!! ", "Oh."]),
+        ("今日は。元気？「はい。」よし", ["今日は。", "元気？", "「はい。」", "よし"]),
+        (
+            "One:\n1. Wash it.\n2. Dry it.\n- Eat\n\nEnd",
+            ["One:\n", "1. Wash it.\n", "2. Dry it.\n", "- Eat\n", "\nEnd"],
+        ),
+        ("Run `a. B` now. Then `c", ["Run `a. B` now. ", "Then `c"]),
+        ("Look:\n```py\na = 1. \n\nb. C\n```\nThat. Is", ["Look:\n", "```py\na = 1. \n\nb. C\n```\n", "That. ", "Is"]),
+        ("Use ``` to open. Then close.", ["Use ``` to open. ", "Then close."]),
+        ("~~~\nnever. Closed", ["~~~\nnever. Closed"]),
+        ("", []),
+        (" \n ", [" \n "]),
+    ],
+)
+def test_sentences(text: str, pieces: list[str]) -> None:
+    assert sentences(text) == pieces
+
+
+@pytest.mark.parametrize("text", ["Well, ", "Yes. "])
+def test_a_sentence_is_out_once_the_next_word_begins(text: str) -> None:
+    cutter = PieceCutter()
+    out = cutter.feed("It is 3.")
+    assert out == []
+    assert cutter.feed("14") == []
+    assert cutter.feed(". ") == []
+    assert cutter.feed("G") == ["It is 3.14. "]
+    assert cutter.feed("o.\n") == ["Go.\n"]
+
+
+def test_the_first_piece_may_end_at_a_clause_that_is_long_enough() -> None:
+    text = "Of course, the capital of France is Paris, which lies on the Seine, in the north."
+    assert cut(text) == [
+        "Of course, the capital of France is Paris, ",
+        "which lies on the Seine, in the north.",
+    ]
+    assert len("Of course,") < FIRST_CLAUSE_CHARS
+    assert cut("東京は日本の首都です、そして大きい。") == ["東京は日本の首都です、", "そして大きい。"]
+    assert cut("A well-known state-of-the-art thing - it works.")[0] == "A well-known state-of-the-art thing - "
+    assert cut("They paid him 1,000,000 dollars at 10:30 today.") == ["They paid him 1,000,000 dollars at 10:30 today."]
+
+
+def test_text_without_punctuation_is_cut_at_a_space_or_better_at_a_clause() -> None:
+    assert {len(piece) % 5 for piece in sentences("word " * 200)} == {0}
+    assert sentences("b" * 500)[0] == "b" * LONGEST_PIECE_CHARS
+    text = "word " * 30 + "end, " + "word " * 40
+    assert sentences(text)[0].endswith("end, ")
+
+
+def test_a_cutter_begins_anew_after_a_flush() -> None:
+    cutter = PieceCutter()
+    assert cutter.feed("One. ") + cutter.flush() == ["One. "]
+    assert cutter.feed("1. Two. ") + cutter.flush() == ["1. Two. "]
+
+
+def test_a_large_text_is_cut() -> None:  # in a second; a cutter that grows with the square needs minutes
+    for text in ("a. " * 100_000, "`" * 100_000, "```\n" + "x\n" * 100_000, "." * 100_000, "*" * 100_000):
+        assert "".join(cut(text)) == text
+        speakable(text)
+
+
+@pytest.mark.parametrize(
+    ("piece", "spoken"),
+    [
+        ("**Bold**, *it*, __b__, _i_, ~~no~~ and ***all***.", "Bold, it, b, i, no and all."),
+        ("**Half of", "Half of"),
+        ("## Heading", "Heading"),
+        ("- item\n", "item"),
+        ("  * [x] done", "done"),
+        ("> quoted", "quoted"),
+        ("1. Wash", "1. Wash"),
+        ("- one\n- two!\n- three", "one. two! three"),
+        ("2 * 3, 2*3 and snake_case", "2 * 3, 2*3 and snake case"),
+        ("| a | b |", "a, b"),
+        ("|---|:-:|", ""),
+        ("---", ""),
+        ("[the docs](https://x.example/y) and ![a cat](c.png)[^1]", "the docs and a cat"),
+        ("See <https://www.example.com:80/a/b?c=d>.", "See example dot com."),
+        ("It (http://user:pw@a.example/b), too.", "It (a dot example), too."),
+        ("At https://a.example/x.y. Then", "At a dot example. Then"),
+        ("run `ls -l` now", "run ls -l now"),
+        ("```py\nimport os\n```", "Code block."),
+        ("Here: ```\nnever closed", "Here: Code block."),
+        ("Hi 😀👍🏽🇫🇷 there 1️⃣ 20°C 👨‍👩‍👧", "Hi there 1 20°C"),
+        ("\u202eevil\u200b\x1b[31m\x00", "evil 31m"),
+        ("Wow!!! What?!?! So.... Yes", "Wow! What? So... Yes"),
+        ("a < b and c > d -> e", "a less than b and c greater than d, e"),
+        ("R&amp;D costs $5.00 &lt;now&gt;", "R&D costs $5.00"),
+        ("Café naïve — 東京、はい。", "Café naïve — 東京、はい。"),
+        ("***", ""),
+        ("?!", ""),
+        ("", ""),
+    ],
+)
+def test_speakable(piece: str, spoken: str) -> None:
+    assert speakable(piece) == spoken
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<speak><break time='99s'/>hi</speak>",
+        "&lt;speak&gt;hi",
+        "<audio src='file:///etc/passwd'/>hi",
+        "[[rate 900]]hi",
+        "[ [ rate 900]]hi [[inpt PHON]]",
+        "[\u200b[_^_EN]]hi",
+        "<<b>audio src='x'>hi",
+    ],
+)
+def test_nothing_that_a_voice_takes_for_a_command_is_left(hostile: str) -> None:
+    spoken = speakable(hostile)
+    assert not set("<>[]{}") & set(spoken)
+    assert "hi" in spoken
+
+
+@given(TEXTS)
+def test_what_is_spoken_is_one_harmless_line(text: str) -> None:
+    spoken = speakable(text)
+    assert spoken == " ".join(spoken.split())
+    assert all(char.isprintable() or char == "\u200c" for char in spoken)
+    assert not set("<>[]{}\\`") & set(spoken)
+    assert not spoken or any(char.isalnum() for char in spoken)

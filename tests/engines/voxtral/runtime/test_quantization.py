@@ -1,0 +1,144 @@
+"""Which matrices are quantized, how close the results stay, and how much memory it saves."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import tiny_voxtral as tiny
+from voxcli.engines.voxtral.device import formats
+from voxcli.errors import ConfigError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("mistral_common")
+decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
+int4 = pytest.importorskip("voxcli.engines.voxtral.runtime.int4")
+quantization = pytest.importorskip("voxcli.engines.voxtral.runtime.quantization")
+from tests.support import replica  # noqa: E402 - needs torch
+
+torch.set_num_threads(1)  # a model this small is slower with more
+FORMATS = ["int8", "fp8", "int4"]
+BYTES = ["int8", "fp8"]
+PROMPT = [1, 3, 300, 400, 500, 600, 4]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("checkpoint"), window_seconds=2)
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> Any:
+    return transformers.VoxtralForConditionalGeneration.from_pretrained(checkpoint, local_files_only=True).eval()
+
+
+def logits(decoder: Any) -> Any:
+    decoder.rewind(0)
+    decoder.prefill(PROMPT)
+    with torch.inference_mode():
+        return decoder._text.head(decoder._last)
+
+
+@pytest.mark.parametrize(("form", "closeness"), [("int8", 0.999), ("fp8", 0.97), ("int4", 0.75)])
+def test_logits_stay_close(model: Any, form: Any, closeness: float) -> None:
+    decoder = decoding.Decoder(model, capacity=64)
+    before = logits(decoder)
+    decoder.quantize(form)
+    after = logits(decoder)
+    assert torch.nn.functional.cosine_similarity(before, after, dim=0) > closeness
+    assert not torch.equal(before, after)
+    assert len(list(decoder.stream(decoding.Sampling(8, frozenset()), threading.Event()))) == 8
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_only_the_matrices_of_the_text_layers_are_quantized(model: Any, form: Any) -> None:
+    decoder = decoding.Decoder(model, capacity=64)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    done = decoder.quantize(form)
+    assert done[:4] == [f"model.language_model.layers.0.{name}" for name in quantization.MATRICES]
+    found = {
+        name for name, part in model.named_modules() if isinstance(part, quantization.ByteLinear | int4.Int4Linear)
+    }
+    assert found == set(done)
+    kept = dict(model.named_parameters())
+    assert not any("_proj" in name for name in kept if name.startswith("model.language_model.layers."))
+    for name in (
+        "model.audio_tower.",
+        "model.multi_modal_projector.",
+        "lm_head.",
+        "model.language_model.embed_tokens.",
+    ):
+        mine = [each for each in kept if each.startswith(name)]
+        assert mine
+        assert all(torch.equal(kept[each], before[each]) for each in mine)
+    assert all(weight.dtype == torch.float32 for weight in kept.values())
+
+
+@pytest.mark.parametrize(("form", "share"), [("int8", 0.3), ("fp8", 0.3), ("int4", 0.18)])
+def test_the_weights_need_an_eighth_or_a_quarter_of_what_they_needed(model: Any, form: Any, share: float) -> None:
+    def layer_bytes() -> int:
+        layers = model.model.language_model.layers
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in (*layers.parameters(), *layers.buffers())
+        }
+        return sum(storages.values())
+
+    decoder = decoding.Decoder(model, capacity=64)
+    before = layer_bytes()
+    decoder.quantize(form)
+    assert layer_bytes() < share * before  # from 4 bytes a weight to 1 or a half, scales and norms beside them
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_weights_take_as_much_as_was_said(model: Any, form: Any) -> None:
+    parameters = sum(weight.numel() for weight in model.parameters())
+    decoding.Decoder(model, capacity=64).quantize(form)
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
+    assert sum(held.values()) == formats.stored_bytes(model.config, parameters, 4, form)
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("int8", "float32"), ("int4", "float32"), ("int4", "bfloat16")])
+def test_tokens_are_those_of_a_model_with_the_restored_matrices(checkpoint: Path, form: Any, dtype: str) -> None:
+    voxtral = transformers.VoxtralForConditionalGeneration
+    model = voxtral.from_pretrained(checkpoint, local_files_only=True, dtype=getattr(torch, dtype)).eval()
+    reference = replica.reference(checkpoint, form, getattr(torch, dtype))
+    decoder = decoding.Decoder(model, capacity=64)
+    decoder.quantize(form)
+    other = decoding.Decoder(reference, capacity=64)
+    torch.testing.assert_close(logits(decoder), logits(other), atol=1e-3 if dtype == "float32" else 0.5, rtol=0.01)
+    sampling = decoding.Sampling(16, frozenset())
+    streams = (list(each.stream(sampling, threading.Event())) for each in (decoder, other))
+    assert next(streams) == next(streams)
+
+
+@pytest.mark.parametrize("form", BYTES)
+def test_rows_of_any_size_are_rounded_to_the_nearest_step(form: Any) -> None:
+    weight = (
+        torch.randn(5, 64, generator=torch.Generator().manual_seed(2)) * torch.tensor([1e-6, 1, 1e3, 0, 1])[:, None]
+    )
+    linear = quantization.ByteLinear(weight, form)
+    restored = linear.weight.float() * linear.scale[:, None]
+    step = weight.abs().amax(1, keepdim=True) * (0.5 / 127 if form == "int8" else 2**-4)
+    assert ((restored - weight).abs() <= step * 1.001).all()
+    assert torch.isfinite(linear(torch.ones(2, 64))).all()
+
+
+def test_the_kernel_for_cpus_computes_what_the_converted_matrix_does() -> None:
+    numbers = torch.Generator().manual_seed(3)
+    weight, inputs = (torch.randn(rows, 256, generator=numbers).bfloat16() for rows in (64, 20))
+    linear = quantization.ByteLinear(weight, "int8")
+    plain = torch.nn.functional.linear(inputs, linear.weight.bfloat16()) * linear.scale
+    torch.testing.assert_close(linear(inputs), plain, atol=0.2, rtol=0.02)
+    torch.testing.assert_close(linear(inputs[:1]), plain[:1], atol=0.2, rtol=0.02)
+
+
+def test_apples_gpus_do_not_know_fp8() -> None:
+    class Text:
+        device = torch.device("mps")
+
+    with pytest.raises(ConfigError, match="do not know fp8") as caught:
+        quantization.quantize(Text(), "fp8")
+    assert "int8" in caught.value.hint

@@ -1,0 +1,208 @@
+"""A listener under test, on a microphone and a loudspeaker that the test moves."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.support.live_doubles import PATIENCE_SECONDS
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
+from voxcli.audio.vad import FRAME_SAMPLES
+from voxcli.chat.devices.microphone import KEPT_SECONDS, MicrophoneBlock
+from voxcli.chat.devices.speaker import ReferenceTap
+from voxcli.chat.events import EndpointEvent, Resumed, SpeechEnded
+from voxcli.chat.listener import Canceller, Listener
+from voxcli.chat.messages import Heard, Inbound
+from voxcli.chat.speech.echo import TAIL_MS, Timeline
+from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.errors import AudioDeviceError
+
+BLOCK_SAMPLES = SAMPLE_RATE // 100
+END = 20  # frames of silence that end an utterance, and one
+TAIL = TAIL_MS // 32 + 2  # frames for which the microphone is ignored after a reply
+
+
+class FakeMicrophone:
+    """A microphone that captures what the test gives it; before the first read it keeps the end of that."""
+
+    def __init__(self) -> None:
+        self.overruns = 0
+        self._is_read = False
+        self._blocks: deque[MicrophoneBlock | None] = deque()
+        self._news = threading.Condition()
+        self._given = self._taken = self._done = 0
+        self.position = 0
+        self.opened_at = time.monotonic() - 1000  # so all was captured long ago
+        self._over = False
+
+    def read(self, timeout: float) -> MicrophoneBlock | None:
+        """Return what comes next; a real one gives up after `timeout`, this one when the test says so."""
+        with self._news:
+            self._is_read = True
+            self._done = self._taken
+            self._news.notify_all()
+            if timeout:
+                self._news.wait_for(lambda: self._blocks or self._over)
+            if not self._blocks:
+                return None
+            self._taken += 1
+            return self._blocks.popleft()
+
+    def be_late(self, seconds: float) -> None:
+        """What comes next was captured so long before now."""
+        self.opened_at = time.monotonic() - seconds - self.position / SAMPLE_RATE
+
+    def capture(self, samples: Samples) -> None:
+        """Give blocks of 10 ms; return at once."""
+        with self._news:
+            for first in range(0, len(samples), BLOCK_SAMPLES):
+                block = samples[first : first + BLOCK_SAMPLES]
+                end = self.position + len(block)
+                self._blocks.append(MicrophoneBlock(block, self.position, self.opened_at + end / SAMPLE_RATE))
+                self.position = end
+                self._given += 1
+                if not self._is_read and len(self._blocks) > KEPT_SECONDS * SAMPLE_RATE // BLOCK_SAMPLES:
+                    self._blocks.popleft()
+                    self._taken += 1
+            self._news.notify_all()
+
+    def miss(self) -> None:
+        """Let the next read give up."""
+        with self._news:
+            self._blocks.append(None)
+            self._given += 1
+            self._news.notify_all()
+
+    def catch_up(self) -> None:
+        """Wait until all that was captured has been dealt with."""
+        with self._news:
+            assert self._news.wait_for(lambda: self._done == self._given, PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+
+
+@dataclass
+class FakeLoudspeaker:
+    """A loudspeaker that notes when it was made silent."""
+
+    is_playing: bool = False
+    ducks: list[bool] = field(default_factory=list)
+    reference: ReferenceTap = field(default_factory=ReferenceTap)
+    underruns: int = 0
+
+    def duck(self) -> None:
+        self.ducks.append(True)
+
+    def unduck(self) -> None:
+        self.ducks.append(False)
+
+
+class Clean:
+    """An echo canceller that has nothing to do."""
+
+    def clean(self, samples: Samples) -> Samples:
+        return samples
+
+
+def detect(frame: Samples) -> float:
+    """Take what is loud for speech."""
+    return 0.9 if float(np.abs(frame).mean()) > 0.05 else 0.05
+
+
+def voice(frames: int) -> Samples:
+    return np.full(frames * FRAME_SAMPLES, 0.2, np.float32)
+
+
+def silence(frames: int) -> Samples:
+    return np.zeros(frames * FRAME_SAMPLES, np.float32)
+
+
+class Broken:
+    def clean(self, samples: Samples) -> Samples:
+        raise AudioDeviceError("the echo canceller fails")
+
+
+class Listening:
+    """A listener that runs, its devices, and what it posted."""
+
+    def __init__(
+        self,
+        canceller: Canceller | None = None,
+        *,
+        detect: Callable[[Samples], float] = detect,
+        settings: EndpointSettings | None = None,
+        barge_in: bool = True,
+        is_complete: Callable[[AudioClip], bool] | None = None,
+    ) -> None:
+        self.microphone = FakeMicrophone()
+        self.speaker = FakeLoudspeaker()
+        self.posted: list[Inbound] = []
+        self.news = threading.Condition()
+        self.played = Timeline(10.0)
+        self.listener = Listener(
+            self.microphone,
+            self.speaker,
+            detect,
+            EndPointer(settings or EndpointSettings()),
+            canceller,
+            self.played,
+            self._post,
+            barge_in=barge_in,
+            is_complete=is_complete,
+        )
+
+    def _post(self, inbound: Inbound) -> None:
+        with self.news:
+            self.posted.append(inbound)
+            self.news.notify_all()
+
+    def hear(self, *sounds: Samples) -> None:
+        for sound in sounds:
+            self.microphone.capture(sound)
+        self.microphone.catch_up()
+
+    def let_go(self) -> None:
+        """Let the key go; what comes next was captured 100 ms before, three frames and a bit."""
+        self.listener.talk(False)
+        self.microphone.be_late(0.1)
+
+    def wait_for(self, kind: type) -> None:
+        with self.news:
+            assert self.news.wait_for(lambda: any(isinstance(each, kind) for each in self.posted), PATIENCE_SECONDS)
+
+    @property
+    def events(self) -> list[EndpointEvent]:
+        return [each.event for each in self.posted if isinstance(each, Heard)]
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+    @property
+    def resumed(self) -> int:
+        return sum(isinstance(each, Resumed) for each in self.posted)
+
+    def clips(self) -> list[AudioClip]:
+        return [event.clip for event in self.events if isinstance(event, SpeechEnded)]
+
+
+@contextmanager
+def listening(heard: Listening) -> Iterator[Listening]:
+    heard.listener.start()
+    try:
+        yield heard
+    finally:
+        heard.microphone.end()
+        heard.listener.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("listener", "end of turn"))]
+
+
+def playing(speaker: FakeLoudspeaker) -> None:
+    speaker.is_playing = True

@@ -1,0 +1,54 @@
+"""An end-pointer under test: audio that tells its own position, and what was made of it."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from voxcli.audio.clip import AudioClip
+from voxcli.chat.events import EndpointEvent, SpeechEnded, SpeechGoesOn
+from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+
+FRAME = 512
+VOICE, SILENCE = 0.9, 0.05  # probabilities
+MIN_SPEECH_FRAMES = 7  # 200 ms and what is missing to a whole frame
+PAUSE_FRAMES, END_FRAMES = 7, 19  # 200 and 600 ms
+
+
+class Listening:
+    """An end-pointer, fed with samples that are their own positions, and what it told."""
+
+    def __init__(self, settings: EndpointSettings | None = None) -> None:
+        self.end_pointer = EndPointer(settings or EndpointSettings())
+        self.position = 0
+        self.events: list[EndpointEvent] = []
+
+    def hear(self, probability: float, frames: int = 1) -> list[EndpointEvent]:
+        """Push frames of one probability and return what they brought."""
+        new: list[EndpointEvent] = []
+        for _ in range(frames):
+            ramp = np.arange(self.position, self.position + FRAME, dtype=np.float32)
+            self.position += FRAME
+            new += self.end_pointer.push(ramp, probability, playing=False)
+        self.events += new
+        return new
+
+    def utterance(self, frames: int = 20) -> SpeechEnded:
+        self.hear(VOICE, frames)
+        self.hear(SILENCE, END_FRAMES)
+        ended = self.events[-1]
+        assert isinstance(ended, SpeechEnded)
+        return ended
+
+
+def span(clip: AudioClip) -> tuple[int, int]:
+    """Return the positions that a clip of ramps holds, once each and in order."""
+    if not len(clip.samples):
+        return 0, 0
+    first = int(clip.samples[0])
+    assert np.array_equal(clip.samples, np.arange(first, first + len(clip.samples)))
+    return first, first + len(clip.samples)
+
+
+def kinds(events: Iterable[EndpointEvent]) -> list[type]:
+    """Return what happened, but for how long it went on."""
+    return [type(event) for event in events if not isinstance(event, SpeechGoesOn)]

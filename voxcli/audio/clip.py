@@ -1,0 +1,298 @@
+"""Audio as values: clips, and how files, pipes and standard input become clips.
+
+What comes in leaves as 16 kHz mono. This module knows limits and what makes audio unusable; formats
+are the business of `voxcli.audio.decoder`, which is imported, with FFmpeg, when something is read.
+"""
+
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxcli.errors import AudioInputError, ConfigError
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.audio.decoder import Block
+
+SAMPLE_RATE = 16_000  # Hz; what Voxtral's and Whisper's feature extractors and Silero expect
+STDIN = "-"
+
+MAX_SECONDS = 1800.0  # 22,500 tokens of the 32k that Voxtral takes, at 12.5 a second
+MIN_SECONDS = 0.1  # below it there is no word
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; below it there is no speech, above it no converter
+
+PIPE_READ_BYTES = 1 << 16
+PIPE_MEMORY_BYTES = 1 << 24  # of a pipe; what is more goes to a temporary file
+PIPE_BYTES_PER_SECOND = 48_000 * 2 * 4  # of the limit: stereo float at 48 kHz, or a film at 3 Mbit/s
+PIPE_SPARE_BYTES = 1 << 26  # for cover pictures and other tags
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class AudioClip:
+    """A stretch of mono audio.
+
+    samples: float32 in [-1, 1], shape (n,)
+    sample_rate: Hertz
+    damaged_seconds: parts of the recording that could not be decoded, and are left out
+    """
+
+    samples: Samples
+    sample_rate: int = SAMPLE_RATE
+    damaged_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+    def resampled(self, sample_rate: int) -> "AudioClip":
+        """Return the clip at another rate, in Hertz."""
+        if sample_rate == self.sample_rate:
+            return self
+        import soxr
+
+        samples = soxr.resample(self.samples, self.sample_rate, sample_rate)
+        return replace(self, samples=np.clip(samples, -1, 1, out=samples), sample_rate=sample_rate)
+
+
+def read_audio(
+    source: str | Path,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    raw_rate: int | None = None,
+    stdin: BinaryIO | None = None,
+) -> AudioClip:
+    """Read a recording in any known format, rate and channel count as a clip at SAMPLE_RATE.
+
+    Of several tracks the default one is read. Channels are averaged. Floating-point samples beyond
+    [-1, 1] are clipped. Damaged parts are left out and counted. Memory is bounded by `max_seconds`,
+    whatever the source says about its length.
+
+    Args:
+        source: a file, a named pipe, or "-" for standard input.
+        max_seconds: longer audio is refused.
+        raw_rate: the source is bare samples, 16-bit little-endian mono, at this many Hertz.
+        stdin: what "-" reads; the process's own where None.
+
+    Raises:
+        AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter
+            than MIN_SECONDS, longer than `max_seconds`, with samples that are not finite, or damaged
+            in a way that the decoder makes no progress with.
+        ConfigError: standard input is a terminal, or `raw_rate` is out of range.
+    """
+    from voxcli.audio.decoder import decode_raw
+
+    if raw_rate is not None and not MIN_RATE <= raw_rate <= MAX_RATE:
+        raise ConfigError(
+            f"a raw rate of {raw_rate} Hz can't be right", hint=f"give {MIN_RATE} to {MAX_RATE}, in Hertz"
+        )
+    name = _shown(source)
+    try:
+        with _opened(source, name, stdin) as file:
+            if raw_rate is not None:
+                return _clip(decode_raw(file, raw_rate), name, max_seconds)
+            with _seekable(file, name, max_seconds) as whole:
+                return _decoded(whole, name, max_seconds)
+    except FileNotFoundError as error:
+        raise AudioInputError(f"{name} does not exist", hint="check the name and the folder") from error
+    except PermissionError as error:
+        raise AudioInputError(f"{name} may not be read", hint="chmod u+r FILE, or ask its owner") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise AudioInputError(f"{name} can't be read: {reason}", hint="check the name and the disk") from error
+
+
+def read_stream(file: BinaryIO, name: str, *, max_seconds: float = MAX_SECONDS) -> AudioClip:
+    """Read a recording that comes as a stream, as `read_audio` reads one; `name` is what messages call it.
+
+    What `max_seconds` of sound may take in bytes is the most that is fetched.
+
+    Raises:
+        AudioInputError: as `read_audio`.
+        OSError: the stream can't be read to its end.
+    """
+    with _spooled(file, name, max_seconds) as whole:
+        return _decoded(whole, name, max_seconds)
+
+
+def read_unchanged(path: Path) -> AudioClip:
+    """Read a file that a program has just written: at its own rate, as short or quiet as it may be.
+
+    Raises:
+        AudioInputError: it can't be decoded.
+        OSError: it can't be read.
+    """
+    from voxcli.audio.decoder import decode
+
+    with path.open("rb") as file, decode(file, path.name) as decoding:
+        blocks = list(decoding)
+    if not blocks:
+        return AudioClip(np.empty(0, np.float32))
+    samples = np.concatenate([block.samples.mean(axis=1) for block in blocks])
+    return AudioClip(samples, blocks[0].sample_rate)
+
+
+def _shown(source: str | Path) -> str:
+    """Return a source as messages name it: in one line that any terminal can print."""
+    if str(source) == STDIN:
+        return "standard input"
+    return printable(str(source)) or "''"
+
+
+def _opened(source: str | Path, name: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
+    """Return the source, open; standard input stays open afterwards."""
+    if str(source) == STDIN:
+        return nullcontext(_usable_stdin(stdin))
+    path = Path(source)
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a null byte, or a character that file names can't have
+        raise AudioInputError(f"{name} can't be a file's name", hint="check the name") from error
+    if stat.S_ISDIR(mode):
+        raise AudioInputError(f"{name} is a folder", hint="name a file in it, or: voxcli batch FOLDER")
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise AudioInputError(f"{name} is a device, not a recording", hint="record it first: arecord -d 5 question.wav")
+    return path.open("rb")
+
+
+def _usable_stdin(stdin: BinaryIO | None) -> BinaryIO:
+    if stdin is None and sys.stdin is not None:
+        stdin = sys.stdin.buffer
+    if stdin is None:
+        raise AudioInputError("standard input is closed", hint="voxcli once - < question.wav")
+    if stdin.isatty():
+        raise ConfigError("standard input is a terminal: no audio comes from it", hint="voxcli once - < question.wav")
+    return stdin
+
+
+@contextmanager
+def _seekable(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryIO]:
+    """Give the file itself, or all that a pipe delivers."""
+    if file.seekable() and file.tell() == 0:
+        yield file
+        return
+    with _spooled(file, name, max_seconds) as whole:
+        yield whole
+
+
+@contextmanager
+def _spooled(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryIO]:
+    with SpooledTemporaryFile(PIPE_MEMORY_BYTES) as spool:
+        whole = cast("BinaryIO", spool)
+        _spool(file, whole, name, max_seconds)
+        yield whole
+
+
+def _spool(pipe: BinaryIO, spool: BinaryIO, name: str, max_seconds: float) -> None:
+    from voxcli.audio.decoder import PROBE_BYTES, check_format
+
+    limit = int(max_seconds * PIPE_BYTES_PER_SECOND) + PIPE_SPARE_BYTES
+    head = b""
+    while data := pipe.read(PIPE_READ_BYTES):
+        if len(head) < PROBE_BYTES:
+            head += data
+            if len(head) >= PROBE_BYTES:
+                check_format(head, name)  # now, or a pipe without an end is read up to the limit
+        spool.write(data)
+        if spool.tell() > limit:
+            raise AudioInputError(
+                f"{name} gave more than {limit >> 20} MB, too much for {max_seconds:g} s of audio",
+                hint="write it to a file first, or raise audio.max_seconds in the settings",
+            )
+    spool.seek(0)
+
+
+def _decoded(file: BinaryIO, name: str, max_seconds: float) -> AudioClip:
+    from voxcli.audio.decoder import decode
+
+    with decode(file, name) as decoding:
+        clip = _clip(decoding, name, max_seconds)
+        return replace(clip, damaged_seconds=decoding.damaged_seconds)
+
+
+def _clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip:
+    """Return decoded blocks as a clip, once they are known to be usable."""
+    resampling = _Resampling()
+    low, high = np.inf, -np.inf
+    for block in blocks:
+        if not MIN_RATE <= block.sample_rate <= MAX_RATE:
+            raise AudioInputError(
+                f"{name} has a sample rate of {block.sample_rate} Hz", hint=f"{MIN_RATE} to {MAX_RATE} Hz can be read"
+            )
+        if not np.isfinite(block.samples).all():
+            raise AudioInputError(
+                f"{name} has samples that are not numbers (NaN or infinite)", hint="export it again, as 16-bit WAV"
+            )
+        mono = np.clip(block.samples, -1, 1).mean(axis=1)
+        low, high = min(low, mono.min(initial=1)), max(high, mono.max(initial=-1))
+        resampling.add(mono, block.sample_rate)
+        if resampling.seconds > max_seconds:
+            raise _too_long(name, max_seconds)
+    _check_heard(resampling.seconds, low < high, name)
+    return AudioClip(resampling.finish())
+
+
+def _too_long(name: str, max_seconds: float) -> AudioInputError:
+    return AudioInputError(
+        f"{name} is longer than the limit of {max_seconds:g} s",
+        hint="cut it into pieces, or raise audio.max_seconds in the settings",
+    )
+
+
+def _check_heard(seconds: float, varies: bool, name: str) -> None:
+    if seconds < MIN_SECONDS:
+        raise AudioInputError(
+            f"{name} is too short: {seconds:.3f} s of audio", hint=f"at least {MIN_SECONDS:g} s is needed"
+        )
+    if not varies:
+        raise AudioInputError(
+            f"{name} is silent: all its samples are the same",
+            hint="check that the microphone was on, and that its channels do not cancel each other out",
+        )
+
+
+class _Resampling:
+    """Collects mono blocks, and gives all of them at SAMPLE_RATE. The rate of the blocks may change."""
+
+    def __init__(self) -> None:
+        self._parts: list[Samples] = []
+        self._stream: Any = None
+        self._sample_rate = SAMPLE_RATE  # of the last block
+        self._frames = 0  # at that rate
+        self._seconds_before = 0.0  # at other rates
+
+    @property
+    def seconds(self) -> float:
+        """How much was added."""
+        return self._seconds_before + self._frames / self._sample_rate
+
+    def add(self, block: Samples, sample_rate: int) -> None:
+        if sample_rate != self._sample_rate:
+            self._change_rate(sample_rate)
+        self._frames += len(block)
+        self._parts.append(self._stream.resample_chunk(block) if self._stream else block)
+
+    def finish(self) -> Samples:
+        """Return everything, shape (n,); a filter's overshoot is cut to [-1, 1]."""
+        self._change_rate(SAMPLE_RATE)
+        samples = np.concatenate(self._parts)
+        return np.clip(samples, -1, 1, out=samples)
+
+    def _change_rate(self, sample_rate: int) -> None:
+        if self._stream:
+            self._parts.append(self._stream.resample_chunk(np.empty(0, np.float32), last=True))
+            self._stream = None
+        if sample_rate != SAMPLE_RATE:
+            import soxr
+
+            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
+        self._seconds_before, self._frames, self._sample_rate = self.seconds, 0, sample_rate

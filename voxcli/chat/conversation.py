@@ -1,0 +1,400 @@
+"""The live conversation: what was heard, typed or pressed goes in, events for views come out.
+
+One loop takes one thing after another from one inbox and, while that is empty, looks how far the loudspeaker
+has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says how
+its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers.
+Attempts run one after the other, so that each sees the turns before it. The state shown follows from what is
+under way.
+
+    listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
+                                    ^                          | SpeechResumed: dropped, the utterance is open again
+                                    |                          v
+    barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: the draft is released
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+from voxcli.chat.events import (
+    BargeIn,
+    EndpointEvent,
+    Latency,
+    LiveEvent,
+    Notice,
+    SentenceSpoken,
+    SessionEnded,
+    SpeechEnded,
+    SpeechGoesOn,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechTooLong,
+    State,
+    StateChanged,
+    TurnFailed,
+    TurnTaken,
+)
+from voxcli.chat.keyboard.keys import Key
+from voxcli.chat.messages import Crashed, Ears, Forgotten, Heard, Inbound, Interrupt
+from voxcli.chat.response import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio, NotPrepared
+from voxcli.core.memory import Memory
+from voxcli.core.turn import Event, TurnEnded, Utterance
+from voxcli.errors import VoxError
+
+# How late a spoken sentence may be announced, and how long Ctrl-C may wait on Windows, where no signal ends a wait.
+LOOK_SECONDS = 0.05
+SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
+
+
+@dataclass(frozen=True)
+class ConversationOptions:
+    """How the conversation goes."""
+
+    drafts: bool = True
+    push_to_talk: Literal["off", "hold", "toggle"] = "off"
+    max_turns: int | None = None
+
+
+class Conversation:
+    """Runs one live conversation until it is ended."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        answering: Answering,
+        ears: Ears,
+        inbox: SimpleQueue[Inbound],
+        show: Callable[[LiveEvent], None],
+        options: ConversationOptions,
+        read_line: Callable[[], str],
+    ) -> None:
+        """Wire the parts together; their owners close them.
+
+        Args:
+            answering: runs attempts and puts their events into `inbox`.
+            ears: the listener, which puts what it hears into `inbox`.
+            show: draws an event; called on the thread that runs the conversation.
+            read_line: lets the user type a line; empty if nothing was typed.
+        """
+        self._memory = memory
+        self._answering = answering
+        self._ears = ears
+        self._inbox = inbox
+        self._show = show
+        self._options = options
+        self._read_line = read_line
+        self.interrupted = False  # ended by Ctrl-C
+        self._attempt: Attempt | None = None  # the newest, a draft or a turn
+        self._waiting: deque[Attempt] = deque()  # for `_running` to be over
+        self._running: Attempt | None = None
+        self._state: State = "starting"
+        self._ended = False
+        self._muted = False
+        self._talking = False
+        self._hearing = False  # an utterance is open
+        self._speech_start = 0  # of the last utterance, as the listener counts
+        self._forgotten: Forgotten | None = None  # until it comes, what was heard is out of date
+        self._ctrl_c_at = -math.inf
+        self._latencies: list[Latency] = []
+        self._dropped_drafts = 0
+        self._dropped_of_turn = 0
+
+    def run(self) -> None:
+        """Take what comes until the end; what was heard of a last reply is remembered.
+
+        Raises:
+            Exception: a defect, in whichever thread; nothing of an attempt runs on.
+        """
+        try:
+            self._show_state()
+            while not self._ended:
+                self._take(self._next())
+                self._show_state()
+            self._finish()
+        finally:
+            for attempt in (self._attempt, self._running, *self._waiting):
+                if attempt:
+                    attempt.stop()
+        self._show(
+            SessionEnded(
+                len(self._latencies),
+                tuple(self._latencies),
+                self._ears.overruns,
+                self._ears.underruns,
+                self._dropped_drafts,
+                self._memory.session.name,
+                self._memory.place,
+            )
+        )
+
+    def _next(self) -> Inbound:
+        while True:
+            with suppress(Empty):
+                return self._inbox.get_nowait()
+            if self._running:  # with the inbox empty, the text of all that was played has been shown
+                self._show_played(self._running)
+            with suppress(Empty):
+                return self._inbox.get(timeout=LOOK_SECONDS)
+
+    def _take(self, inbound: Inbound) -> None:
+        match inbound:
+            case Heard():
+                if self._forgotten is None:
+                    self._hear(inbound.event, inbound.last_voiced_at)
+            case Forgotten():
+                if inbound is self._forgotten:
+                    self._forgotten = None
+            case AttemptEvent() | AttemptOver():
+                self._take_answer(inbound)
+            case FirstAudio():
+                inbound.attempt.is_speaking = True
+            case Interrupt():
+                self._ctrl_c()
+            case Key():
+                self._press(inbound)
+            case NotPrepared(VoxError() as error):
+                self._show(Notice(error.message))
+            case Crashed(error) | NotPrepared(error):
+                raise error
+            case _:
+                self._show(inbound)
+
+    def _take_answer(self, inbound: AttemptEvent | AttemptOver) -> None:
+        if isinstance(inbound, AttemptEvent):
+            self._follow(inbound.attempt, inbound.event)
+        else:
+            self._over(inbound.attempt, inbound.error)
+
+    def _finish(self) -> None:
+        """End what is under way and remember it; a Ctrl-C meanwhile is reason to wait for nothing."""
+        self._forget_speech()
+        self._stop_turn()
+        while self._running:
+            match self._next():
+                case AttemptEvent() | AttemptOver() as inbound:
+                    self._take_answer(inbound)
+                case Interrupt():
+                    self.interrupted = True
+                    return
+                case Crashed(error):
+                    raise error
+
+    def _show_state(self) -> None:
+        attempt = self._attempt if self._attempt and self._attempt.state == "turn" else None
+        state: State = "muted" if self._muted else "listening"
+        if self._hearing:
+            state = "hearing"
+        elif attempt:
+            state = "speaking" if attempt.is_speaking else "thinking"
+        if state != self._state:
+            self._state = state
+            self._show(StateChanged(state))
+
+    # What the user says.
+
+    def _hear(self, event: EndpointEvent, last_voiced_at: float) -> None:
+        self._show(event)
+        match event:
+            case SpeechStarted():  # of a new utterance: what is left of the last turn makes way
+                self._stop_turn()
+                self._drop()
+                self._hearing, self._speech_start = True, event.start
+                self._dropped_of_turn = 0
+            case SpeechPaused() if self._options.drafts:
+                self._begin(Attempt(Utterance(event.clip), last_voiced_at))
+            case SpeechGoesOn():
+                self._answering.listen(event.clip)
+            case SpeechResumed():
+                self._drop()
+                self._hearing = True
+            case SpeechEnded():
+                self._hearing = False
+                self._answer(event, last_voiced_at)
+            case SpeechTooLong():
+                self._show(Notice(f"{event.seconds:.0f} s without a pause; the utterance will be cut soon"))
+
+    def _answer(self, event: SpeechEnded, last_voiced_at: float) -> None:
+        """Release the draft of this utterance, or begin its turn now."""
+        if event.last_voiced == self._speech_start:  # the key of push-to-talk was pressed, and that was all
+            self._show(Notice("nothing was heard"))
+            return
+        attempt = self._attempt
+        if attempt and attempt.state == "draft":
+            attempt.was_draft = True
+        else:
+            attempt = self._begin(Attempt(Utterance(event.clip), last_voiced_at))
+        self._release(attempt, last_voiced_at)
+
+    def _release(self, attempt: Attempt, last_voiced_at: float) -> None:
+        attempt.ended_at = time.monotonic()
+        attempt.last_voiced_at = last_voiced_at
+        attempt.dropped_drafts, self._dropped_of_turn = self._dropped_of_turn, 0
+        held = attempt.release()
+        self._show_state()  # before the reply that may be there already
+        for event in held:
+            self._follow(attempt, event)
+
+    def _begin(self, attempt: Attempt) -> Attempt:
+        self._stop_turn()
+        self._drop()
+        self._attempt = attempt
+        self._waiting.append(attempt)
+        self._start()
+        return attempt
+
+    def _start(self) -> None:
+        """Start the next attempt, once the one before is over and remembered."""
+        if self._waiting and self._running is None:
+            self._running = self._waiting.popleft()
+            self._answering.begin(self._running, self._memory.session)
+
+    def _drop(self) -> None:
+        """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
+        if self._attempt:
+            self._attempt.drop()
+            self._dropped_drafts += 1
+            self._dropped_of_turn += 1 + self._attempt.dropped_drafts
+        self._attempt = None
+
+    def _stop_turn(self) -> None:
+        """Interrupt the turn; it is remembered, so what is said next is another one."""
+        if self._attempt and self._attempt.state == "turn":
+            self._attempt.stop()
+            self._attempt = None
+            self._ears.commit()
+
+    def _forget_speech(self) -> None:
+        """Hear nothing from now on, and forget what has been said of an utterance."""
+        self._ears.mute(True)
+        self._forgotten = Forgotten()
+        self._inbox.put(self._forgotten)
+        self._hearing = self._talking = False
+        if self._attempt and self._attempt.state == "draft":
+            self._drop()
+        self._dropped_of_turn = 0
+
+    # How its answer comes along.
+
+    def _follow(self, attempt: Attempt, event: Event) -> None:
+        if attempt.state == "draft":
+            attempt.held.append(event)
+        elif attempt.state == "dropped":
+            return
+        elif isinstance(event, TurnEnded):
+            self._show_played(attempt)
+            self._end_turn(attempt, event)
+        else:
+            self._show(event)
+
+    def _show_played(self, attempt: Attempt) -> None:
+        """Announce the sentences of a turn whose end the loudspeaker has passed."""
+        if attempt.state == "turn":
+            for sentence in self._answering.newly_played(attempt):
+                self._show(SentenceSpoken(sentence))
+
+    def _end_turn(self, attempt: Attempt, ended: TurnEnded) -> None:
+        if ended.turn.interrupted:
+            self._show(BargeIn(ended.turn.reply))
+        if not attempt.repeats:
+            self._remember(attempt, ended)
+        self._leave(attempt)
+
+    def _remember(self, attempt: Attempt, ended: TurnEnded) -> None:
+        try:
+            self._memory.remember(ended, self._answering.engine)
+        except VoxError as error:
+            self._show(TurnFailed(error))
+        latency = attempt.latency(ended.timings)
+        self._latencies.append(latency)
+        self._show(TurnTaken(ended, self._memory.turn_number, latency, attempt.utterance.clip))
+        if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
+            self._ended = True
+
+    def _over(self, attempt: Attempt, error: BaseException | None) -> None:
+        self._running = None
+        if isinstance(error, VoxError):
+            self._fail(attempt, error)
+        elif error:
+            raise error
+        elif attempt.state == "turn":
+            self._answering.settle(self._memory.session)
+        self._start()
+
+    def _fail(self, attempt: Attempt, error: VoxError) -> None:
+        if attempt.state == "turn":
+            self._ears.commit()  # what is said next is another try
+            self._show(TurnFailed(error))
+            self._leave(attempt)
+        elif attempt is self._attempt:  # a draft: the end point tries again
+            self._drop()
+
+    def _leave(self, attempt: Attempt) -> None:
+        if attempt is self._attempt:
+            self._attempt = None
+
+    # What the user presses.
+
+    def _press(self, key: Key) -> None:
+        match key:
+            case Key(" ") if self._options.push_to_talk == "hold":
+                self._talk(key.kind != "release")
+            case Key(_, "repeat" | "release"):
+                pass
+            case Key(" ") if self._options.push_to_talk == "toggle":
+                self._talk(not self._talking)
+            case Key(" "):
+                self._mute(not self._muted)
+            case Key("q"):
+                self._ended = True
+            case Key("i"):
+                self._stop_turn()
+            case Key("t"):
+                self._type()
+            case Key("r"):
+                self._repeat()
+
+    def _ctrl_c(self) -> None:
+        now = time.monotonic()
+        if now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS:
+            self._ended = self.interrupted = True
+            return
+        self._ctrl_c_at = now
+        self._stop_turn()
+        self._show(Notice("Ctrl-C again ends the conversation"))
+
+    def _mute(self, muted: bool) -> None:
+        self._muted = muted
+        if muted:
+            self._forget_speech()
+        else:
+            self._ears.mute(False)
+        if self._attempt:  # its state is shown instead
+            self._show(Notice("the microphone is " + ("muted" if muted else "on again")))
+
+    def _talk(self, talking: bool) -> None:
+        if talking == self._talking:
+            return  # a key that is held repeats
+        self._talking = talking
+        if talking:
+            self._stop_turn()
+        self._ears.talk(talking)
+
+    def _type(self) -> None:
+        self._forget_speech()
+        if line := self._read_line().strip():
+            self._ask(Attempt(Utterance(None, line), time.monotonic()))
+        self._ears.mute(self._muted)
+
+    def _repeat(self) -> None:
+        self._forget_speech()
+        self._ask(Attempt(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
+        self._ears.mute(self._muted)
+
+    def _ask(self, attempt: Attempt) -> None:
+        self._release(self._begin(attempt), attempt.last_voiced_at)

@@ -1,0 +1,296 @@
+"""Audio devices: which there are, and streams on them; the only module that imports sounddevice.
+
+The modules `microphone` and `speaker` beside it hand it callbacks that only move data.
+"""
+
+import atexit
+import ctypes
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxcli.chat.devices.stderr import redirect_library_messages
+from voxcli.errors import AudioDeviceError
+
+BLOCK_SECONDS = 0.01
+START_SECONDS = 4.0  # until the first block; PulseAudio's null sink takes up to two
+STALL_SECONDS = 2.0  # a device that moved no block for so long is gone
+LISTING_SECONDS = 10.0  # for another process to list the devices; a sound library may hang
+SANE_SECONDS = 1.0  # a device that says it is further behind or ahead does not know
+
+Kind = Literal["input", "output"]
+
+_hanging: list[threading.Thread] = []  # that close a device and do not come back
+
+
+@dataclass(frozen=True)
+class Device:
+    """An input or output device, as PortAudio names it."""
+
+    index: int
+    name: str
+    channels: int
+    sample_rate: int  # Hertz; the device's own
+    is_default: bool
+    kind: Kind
+    host_api: str
+
+
+def output_devices() -> list[Device]:
+    """Return the loudspeakers, each once; raises AudioDeviceError where PortAudio does not work."""
+    return distinct(_devices("output"))
+
+
+def input_devices() -> list[Device]:
+    """Return the microphones, each once; raises AudioDeviceError where PortAudio does not work."""
+    return distinct(_devices("input"))
+
+
+def find_device(kind: Kind, wanted: str | None = None) -> Device:
+    """Return the device that is meant.
+
+    Args:
+        kind: "input" or "output".
+        wanted: its index, or a part of its name in any case; None for the default device. A part that fits
+            several means the default one if it is among them, else the one of just that name, else the first.
+
+    Raises:
+        AudioDeviceError: there is none; the message names those that there are.
+    """
+    every = _devices(kind)
+    found = _wanted(every, wanted.strip()) if wanted else next((each for each in every if each.is_default), None)
+    if found:
+        return found
+    listed = distinct(every)
+    names = ", ".join(f"{device.index} {device.name!r}" for device in listed)
+    if not listed:
+        hint = "connect a microphone" if kind == "input" else "use --no-speak, or --save-reply FILE.wav"
+        raise AudioDeviceError(f"there is no audio {kind} device", hint=hint)
+    what = f"no audio {kind} device is called {wanted!r}" if wanted else f"no audio {kind} device is the default"
+    raise AudioDeviceError(what, hint=f"name one of: {names}")
+
+
+def _wanted(devices: list[Device], wanted: str) -> Device | None:
+    """Return the device of an index (of any host API) or a part of a name."""
+    if wanted.isdecimal() and (at := [device for device in devices if device.index == int(wanted)]):
+        return at[0]
+    named = [device for device in distinct(devices) if wanted.casefold() in device.name.casefold()]
+    named.sort(key=lambda device: (not device.is_default, device.name.casefold() != wanted.casefold()))
+    return named[0] if named else None
+
+
+def distinct(devices: list[Device]) -> list[Device]:
+    """Return each device once, in their order.
+
+    The default device's host API comes first: other ones list the same hardware again, under names that are
+    cut or decorated, so they only count where it has none. Of equal names within it (a Bluetooth headset has
+    one for each profile) the default one stays, else the first.
+    """
+    main = next((device.host_api for device in devices if device.is_default), None)
+    known: dict[str, Device] = {}
+    for device in devices:
+        if (main in (None, device.host_api) and device.name not in known) or device.is_default:
+            known[device.name] = device
+    return list(known.values())
+
+
+def _devices(kind: Kind) -> list[Device]:
+    sounddevice = _sounddevice()
+    try:
+        listed = sounddevice.query_devices()
+        host_apis = sounddevice.query_hostapis()
+        default = sounddevice.default.device[0 if kind == "input" else 1]
+    except sounddevice.PortAudioError as error:
+        raise AudioDeviceError(f"the audio devices can't be listed: {error}", hint="voxcli doctor") from error
+    if sys.platform == "win32":  # PortAudio's default there is an interface of 1991 that cuts names to 31 letters
+        modern = [api[f"default_{kind}_device"] for api in host_apis if api["name"] == "Windows WASAPI"]
+        default = next((index for index in modern if index >= 0), default)
+    return [
+        Device(
+            index,
+            info["name"],
+            channels,
+            round(info["default_samplerate"]),
+            index == default,
+            kind,
+            host_apis[info["hostapi"]]["name"],
+        )
+        for index, info in enumerate(listed)
+        if (channels := info[f"max_{kind}_channels"]) > 0
+    ]
+
+
+def has_new_devices(kind: Kind) -> bool:
+    """Tell whether PortAudio, started now, would list a device that it does not list in this process.
+
+    PortAudio reads the list of devices when it starts, so it is asked in another process, for about 0.3 s. What that
+    can't tell counts as nothing new.
+
+    Raises:
+        AudioDeviceError: the devices can't be listed in this process.
+    """
+    command = [sys.executable, "-P", "-m", __name__, kind]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    known = {_identity(device) for device in _devices(kind)}
+    return any(line not in known for line in asked.stdout.splitlines())
+
+
+def _identity(device: Device) -> str:
+    """Return what tells a device from others, whatever its place in the list, in one line."""
+    return json.dumps([device.host_api, device.name, device.is_default])
+
+
+def look_again() -> None:
+    """Let PortAudio see devices that came and went; every stream has to be closed before.
+
+    While a stream hangs in closing, nothing is done: PortAudio would wait for it. What it knows can still be opened.
+
+    Raises:
+        AudioDeviceError: PortAudio can't start.
+    """
+    sounddevice = _sounddevice()
+    if any(closing.is_alive() for closing in _hanging):
+        return
+    try:
+        if sounddevice._initialized:  # not so where the last start failed
+            sounddevice._terminate()
+        # Not by its `_initialize`, which points the whole program's descriptor 2 at /dev/null meanwhile.
+        sounddevice._check(sounddevice._lib.Pa_Initialize(), "Error initializing PortAudio")
+        sounddevice._initialized += 1
+    except sounddevice.PortAudioError as error:
+        raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
+
+
+# Takes or fills a block of shape (frames, channels); the monotonic second at which its first sample was captured
+# or will sound; and whether sound was lost before it.
+Callback = Callable[[NDArray[np.float32], float, bool], None]
+
+
+class DeviceStream:
+    """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels.
+
+    Once `close` is called, the callback is called no more, even where the device hangs and goes on later.
+    """
+
+    def __init__(self, device: Device, callback: Callback, latency_seconds: float) -> None:
+        """Open and start it.
+
+        Raises:
+            AudioDeviceError: it can't be opened.
+        """
+        sounddevice = _sounddevice()
+        self.device = device
+        self._callback = callback
+        self._called = time.monotonic() + START_SECONDS - STALL_SECONDS
+        self._finished = threading.Event()  # by close(), or because the device is gone
+        self._closing: threading.Thread | None = None
+        self._defect: Exception | None = None  # raised by the callback
+        open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
+        try:
+            self._stream = open_stream(
+                samplerate=device.sample_rate,
+                blocksize=round(device.sample_rate * BLOCK_SECONDS),
+                latency=latency_seconds,
+                device=device.index,
+                channels=min(2, device.channels),
+                dtype="float32",
+                callback=self._take if device.kind == "input" else self._fill,
+                finished_callback=self._finished.set,
+            )
+            self._latency_seconds = self._stream.latency
+            self._stream.start()
+        except (sounddevice.PortAudioError, ValueError) as error:
+            raise unusable(device, str(error)) from error
+
+    @property
+    def failure(self) -> str:
+        """Why no sound passes any more, or "". Raises what the callback raised, which is a defect."""
+        if self._defect:
+            raise self._defect
+        if self._finished.is_set() or self._closing:
+            return "it is gone"
+        return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
+
+    def close(self) -> None:
+        """Play what the device holds and close it; give it up if it hangs for STALL_SECONDS.
+
+        libpulse was seen to hang in one of ten cases where its server was killed: it waits for itself.
+        """
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._close, name="audio close", daemon=True)
+            self._closing.start()
+            self._closing.join(STALL_SECONDS)
+            if self._closing.is_alive():
+                _hanging.append(self._closing)
+                _leave_running()
+
+    def _close(self) -> None:
+        self._stream.stop()
+        self._stream.close()
+
+    def _take(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+        self._called = now = time.monotonic()
+        age = times.currentTime - times.inputBufferAdcTime
+        moment = now - (age if 0 <= age < SANE_SECONDS else BLOCK_SECONDS)
+        self._call(data, moment, lost=status.input_overflow)
+
+    def _fill(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+        self._called = now = time.monotonic()
+        ahead = times.outputBufferDacTime - times.currentTime
+        moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
+        data.fill(0)
+        self._call(data, moment, lost=status.output_underflow)
+
+    def _call(self, data: NDArray[np.float32], moment: float, *, lost: bool) -> None:
+        if self._closing or self._defect:
+            return
+        try:
+            self._callback(data, moment, bool(lost))
+        except Exception as error:  # noqa: BLE001 - raised again by `failure`, on a thread that reports it
+            self._defect = error
+
+
+@cache
+def _leave_running() -> None:
+    """Let the program end while a device hangs: PortAudio would wait for it then, for ever."""
+    sounddevice = _sounddevice()
+    atexit.unregister(sounddevice._exit_handler)
+    ctypes.CDLL(sounddevice._libname)  # stays loaded: the device's thread runs in it to the very end
+
+
+def unusable(device: Device, reason: str) -> AudioDeviceError:
+    """The error for a device that fails."""
+    hint = "or use --no-speak" if device.kind == "output" else "or choose another: voxcli devices"
+    return AudioDeviceError(
+        f"the {device.kind} device {device.name!r} can't be used: {reason}", hint=f"check that it is connected, {hint}"
+    )
+
+
+def _sounddevice() -> Any:
+    redirect_library_messages()
+    try:
+        import sounddevice
+    except OSError as error:
+        raise AudioDeviceError(
+            "the PortAudio library is missing", hint="sudo apt-get install libportaudio2 (or your system's package)"
+        ) from error
+    except Exception as error:  # its PortAudioError, which can't be named when the module can't be imported
+        raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
+    return sounddevice
+
+
+if __name__ == "__main__":  # see has_new_devices()
+    for found in _devices("input" if sys.argv[1] == "input" else "output"):
+        sys.stdout.write(_identity(found) + "\n")

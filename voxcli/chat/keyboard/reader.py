@@ -1,0 +1,33 @@
+"""Reads the keys of the terminal on a thread of its own while a conversation runs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from voxcli.chat.keyboard.keys import Key, Keys
+from voxcli.chat.messages import Crashed, crashes_posted
+
+LOOK_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
+
+
+@contextmanager
+def keys_posted(keys: Keys | None, post: Callable[[Key | Crashed], None]) -> Iterator[None]:
+    """Post each key that is pressed while the context lasts; None has no keys."""
+    if keys is None:
+        yield
+        return
+    over = threading.Event()
+
+    def read() -> None:
+        with crashes_posted(post):
+            while not over.is_set():
+                if key := keys.read(LOOK_SECONDS):
+                    post(key)
+
+    reader = threading.Thread(target=read, name="keys", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()

@@ -1,0 +1,63 @@
+"""Keeps what was said in a conversation as files, for whoever wants to look into it later."""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from voxcli.audio.wav import encode_wav
+from voxcli.chat.events import TurnTaken
+from voxcli.config.paths import owner_only
+from voxcli.errors import ConfigError, VoxError
+from voxcli.printable import printable
+
+NAME = re.compile(r"turn-(\d{1,9})\.")
+OTHER_FOLDER = "name another folder"
+
+
+class Recording:
+    """A folder with a WAV and a JSON file for each turn, readable by their owner alone.
+
+    A folder may hold several conversations: files are numbered on from those that are there, and none is
+    written over. The number of the turn in its session is in the JSON.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: it can't be made, read or written to.
+        """
+        self._folder = folder.expanduser()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = [path.name for path in self._folder.iterdir()]
+        except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"can't record to {printable(str(folder))}: {reason}", hint=OTHER_FOLDER) from error
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"may not write to {printable(str(folder))}", hint=OTHER_FOLDER)
+        self._last = max((int(found[1]) for name in names if (found := NAME.match(name))), default=0)
+
+    def keep(self, taken: TurnTaken) -> None:
+        """Write `turn-0001.wav`, what the user said (if they spoke), and `turn-0001.json`, what came of it.
+
+        Raises:
+            VoxError: they can't be written.
+        """
+        self._last += 1
+        stem = f"turn-{self._last:04}"
+        record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
+        record["heard"] = taken.ended.report.heard
+        try:
+            if taken.clip:
+                self._write(f"{stem}.wav", encode_wav(taken.clip))
+            self._write(f"{stem}.json", json.dumps(record, indent=1).encode())
+        except OSError as error:
+            reason = f"can't record to {printable(str(self._folder))}: {error.strerror}"
+            raise VoxError(reason, hint="the conversation goes on without that turn's files") from error
+
+    def _write(self, name: str, content: bytes) -> None:
+        with open(self._folder / name, "xb", opener=owner_only) as file:
+            file.write(content)

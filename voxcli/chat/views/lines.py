@@ -1,0 +1,177 @@
+"""Views that write line by line: for people without a terminal, and for programs."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from voxcli.chat.events import (
+    BargeIn,
+    LiveEvent,
+    Notice,
+    Ready,
+    Resumed,
+    SentenceSpoken,
+    SessionEnded,
+    SpeechEnded,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechTooLong,
+    StateChanged,
+    TurnFailed,
+    TurnTaken,
+)
+from voxcli.chat.views.words import STAGES, interruption, latency_line, notes_of, rounded_ms, said, spread
+from voxcli.core.turn import ReplyDelta, SpeechFailed
+from voxcli.output import Output
+from voxcli.printable import printable
+
+
+class PlainView:
+    """Lines, where there is no terminal: a reply, as far as it was heard, on stdout; the rest on stderr."""
+
+    def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
+        self.hints: Mapping[str, str] = {}
+        self._out = out or Output(sys.stdout)
+        self._notes = notes or Output(sys.stderr)
+        self._starting = _StartingLines(self._notes)
+        self._muted = False
+
+    def starting(self, what: str, share: float | None = None) -> None:
+        self._starting.show(what, share)
+
+    def show(self, event: LiveEvent) -> None:
+        if isinstance(event, TurnTaken):
+            self._show_turn(event)
+        elif isinstance(event, StateChanged):
+            if self._muted or event.state == "muted":
+                self._notes.write_dim(event.state)
+            self._muted = event.state == "muted"
+        else:
+            for line in notes_of(event):
+                self._notes.write_dim(line)
+
+    def _show_turn(self, taken: TurnTaken) -> None:
+        turn = taken.ended.turn
+        self._notes.write_dim(f"you: {said(taken.ended)}")
+        if turn.reply:
+            self._out.write(printable(turn.reply, keep="\t\n") + "\n")
+        if turn.interrupted:
+            self._notes.write_dim(interruption(turn.reply))
+        if line := latency_line(taken.latency):
+            self._notes.write_dim(line)
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        self._out.check()
+
+
+class JsonLiveView:
+    """For programs: one event a line on stdout, in ASCII, which no terminal acts on.
+
+    Each has `event`, its name, and `t`, seconds since the view was opened. Keys are only ever added.
+    """
+
+    def __init__(
+        self,
+        out: Output | None = None,
+        notes: Output | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.hints: Mapping[str, str] = {}
+        self._out = out or Output(sys.stdout)
+        self._starting = _StartingLines(notes or Output(sys.stderr))
+        self._clock = clock
+        self._started = clock()
+
+    def starting(self, what: str, share: float | None = None) -> None:
+        self._starting.show(what, share)
+
+    def show(self, event: LiveEvent) -> None:
+        if type(event) in _RECORDS:
+            name, record = _RECORDS[type(event)]
+            head = {"event": name, "t": round(self._clock() - self._started, 3)}
+            self._out.write(json.dumps(head | record(event)) + "\n")
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        self._out.check()
+
+
+class _StartingLines:
+    """A line for each thing that is made ready, and for each tenth of it."""
+
+    def __init__(self, notes: Output) -> None:
+        self._notes = notes
+        self._shown: tuple[str, int] | None = None
+
+    def show(self, what: str, share: float | None) -> None:
+        shown = (what, int(10 * (share or 0)))
+        if shown != self._shown:
+            self._shown = shown
+            self._notes.write_dim(printable(what) + (f": {share:.0%}" if share is not None else ""))
+
+
+def _turn_record(taken: TurnTaken) -> dict[str, Any]:
+    turn, report, latency = taken.ended.turn, taken.ended.report, taken.latency
+    return {
+        "turn": taken.number,
+        "user": turn.user,
+        "prompt": turn.prompt or None,
+        "heard": report.heard,
+        "reply": turn.reply,
+        "interrupted": turn.interrupted,
+        "model_passes": report.model_passes,
+        "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
+        "latency": {
+            **{stage: None if (value := getattr(latency, stage)) is None else rounded_ms(value) for stage in STAGES},
+            "draft": latency.draft,
+            "dropped_drafts": latency.dropped_drafts,
+        },
+    }
+
+
+def _session_record(ended: SessionEnded) -> dict[str, Any]:
+    return {
+        "turns": ended.turns,
+        "latency": {stage: spread(ended.latencies, stage) for stage in STAGES},
+        "overruns": ended.overruns,
+        "underruns": ended.underruns,
+        "dropped_drafts": ended.dropped_drafts,
+        "session": ended.session,
+        "store": ended.store,
+    }
+
+
+def _error_record(event: SpeechFailed | TurnFailed) -> dict[str, Any]:
+    error = event.error
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def _ended_record(event: SpeechEnded) -> dict[str, Any]:
+    return {"seconds": round(event.clip.seconds, 4), "last_voiced_sample": event.last_voiced, "sample": event.at}
+
+
+# What programs are told: the name of the event, and what of it. Samples count from the opening of the microphone.
+_RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    Ready: ("ready", vars),
+    SpeechStarted: ("speech_started", lambda event: {"sample": event.start}),
+    SpeechEnded: ("speech_ended", _ended_record),
+    SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # after it `speech_ended` comes again
+    SpeechTooLong: ("speech_too_long", vars),
+    ReplyDelta: ("reply_delta", vars),
+    SentenceSpoken: ("sentence_spoken", vars),
+    BargeIn: ("barge_in", vars),
+    Resumed: ("resumed", vars),
+    TurnTaken: ("turn_ended", _turn_record),
+    Notice: ("notice", vars),
+    SpeechFailed: ("error", _error_record),
+    TurnFailed: ("error", _error_record),
+    SessionEnded: ("session_ended", _session_record),
+}

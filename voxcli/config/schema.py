@@ -1,0 +1,292 @@
+"""Every setting, declared once: what it means, what it may hold, what it is where nobody says.
+
+Pure: it reads neither files nor the environment, and doesn't know what a setting does. The messages of
+errors, the example file and the table in the documentation are made from what stands here.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+PREFIX = "VOXCLI_"
+INSTRUCTIONS_CHARACTERS = 16_384  # some 4,000 tokens, half of the default context budget
+
+DEFAULT_INSTRUCTIONS = (
+    "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
+)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a text setting may hold, in words, where its constraints don't say it."""
+
+    text: str
+
+
+WholeNumber = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Truth = Annotated[bool, Field(strict=True), Allowed("true or false; a variable may also say yes, no, 1 or 0")]
+ModelName = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
+    Allowed("mini, small, a model id such as mistralai/Voxtral-Mini-3B-2507, or the path of a folder"),
+]
+ComputeDevice = Annotated[
+    str,
+    Field(pattern=r"^(auto|cuda|cuda:[0-9]{1,3}|mps|cpu)$"),
+    Allowed("auto, cuda, cuda:N such as cuda:1, mps or cpu"),
+]
+VoiceName = Annotated[
+    str,
+    Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
+    Allowed("pyttsx3, pyttsx3:NAME, piper:NAME or piper:PATH"),
+]
+ServerUrl = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x20\x7f]*$", max_length=2048),
+    Allowed("an http or https address such as http://localhost:8000/v1, or nothing"),
+]
+ServerModel = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
+    Allowed("the name that the server has for it, or nothing"),
+]
+Temperature = Annotated[
+    Annotated[float, Field(strict=True, ge=0, le=2)] | Literal["auto"], Allowed("auto, or a number from 0 to 2")
+]
+TopP = Annotated[
+    Annotated[float, Field(strict=True, ge=0.01, le=1)] | Literal["auto"], Allowed("auto, or a number from 0.01 to 1")
+]
+DeviceName = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
+    Allowed('text: part of a device\'s name, its number such as "3", or nothing for the default device'),
+]
+Instructions = Annotated[
+    str,
+    Field(max_length=INSTRUCTIONS_CHARACTERS),
+    Allowed(f"text of at most {INSTRUCTIONS_CHARACTERS} characters, or @FILE to read it from a file"),
+]
+
+
+class _Table(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class AudioSettings(_Table):
+    """What comes in."""
+
+    max_seconds: Number = Field(
+        default=1800.0, ge=0.1, le=86_400, description="Longest recording that is taken, in seconds."
+    )
+
+
+class SessionSettings(_Table):
+    """What is remembered."""
+
+    context_tokens: WholeNumber = Field(
+        default=8192,
+        ge=512,
+        le=131_072,
+        description="Longest prompt, in tokens; the oldest turns leave it when it would grow longer.",
+    )
+
+
+class ReplySettings(_Table):
+    """How a reply is generated."""
+
+    max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
+    temperature: Temperature = Field(
+        default="auto",
+        description="How freely words are chosen (no unit); 0 takes the likeliest word each time. "
+        "auto goes by the model: 0.2 for Voxtral, else 0.",
+    )
+    top_p: TopP = Field(
+        default="auto",
+        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them). "
+        "auto goes by the model: 0.95 for Voxtral, else 1.",
+    )
+
+
+class SpeechSettings(_Table):
+    """How a reply is spoken."""
+
+    words_per_minute: WholeNumber = Field(
+        default=180, ge=80, le=500, description="Speed of the voice, in words per minute."
+    )
+    timeout_seconds: Number = Field(
+        default=5.0,
+        ge=0.5,
+        le=300,
+        description="How long a sentence may take to synthesize, in seconds; then the voice restarts.",
+    )
+
+
+class LiveSettings(_Table):
+    """How a live conversation listens; the numbers are explained in `voxcli.chat.speech.endpointing`."""
+
+    input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists what there is.")
+    output_device: DeviceName = Field(default="", description="Loudspeaker, likewise.")
+    push_to_talk: Literal["off", "toggle", "hold"] = Field(
+        default="off", description="Whether the space key says when to listen: pressed twice, or held."
+    )
+    barge_in: Truth = Field(default=True, description="Whether speech stops a reply that plays.")
+    barge_in_ms: WholeNumber = Field(
+        default=300, ge=32, le=5000, description="How long speech must last to stop a reply, in milliseconds."
+    )
+    drafts: Truth = Field(default=True, description="Whether a reply is begun in a pause, before the end is certain.")
+    echo: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether echo is cancelled; auto where the extra is installed. "
+        "Without, the microphone is ignored while a reply plays.",
+    )
+    end_of_turn: Literal["silence", "smart-turn"] = Field(
+        default="silence", description="What ends a turn: silence alone, or a model that is asked in the first pause."
+    )
+    threshold: Number = Field(
+        default=0.5, ge=0.01, le=1, description="Probability of speech at which voice begins (no unit)."
+    )
+    off_threshold: Number = Field(
+        default=0.35, ge=0.01, le=1, description="Probability of speech below which voice is over (no unit)."
+    )
+    min_speech_ms: WholeNumber = Field(
+        default=200, ge=32, le=5000, description="How much voice begins an utterance, in milliseconds."
+    )
+    draft_silence_ms: WholeNumber = Field(
+        default=200, ge=32, le=10_000, description="Silence that is a pause, in milliseconds."
+    )
+    min_silence_ms: WholeNumber = Field(
+        default=600, ge=32, le=10_000, description="Silence that ends an utterance, in milliseconds."
+    )
+    max_silence_ms: WholeNumber = Field(
+        default=2000,
+        ge=32,
+        le=30_000,
+        description="Silence that ends one which the end-of-turn model calls incomplete, in milliseconds.",
+    )
+    pre_roll_ms: WholeNumber = Field(
+        default=500, ge=0, le=5000, description="Audio that is kept from before the first voice, in milliseconds."
+    )
+    max_utterance_seconds: Number = Field(
+        default=120.0, ge=3, le=1800, description="Longest utterance, in seconds; then it ends by itself."
+    )
+
+
+class VoxtralSettings(_Table):
+    """How the voxtral engine computes."""
+
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = Field(
+        default="auto",
+        description="Highest level of acceleration on a CUDA GPU: compiled kernels in CUDA graphs, CUDA graphs alone, "
+        "or none; auto takes the highest that works.",
+    )
+
+
+class RemoteSettings(_Table):
+    """The server that the remote engine asks; its key is no setting."""
+
+    url: ServerUrl = Field(default="", description="Address of the server.")
+    model: ServerModel = Field(
+        default="", description="Model to ask the server for; nothing for the only one it has. --model names it too."
+    )
+    audio_style: Literal["object", "string"] = Field(
+        default="object", description="How a clip is sent: vLLM takes an object, Mistral's API a string."
+    )
+    connect_seconds: Number = Field(
+        default=5.0, ge=0.1, le=300, description="How long the server may take to accept a connection, in seconds."
+    )
+    first_token_seconds: Number = Field(
+        default=60.0, ge=0.1, le=3600, description="How long the first token may take, in seconds."
+    )
+    token_seconds: Number = Field(
+        default=20.0, ge=0.1, le=3600, description="How long each further token may take, in seconds."
+    )
+    retries: WholeNumber = Field(
+        default=3,
+        ge=0,
+        le=20,
+        description="How often a request is sent again that was refused for the moment or dropped (no unit).",
+    )
+
+
+class Settings(_Table):
+    """All settings, checked; text that named a file holds what the file says."""
+
+    engine: Literal["auto", "voxtral", "embedded", "remote"] = Field(
+        default="auto",
+        description="What answers; auto takes voxtral where there is a GPU for it, else embedded, and never remote.",
+    )
+    model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
+    device: ComputeDevice = Field(
+        default="auto",
+        description="What the voxtral engine runs on; auto takes the best there is, cuda the GPU with the most memory.",
+    )
+    quantize: Literal["auto", "none", "int8", "int4", "fp8"] = Field(
+        default="auto",
+        description="How the voxtral engine keeps its large matrices; auto takes the best format that fits.",
+    )
+    instructions: Instructions = Field(
+        default=DEFAULT_INSTRUCTIONS, description="What the model is told about how to answer."
+    )
+    voice: VoiceName = Field(
+        default="pyttsx3", description="Voice that speaks replies; `voxcli voices` lists what there is."
+    )
+    audio: AudioSettings = AudioSettings()
+    session: SessionSettings = SessionSettings()
+    reply: ReplySettings = ReplySettings()
+    speech: SpeechSettings = SpeechSettings()
+    live: LiveSettings = LiveSettings()
+    voxtral: VoxtralSettings = VoxtralSettings()
+    remote: RemoteSettings = RemoteSettings()
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Return the declaration of every setting by dotted name, in the order of the settings file."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Settings.model_fields.items():
+        if section := _section(field):
+            found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
+        else:
+            found[name] = field
+    return found
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: `VOXCLI_AUDIO__MAX_SECONDS` for `audio.max_seconds`."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return in words what a setting may hold."""
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    words = next((entry.text for entry in field.metadata if isinstance(entry, Allowed)), "")
+    if words:
+        return words
+    least = next(entry.ge for entry in field.metadata if hasattr(entry, "ge"))
+    most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
+    return f"a {'whole ' if field.annotation is int else ''}number from {least} to {most}"
+
+
+def number_type(field: FieldInfo) -> type[int] | type[float] | None:
+    """Return the type of the numbers that a setting may hold; None where it holds none."""
+    kinds = [field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))]
+    return next((kind for kind in (int, float) if kind in kinds), None)
+
+
+def values(settings: Settings) -> dict[str, Any]:
+    """Return the value of every setting by dotted name."""
+    found = {}
+    for name in fields():
+        section, _, key = name.rpartition(".")
+        found[name] = getattr(getattr(settings, section) if section else settings, key)
+    return found
+
+
+def _section(field: FieldInfo) -> type[_Table] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, _Table) else None

@@ -1,0 +1,54 @@
+"""Settings as TOML: the example file, and what is in force. Reads and writes nothing."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from voxcli.config.loading import Origin
+from voxcli.config.schema import Settings, allowed, fields, values
+
+INTRODUCTION = """\
+# Settings of voxcli. What stands here are the defaults: take away the `#` before a setting to change it.
+# Flags come before the VOXCLI_* variables of the environment, and these before this file.
+"""
+
+
+def as_toml(settings: Settings, origins: Mapping[str, Origin]) -> str:
+    """Return the settings as TOML, each with its origin in a comment."""
+    return _tables(
+        {name: f"{_assignment(name, value)}  # {_comment(origins[name])}\n" for name, value in values(settings).items()}
+    )
+
+
+def example() -> str:
+    """Return the settings file that documents every setting and changes none."""
+    return INTRODUCTION + _tables({name: _documented(name, field) for name, field in fields().items()})
+
+
+def _tables(entries: Mapping[str, str]) -> str:
+    """Join entries, given by dotted name; each table gets its header before its first."""
+    text = current = ""
+    for name, entry in entries.items():
+        table = name.rpartition(".")[0]
+        if table != current:
+            current = table
+            text += f"\n[{table}]\n"
+        text += entry
+    return text
+
+
+def _documented(name: str, field: FieldInfo) -> str:
+    return f"\n# {field.description}\n# Allowed: {allowed(field)}.\n# {_assignment(name, field.default)}\n"
+
+
+def _assignment(name: str, value: Any) -> str:
+    """Return `key = value` in TOML; its text is JSON's, but for one control character."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{name.rpartition('.')[2]} = {text}"
+
+
+def _comment(origin: Origin) -> str:
+    """Return an origin without what a comment can't hold: a file's name may have a line break."""
+    return "".join(char if char.isprintable() else "?" for char in str(origin))

@@ -1,0 +1,72 @@
+"""The record of a turn, as `once --json` prints it and `batch` writes it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from voxcli.core.turn import Engine, TurnEnded, Utterance
+from voxcli.errors import VoxError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a record says beside the turn itself."""
+
+    engine: Engine
+    utterance: Utterance
+    path: str | None  # of the recording; "-" is standard input
+    session: str | None
+    turn: int  # its number in the session, from 1
+    load_seconds: float  # until the engine was ready
+
+
+def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
+    """Return the JSON object of a finished turn; keys are only ever added, never renamed."""
+    clip = context.utterance.clip
+    turn, report, timings = ended.turn, ended.report, ended.timings
+    return {
+        "reply": turn.reply,
+        "user": turn.user,
+        "prompt": turn.prompt or None,
+        "heard": report.heard,
+        "audio": clip
+        and {
+            "path": context.path,
+            "samples": len(clip.samples),
+            "sample_rate": clip.sample_rate,
+            "seconds": round(clip.seconds, 4),
+            "damaged_seconds": round(clip.damaged_seconds, 3),
+        },
+        "engine": context.engine.name,
+        "model": context.engine.model,
+        "model_passes": report.model_passes,
+        "session": context.session,
+        "turn": context.turn,
+        "interrupted": turn.interrupted,
+        "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
+        "timings": {
+            "load_seconds": round(context.load_seconds, 4),
+            "first_token_seconds": _rounded(timings.first_token_seconds),
+            "first_audio_seconds": _rounded(timings.first_audio_seconds),
+            "total_seconds": round(timings.total_seconds, 4),
+        },
+    }
+
+
+def failure_of(
+    error: Exception, engine: Engine, *, path: str | None, prompt: str, session: str | None
+) -> dict[str, Any]:
+    """Return the JSON object of a turn that did not take place; `error` stands where the reply would."""
+    code = error.code if isinstance(error, VoxError) else "unexpected"
+    message = error.message if isinstance(error, VoxError) else f"{type(error).__name__}: {error}"
+    return {
+        "error": {"code": code, "message": message},
+        "prompt": prompt or None,
+        "audio": {"path": path},
+        "engine": engine.name,
+        "model": engine.model,
+        "session": session,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

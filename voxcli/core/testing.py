@@ -1,0 +1,96 @@
+"""Doubles of the protocols in `voxcli.core.turn`, for the tests of voxcli and of what is built on it."""
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.session import Session
+from voxcli.core.turn import Engine, PassReport, Utterance
+
+
+@dataclass
+class FakeEngine(Engine):
+    """An engine that is queued with replies: each a list of deltas, or an error to raise."""
+
+    replies: list[Iterable[str] | Exception]
+    name: str = "fake"
+    model: str = "fake"
+    asked: list[tuple[Session, Utterance]] = field(default_factory=list)
+    settled: list[Session] = field(default_factory=list)
+    heard: list[AudioClip] = field(default_factory=list)
+    before_delta: Callable[[int], object] = lambda _: None
+
+    def reply(
+        self, session: Session, utterance: Utterance, interrupt: threading.Event
+    ) -> Generator[str, None, PassReport]:
+        self.asked.append((session, utterance))
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        count = 0
+        for delta in reply:
+            self.before_delta(count)
+            if interrupt.is_set():
+                break
+            count += 1
+            yield delta
+        return PassReport(model_passes=1, prompt_tokens=10, cached_tokens=0, reply_tokens=count)
+
+    def settle(self, session: Session) -> None:
+        self.settled.append(session)
+
+    def listen(self, clip: AudioClip) -> None:
+        self.heard.append(clip)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeSynthesizer:
+    """A voice that takes a tenth of a second of sound for each character; raises what it is given."""
+
+    error: Exception | None = None
+    said: list[str] = field(default_factory=list)
+
+    def wait_until_ready(self) -> None:
+        if self.error:
+            raise self.error
+
+    def synthesize(self, sentence: str) -> Iterator[AudioClip]:
+        if self.error:
+            raise self.error
+        self.said.append(sentence)
+        yield AudioClip(np.full(len(sentence) * SAMPLE_RATE // 10, 0.1, np.float32))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeSpeaker:
+    """A speaker that has heard all of a clip at once, or up to `limit` seconds and then interrupts."""
+
+    limit: float | None = None
+    position: float = 0.0
+    queued: float = 0.0
+
+    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        if interrupt.is_set():
+            return self.queued
+        self.queued += clip.seconds
+        if self.limit is not None and self.queued >= self.limit:
+            self.position = self.limit
+            interrupt.set()
+        else:
+            self.position = self.queued
+        return self.queued
+
+    def wait(self, position: float, interrupt: threading.Event) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,319 @@
+"""Which engine answers, and opening it. It knows each engine by name and what it needs to be opened.
+
+With `auto`, the embedded engine answers where Voxtral can't: no GPU, no room in its memory, nothing to
+load from, or any failure while it is loaded. What can't fit is never fetched.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from ctypes.util import find_library
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from voxcli.core.turn import Engine
+from voxcli.engines.embedded import weights
+from voxcli.engines.voxtral.checkpoint import catalog, files, shapes
+from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
+from voxcli.engines.voxtral.device import hardware, placement
+from voxcli.engines.voxtral.device.demand import Demand, demand, demand_of
+from voxcli.engines.voxtral.device.formats import Asked
+from voxcli.engines.voxtral.device.hardware import Hardware
+from voxcli.engines.voxtral.device.placement import Placement, Wanted
+from voxcli.errors import ConfigError, ModelError, RemoteError, VoxError
+from voxcli.printable import first_line
+
+if TYPE_CHECKING:
+    from voxcli.engines.openai.engine import RemoteEngine
+    from voxcli.engines.openai.pool import RemotePool
+    from voxcli.engines.openai.server import Server
+    from voxcli.engines.voxtral.engine import VoxtralEngine
+
+Notice = Callable[[str], None]
+Progress = Callable[[int, int], None]  # done, in all: bytes of a download, parts of a warm-up
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """What a user may say about a server; `voxcli.config.schema` explains the numbers."""
+
+    url: str = ""
+    model: str = ""  # empty: the only one that it has
+    audio_style: Literal["object", "string"] = "object"
+    connect_seconds: float = 5.0
+    first_token_seconds: float = 60.0
+    token_seconds: float = 20.0
+    retries: int = 3
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may say about the engine."""
+
+    engine: Literal["auto", "voxtral", "embedded", "remote"]
+    model: str  # short name, hub id or folder
+    device: str  # auto, cuda, cuda:N, mps or cpu
+    instructions: str  # of the session to come
+    max_reply_tokens: int
+    temperature: float | None  # 0 is greedy; None for what suits the model
+    top_p: float | None  # None likewise
+    context_tokens: int  # of the prompt, the reply not included
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
+    quantize: Asked = "auto"  # the voxtral engine's matrices
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # the voxtral engine's, on a CUDA device
+    rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
+    items: int = 0  # replies that it will be asked for, where `rows` is not 1; 0: nobody knows
+
+
+def _untold(_done: int, _total: int) -> None:
+    """Be told how far something is, and do nothing."""
+
+
+def _loaded_embedded(**options: Any) -> Engine:
+    from voxcli.engines.embedded.engine import EmbeddedEngine
+
+    return EmbeddedEngine.load(**options)
+
+
+def _loaded_voxtral(**options: Any) -> "VoxtralEngine":
+    from voxcli.engines.voxtral.engine import VoxtralEngine
+
+    return VoxtralEngine.load(**options)
+
+
+def looks_like_gpu() -> bool:
+    """Return whether this machine has something like a GPU, without asking torch, whose import takes seconds."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if os.name == "nt":
+        return find_library("nvcuda") is not None
+    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What opening an engine touches; tests give others."""
+
+    looks_like_gpu: Callable[[], bool] = looks_like_gpu
+    look: Callable[[str], Hardware] = hardware.look  # takes `--device`
+    hub: catalog.Hub = field(default_factory=catalog.Hub)
+    prepare_weights: Callable[..., Path] = weights.prepare  # of the embedded engine
+    load_embedded: Callable[..., Engine] = _loaded_embedded
+    load_voxtral: Callable[..., "VoxtralEngine"] = _loaded_voxtral
+
+
+HERE = Surroundings()
+
+
+def open_engine(
+    options: EngineOptions,
+    cache: Path,
+    notice: Notice,
+    fetching: Progress = _untold,
+    warming: Progress = _untold,
+    around: Surroundings = HERE,
+) -> Engine:
+    """Choose, fetch where needed, and load the engine; `notice` is told what was chosen and why.
+
+    Args:
+        cache: where the embedded engine's weights are made ready, and the voxtral engine's kernels kept.
+        fetching: called while a checkpoint is downloaded.
+        warming: called while the voxtral engine compiles and captures what a turn computes.
+
+    Raises:
+        ModelError: the engine asked for can't be had.
+        RemoteError: the server does not answer.
+        ConfigError: the server's address or its key can't be one; no such device; a format of no use there.
+    """
+    if options.engine == "remote":
+        return open_server(options, options.remote.url, notice)
+    if options.engine == "embedded":
+        return _open_embedded(options, cache, notice, around, why="")
+    if options.engine == "voxtral":
+        return _open_voxtral(options, cache, notice, fetching, warming, around)
+    why = why_not_voxtral(options.device, around)
+    if not why:
+        try:
+            return _open_voxtral(options, cache, notice, fetching, warming, around)
+        except ConfigError:  # a flag to be corrected
+            raise
+        except VoxError as error:
+            why = str(error)
+    return _open_embedded(options, cache, notice, around, why)  # out here, the failed model is let go
+
+
+def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngine":
+    """Return the engine for the server at `url`. Raises ConfigError and RemoteError."""
+    from voxcli.engines.openai.engine import RemoteEngine
+    from voxcli.engines.openai.request import RequestOptions
+    from voxcli.engines.openai.server import warning
+
+    server, remote = find_server(options.remote, url), options.remote
+    if said := warning(server):
+        notice(said)
+    engine = RemoteEngine.open(
+        server,
+        RequestOptions(
+            remote.model,
+            options.max_reply_tokens,
+            options.temperature,
+            options.top_p,
+            options.context_tokens,
+            remote.audio_style,
+        ),
+        notice,
+    )
+    if is_voxtral(engine.model) and (said := long_context(options.context_tokens)):
+        notice(said)
+    notice(f"remote engine: {engine.model} at {server.url}")
+    return engine
+
+
+def find_server(remote: RemoteOptions, url: str) -> "Server":
+    """Return the server at `url`, with the key for it. Raises ConfigError; nothing is sent."""
+    from voxcli.engines.openai.server import Server, checked_url, find_key
+
+    if not url:
+        raise ConfigError("the remote engine needs a server", hint="give it with --url http://HOST:8000/v1")
+    url = checked_url(url)
+    limits = (remote.connect_seconds, remote.first_token_seconds, remote.token_seconds)
+    return Server(url, find_key(url), *limits, remote.retries)
+
+
+def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, notice: Notice) -> "RemotePool":
+    """Return one engine for several servers, each of which is asked for `concurrency` replies at once.
+
+    A server that does not answer now is left out, and `notice` is told.
+
+    Raises:
+        RemoteError: none of them answers.
+        ConfigError: an address or the key can't be one.
+    """
+    from voxcli.engines.openai.pool import RemotePool
+
+    engines: list[Engine] = []
+    failure: RemoteError | None = None
+    for url in dict.fromkeys(urls or [options.remote.url]):
+        try:
+            engines.append(open_server(options, url, notice))
+        except RemoteError as error:
+            failure = error
+            notice(f"left out: {error}")
+    if failure and not engines:
+        raise failure
+    return RemotePool(engines, concurrency)
+
+
+def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, around: Surroundings, why: str) -> Engine:
+    from voxcli.engines.embedded.engine import EmbeddedEngine
+
+    reason = f" ({why})" if why else ""
+    notice(f"embedded engine{reason}: {EmbeddedEngine.model}, small models that know little")
+    sampling = GREEDY.but(options.temperature, options.top_p)
+    return around.load_embedded(
+        folder=around.prepare_weights(cache, notice=notice),
+        instructions=options.instructions,
+        max_reply_tokens=options.max_reply_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+    )
+
+
+def _open_voxtral(
+    options: EngineOptions, cache: Path, notice: Notice, fetching: Progress, warming: Progress, around: Surroundings
+) -> Engine:
+    """Fetch and load a checkpoint that fits; whatever goes wrong is a VoxError."""
+    sampling = VOXTRAL.but(options.temperature, options.top_p)
+    try:
+        found = around.look(options.device)
+        checkpoint, where = _placed(options, found, notice, fetching, around)
+        engine = around.load_voxtral(
+            checkpoint=checkpoint,
+            name=str(catalog.resolve(options.model)),
+            device=where.device,
+            max_reply_tokens=options.max_reply_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            context_tokens=options.context_tokens,
+            notice=notice,
+            progress=warming,
+            quantize=where.form,
+            acceleration=options.acceleration,
+            folder=cache,
+            many=options.rows != 1,
+        )
+        notice(f"voxtral engine: {engine.model} in {where.format_name} on {where.device}")
+        return engine if options.rows == 1 else engine.for_many(options.rows, options.items)
+    except VoxError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise ModelError(
+            f"the voxtral engine could not be loaded: {kind}: {first_line(error)}",
+            hint="--verbose shows where; --engine embedded does without",
+        ) from error
+
+
+def _placed(
+    options: EngineOptions, found: Hardware, notice: Notice, fetching: Progress, around: Surroundings
+) -> tuple[Path, Placement]:
+    """Return the folder of the checkpoint, fetched first where it is not here, and how it fits.
+
+    Raises:
+        ModelError: it does not fit; then nothing was fetched.
+    """
+    wanted = Wanted(options.device, options.quantize, options.context_tokens, options.max_reply_tokens)
+
+    def check(config: Path, weight_bytes: int) -> None:
+        placement.plan(wanted, found, fetched_demand(config, weight_bytes))
+
+    placement.check_device(options.device, found)
+    checkpoint = catalog.locate(options.model, around.hub)
+    if checkpoint is None:
+        if needs := demand_here(options.model, None):  # then the hub need not be asked
+            placement.plan(wanted, found, needs)
+        notice(f"fetching {catalog.resolve(options.model)} (once)")
+        checkpoint = catalog.fetch(options.model, fetching, around.hub, check)
+    return checkpoint, placement.plan(wanted, found, folder_demand(checkpoint))
+
+
+def demand_here(model: str, checkpoint: Path | None) -> Demand | None:
+    """Return what a model needs, of what is known without the network; None where nothing is.
+
+    Raises:
+        ModelError: the checkpoint, which is here, is damaged; or there can be no such model.
+    """
+    if checkpoint:
+        return folder_demand(checkpoint)
+    name = catalog.known_name(model)
+    return demand_of(shapes.PUBLISHED[name]) if name else None
+
+
+def folder_demand(checkpoint: Path) -> Demand:
+    """Return what the checkpoint in a folder needs. Raises ModelError where it is not whole."""
+    parameters = files.inspect(checkpoint).parameters
+    return demand(shapes.read_shape(checkpoint / "config.json"), parameters)
+
+
+def fetched_demand(config: Path, weight_bytes: int) -> Demand:
+    """Return what a checkpoint needs of which the configuration alone is here."""
+    parameters = weight_bytes // shapes.stored_value_bytes(config)
+    return demand(shapes.read_shape(config), parameters)
+
+
+def why_not_voxtral(device: str, around: Surroundings = HERE) -> str:
+    """Return why there is no GPU for Voxtral; empty where there is one.
+
+    torch takes a second or two to import, so it is asked only where something looks like a GPU.
+    """
+    if device == "cpu":
+        return "--device cpu"
+    if not around.looks_like_gpu():
+        return "no GPU was found"
+    try:
+        found = around.look(device)
+    except ModelError as error:
+        return f"{error}: {error.hint}"
+    return "" if found.best != "cpu" else found.likely_gpu.problem

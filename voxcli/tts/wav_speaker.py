@@ -1,0 +1,136 @@
+"""A speaker that is a WAV file. It knows nothing of voices or devices."""
+
+import os
+import secrets
+import stat
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from voxcli.audio.clip import AudioClip
+from voxcli.audio.wav import LARGEST_DATA_BYTES, PCM16_BYTES, pcm16, wav_header
+from voxcli.core.turn import Speaker
+from voxcli.errors import ConfigError, VoxError
+
+
+class WavSpeaker:
+    """Implements `voxcli.core.turn.Speaker` by writing mono PCM16; a context manager.
+
+    The sound goes into a hidden file beside the target, which takes the target's name when the
+    speaker is closed; so neither an error nor a killed run leaves half a file under that name. If
+    nothing was played, no file is written and an older one stays.
+    """
+
+    def __init__(self, path: Path, then: Speaker | None = None) -> None:
+        """Begin a file.
+
+        Args:
+            path: the target, ending in .wav; an older file is replaced.
+            then: a speaker that hears every clip too, and whose position counts. Its owner closes it.
+
+        Raises:
+            ConfigError: the target is no .wav, or can't be written there.
+        """
+        self._path = path.expanduser()
+        self._then = then
+        self._sample_rate = 0  # of the first clip
+        self._samples = 0
+        self._part, self._file = _begun(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error:
+            self._discard()
+        self.close()
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is, or will be when the speaker is closed; None while nothing was played."""
+        return self._path if self._samples else None
+
+    @property
+    def position(self) -> float:
+        """Seconds written, or heard by the speaker that hears it too."""
+        if self._then:
+            return self._then.position
+        return self._samples / self._sample_rate if self._sample_rate else 0.0
+
+    def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
+        """Write a clip, resampled if its rate is not the first clip's, unless `interrupt` is set.
+
+        Raises:
+            VoxError: the disk is full, say; the file is given up.
+        """
+        if len(clip.samples) and not interrupt.is_set():
+            self._sample_rate = self._sample_rate or clip.sample_rate
+            self._write(clip.resampled(self._sample_rate))
+        return self._then.play(clip, interrupt) if self._then else self.position
+
+    def wait(self, position: float, interrupt: threading.Event) -> None:
+        """Wait for the speaker that hears it too; a file is heard at once."""
+        if self._then:
+            self._then.wait(position, interrupt)
+
+    def close(self) -> None:
+        """Give the file its name; raises VoxError if that fails. May be called again."""
+        if self._file.closed:
+            return
+        if not self._samples:
+            self._discard()
+            return
+        try:
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _write(self, clip: AudioClip) -> None:
+        data = pcm16(clip.samples)
+        try:
+            if self._file.closed:
+                raise OSError(None, "it is closed")
+            if self._samples * PCM16_BYTES + len(data) > LARGEST_DATA_BYTES:
+                raise OSError(None, "a WAV file holds at most 4 GiB")
+            self._file.write(data if self._samples else self._header() + data)
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+        self._samples += len(clip.samples)
+
+    def _header(self) -> bytes:
+        return wav_header(self._sample_rate, self._samples * PCM16_BYTES)
+
+    def _failed(self, error: OSError) -> VoxError:
+        self._discard()
+        return VoxError(f"can't write {self._path}: {error.strerror}", hint="free some space, or choose another folder")
+
+    def _discard(self) -> None:
+        """Remove what was written; there will be no file."""
+        self._samples = 0
+        try:
+            self._file.close()
+        except OSError:  # what the buffer still holds does not fit either, and is not wanted
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Open the hidden file beside a target; raises ConfigError if the target can't be written."""
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise ConfigError(f"{path} is a folder", hint=f"write to {path / 'reply.wav'}")
+        if path.suffix.lower() != ".wav":
+            raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
+        part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
+        return part, part.open("xb")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"can't write {path}: {reason}", hint="choose a folder that you may write to") from error
