@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.batches import Listed, make_manifest, make_recording, plan_of
-from voxcli.batch.inputs import Item, sources
+from voxcli.batch.inputs import sources
+from voxcli.batch.item import Item
 from voxcli.batch.manifest import LINE_BYTES
 from voxcli.batch.plan import Plan, survey
 from voxcli.errors import AudioInputError, ConfigError, VoxError

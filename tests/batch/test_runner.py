@@ -13,7 +13,7 @@ from tests.support.batches import CLIP, INSTRUCTIONS, Echo, Listed, NothingFinis
 from voxcli.audio.clip import AudioClip
 from voxcli.batch import prefetch as shelf_module
 from voxcli.batch import scheduler as desk_module
-from voxcli.batch.inputs import Item
+from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, Planned, survey
 from voxcli.batch.prefetch import Shelf
 from voxcli.batch.results import Results

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
-from voxcli.batch.inputs import Item, sources
+from voxcli.batch.inputs import sources
+from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, survey
 from voxcli.batch.prefetch import Shelf
 from voxcli.batch.runner import Run, View

@@ -14,7 +14,7 @@ from voxcli.app.parts import Notice, engine_options, open_engine, open_servers, 
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxcli.batch.inputs import Source
+    from voxcli.batch.item import Source
     from voxcli.batch.results import Results
     from voxcli.batch.scheduler import Desk
     from voxcli.batch.stats import Status, Tally

@@ -105,7 +105,7 @@ def _run(
 
 
 def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys | None":
-    from voxcli.chat.keyboard.keys import open_keys
+    from voxcli.chat.keyboard.opening import open_keys
 
     hold = push_to_talk == "hold"
     keys = stack.enter_context(open_keys(releases=hold, paused=view.paused))

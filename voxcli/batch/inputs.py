@@ -8,13 +8,14 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from glob import has_magic, iglob
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from voxcli.audio.clip import STDIN
+from voxcli.batch.item import BOM, Item, Source, openable
+from voxcli.batch.manifest import Manifest
 from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
@@ -30,27 +31,6 @@ SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 LIST_MEMORY_BYTES = 1 << 24  # of a list on standard input; what is more goes to a temporary file
-BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One recording to answer."""
-
-    id: str
-    path: str  # of the recording, as it is opened
-    origin: str = ""  # where it was asked for, for messages
-    prompt: str = ""
-    session: str | None = None  # the conversation that it is a turn of; None: it stands alone
-    instructions: str | None = None  # None: those of the session, or of the run
-
-
-class Source(Protocol):
-    """Gives the same items each time it is iterated."""
-
-    has_unique_ids: bool  # by construction, so that nobody has to remember them
-
-    def __iter__(self) -> Iterator[Item]: ...
 
 
 class Files:
@@ -135,11 +115,6 @@ def _file(path: str, origin: str) -> Item:
     return Item(path, openable(path), origin)
 
 
-def openable(path: str) -> str:
-    """Return a path under which a file is opened even where it is named like standard input."""
-    return f"./{path}" if path == STDIN else path
-
-
 def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> list[Source]:
     """Return what the arguments of `voxcli batch` name, for as long as `stack` lasts.
 
@@ -147,8 +122,6 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
         AudioInputError: one names nothing.
         ConfigError: standard input is named twice, or is a terminal.
     """
-    from voxcli.batch.manifest import Manifest
-
     if inputs.count(STDIN) > 1:
         raise ConfigError("standard input can be read only once", hint="give - once")
     files: list[str] = []

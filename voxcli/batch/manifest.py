@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voxcli.batch.inputs import BOM, Item, openable
+from voxcli.batch.item import BOM, Item, openable
 from voxcli.batch.urls import is_url
 from voxcli.errors import ConfigError
 

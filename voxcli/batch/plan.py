@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxcli.batch.inputs import SUFFIXES, Item, Source
+from voxcli.batch.inputs import SUFFIXES
+from voxcli.batch.item import Item, Source
 from voxcli.errors import AudioInputError, ConfigError
 
 

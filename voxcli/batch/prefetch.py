@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from voxcli.audio.clip import AudioClip
-from voxcli.batch.inputs import Item
+from voxcli.batch.item import Item
 from voxcli.batch.scheduler import Job
 from voxcli.errors import AudioInputError
 from voxcli.printable import printable

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from voxcli.batch.inputs import Item
+from voxcli.batch.item import Item
 from voxcli.batch.plan import Planned
 from voxcli.core.session import Session, Turn
 

@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxcli.chat.keyboard.keys import PENDING_CHARS, Answer, ConsoleKeys, Key, KeyParser, open_keys
+from voxcli.chat.keyboard.keys import PENDING_CHARS, Answer, Key, KeyParser
+from voxcli.chat.keyboard.opening import open_keys
+from voxcli.chat.keyboard.windows import ConsoleKeys
 
 MEANINGS = [  # what a terminal sends, and what it means
     (b" ", [Key(" ")]),
@@ -279,7 +281,7 @@ def test_ctrl_c_is_a_signal_however_it_is_reported(terminal: Terminal) -> None:
 
 PROGRAM = """
 import fcntl, os, signal, termios
-from voxcli.chat.keyboard.keys import open_keys
+from voxcli.chat.keyboard.opening import open_keys
 
 def is_cooked():
     return bool(termios.tcgetattr(0)[3] & termios.ICANON)

@@ -16,7 +16,7 @@ import pytest
 from tests.support import tiny_voxtral as tiny
 from tests.support.batches import Listed, NothingFinished, Silent, make_recording, records
 from voxcli.audio.clip import AudioClip
-from voxcli.batch.inputs import Item
+from voxcli.batch.item import Item
 from voxcli.batch.plan import survey
 from voxcli.batch.prefetch import Shelf
 from voxcli.batch.runner import Run

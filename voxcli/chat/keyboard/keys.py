@@ -10,14 +10,10 @@ import codecs
 import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol, TextIO
+from typing import Literal, Protocol
 
-POLL_SECONDS = 0.02  # Windows has nothing to wait on
 PENDING_CHARS = 256  # a longer sequence is none
 
 _SHIFT, _CTRL, _LOCKS = 1, 4, 64 | 128  # bits of kitty's modifiers
@@ -121,38 +117,6 @@ class Keys(Protocol):
         ...
 
 
-@contextmanager
-def open_keys(
-    *,
-    releases: bool = False,
-    paused: Callable[[], AbstractContextManager[None]] = nullcontext,
-    stdin: TextIO | None = None,
-) -> Iterator[Keys | None]:
-    """Give the keys of the terminal; None where standard input is none, or belongs to another program.
-
-    To be called on the main thread, which signals reach.
-
-    Args:
-        releases: ask the terminal to tell when a key is let go; `supports_release` says if it does.
-        paused: entered while somebody else has the terminal: the user types a line, or Ctrl-Z was pressed.
-    """
-    stream = stdin or sys.stdin
-    if stream is None or stream.closed or not stream.isatty():
-        yield None
-    elif sys.platform == "win32":
-        import msvcrt
-
-        yield ConsoleKeys(msvcrt.kbhit, msvcrt.getwch, paused)
-    else:
-        from voxcli.chat.keyboard.posix import TerminalKeys, in_foreground
-
-        if in_foreground(stream.fileno()):
-            with TerminalKeys(stream.fileno(), paused).opened(releases) as keys:
-                yield keys
-        else:
-            yield None
-
-
 def typed_line(prompt: str, fd: int = 0) -> str:
     """Let the user type a line at a terminal that echoes; empty for Ctrl-D.
 
@@ -168,43 +132,3 @@ def typed_line(prompt: str, fd: int = 0) -> str:
     sys.stderr.flush()
     with open(os.dup(fd), errors="replace") as terminal:  # noqa: PTH123 - a descriptor, not a path
         return terminal.readline().rstrip("\r\n")
-
-
-class ConsoleKeys:
-    """Keys of a Windows console.
-
-    Args:
-        has_key, get_char: `msvcrt.kbhit` and `msvcrt.getwch`.
-        paused: entered while the user types a line.
-    """
-
-    supports_release = False
-
-    def __init__(
-        self,
-        has_key: Callable[[], bool],
-        get_char: Callable[[], str],
-        paused: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self._has_key = has_key
-        self._get_char = get_char
-        self._paused = paused
-        self._free = threading.Lock()
-
-    def read(self, timeout: float) -> Key | None:
-        deadline = time.monotonic() + timeout
-        while True:
-            with self._free:
-                if self._has_key():
-                    char = self._get_char()
-                    if char not in ("\x00", "\xe0"):
-                        return Key(char.lower())
-                    self._get_char()  # the code of an arrow or a function key
-                    continue
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(POLL_SECONDS)
-
-    def read_line(self, prompt: str) -> str:
-        with self._free, self._paused():
-            return typed_line(prompt)

@@ -1,0 +1,42 @@
+"""Opens the keys of the terminal, on POSIX or on Windows."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TextIO
+
+from voxcli.chat.keyboard.keys import Keys
+
+
+@contextmanager
+def open_keys(
+    *,
+    releases: bool = False,
+    paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    stdin: TextIO | None = None,
+) -> Iterator[Keys | None]:
+    """Give the keys of the terminal; None where standard input is none, or belongs to another program.
+
+    To be called on the main thread, which signals reach.
+
+    Args:
+        releases: ask the terminal to tell when a key is let go; `supports_release` says if it does.
+        paused: entered while somebody else has the terminal: the user types a line, or Ctrl-Z was pressed.
+    """
+    stream = stdin or sys.stdin
+    if stream is None or stream.closed or not stream.isatty():
+        yield None
+    elif sys.platform == "win32":
+        import msvcrt
+
+        from voxcli.chat.keyboard.windows import ConsoleKeys
+
+        yield ConsoleKeys(msvcrt.kbhit, msvcrt.getwch, paused)
+    else:
+        from voxcli.chat.keyboard.posix import TerminalKeys, in_foreground
+
+        if in_foreground(stream.fileno()):
+            with TerminalKeys(stream.fileno(), paused).opened(releases) as keys:
+                yield keys
+        else:
+            yield None

@@ -1,0 +1,50 @@
+"""The keys of a Windows console."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from voxcli.chat.keyboard.keys import Key, typed_line
+
+POLL_SECONDS = 0.02  # Windows has nothing to wait on
+
+
+class ConsoleKeys:
+    """Keys of a Windows console.
+
+    Args:
+        has_key, get_char: `msvcrt.kbhit` and `msvcrt.getwch`.
+        paused: entered while the user types a line.
+    """
+
+    supports_release = False
+
+    def __init__(
+        self,
+        has_key: Callable[[], bool],
+        get_char: Callable[[], str],
+        paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._has_key = has_key
+        self._get_char = get_char
+        self._paused = paused
+        self._free = threading.Lock()
+
+    def read(self, timeout: float) -> Key | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._free:
+                if self._has_key():
+                    char = self._get_char()
+                    if char not in ("\x00", "\xe0"):
+                        return Key(char.lower())
+                    self._get_char()  # the code of an arrow or a function key
+                    continue
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_SECONDS)
+
+    def read_line(self, prompt: str) -> str:
+        with self._free, self._paused():
+            return typed_line(prompt)
