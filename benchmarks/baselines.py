@@ -20,7 +20,7 @@ from voxcli.audio.clip import AudioClip
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.mel import FrontEnd
 from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
 
@@ -109,7 +109,7 @@ class Voxcli:
         )
 
     def forward(self) -> Forward:
-        return Forward(Llama, "step")
+        return Forward(TextModel, "step")
 
     def close(self) -> None:
         if self._decoder:

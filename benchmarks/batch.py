@@ -31,12 +31,12 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.session import Session
 from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral import loader
-from voxcli.engines.voxtral.batch_engine import ManyReplies
+from voxcli.engines.voxtral.batch_engine import BatchEngine
 from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.engines.voxtral.mel import FrontEnd
 from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
 ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
@@ -45,8 +45,8 @@ GPU_REPLY_TOKENS = (48,)
 SPARE = 8  # tokens of a cache beyond prompt and reply
 PARTS = {
     "encoder": Forward(WindowEncoder, "together"),
-    "prompts": Forward(Llama, "prefill"),
-    "decoding": Forward(Llama, "step_rows"),
+    "prompts": Forward(TextModel, "prefill"),
+    "decoding": Forward(TextModel, "step_rows"),
 }
 
 
@@ -209,7 +209,7 @@ def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[Audi
         free_bytes=lambda: Hardware.look(torch, device).free_bytes(device),
         is_out_of_memory=loader.out_of_memory,
     )
-    engine = ManyReplies(
+    engine = BatchEngine(
         "random",
         decoding,
         lambda _session, utterance: (ids, spectrograms.features(utterance.clip) if utterance.clip else None),

@@ -71,7 +71,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class EmulatedGraphs:
-    """Implements `voxcli.engines.voxtral.runtime.cuda_graphs.Record`; runs the work as often as `CudaGraphs` does.
+    """Implements `runtime.cuda_graphs.GraphRecorder`; runs the work as often as `CudaGraphs` does.
 
     captured: how many graphs were captured, ever
     replayed: the number of each graph that was replayed, in order; the first captured graph is 0

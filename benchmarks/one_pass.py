@@ -289,7 +289,7 @@ def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str
             "all": rates,
             "of_floor": median(rates) * least.token_seconds,
         },
-        "settle": spread(settled) if settled else None,
+        "prefill_history": spread(settled) if settled else None,
         "settle_tokens": measured[-1].settle_tokens,
     }
 

@@ -104,7 +104,9 @@ def _rate(turn: Turn) -> str:
 
 
 def _settled(turn: Turn) -> str:
-    return f"{turn['settle_tokens']}, {_ms(turn['settle']['median_ms'])}" if turn["settle"] else NOTHING
+    return (
+        f"{turn['settle_tokens']}, {_ms(turn['prefill_history']['median_ms'])}" if turn["prefill_history"] else NOTHING
+    )
 
 
 def _ms(value: float) -> str:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "voxcli"
 
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
-    {"errors", "printable", "paths", "sentences", "heard", "config_fields", "levels", "percentiles"},
+    {"errors", "printable", "paths", "sentences", "transcript", "config_fields", "levels", "percentiles"},
     {"ffmpeg", "config", "output"},
     {"decode"},
     {"audio", "config_text"},

@@ -26,13 +26,13 @@ def check(lab: Lab, note: Notebook) -> None:
     singles = clips[: lab.sizes.singles]
     with lab.engine(note.message, context_tokens=lab.sizes.small_context) as engine:
         ask(engine, Session(), clips[-1])
-        alone, alone_pace = _timed(singles, lambda heard: ask(engine, Session(), heard))
+        alone, alone_pace = _timed(singles, lambda spoken: ask(engine, Session(), spoken))
         note.measured("one by one", f"{alone_pace:.2f} clips/s", clips_per_second=alone_pace)
         many = engine.for_many()
         ask(many, Session(), clips[-1])
         with ThreadPoolExecutor(many.replies_at_once, "asks") as threads:
             started = time.perf_counter()
-            together = list(threads.map(lambda heard: ask(many, Session(), heard), clips))
+            together = list(threads.map(lambda spoken: ask(many, Session(), spoken), clips))
             pace = len(clips) / (time.perf_counter() - started)
     tokens = sum(len(answer.ids) for answer in together)
     note.measured(
@@ -79,5 +79,5 @@ def _compare_with_generate(lab: Lab, note: Notebook, clips: Sequence[AudioClip],
 def _timed(clips: Sequence[AudioClip], answer: Callable[[AudioClip], Result]) -> tuple[list[Result], float]:
     """Return the answers, and how many there were a second."""
     started = time.perf_counter()
-    answers = [answer(heard) for heard in clips]
+    answers = [answer(spoken) for spoken in clips]
     return answers, len(clips) / (time.perf_counter() - started)

@@ -26,7 +26,7 @@ from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.device.hardware import DType, Hardware
 from voxcli.engines.voxtral.engine import VoxtralEngine
 from voxcli.engines.voxtral.runtime.acceleration import Backends, Level
-from voxcli.engines.voxtral.runtime.cuda_graphs import Record, Work
+from voxcli.engines.voxtral.runtime.cuda_graphs import GraphRecorder, Work
 
 RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
@@ -137,7 +137,7 @@ class Lab:
         graphs = made.graphs
         return replace(made, graphs=lambda: self._counting(graphs())) if graphs else made
 
-    def _counting(self, record: Record) -> Record:
+    def _counting(self, record: GraphRecorder) -> GraphRecorder:
         def counted(work: Work, source: torch.Generator | None = None) -> Work:
             replay = record(work, source)
 
@@ -156,13 +156,13 @@ def clip(number: int, seconds: float = 2.0) -> AudioClip:
     return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
 
 
-def ask(engine: Engine, session: Session, heard: AudioClip, stop_after: int | None = None) -> Answer:
+def ask(engine: Engine, session: Session, spoken: AudioClip, stop_after: int | None = None) -> Answer:
     """Return an engine's answer to a clip, interrupted after some tokens or whole."""
     interrupt = threading.Event()
     deltas: list[str] = []
     times: list[float] = []
     started = time.perf_counter()
-    reply = engine.reply(session, Utterance(heard), interrupt)
+    reply = engine.reply(session, Utterance(spoken), interrupt)
     while True:
         try:
             deltas.append(next(reply))

@@ -65,17 +65,17 @@ class Reference:
     def agreement(self, clips: Sequence[AudioClip], replies: Sequence[Sequence[int]]) -> Agreement:
         """Compare the replies of a conversation, a turn for each clip."""
         session, gaps = Session(), []
-        for heard, reply in zip(clips, replies, strict=True):
-            gaps += self._gaps(session, heard, reply)
-            session = session.add(Utterance(heard).answered(text_of(reply)))
+        for spoken, reply in zip(clips, replies, strict=True):
+            gaps += self._gaps(session, spoken, reply)
+            session = session.add(Utterance(spoken).answered(text_of(reply)))
         tolerance = TOLERANCES[self.model.dtype]
         return Agreement(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0), tolerance)
 
     @torch.inference_mode()
-    def _gaps(self, session: Session, heard: AudioClip, reply: Sequence[int]) -> list[float]:
+    def _gaps(self, session: Session, spoken: AudioClip, reply: Sequence[int]) -> list[float]:
         """Return how far each token's logit is below the highest, in standard deviations."""
-        prompt = self._writer.write(session, Utterance(heard), self._front_end.tokens(heard))
-        features = self._front_end.features(heard).to(self.model.device, self.model.dtype)
+        prompt = self._writer.write(session, Utterance(spoken), self._front_end.tokens(spoken))
+        features = self._front_end.features(spoken).to(self.model.device, self.model.dtype)
         ids = torch.tensor([[*prompt, *reply[:-1]]], device=self.model.device)
         logits = self.model(input_ids=ids, input_features=features).logits[0, len(prompt) - 1 :].float()
         chosen = logits.gather(1, torch.tensor(reply, device=logits.device)[:, None])[:, 0]

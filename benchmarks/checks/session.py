@@ -66,7 +66,7 @@ def _conversation(engine: VoxtralEngine, lab: Lab) -> Iterator[tuple[Answer, int
         yield answer, lab.replays - before
         turn = Utterance(clip(number)).answered(text_of(answer.ids), interrupted=stop is not None)
         session = session.add(turn)
-        engine.settle(session)
+        engine.prefill_history(session)
 
 
 def expected(answer: Answer, lab: Lab, windows: int = 1) -> int:
@@ -83,8 +83,8 @@ def _too_long(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
 
 def _lengthen(lab: Lab, note: Notebook, engine: VoxtralEngine) -> None:
     session = Session()
-    for what, heard in (("before", clip(0)), ("with", clip(1, LONG_SECONDS)), ("after", clip(2))):
-        answer, replays, session = _turn(lab, engine, session, heard)
+    for what, spoken in (("before", clip(0)), ("with", clip(1, LONG_SECONDS)), ("after", clip(2))):
+        answer, replays, session = _turn(lab, engine, session, spoken)
         told = f"the turn {what} a clip of {LONG_SECONDS:.0f} s"
         note.require(f"{told}: passes", answer.report.model_passes == 1, answer.report.model_passes, 1)
         if what == "with":
@@ -93,17 +93,17 @@ def _lengthen(lab: Lab, note: Notebook, engine: VoxtralEngine) -> None:
             note.require(f"{told}: replays", replays == expected(answer, lab), replays, expected(answer, lab))
 
 
-def _turn(lab: Lab, engine: VoxtralEngine, session: Session, heard: AudioClip) -> tuple[Answer, int, Session]:
+def _turn(lab: Lab, engine: VoxtralEngine, session: Session, spoken: AudioClip) -> tuple[Answer, int, Session]:
     before = lab.replays
-    answer = ask(engine, session, heard)
+    answer = ask(engine, session, spoken)
     replays = lab.replays - before
-    session = session.add(Utterance(heard).answered(text_of(answer.ids)))
-    engine.settle(session)
+    session = session.add(Utterance(spoken).answered(text_of(answer.ids)))
+    engine.prefill_history(session)
     return answer, replays, session
 
 
 def _failed_resize(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
-    """Ask for more memory than there is anywhere: afterwards, turns are replayed as before."""
+    """Request for more memory than there is anywhere: afterwards, turns are replayed as before."""
     model = open_model(str(lab.checkpoint), lab.device)
     script = Script.of(model.config, reply_tokens=lab.sizes.reply_tokens)
     sampling = Sampling(script.reply_tokens, frozenset())

@@ -80,7 +80,7 @@ def _turn(lab: Lab, engine: VoxtralEngine, number: int) -> Turn:
     session = _history(lab, number - 1)
     answers = []
     for sample in range(1 + lab.sizes.samples):
-        engine.settle(session)
+        engine.prefill_history(session)
         answers.append(ask(engine, session, clip(1000 * number + sample)))
     return _medians(number, answers[1:])
 

@@ -58,5 +58,5 @@ def two_turns(engine: VoxtralEngine) -> list[Answer]:
     """Return the answers of a short conversation, the same for each engine."""
     first = ask(engine, Session(), clip(0))
     session = Session().add(Utterance(clip(0)).answered(text_of(first.ids)))
-    engine.settle(session)
+    engine.prefill_history(session)
     return [first, ask(engine, session, clip(1))]

@@ -21,7 +21,7 @@ from voxcli.app.chat import ChatOptions, run_chat
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.hotplug import AudioDevices
 from voxcli.chat.events import Notice, Ready
-from voxcli.chat.messages import Crashed
+from voxcli.chat.messages import ThreadCrashed
 from voxcli.chat.views.lines import JsonLiveView
 from voxcli.config.loading import Settings
 from voxcli.core.session import Session
@@ -81,8 +81,8 @@ def pass_through() -> None:
     signal.signal(signal.SIGINT, lambda _number, _frame: over.set())
     view = JsonLiveView()
 
-    def show(posted: Notice | Crashed) -> None:
-        if isinstance(posted, Crashed):
+    def show(posted: Notice | ThreadCrashed) -> None:
+        if isinstance(posted, ThreadCrashed):
             raise posted.error
         view.show(posted)
 

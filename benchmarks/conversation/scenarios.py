@@ -125,14 +125,16 @@ def _stages(exchanges: Sequence[Exchange], took: Sequence[float | None]) -> list
         for exchange, whole in zip(exchanges, took, strict=True)
         if whole is not None and exchange.turns and exchange.turns[-1]["latency"]["first_audio_ms"] is not None
     ]
-    drafts = [exchange.turns[-1]["latency"]["draft"] for exchange in exchanges if exchange.turns]
+    speculative_replies = [
+        exchange.turns[-1]["latency"]["speculative_reply"] for exchange in exchanges if exchange.turns
+    ]
     figures = []
     for stage in STAGES:
         values = [part[stage] for part in parts]
         words = f"median {median(values):.0f} ms, p95 {percentile(values, 0.95):.0f} ms"
         figures.append(Figure(f"of that: {stage}", words, values=spread(values)))
-    used = f"{drafts.count('used')} of {len(drafts)} turns"
-    return [*figures, Figure("drafts used", used, values={"drafts": drafts})]
+    used = f"{speculative_replies.count('used')} of {len(speculative_replies)} turns"
+    return [*figures, Figure("drafts used", used, values={"speculative_replies": speculative_replies})]
 
 
 def stages_of(latency: dict[str, Any], whole_ms: float) -> dict[str, float]:
@@ -179,11 +181,11 @@ def pauses(harness: Harness, plan: Plan) -> list[Figure]:
             harness.ask(chat, with_pause(first.clip, second.clip, PAUSE_MS))
             for first, second in zip(questions, questions[1:] + questions[:1], strict=True)
         ]
-        dropped = sum(turn["latency"]["dropped_drafts"] for turn in chat.events("turn_ended"))
+        dropped = sum(turn["latency"]["dropped_speculative_replies"] for turn in chat.events("turn_ended"))
     single = [len(exchange.turns) == 1 for exchange in exchanges]
     whole = [bool(parts) and all(parts) for parts in (_parts(kept, exchange) for exchange in exchanges)]
     words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {dropped} drafts dropped"
-    values = {"one_turn": single, "whole": whole, "dropped_drafts": dropped}
+    values = {"one_turn": single, "whole": whole, "dropped_speculative_replies": dropped}
     return [Figure(f"pauses of {PAUSE_MS} ms in an utterance", words, "all one turn and whole", all(whole), values)]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.batches import records
 from voxcli.batch.results import Results
-from voxcli.batch.stats import Tally
+from voxcli.batch.stats import Stats
 from voxcli.core.session import Turn
 from voxcli.errors import ConfigError, VoxError
 
@@ -234,14 +234,14 @@ def test_a_file_that_may_not_be_written_is_refused(out: Path) -> None:
 
 
 def test_records_are_counted_whatever_people_made_of_them() -> None:
-    tally = Tally()
+    stats = Stats()
     full = {"audio": {"seconds": 2.5}, "tokens": {"reply": 7}, "timings": {"first_token_seconds": 0.5}}
     for record in (done("a"), {**done("b"), **full}, {**done("c"), "audio": 3, "tokens": {"reply": "x"}}):
-        tally.add(record)
+        stats.add(record)
     for record in (failed("d"), failed("e", "audio_input"), failed("f")):
-        tally.add(record)
-    assert (tally.answered, tally.failed, tally.audio_seconds, tally.reply_tokens) == (3, 3, 2.5, 7)
-    assert {code: (f.count, f.first) for code, f in tally.failures.items()} == {
+        stats.add(record)
+    assert (stats.answered, stats.failed, stats.audio_seconds, stats.reply_tokens) == (3, 3, 2.5, 7)
+    assert {code: (f.count, f.first) for code, f in stats.failures.items()} == {
         "model": (2, "d: no"),
         "audio_input": (1, "e: no"),
     }
@@ -249,11 +249,11 @@ def test_records_are_counted_whatever_people_made_of_them() -> None:
 
 @pytest.mark.parametrize(("count", "p95"), [(1, 1), (19, 19), (20, 19), (21, 20), (100, 95)])
 def test_one_reply_in_twenty_may_come_later_than_p95(count: int, p95: int) -> None:
-    tally = Tally()
+    stats = Stats()
     for number in range(count, 0, -1):
-        tally.add({**done(str(number)), "timings": {"first_token_seconds": float(number)}})
-    assert tally.first_token_seconds(0.95) == p95
+        stats.add({**done(str(number)), "timings": {"first_token_seconds": float(number)}})
+    assert stats.first_token_seconds(0.95) == p95
 
 
 def test_without_replies_there_is_no_p95() -> None:
-    assert Tally().first_token_seconds(0.95) is None
+    assert Stats().first_token_seconds(0.95) is None

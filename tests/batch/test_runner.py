@@ -15,11 +15,11 @@ from voxcli.batch import prefetch as shelf_module
 from voxcli.batch import scheduler as desk_module
 from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, Planned, survey
-from voxcli.batch.prefetch import Shelf
+from voxcli.batch.prefetch import Prefetcher
 from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
-from voxcli.batch.scheduler import Desk
-from voxcli.batch.stats import Tally
+from voxcli.batch.scheduler import Scheduler
+from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker, SpokenReplies, reply_path, workers_wanted
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
@@ -157,13 +157,13 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_prompts(
 
 def test_sessions_that_are_over_are_forgotten() -> None:
     items = [item(f"{name}{number}", session=str(name)) for name in range(50) for number in range(2)]
-    desk = Desk(iter(plan(*items)), NothingFinished(), "")
+    scheduler = Scheduler(iter(plan(*items)), NothingFinished(), "")
     open_at_once = 0
-    while job := desk.take():
-        open_at_once = max(open_at_once, len(desk._talks))
-        desk.finish(job, Utterance(CLIP).answered("Yes."))
+    while job := scheduler.take():
+        open_at_once = max(open_at_once, len(scheduler._sessions))
+        scheduler.finish(job, Utterance(CLIP).answered("Yes."))
     assert open_at_once <= 50
-    assert desk._talks == {}
+    assert scheduler._sessions == {}
 
 
 def test_of_a_long_session_no_more_than_a_window_is_read() -> None:
@@ -174,12 +174,12 @@ def test_of_a_long_session_no_more_than_a_window_is_read() -> None:
             taken.append(each)
             yield each
 
-    desk = Desk(planned(), NothingFinished(), "")
-    first = desk.take()
+    scheduler = Scheduler(planned(), NothingFinished(), "")
+    first = scheduler.take()
     assert first is not None
-    waiting = threading.Thread(target=desk.take, daemon=True)
+    waiting = threading.Thread(target=scheduler.take, daemon=True)
     waiting.start()
-    desk.finish(first, None)  # so that the other take returns
+    scheduler.finish(first, None)  # so that the other take returns
     waiting.join(20)
     assert not waiting.is_alive()
     assert len(taken) <= desk_module.WINDOW + 2
@@ -244,8 +244,8 @@ def test_a_worker_that_breaks_ends_the_run() -> None:
         def work(self, report: object) -> None:
             raise RuntimeError("broken")
 
-    desk = Desk(iter(plan(item("a"))), NothingFinished(), "")
-    run = Run(desk, 1, lambda _: None, Tally(), Silent(), threading.Event())
+    scheduler = Scheduler(iter(plan(item("a"))), NothingFinished(), "")
+    run = Run(scheduler, 1, lambda _: None, Stats(), Silent(), threading.Event())
     with pytest.raises(RuntimeError, match="broken"):
         run.answer([Broken()])
 
@@ -281,18 +281,18 @@ def test_recordings_are_read_ahead_up_to_a_limit() -> None:
             count += 1
         return clip
 
-    desk = Desk(iter(plan(*(item(str(number)) for number in range(100)))), NothingFinished(), "")
-    with Shelf(desk, read_long) as shelf:
-        taken = [shelf.take() for _ in range(10)]
+    scheduler = Scheduler(iter(plan(*(item(str(number)) for number in range(100)))), NothingFinished(), "")
+    with Prefetcher(scheduler, read_long) as prefetcher:
+        taken = [prefetcher.take() for _ in range(10)]
     assert all(taken)
     assert count <= 10 + 4 + shelf_module.READERS
 
 
 def test_a_named_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
-    desk = Desk(iter(plan(Item("a", str(tmp_path / "pipe.wav")))), NothingFinished(), "")
-    with Shelf(desk, read) as shelf:
-        prepared = shelf.take()
+    scheduler = Scheduler(iter(plan(Item("a", str(tmp_path / "pipe.wav")))), NothingFinished(), "")
+    with Prefetcher(scheduler, read) as prefetcher:
+        prepared = prefetcher.take()
     assert prepared
     assert isinstance(prepared.clip, AudioInputError)
 
@@ -302,9 +302,9 @@ def test_a_named_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
 
 def spoken(plan: Plan, replies: SpokenReplies) -> dict[str, dict[str, object]]:
     got: dict[str, dict[str, object]] = {}
-    desk = Desk(iter(plan), NothingFinished(), "")
-    with Shelf(desk, read) as shelf:
-        for worker in [EngineWorker(shelf, Echo(), 0.0, replies)]:
+    scheduler = Scheduler(iter(plan), NothingFinished(), "")
+    with Prefetcher(scheduler, read) as prefetcher:
+        for worker in [EngineWorker(prefetcher, Echo(), 0.0, replies)]:
             worker.work(lambda outcome: got.update({outcome.job.item.id: outcome.record}))
     return got
 

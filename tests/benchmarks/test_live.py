@@ -97,16 +97,16 @@ def test_a_reply_that_fell_silent_and_went_on_is_whole() -> None:
 @pytest.mark.parametrize("lost", [480, 4800])
 def test_samples_that_were_skipped_are_missed(lost: int) -> None:
     reply = noise(1)
-    heard = np.concatenate((reply[:20_000], silence(300), reply[20_000 + lost :]))
-    found = continuity(reply, heard, GAP)
+    transcript = np.concatenate((reply[:20_000], silence(300), reply[20_000 + lost :]))
+    found = continuity(reply, transcript, GAP)
     assert lost - 6 <= found.missing_samples <= lost
     assert (found.repeated_samples, found.foreign) == (0, 0)
 
 
 def test_samples_that_were_played_twice_are_noticed() -> None:
     reply = noise(1)
-    heard = np.concatenate((reply[:20_000], silence(300), reply[19_000:]))
-    assert continuity(reply, heard, GAP).repeated_samples == 1000
+    transcript = np.concatenate((reply[:20_000], silence(300), reply[19_000:]))
+    assert continuity(reply, transcript, GAP).repeated_samples == 1000
 
 
 def test_the_end_of_a_reply_is_missed() -> None:
@@ -167,8 +167,8 @@ def test_noises_are_short_and_apart() -> None:
 
 
 def test_the_stages_add_up() -> None:
-    used = {"endpoint_ms": 640.0, "first_token_ms": 500.0, "first_audio_ms": 641.0, "draft": "used"}
-    late = {"endpoint_ms": 640.0, "first_token_ms": 900.0, "first_audio_ms": 950.0, "draft": "none"}
+    used = {"endpoint_ms": 640.0, "first_token_ms": 500.0, "first_audio_ms": 641.0, "speculative_reply": "used"}
+    late = {"endpoint_ms": 640.0, "first_token_ms": 900.0, "first_audio_ms": 950.0, "speculative_reply": "none"}
     assert stages_of(used, 800.0) == {"end-point": 640, "engine": 0, "synthesis": 1, "devices": 159}
     assert stages_of(late, 1100.0) == {"end-point": 640, "engine": 260, "synthesis": 50, "devices": 150}
 

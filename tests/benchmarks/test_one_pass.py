@@ -201,7 +201,7 @@ def test_figures_are_medians_beside_floors() -> None:
     assert turn["tokens_per_second"]["of_floor"] == pytest.approx(0.5)
     assert turn["first_words"]["median_ms"] == 1000, "a reply of fewer tokens is over by then"
     assert turn["whole_turn"]["times_floor"] == pytest.approx(1.0 / 0.3)
-    assert turn["settle"]["median_ms"] == 500
+    assert turn["prefill_history"]["median_ms"] == 500
 
 
 def test_one_pass_is_compared_with_two() -> None:

@@ -20,8 +20,8 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnTaken,
 )
-from voxcli.chat.messages import Crashed, Heard
-from voxcli.chat.response import Answering, Attempt, AttemptOver, FirstAudio
+from voxcli.chat.messages import SpeechEvent, ThreadCrashed
+from voxcli.chat.response import FirstAudio, Responder, Response, ResponseOver
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
 from voxcli.core.store import Store
@@ -32,7 +32,7 @@ from voxcli.errors import AudioDeviceError, ModelError, StoreError
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 
 RAIN = ["It rains.", " Take a coat."]
-NO_DRAFTS = ConversationOptions(drafts=False)
+NO_DRAFTS = ConversationOptions(speculative_replies=False)
 
 
 # An utterance and its answer.
@@ -50,7 +50,7 @@ def test_an_utterance_is_answered_aloud_and_remembered() -> None:
     assert len(taken.clip.samples) == 16000
     assert talk.remembered == [("It rains. Take a coat.", False)]
     assert speaker.position > 0
-    assert (taken.latency.draft, taken.latency.dropped_drafts) == ("none", 0)
+    assert (taken.latency.speculative_reply, taken.latency.dropped_speculative_replies) == ("none", 0)
     assert talk.fake_ears.commits == 1
 
 
@@ -101,13 +101,13 @@ def test_the_engine_reads_a_turn_ahead_once_it_is_remembered() -> None:
 
 def test_nothing_is_read_ahead_while_somebody_waits_for_an_answer() -> None:
     engine, posted = FakeEngine([["One."]]), SimpleQueue[object]()
-    answering = Answering(engine, None, lambda: True, posted.put)
-    answering.settle(Session("passed over"))
-    attempt = Attempt(Utterance(None, "Well?"), 0.0)
-    attempt.release()
-    answering.begin(attempt, Session())
+    answering = Responder(engine, None, lambda: True, posted.put)
+    answering.prefill_history(Session("passed over"))
+    response = Response(Utterance(None, "Well?"), 0.0)
+    response.release()
+    answering.begin(response, Session())
     answering.start()
-    while not isinstance(posted.get(), AttemptOver):
+    while not isinstance(posted.get(), ResponseOver):
         pass
     answering.finish()
     assert engine.settled == []
@@ -118,7 +118,7 @@ def test_an_engine_may_begin_on_what_is_still_being_said() -> None:
     engine = FakeEngine([["One."]])
     with Talk(engine) as talk:
         talk.started()
-        talk.put(Heard(SpeechGoesOn(clip_of(80_000)), 0.0))
+        talk.put(SpeechEvent(SpeechGoesOn(clip_of(80_000)), 0.0))
         talk.until(lambda: bool(engine.heard))
         talk.finished()
         talk.journal.wait_for(TurnTaken)
@@ -248,7 +248,7 @@ def test_a_turn_that_was_interrupted_before_its_pass_began_is_remembered_in_its_
 def test_the_first_sound_of_a_turn_that_made_way_changes_nothing() -> None:
     with Talk(FakeEngine([])) as talk:
         talk.started()
-        talk.put(FirstAudio(Attempt(Utterance(clip_of(1000)), 0.0)))
+        talk.put(FirstAudio(Response(Utterance(clip_of(1000)), 0.0)))
         talk.catch_up()
         assert talk.journal.states() == ["listening", "hearing"]
 
@@ -294,7 +294,7 @@ def test_a_defect_of_another_thread_ends_it_and_what_plays() -> None:
     with Talk(FakeEngine([RAIN]), HeldSpeaker()) as talk:
         talk.said()
         talk.journal.wait_for(StateChanged, 4)
-        talk.put(Crashed(ZeroDivisionError()))
+        talk.put(ThreadCrashed(ZeroDivisionError()))
         with pytest.raises(ZeroDivisionError):
             talk.join()
 
@@ -309,6 +309,6 @@ def test_a_loudspeaker_that_is_gone_leaves_the_text() -> None:
 
 def test_a_long_utterance_is_warned_of() -> None:
     with Talk(FakeEngine([])) as talk:
-        talk.put(Heard(SpeechTooLong(110.0), 0.0))
+        talk.put(SpeechEvent(SpeechTooLong(110.0), 0.0))
         talk.catch_up()
     assert talk.notices == ["110 s without a pause; the utterance will be cut soon"]

@@ -114,7 +114,7 @@ def test_q_in_a_pause_forgets_the_draft() -> None:
         engine.go_on.release(2)
         talk.join()
     assert talk.remembered == []
-    assert (talk.ended.turns, talk.ended.dropped_drafts) == (0, 1)
+    assert (talk.ended.turns, talk.ended.dropped_speculative_replies) == (0, 1)
 
 
 def test_overruns_and_underruns_are_told_at_the_end() -> None:
@@ -187,7 +187,7 @@ def test_space_in_a_pause_drops_the_draft() -> None:
         talk.press(" ")
         talk.catch_up()
         engine.go_on.release(1)
-    assert talk.ended.dropped_drafts == 1
+    assert talk.ended.dropped_speculative_replies == 1
     assert talk.remembered == []
 
 

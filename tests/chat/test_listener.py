@@ -9,7 +9,7 @@ from tests.support.hearing import END, TAIL, Broken, Clean, Listening, listening
 from voxcli.audio.clip import SAMPLE_RATE
 from voxcli.chat.devices.microphone import KEPT_SECONDS
 from voxcli.chat.events import InputLevel, Notice, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
-from voxcli.chat.messages import Heard
+from voxcli.chat.messages import SpeechEvent
 
 # What is heard.
 
@@ -20,7 +20,9 @@ def test_an_utterance_has_all_that_was_said_and_when() -> None:
         assert heard.kinds == [SpeechStarted, SpeechPaused, SpeechEnded]
     (clip,) = heard.clips()
     assert np.count_nonzero(clip.samples) == 20 * 512
-    spoken = [each.last_voiced_at - heard.microphone.opened_at for each in heard.posted if isinstance(each, Heard)]
+    spoken = [
+        each.last_voiced_at - heard.microphone.opened_at for each in heard.posted if isinstance(each, SpeechEvent)
+    ]
     assert spoken[1:] == [pytest.approx(50 * 0.032)] * 2  # of the pause and the end: when the voice ended
 
 

@@ -9,15 +9,15 @@ from tests.support.hearing import BLOCK_SAMPLES, END, FakeMicrophone, Listening,
 from tests.support.live_doubles import PATIENCE_SECONDS
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Notice, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
-from voxcli.chat.messages import Crashed, Heard
-from voxcli.chat.speech.endpointing import EndpointSettings
+from voxcli.chat.messages import SpeechEvent, ThreadCrashed
+from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.errors import ModelError
 
 # Push-to-talk.
 
 
 def pushed() -> Listening:
-    return Listening(settings=EndpointSettings(by_voice=False), barge_in=False)
+    return Listening(settings=EndpointingSettings(by_voice=False), barge_in=False)
 
 
 def test_an_utterance_ends_with_what_was_said_as_the_key_was_let_go() -> None:
@@ -88,7 +88,7 @@ def test_the_key_opens_the_microphone_while_a_reply_plays() -> None:
 def test_a_complete_utterance_ends_early() -> None:
     with listening(Listening(is_complete=lambda _: True)) as heard:
         heard.hear(voice(20), silence(7))
-        heard.wait_for(Heard)
+        heard.wait_for(SpeechEvent)
         heard.hear(silence(1))
         with heard.news:
             assert heard.news.wait_for(lambda: SpeechEnded in heard.kinds, PATIENCE_SECONDS)
@@ -150,10 +150,10 @@ def test_a_defect_is_handed_to_the_conversation(where: str) -> None:
     heard = Listening(detect=broken) if where == "detector" else Listening(is_complete=lambda _: bool(broken(0)))
     heard.listener.start()
     heard.microphone.capture(np.concatenate((voice(20), silence(7))))
-    heard.wait_for(Crashed)
+    heard.wait_for(ThreadCrashed)
     heard.microphone.end()
     heard.listener.close()
-    assert any(isinstance(each, Crashed) and isinstance(each.error, ZeroDivisionError) for each in heard.posted)
+    assert any(isinstance(each, ThreadCrashed) and isinstance(each.error, ZeroDivisionError) for each in heard.posted)
 
 
 def test_blocks_of_the_double_are_those_of_the_device() -> None:

@@ -20,7 +20,7 @@ SAMPLES = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
 
 def taken(number: int = 1, clip: AudioClip | None = AudioClip(SAMPLES), prompt: str = "") -> TurnTaken:  # noqa: B008
     turn = Utterance(clip, prompt).answered("It rains. 雨", interrupted=True)
-    report = PassReport(1, 10, 0, 3, heard="Does it rain?")
+    report = PassReport(1, 10, 0, 3, transcript="Does it rain?")
     return TurnTaken(TurnEnded(turn, report, Timings(0.1, 0.2, 0.3)), number, Latency(600, 700, None, "used", 2), clip)
 
 
@@ -45,10 +45,10 @@ def test_a_turn_becomes_a_recording_and_a_record(tmp_path: Path) -> None:
             "endpoint_ms": 600,
             "first_token_ms": 700,
             "first_audio_ms": None,
-            "draft": "used",
-            "dropped_drafts": 2,
+            "speculative_reply": "used",
+            "dropped_speculative_replies": 2,
         },
-        "heard": "Does it rain?",
+        "transcript": "Does it rain?",
     }
 
 

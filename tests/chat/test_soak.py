@@ -18,7 +18,7 @@ from voxcli.chat.events import Resumed, TurnTaken
 from voxcli.chat.listener import Listener
 from voxcli.chat.messages import Inbound
 from voxcli.chat.speech.echo import Timeline
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Utterance
 
@@ -102,13 +102,13 @@ class Conversing:
             self.microphone,
             self.speaker,
             detect,
-            EndPointer(EndpointSettings()),
+            Endpointer(EndpointingSettings()),
             Clean(),
             Timeline(10.0),
             inbox.put,
         )
         self.talk = Talk(self.engine, self.speaker, ears=self.listener, inbox=inbox)
-        self.turns = self.interrupted = self.dropped_drafts = 0
+        self.turns = self.interrupted = self.dropped_speculative_replies = 0
 
     def take_turns(self, count: int) -> None:
         while self.turns < count:
@@ -142,7 +142,7 @@ class Conversing:
         taken = self.talk.taken
         self.turns += len(taken)
         self.interrupted += sum(each.ended.turn.interrupted for each in taken)
-        self.dropped_drafts += sum(each.latency.dropped_drafts for each in taken)
+        self.dropped_speculative_replies += sum(each.latency.dropped_speculative_replies for each in taken)
         self.talk.journal.events.clear()
 
 
@@ -178,6 +178,8 @@ def test_nothing_grows_over_three_hundred_turns() -> None:
         )
         assert talk.turns == len(talk.talk.memory.session.turns) >= TURNS
         assert talk.interrupted >= TURNS // 10
-        assert talk.dropped_drafts >= TURNS // 5
-        assert talk.turns <= talk.engine.passes <= talk.turns + talk.dropped_drafts  # some were dropped unbegun
+        assert talk.dropped_speculative_replies >= TURNS // 5
+        assert (
+            talk.turns <= talk.engine.passes <= talk.turns + talk.dropped_speculative_replies
+        )  # some were dropped unbegun
     assert threading.active_count() == threads_before

@@ -13,7 +13,7 @@ from voxcli.errors import ModelError
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 
 RAIN = ["It rains.", " Take a coat."]
-NO_DRAFTS = ConversationOptions(drafts=False)
+NO_DRAFTS = ConversationOptions(speculative_replies=False)
 
 
 def test_a_draft_is_silent_until_the_end_of_the_utterance() -> None:
@@ -31,7 +31,7 @@ def test_a_draft_is_silent_until_the_end_of_the_utterance() -> None:
         assert talk.journal.states() == ["listening", "hearing"]
         talk.finished()
         taken = talk.journal.wait_for(TurnTaken)
-    assert taken.latency.draft == "used"
+    assert taken.latency.speculative_reply == "used"
     assert taken.latency.first_token_ms
     assert taken.latency.endpoint_ms
     assert [delta.text for delta in talk.journal.of(ReplyDelta)] == RAIN
@@ -51,7 +51,7 @@ def test_a_draft_without_a_loudspeaker_waits_with_its_end() -> None:
         talk.catch_up()
         assert talk.journal.of(ReplyDelta) == []
         talk.finished()
-        assert talk.journal.wait_for(TurnTaken).latency.draft == "used"
+        assert talk.journal.wait_for(TurnTaken).latency.speculative_reply == "used"
     assert len(engine.asked) == 1
 
 
@@ -73,8 +73,8 @@ def test_a_draft_is_dropped_when_speech_goes_on() -> None:
     assert heard_samples(engine) == [8000, 12000]
     assert engine.most_active == 1
     assert talk.remembered == [("Whole.", False)]
-    assert (taken.latency.draft, taken.latency.dropped_drafts) == ("used", 1)
-    assert talk.ended.dropped_drafts == 1
+    assert (taken.latency.speculative_reply, taken.latency.dropped_speculative_replies) == ("used", 1)
+    assert talk.ended.dropped_speculative_replies == 1
     assert [delta.text for delta in talk.journal.of(ReplyDelta)] == ["Whole."]
 
 
@@ -88,7 +88,10 @@ def test_drafts_that_were_dropped_count_for_their_turn_alone() -> None:
         talk.said()
         talk.journal.wait_for(TurnTaken, 2)
     latencies = [taken.latency for taken in talk.taken]
-    assert [(latency.draft, latency.dropped_drafts) for latency in latencies] == [("dropped", 1), ("none", 0)]
+    assert [(latency.speculative_reply, latency.dropped_speculative_replies) for latency in latencies] == [
+        ("dropped", 1),
+        ("none", 0),
+    ]
 
 
 def test_a_turn_that_is_taken_back_counts_with_the_drafts_before_it() -> None:
@@ -102,8 +105,8 @@ def test_a_turn_that_is_taken_back_counts_with_the_drafts_before_it() -> None:
         ears.is_open = False
         talk.finished()
         latency = talk.journal.wait_for(TurnTaken).latency
-    assert (latency.draft, latency.dropped_drafts) == ("dropped", 2)
-    assert talk.ended.dropped_drafts == 2
+    assert (latency.speculative_reply, latency.dropped_speculative_replies) == ("dropped", 2)
+    assert talk.ended.dropped_speculative_replies == 2
 
 
 def test_drafts_can_be_switched_off() -> None:
@@ -114,7 +117,7 @@ def test_drafts_can_be_switched_off() -> None:
         talk.catch_up()
         assert engine.asked == []
         talk.finished()
-        assert talk.journal.wait_for(TurnTaken).latency.draft == "none"
+        assert talk.journal.wait_for(TurnTaken).latency.speculative_reply == "none"
 
 
 def test_a_draft_that_fails_is_tried_again_at_the_end() -> None:
@@ -162,7 +165,7 @@ def test_speech_that_goes_on_before_a_sound_takes_the_turn_back() -> None:
     assert engine.asked[1][0].turns == ()
     assert heard_samples(engine) == [8000, 16000]
     assert talk.remembered == [("Whole.", False)]
-    assert taken.latency.dropped_drafts == 1
+    assert taken.latency.dropped_speculative_replies == 1
     assert talk.journal.states() == ["listening", "hearing", "thinking", "hearing", "thinking", "speaking", "listening"]
 
 

@@ -100,7 +100,7 @@ def test_a_manifest_from_the_first_run_to_the_last(folder: Path) -> None:
     assert {name: record for name, record in by_id().items() if name != "late"} == {
         name: record for name, record in found.items() if name != "late"
     }
-    assert by_id()["late"]["heard"]
+    assert by_id()["late"]["transcript"]
     code, stderr = run("m.jsonl", "--out", "out.jsonl", "--resume", "--max-p95", "0.001")
     assert (code, "above the 0.001 s" in stderr) == (1, True)
 
@@ -165,18 +165,18 @@ SCRIPTED = """
 import sys, threading, time
 from pathlib import Path
 from tests.support.batches import Echo, Silent, plan_of, read
-from voxcli.batch.scheduler import Desk
+from voxcli.batch.scheduler import Scheduler
 from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
-from voxcli.batch.prefetch import Shelf
-from voxcli.batch.stats import Tally
+from voxcli.batch.prefetch import Prefetcher
+from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker
 plan = plan_of("m.jsonl")
 with Results(Path("out.jsonl"), resume=True, count=lambda _: None) as results:
-    desk = Desk(iter(plan), results, "")
+    desk = Scheduler(iter(plan), results, "")
     engine = Echo(before_reply=lambda _: time.sleep(0.001))
-    run = Run(desk, plan.items, results.write, Tally(), Silent(), threading.Event())
-    with Shelf(desk, read) as shelf:
+    run = Run(desk, plan.items, results.write, Stats(), Silent(), threading.Event())
+    with Prefetcher(desk, read) as shelf:
         run.answer([EngineWorker(shelf, engine, 0.0) for _ in range(3)])
 """
 

@@ -162,7 +162,7 @@ def understood(samples: Samples, folder: Path, environment: Mapping[str, str]) -
     soundfile.write(path, samples, RATE)
     command = [sys.executable, "-m", "voxcli", "once", "--engine", "embedded", "--json", str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT, check=True)
-    return str(json.loads(done.stdout)["heard"])
+    return str(json.loads(done.stdout)["transcript"])
 
 
 def words(text: str) -> list[str]:
@@ -199,17 +199,17 @@ def test_questions_are_answered_aloud_and_a_session_goes_on(
         assert talk.exit_code() == 0
 
     assert [turn["turn"] for turn in taken] == [1, 2, 3]
-    assert [words(turn["heard"])[0] for turn in taken] == ["what", "what", "how"]
+    assert [words(turn["transcript"])[0] for turn in taken] == ["what", "what", "how"]
     for turn, must in zip(taken, ("capital france", "color lemon", "legs horse"), strict=True):
-        assert set(must.split()) <= set(words(turn["heard"]))
+        assert set(must.split()) <= set(words(turn["transcript"]))
         assert (turn["interrupted"], turn["model_passes"]) == (False, 1)
     prompts = [turn["tokens"]["prompt"] for turn in taken]
     assert prompts[0] + 20 < prompts[1] < prompts[2]  # each saw the turns before it
     assert "Paris" in taken[0]["reply"]
     assert [turn.reply for turn in turns(home, "Kitchen")] == [turn["reply"] for turn in taken]
-    heard = words(understood(answers, tmp_path, environment))
-    assert "paris" in heard
-    assert set(words(taken[1]["reply"])[-1:]) <= set(heard)
+    transcript = words(understood(answers, tmp_path, environment))
+    assert "paris" in transcript
+    assert set(words(taken[1]["reply"])[-1:]) <= set(transcript)
     for number, name in enumerate(asked, 1):
         at_seconds, likeness = first_word(read_audio(kept / f"turn-{number:04}.wav"), question(name))
         assert 0.1 < at_seconds < 0.7  # the pre-roll; less where it was said as soon as voxcli listened
@@ -233,14 +233,14 @@ def test_a_question_silences_the_reply_and_is_answered(
         assert talk.exit_code() == 0
         sound = np.abs(recording.samples)
     assert stopped["interrupted"]
-    assert talk.wait_for("barge_in")["heard"] == stopped["reply"]
+    assert talk.wait_for("barge_in")["transcript"] == stopped["reply"]
     assert "".join(event["text"] for event in talk.events("reply_delta")).startswith(stopped["reply"])
     assert 1 <= len(words(stopped["reply"])) <= 5 * (stop - start) / RATE  # at 180 words a minute: 3 a second
     assert sound[start:stop].max() > LOUD
     assert stop + RATE // 2 < end
     assert sound[stop + RATE * 2 // 5 : end].max() < FAINT  # while the question is said
     assert sound[end:].max() > LOUD
-    assert words(answered["heard"])[-3:] == ["we", "live", "in"]
+    assert words(answered["transcript"])[-3:] == ["we", "live", "in"]
     assert not answered["interrupted"]
     assert [(turn.reply, turn.interrupted) for turn in turns(home, "s")] == [
         (stopped["reply"], True),
@@ -271,14 +271,14 @@ def test_short_noises_do_not_stop_the_reply(card: SoundCard, tmp_path: Path, env
         assert talk.events("turn_ended") == []  # they were heard while the reply played
         taken = talk.wait_for("turn_ended")
         assert talk.exit_code() == 0
-        heard = words(understood(recording.samples, tmp_path, environment))
+        transcript = words(understood(recording.samples, tmp_path, environment))
     # A grunt is like speech and may silence the reply for a moment; that is no interruption.
     assert talk.events("barge_in") + talk.events("speech_started") == []
     assert not taken["interrupted"]
     assert taken["reply"] == "".join(event["text"] for event in talk.events("reply_delta")).strip()
     spoken = words(taken["reply"])
-    assert sum(word in heard for word in spoken) >= 0.6 * len(spoken), (spoken, heard)
-    assert spoken[-2:] == heard[-2:], (spoken, heard)
+    assert sum(word in transcript for word in spoken) >= 0.6 * len(spoken), (spoken, transcript)
+    assert spoken[-2:] == transcript[-2:], (spoken, transcript)
 
 
 def test_q_ends_it_and_keeps_what_was_heard(card: SoundCard, home: Path, environment: dict[str, str]) -> None:

@@ -134,7 +134,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
     assert record == {
         "user": "[User audio input - 33948 samples, 2.12s]",
         "prompt": FORGED,
-        "heard": "What is the capital of France?",
+        "transcript": "What is the capital of France?",
         "audio": {
             "path": str(clip),
             "samples": 33948,
@@ -257,8 +257,8 @@ def test_the_reply_is_heard_and_saved(home: Path, tmp_path: Path, card: SoundCar
         done = run("once", QUESTION, "--speak", "--save-reply", target, environment=card.environment)
     assert (done.returncode, "first audio" in done.stderr) == (0, True)
     samples, rate = soundfile.read(target)
-    saved, heard = np.flatnonzero(np.abs(samples) > 0.05), np.flatnonzero(np.abs(recording.samples) > 0.05)
-    assert (heard[-1] - heard[0]) / RATE == pytest.approx((saved[-1] - saved[0]) / rate, abs=0.1)
+    saved, transcript = np.flatnonzero(np.abs(samples) > 0.05), np.flatnonzero(np.abs(recording.samples) > 0.05)
+    assert (transcript[-1] - transcript[0]) / RATE == pytest.approx((saved[-1] - saved[0]) / rate, abs=0.1)
 
 
 @needs_sound_card

@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def kitchen(home: Path) -> None:
     with Store.open(home) as store:
-        details = TurnDetails("embedded", "smollm2", heard="What is that?")
+        details = TurnDetails("embedded", "smollm2", transcript="What is that?")
         store.append("kitchen", Turn(PLACEHOLDER, "A kettle.", prompt="Be exact."), details, instructions="Be short.")
         store.append("kitchen", Turn(PLACEHOLDER, "It boils", interrupted=True), details)
 
@@ -94,7 +94,7 @@ def test_json_has_all_that_is_kept() -> None:
         "created_at": "",
         "user": PLACEHOLDER,
         "prompt": "Be exact.",
-        "heard": "What is that?",
+        "transcript": "What is that?",
         "reply": "A kettle.",
         "interrupted": False,
         "engine": "embedded",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from voxcli.chat.speech.endpointing import EndpointSettings
+from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.config.loading import Settings, explain, fields, load, values
 from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, variable
 from voxcli.config.toml_text import as_toml, example
@@ -100,7 +100,7 @@ def test_an_empty_variable_the_data_folder_and_the_key_are_no_settings() -> None
 
 
 def test_the_ears_have_the_same_defaults() -> None:
-    ours, theirs = LiveSettings().model_dump(), asdict(EndpointSettings())
+    ours, theirs = LiveSettings().model_dump(), asdict(EndpointingSettings())
     shared = ours.keys() & theirs.keys()
     assert theirs.keys() - shared == {"reopen_ms", "by_voice"}  # not for users; what push-to-talk makes of it
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
@@ -170,8 +170,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("reply.temperature", "-inf", "a number from 0 to 2"),
         ("reply.top_p", "0.0", "a number from 0.01 to 1"),
         ("audio.max_seconds", "-1", "a number from 0.1 to 86400"),
-        ("live.drafts", "1", "true or false"),
-        ("live.drafts", '"yes"', "true or false"),
+        ("live.speculative_replies", "1", "true or false"),
+        ("live.speculative_replies", '"yes"', "true or false"),
         ("live.push_to_talk", "true", "one of off, toggle, hold"),
         ("live.input_device", "3", 'its number such as "3"'),
         ("live.input_device", '"a\\u001b"', "part of a device's name"),
@@ -209,7 +209,7 @@ def test_a_wrong_value_in_a_variable_names_the_variable(text: str) -> None:
 )
 def test_a_variable_says_true_or_false_in_several_ways(text: str, truth: bool) -> None:
     settings = load(None, {}, {"VOXCLI_LIVE__DRAFTS": text, "VOXCLI_LIVE__BARGE_IN": text})
-    assert settings.live.drafts is settings.live.barge_in is truth
+    assert settings.live.speculative_replies is settings.live.barge_in is truth
 
 
 @pytest.mark.parametrize("text", ["on", "2", "tru", " true", "y", "\u0660"])

@@ -75,7 +75,7 @@ def test_instructions_are_those_that_the_session_began_with(store: Store) -> Non
 
 
 def test_details_and_time_are_kept_beside_the_turn(store: Store) -> None:
-    details = TurnDetails("embedded", "smollm2", heard="ping")
+    details = TurnDetails("embedded", "smollm2", transcript="ping")
     before = datetime.now(UTC)
     store.append("a", PING, details)
     stored = store.stored("a")
@@ -85,17 +85,17 @@ def test_details_and_time_are_kept_beside_the_turn(store: Store) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(user=st.text(), reply=st.text(), prompt=st.text(), heard=st.none() | st.text())
-def test_any_text_survives(user: str, reply: str, prompt: str, heard: str | None) -> None:
+@given(user=st.text(), reply=st.text(), prompt=st.text(), transcript=st.none() | st.text())
+def test_any_text_survives(user: str, reply: str, prompt: str, transcript: str | None) -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     for statement in MIGRATIONS[0]:
         connection.execute(statement)
     with Store(Path("memory"), connection) as store:
         turn = Turn(user, reply, prompt=prompt)
-        store.append("a", turn, TurnDetails(heard=heard))
+        store.append("a", turn, TurnDetails(transcript=transcript))
         stored = store.stored("a")
     assert stored is not None
-    assert (stored.turns[0].turn, stored.turns[0].details.heard) == (turn, heard)
+    assert (stored.turns[0].turn, stored.turns[0].details.transcript) == (turn, transcript)
 
 
 def test_text_that_has_no_utf_8_is_kept_as_far_as_it_goes(store: Store) -> None:

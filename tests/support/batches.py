@@ -15,10 +15,10 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.batch.inputs import sources
 from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, survey
-from voxcli.batch.prefetch import Shelf
+from voxcli.batch.prefetch import Prefetcher
 from voxcli.batch.runner import Run, View
-from voxcli.batch.scheduler import Desk, Finished
-from voxcli.batch.stats import Status, Tally
+from voxcli.batch.scheduler import Finished, Scheduler
+from voxcli.batch.stats import Stats, Status
 from voxcli.batch.worker import EngineWorker
 from voxcli.core.session import Session, Turn
 from voxcli.core.turn import Engine, PassReport, Utterance
@@ -134,9 +134,9 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Run a plan and return the records in the order in which they were written."""
     written: list[dict[str, Any]] = []
-    desk = Desk(iter(plan), finished or NothingFinished(), INSTRUCTIONS)
+    scheduler = Scheduler(iter(plan), finished or NothingFinished(), INSTRUCTIONS)
     stop = stop or threading.Event()
-    run = Run(desk, plan.items, write or written.append, Tally(), view or Silent(), stop, fail_fast)
-    with Shelf(desk, read) as shelf:
-        run.answer([EngineWorker(shelf, engine, 0.0) for _ in range(workers)])
+    run = Run(scheduler, plan.items, write or written.append, Stats(), view or Silent(), stop, fail_fast)
+    with Prefetcher(scheduler, read) as prefetcher:
+        run.answer([EngineWorker(prefetcher, engine, 0.0) for _ in range(workers)])
     return written

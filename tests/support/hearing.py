@@ -16,9 +16,9 @@ from voxcli.chat.devices.microphone import KEPT_SECONDS, MicrophoneBlock
 from voxcli.chat.devices.speaker import ReferenceTap
 from voxcli.chat.events import EndpointEvent, Resumed, SpeechEnded
 from voxcli.chat.listener import Canceller, Listener
-from voxcli.chat.messages import Heard, Inbound
+from voxcli.chat.messages import Inbound, SpeechEvent
 from voxcli.chat.speech.echo import TAIL_MS, Timeline
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SAMPLES = SAMPLE_RATE // 100
@@ -137,7 +137,7 @@ class Listening:
         canceller: Canceller | None = None,
         *,
         detect: Callable[[Samples], float] = detect,
-        settings: EndpointSettings | None = None,
+        settings: EndpointingSettings | None = None,
         barge_in: bool = True,
         is_complete: Callable[[AudioClip], bool] | None = None,
     ) -> None:
@@ -150,7 +150,7 @@ class Listening:
             self.microphone,
             self.speaker,
             detect,
-            EndPointer(settings or EndpointSettings()),
+            Endpointer(settings or EndpointingSettings()),
             canceller,
             self.played,
             self._post,
@@ -179,7 +179,7 @@ class Listening:
 
     @property
     def events(self) -> list[EndpointEvent]:
-        return [each.event for each in self.posted if isinstance(each, Heard)]
+        return [each.event for each in self.posted if isinstance(each, SpeechEvent)]
 
     @property
     def kinds(self) -> list[type]:

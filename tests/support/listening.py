@@ -6,7 +6,7 @@ import numpy as np
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import EndpointEvent, SpeechEnded, SpeechGoesOn
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 
 FRAME = 512
 VOICE, SILENCE = 0.9, 0.05  # probabilities
@@ -17,8 +17,8 @@ PAUSE_FRAMES, END_FRAMES = 7, 19  # 200 and 600 ms
 class Listening:
     """An end-pointer, fed with samples that are their own positions, and what it told."""
 
-    def __init__(self, settings: EndpointSettings | None = None) -> None:
-        self.end_pointer = EndPointer(settings or EndpointSettings())
+    def __init__(self, settings: EndpointingSettings | None = None) -> None:
+        self.end_pointer = Endpointer(settings or EndpointingSettings())
         self.position = 0
         self.events: list[EndpointEvent] = []
 

@@ -25,8 +25,8 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.keyboard.keys import Key
-from voxcli.chat.messages import Ears, Heard, Inbound
-from voxcli.chat.response import Answering, AttemptEvent, AttemptOver, FirstAudio, NotPrepared
+from voxcli.chat.messages import Inbound, ListenerControl, SpeechEvent
+from voxcli.chat.response import FirstAudio, NotPrepared, Responder, ResponseEvent, ResponseOver
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
@@ -70,7 +70,7 @@ class Journal:
 
 @dataclass
 class FakeEars:
-    """Ears that note what they are told."""
+    """ListenerControl that note what they are told."""
 
     is_open: bool = False  # the user speaks on
     overruns: int = 0
@@ -126,7 +126,7 @@ class Talk:
         engine: Engine,
         speaker: Speaker | None = None,
         *,
-        ears: Ears | None = None,
+        ears: ListenerControl | None = None,
         inbox: SimpleQueue[Inbound] | None = None,
         memory: Memory | None = None,
         options: ConversationOptions | None = None,
@@ -139,7 +139,7 @@ class Talk:
         self.ears = ears or self.fake_ears
         self.memory = memory or Memory(Session())
         self.error: BaseException | None = None
-        self.answering = Answering(
+        self.answering = Responder(
             engine,
             SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
             self.ears.commit,
@@ -168,9 +168,9 @@ class Talk:
         self._position = 0
         self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
 
-    def _post(self, inbound: AttemptEvent | FirstAudio | AttemptOver | NotPrepared) -> None:
+    def _post(self, inbound: ResponseEvent | FirstAudio | ResponseOver | NotPrepared) -> None:
         self.inbox.put(inbound)
-        self.attempts_over += isinstance(inbound, AttemptOver)
+        self.attempts_over += isinstance(inbound, ResponseOver)
 
     def _run(self) -> None:
         try:
@@ -266,7 +266,7 @@ class Talk:
         self.finished(samples)
 
     def _hear(self, event: EndpointEvent) -> None:
-        self.put(Heard(event, time.monotonic() - self.silent_seconds))
+        self.put(SpeechEvent(event, time.monotonic() - self.silent_seconds))
 
 
 @dataclass
@@ -312,7 +312,7 @@ class UnsettledEngine(FakeEngine):
 
     failure: Exception = field(default_factory=Exception)
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         raise self.failure
 
 

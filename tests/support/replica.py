@@ -20,7 +20,7 @@ from voxcli.engines.voxtral.device import formats
 from voxcli.engines.voxtral.quiet import quiet
 from voxcli.engines.voxtral.runtime import int4, quantization
 from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 PROMPT = [1, 3, 300, 400, 500, 600, 700, 800, 900, 1200, 1500, 4]
 TOKENS = 8
@@ -57,7 +57,7 @@ def reference(folder: Path, form: formats.Format, dtype: torch.dtype = torch.bfl
     voxtral: Any = transformers.VoxtralForConditionalGeneration
     with quiet():
         model = voxtral.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
-    text = Llama(model).modules
+    text = TextModel(model).modules
     with torch.no_grad():
         for layer in text.layers:
             for path in quantization.MATRICES:

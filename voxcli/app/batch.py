@@ -16,8 +16,8 @@ from voxcli.errors import ConfigError
 if TYPE_CHECKING:
     from voxcli.batch.item import Source
     from voxcli.batch.results import Results
-    from voxcli.batch.scheduler import Desk
-    from voxcli.batch.stats import Status, Tally
+    from voxcli.batch.scheduler import Scheduler
+    from voxcli.batch.stats import Stats, Status
     from voxcli.batch.worker import SpokenReplies, Worker
     from voxcli.config.loading import Settings
 
@@ -46,11 +46,11 @@ class BatchOptions:
 class Batch:
     """A batch run with all its parts open."""
 
-    tally: "Tally"  # counts all records in the results file
+    stats: "Stats"  # counts all records in the results file
     items: int
     left: int  # items without a record
     _options: BatchOptions
-    _desk: "Desk"
+    _scheduler: "Scheduler"
     _results: "Results"
     _workers: "Sequence[Worker]"
 
@@ -66,7 +66,7 @@ class Batch:
         if not self.left:
             return None
         with batch_progress() as view:
-            run = Run(self._desk, self.left, self._results.write, self.tally, view, stop, self._options.fail_fast)
+            run = Run(self._scheduler, self.left, self._results.write, self.stats, view, stop, self._options.fail_fast)
             return run.answer(self._workers)
 
 
@@ -79,40 +79,40 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     from voxcli.batch.inputs import sources
     from voxcli.batch.plan import survey
     from voxcli.batch.results import Results
-    from voxcli.batch.scheduler import Desk
-    from voxcli.batch.stats import Tally
+    from voxcli.batch.scheduler import Scheduler
+    from voxcli.batch.stats import Stats
 
     _refuse_cluster_options(options)
     _refuse_batch_size(options.batch_size, settings.engine)
     inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_among(inputs, options.save_replies)
-    plan, tally = survey(inputs), Tally()
+    plan, stats = survey(inputs), Stats()
     results = stack.enter_context(
         Results(
             options.out,
             resume=options.resume or options.retry_failed,
             retry_failed=options.retry_failed,
-            count=tally.add,
+            count=stats.add,
         )
     )
     left = sum(planned.item.id not in results for planned in plan) if len(results) else plan.items
     if len(results):
         notice(f"{plan.items - left} of {plan.items} items are finished")
-    desk = Desk(iter(plan), results, settings.instructions)
+    scheduler = Scheduler(iter(plan), results, settings.instructions)
     workers: list[Worker] = []
     if left and options.ray:
-        workers = _cluster(settings, options, stack, notice, desk, left)
+        workers = _cluster(settings, options, stack, notice, scheduler, left)
     elif left:
-        workers = _open_workers(settings, options, stack, notice, desk, left)
-    return Batch(tally, plan.items, left, options, desk, results, workers)
+        workers = _open_workers(settings, options, stack, notice, scheduler, left)
+    return Batch(stats, plan.items, left, options, scheduler, results, workers)
 
 
 def _open_workers(
-    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
+    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, scheduler: "Scheduler", left: int
 ) -> "list[Worker]":
     """Open the engine and all that answers with it on this machine."""
     from voxcli.app.views import loading_progress
-    from voxcli.batch.prefetch import Shelf
+    from voxcli.batch.prefetch import Prefetcher
     from voxcli.batch.urls import read_recording
     from voxcli.batch.worker import EngineWorker, workers_wanted
 
@@ -129,8 +129,8 @@ def _open_workers(
     for _ in range(min(count, os.cpu_count() or 1) - 1):  # as many voices as may well speak at once
         replies += _spoken_replies(options.save_replies, settings, stack)
     max_seconds = settings.audio.max_seconds
-    shelf = stack.enter_context(Shelf(desk, lambda path: read_recording(path, max_seconds=max_seconds)))
-    return [EngineWorker(shelf, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
+    prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
+    return [EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
 
 
 def _refuse_batch_size(size: int | None, engine: str) -> None:
@@ -140,11 +140,11 @@ def _refuse_batch_size(size: int | None, engine: str) -> None:
 
 
 def _cluster(
-    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, desk: "Desk", left: int
+    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, scheduler: "Scheduler", left: int
 ) -> "list[Worker]":
     """Join the cluster and start what answers there."""
     from voxcli.batch.ray.actor import EngineChoice, Setup
-    from voxcli.batch.ray.cluster import Crew, Size, connected
+    from voxcli.batch.ray.cluster import ActorPool, Size, connected
     from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
 
     stack.enter_context(connected(options.ray or ""))
@@ -154,7 +154,7 @@ def _cluster(
     engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)
     at_once = None if wanted.engine == "remote" else options.concurrency
     setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once)
-    return [Crew(desk, setup, Size(options.workers, options.gpus_per_worker), left, notice)]
+    return [ActorPool(scheduler, setup, Size(options.workers, options.gpus_per_worker), left, notice)]
 
 
 def _refuse_cluster_options(options: BatchOptions) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from voxcli.chat.listener import Listener
     from voxcli.chat.messages import Inbound
     from voxcli.chat.recording import Recording
-    from voxcli.chat.response import Answering
+    from voxcli.chat.response import Responder
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
@@ -74,7 +74,7 @@ def _run(
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.recording import Recording
-    from voxcli.chat.response import Answering
+    from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
     from voxcli.core.turn import SpeechOutput
 
@@ -93,8 +93,8 @@ def _run(
         engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
-    answering = Answering(engine, speech, listener.commit, inbox.put)
-    turns = ConversationOptions(settings.live.drafts, settings.live.push_to_talk, options.max_turns)
+    answering = Responder(engine, speech, listener.commit, inbox.put)
+    turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     show = _shown_and_kept(view, recording)
     conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
@@ -167,13 +167,16 @@ def _open_listener(
     from voxcli.chat.events import Notice
     from voxcli.chat.listener import PLAYED_SECONDS, Listener
     from voxcli.chat.speech.echo import Timeline, open_canceller
-    from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+    from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 
     live = settings.live
     by_voice = live.push_to_talk == "off"
-    given = {name: getattr(live, name) for field in fields(EndpointSettings) if hasattr(live, name := field.name)}
-    given |= {"drafts": live.drafts or live.end_of_turn != "silence", "by_voice": by_voice}  # both need pauses
-    endpointer = EndPointer(EndpointSettings(**given))
+    given = {name: getattr(live, name) for field in fields(EndpointingSettings) if hasattr(live, name := field.name)}
+    given |= {
+        "speculative_replies": live.speculative_replies or live.end_of_turn != "silence",
+        "by_voice": by_voice,
+    }  # both need pauses
+    endpointer = Endpointer(EndpointingSettings(**given))
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
     canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
     if notice:
@@ -255,7 +258,7 @@ def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
 
 
 @contextmanager
-def _running(listener: "Listener", answering: "Answering") -> Iterator[None]:
+def _running(listener: "Listener", answering: "Responder") -> Iterator[None]:
     listener.start()
     answering.start()
     try:

@@ -118,7 +118,7 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
     if options.save_reply:
         from voxcli.tts.wav_speaker import WavSpeaker
 
-        losable = _losable(speaker, options, stack, notice)
+        losable = _failsafe(speaker, options, stack, notice)
         speaker = stack.enter_context(WavSpeaker(options.save_reply, then=losable))
     if speaker is None:
         return None
@@ -146,13 +146,13 @@ def _open_loudspeaker(options: OnceOptions, stack: ExitStack) -> "Speaker | None
         return None
 
 
-def _losable(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, notice: Notice) -> "Speaker | None":
+def _failsafe(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, notice: Notice) -> "Speaker | None":
     """Return a loudspeaker whose failure is reported once the file with the reply is complete."""
     if speaker is None:
         return None
-    from voxcli.chat.devices.failsafe import LosableSpeaker
+    from voxcli.chat.devices.failsafe import FailsafeSpeaker
 
-    losable = LosableSpeaker(speaker)
+    losable = FailsafeSpeaker(speaker)
 
     def report() -> None:
         if losable.failure and options.speak == "always":

@@ -52,14 +52,14 @@ class Prepared:
         return self.clip.seconds if isinstance(self.clip, AudioClip) else 0.0
 
 
-class Shelf:
+class Prefetcher:
     """Where workers find jobs whose recordings have been read; a context manager that ends its threads."""
 
-    def __init__(self, desk: Jobs, read: Read, clips_ahead: int = CLIPS_AHEAD) -> None:
-        """Take jobs from `desk`; `read` returns the clip of a path, or raises VoxError."""
+    def __init__(self, scheduler: Jobs, read: Read, clips_ahead: int = CLIPS_AHEAD) -> None:
+        """Take jobs from `scheduler`; `read` returns the clip of a path, or raises VoxError."""
         self._clips_ahead = clips_ahead
         self._failure: Exception | None = None  # of a reader, not of a recording
-        self._desk = desk
+        self._scheduler = scheduler
         self._read = read
         self._changed = threading.Condition()
         self._prepared: deque[Prepared] = deque()
@@ -73,7 +73,7 @@ class Shelf:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._desk.stop()
+        self._scheduler.stop()
         with self._changed:
             self._changed.notify_all()
         for reader in self._readers:
@@ -85,12 +85,12 @@ class Shelf:
         Raises what the desk raised: without its readers a run would seem to be done.
         """
         with self._changed:
-            while not self._prepared and self._reading and not self._desk.stopped:
+            while not self._prepared and self._reading and not self._scheduler.stopped:
                 self._changed.wait()
             self._changed.notify_all()
             if self._failure:
                 raise self._failure
-            if not self._prepared or self._desk.stopped:
+            if not self._prepared or self._scheduler.stopped:
                 return None
             prepared = self._prepared.popleft()
             self._seconds -= prepared.seconds
@@ -98,7 +98,7 @@ class Shelf:
 
     def _fill(self) -> None:
         try:
-            while self._waited_for_room() and (job := self._desk.take()):
+            while self._waited_for_room() and (job := self._scheduler.take()):
                 prepared = Prepared(job, self._clip(job.item))
                 with self._changed:
                     self._prepared.append(prepared)
@@ -114,11 +114,11 @@ class Shelf:
     def _waited_for_room(self) -> bool:
         """Wait until a recording may be read; return False once the desk was stopped."""
         with self._changed:
-            while not self._desk.stopped and (
+            while not self._scheduler.stopped and (
                 self._seconds >= SECONDS_AHEAD or len(self._prepared) >= self._clips_ahead
             ):
                 self._changed.wait()
-            return not self._desk.stopped
+            return not self._scheduler.stopped
 
     def _clip(self, item: Item) -> AudioClip | Exception:
         try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any, Protocol
 
-from voxcli.batch.scheduler import Desk, Outcome
-from voxcli.batch.stats import Status, Tally
+from voxcli.batch.scheduler import Outcome, Scheduler
+from voxcli.batch.stats import Stats, Status
 from voxcli.batch.worker import Worker
 
 TICK_SECONDS = 0.1  # between looks at the clock and at `stop` while nothing is reported
@@ -31,10 +31,10 @@ class View(Protocol):
 class Run:
     """What a run is made of, beside its workers."""
 
-    desk: Desk
+    scheduler: Scheduler
     items: int  # to be answered
     write: Callable[[dict[str, Any]], None]
-    tally: Tally  # counts what is written
+    stats: Stats  # counts what is written
     view: View
     stop: threading.Event  # set it, and what is in flight is finished, nothing more is begun
     fail_fast: bool = False  # stop at the first item that fails
@@ -47,30 +47,30 @@ class Run:
             VoxError: the results can't be written, or the inputs can't be read to their end; what was
                 answered before is written.
         """
-        started, done = self.clock(), Tally()  # of this run alone: the other may hold what others wrote
+        started, done = self.clock(), Stats()  # of this run alone: the other may hold what others wrote
         status = done.status(self.items, 0.0)
-        with closing(_outcomes(self.desk, workers)) as outcomes:
+        with closing(_outcomes(self.scheduler, workers)) as outcomes:
             for outcome in outcomes:
                 if outcome:
                     self.write(outcome.record)
-                    self.tally.add(outcome.record)
+                    self.stats.add(outcome.record)
                     done.add(outcome.record)
-                if not self.desk.stopped and self._is_to_stop(done):
-                    self.desk.stop()
+                if not self.scheduler.stopped and self._is_to_stop(done):
+                    self.scheduler.stop()
                 status = done.status(self.items, self.clock() - started)
                 self.view.show(status)
-        if self.desk.failure:
-            raise self.desk.failure
+        if self.scheduler.failure:
+            raise self.scheduler.failure
         return status
 
-    def _is_to_stop(self, done: Tally) -> bool:
+    def _is_to_stop(self, done: Stats) -> bool:
         if self.stop.is_set():
             self.view.say("finishing what is in flight; Ctrl-C again ends at once")
             return True
         return self.fail_fast and done.failed > 0
 
 
-def _outcomes(desk: Desk, workers: Sequence[Worker]) -> Generator[Outcome | None, None, None]:
+def _outcomes(scheduler: Scheduler, workers: Sequence[Worker]) -> Generator[Outcome | None, None, None]:
     """Give outcomes as they are reported, and None from time to time; end with the last worker.
 
     Closing it lets the workers finish what is in flight. Raises what a worker raised.
@@ -79,7 +79,7 @@ def _outcomes(desk: Desk, workers: Sequence[Worker]) -> Generator[Outcome | None
 
     def report(outcome: Outcome) -> None:
         reported.put(outcome)  # before the session goes on: so its records come in order
-        desk.finish(outcome.job, outcome.turn)
+        scheduler.finish(outcome.job, outcome.turn)
 
     def work(worker: Worker) -> None:
         try:
@@ -106,7 +106,7 @@ def _outcomes(desk: Desk, workers: Sequence[Worker]) -> Generator[Outcome | None
             else:
                 yield outcome
     finally:
-        desk.stop()
+        scheduler.stop()
         while busy:  # nobody writes these: a worker must not wait for room
             busy -= reported.get() is None
         for thread in threads:

@@ -47,7 +47,7 @@ class Finished(Protocol):
 
 
 @dataclass
-class _Talk:
+class _SessionQueue:
     """A session in this run."""
 
     session: Session
@@ -56,7 +56,7 @@ class _Talk:
     is_over: bool = False  # no later item belongs to it
 
 
-class Desk:
+class Scheduler:
     """See the module. Every method may be called from any thread."""
 
     def __init__(self, plan: Iterator[Planned], finished: Finished, instructions: str) -> None:
@@ -71,7 +71,7 @@ class Desk:
         self._instructions = instructions
         self._changed = threading.Condition()
         self._ready: deque[Job] = deque()
-        self._talks: dict[str, _Talk] = {}
+        self._sessions: dict[str, _SessionQueue] = {}
         self._waiting = 0  # items, in all talks
         self.stopped = False
         self.failure: Exception | None = None  # why the plan could not be read to its end
@@ -99,11 +99,11 @@ class Desk:
         if job.item.session is None:
             return
         with self._changed:
-            talk = self._talks[job.item.session]
+            queue = self._sessions[job.item.session]
             if turn:
-                talk.session = talk.session.add(turn)
-            talk.is_busy = False
-            self._advance(job.item.session, talk)
+                queue.session = queue.session.add(turn)
+            queue.is_busy = False
+            self._advance(job.item.session, queue)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -127,21 +127,21 @@ class Desk:
             if item.id not in self._finished:
                 self._ready.append(Job(item, Session(instructions=own)))
             return
-        talk = self._talks.setdefault(item.session, _Talk(Session(item.session, own)))
-        talk.waiting.append(planned)
+        queue = self._sessions.setdefault(item.session, _SessionQueue(Session(item.session, own)))
+        queue.waiting.append(planned)
         self._waiting += 1
-        self._advance(item.session, talk)
+        self._advance(item.session, queue)
 
-    def _advance(self, name: str, talk: _Talk) -> None:
+    def _advance(self, name: str, queue: _SessionQueue) -> None:
         """Make the session's next item ready; remember those that were finished before."""
-        while talk.waiting and not talk.is_busy:
-            item, talk.is_over = talk.waiting.popleft()
+        while queue.waiting and not queue.is_busy:
+            item, queue.is_over = queue.waiting.popleft()
             self._waiting -= 1
             if item.id not in self._finished:
-                told = talk.session.instructions if item.instructions is None else item.instructions
-                self._ready.append(Job(item, replace(talk.session, instructions=told), talk.is_over))
-                talk.is_busy = True
+                told = queue.session.instructions if item.instructions is None else item.instructions
+                self._ready.append(Job(item, replace(queue.session, instructions=told), queue.is_over))
+                queue.is_busy = True
             elif turn := self._finished.turn(item.id):
-                talk.session = talk.session.add(turn)
-        if talk.is_over and not talk.is_busy:
-            del self._talks[name]
+                queue.session = queue.session.add(turn)
+        if queue.is_over and not queue.is_busy:
+            del self._sessions[name]

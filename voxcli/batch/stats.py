@@ -15,7 +15,7 @@ class Failures:
     first: str  # the first of them, as a message
 
 
-class Tally:
+class Stats:
     """Counts records; of each it keeps eight bytes at most."""
 
     def __init__(self) -> None:

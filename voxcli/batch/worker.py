@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from voxcli.audio.clip import AudioClip
 from voxcli.batch.plan import digest
-from voxcli.batch.prefetch import Prepared, Shelf
+from voxcli.batch.prefetch import Prefetcher, Prepared
 from voxcli.batch.scheduler import Job, Outcome
 from voxcli.core.memory import Memory
 from voxcli.core.record import Context, failure_of, record_of
@@ -64,16 +64,18 @@ class SpokenReplies:
 class EngineWorker:
     """Implements `Worker` with an engine; several may share one that replies to several at once."""
 
-    def __init__(self, shelf: Shelf, engine: Engine, load_seconds: float, replies: SpokenReplies | None = None) -> None:
-        """Answer what is on `shelf`; `load_seconds` is for the records."""
-        self._shelf = shelf
+    def __init__(
+        self, prefetcher: Prefetcher, engine: Engine, load_seconds: float, replies: SpokenReplies | None = None
+    ) -> None:
+        """Answer what is on `prefetcher`; `load_seconds` is for the records."""
+        self._prefetcher = prefetcher
         self._engine = engine
         self._load_seconds = load_seconds
         self._replies = replies
 
     def work(self, report: Callable[[Outcome], None]) -> None:
         """See `Worker`."""
-        while prepared := self._shelf.take():
+        while prepared := self._prefetcher.take():
             report(self._outcome(prepared))
 
     def _outcome(self, prepared: Prepared) -> Outcome:

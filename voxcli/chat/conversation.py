@@ -41,8 +41,8 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.keyboard.keys import Key
-from voxcli.chat.messages import Crashed, Ears, Forgotten, Heard, Inbound, Interrupt
-from voxcli.chat.response import Answering, Attempt, AttemptEvent, AttemptOver, FirstAudio, NotPrepared
+from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
+from voxcli.chat.response import FirstAudio, NotPrepared, Responder, Response, ResponseEvent, ResponseOver
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
@@ -56,7 +56,7 @@ SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversati
 class ConversationOptions:
     """How the conversation goes."""
 
-    drafts: bool = True
+    speculative_replies: bool = True
     push_to_talk: Literal["off", "hold", "toggle"] = "off"
     max_turns: int | None = None
 
@@ -67,8 +67,8 @@ class Conversation:
     def __init__(
         self,
         memory: Memory,
-        answering: Answering,
-        ears: Ears,
+        answering: Responder,
+        listener: ListenerControl,
         inbox: SimpleQueue[Inbound],
         show: Callable[[LiveEvent], None],
         options: ConversationOptions,
@@ -78,31 +78,31 @@ class Conversation:
 
         Args:
             answering: runs attempts and puts their events into `inbox`.
-            ears: the listener, which puts what it hears into `inbox`.
+            listener: the listener, which puts what it hears into `inbox`.
             show: draws an event; called on the thread that runs the conversation.
             read_line: lets the user type a line; empty if nothing was typed.
         """
         self._memory = memory
         self._answering = answering
-        self._ears = ears
+        self._listener = listener
         self._inbox = inbox
         self._show = show
         self._options = options
         self._read_line = read_line
         self.interrupted = False  # ended by Ctrl-C
-        self._attempt: Attempt | None = None  # the newest, a draft or a turn
-        self._waiting: deque[Attempt] = deque()  # for `_running` to be over
-        self._running: Attempt | None = None
+        self._response: Response | None = None  # the newest, a draft or a turn
+        self._waiting: deque[Response] = deque()  # for `_running` to be over
+        self._running: Response | None = None
         self._state: State = "starting"
         self._ended = False
         self._muted = False
         self._talking = False
         self._hearing = False  # an utterance is open
         self._speech_start = 0  # of the last utterance, as the listener counts
-        self._forgotten: Forgotten | None = None  # until it comes, what was heard is out of date
+        self._forgotten: InboxMarker | None = None  # until it comes, what was heard is out of date
         self._ctrl_c_at = -math.inf
         self._latencies: list[Latency] = []
-        self._dropped_drafts = 0
+        self._dropped_speculative_replies = 0
         self._dropped_of_turn = 0
 
     def run(self) -> None:
@@ -118,16 +118,16 @@ class Conversation:
                 self._show_state()
             self._finish()
         finally:
-            for attempt in (self._attempt, self._running, *self._waiting):
-                if attempt:
-                    attempt.stop()
+            for response in (self._response, self._running, *self._waiting):
+                if response:
+                    response.stop()
         self._show(
             SessionEnded(
                 len(self._latencies),
                 tuple(self._latencies),
-                self._ears.overruns,
-                self._ears.underruns,
-                self._dropped_drafts,
+                self._listener.overruns,
+                self._listener.underruns,
+                self._dropped_speculative_replies,
                 self._memory.session.name,
                 self._memory.place,
             )
@@ -144,32 +144,32 @@ class Conversation:
 
     def _take(self, inbound: Inbound) -> None:
         match inbound:
-            case Heard():
+            case SpeechEvent():
                 if self._forgotten is None:
                     self._hear(inbound.event, inbound.last_voiced_at)
-            case Forgotten():
+            case InboxMarker():
                 if inbound is self._forgotten:
                     self._forgotten = None
-            case AttemptEvent() | AttemptOver():
+            case ResponseEvent() | ResponseOver():
                 self._take_answer(inbound)
             case FirstAudio():
-                inbound.attempt.is_speaking = True
+                inbound.response.is_speaking = True
             case Interrupt():
                 self._ctrl_c()
             case Key():
                 self._press(inbound)
             case NotPrepared(VoxError() as error):
                 self._show(Notice(error.message))
-            case Crashed(error) | NotPrepared(error):
+            case ThreadCrashed(error) | NotPrepared(error):
                 raise error
             case _:
                 self._show(inbound)
 
-    def _take_answer(self, inbound: AttemptEvent | AttemptOver) -> None:
-        if isinstance(inbound, AttemptEvent):
-            self._follow(inbound.attempt, inbound.event)
+    def _take_answer(self, inbound: ResponseEvent | ResponseOver) -> None:
+        if isinstance(inbound, ResponseEvent):
+            self._follow(inbound.response, inbound.event)
         else:
-            self._over(inbound.attempt, inbound.error)
+            self._over(inbound.response, inbound.error)
 
     def _finish(self) -> None:
         """End what is under way and remember it; a Ctrl-C meanwhile is reason to wait for nothing."""
@@ -177,21 +177,21 @@ class Conversation:
         self._stop_turn()
         while self._running:
             match self._next():
-                case AttemptEvent() | AttemptOver() as inbound:
+                case ResponseEvent() | ResponseOver() as inbound:
                     self._take_answer(inbound)
                 case Interrupt():
                     self.interrupted = True
                     return
-                case Crashed(error):
+                case ThreadCrashed(error):
                     raise error
 
     def _show_state(self) -> None:
-        attempt = self._attempt if self._attempt and self._attempt.state == "turn" else None
+        response = self._response if self._response and self._response.state == "turn" else None
         state: State = "muted" if self._muted else "listening"
         if self._hearing:
             state = "hearing"
-        elif attempt:
-            state = "speaking" if attempt.is_speaking else "thinking"
+        elif response:
+            state = "speaking" if response.is_speaking else "thinking"
         if state != self._state:
             self._state = state
             self._show(StateChanged(state))
@@ -206,10 +206,10 @@ class Conversation:
                 self._drop()
                 self._hearing, self._speech_start = True, event.start
                 self._dropped_of_turn = 0
-            case SpeechPaused() if self._options.drafts:
-                self._begin(Attempt(Utterance(event.clip), last_voiced_at))
+            case SpeechPaused() if self._options.speculative_replies:
+                self._begin(Response(Utterance(event.clip), last_voiced_at))
             case SpeechGoesOn():
-                self._answering.listen(event.clip)
+                self._answering.encode_partial(event.clip)
             case SpeechResumed():
                 self._drop()
                 self._hearing = True
@@ -224,29 +224,29 @@ class Conversation:
         if event.last_voiced == self._speech_start:  # the key of push-to-talk was pressed, and that was all
             self._show(Notice("nothing was heard"))
             return
-        attempt = self._attempt
-        if attempt and attempt.state == "draft":
-            attempt.was_draft = True
+        response = self._response
+        if response and response.state == "speculative":
+            response.was_speculative = True
         else:
-            attempt = self._begin(Attempt(Utterance(event.clip), last_voiced_at))
-        self._release(attempt, last_voiced_at)
+            response = self._begin(Response(Utterance(event.clip), last_voiced_at))
+        self._release(response, last_voiced_at)
 
-    def _release(self, attempt: Attempt, last_voiced_at: float) -> None:
-        attempt.ended_at = time.monotonic()
-        attempt.last_voiced_at = last_voiced_at
-        attempt.dropped_drafts, self._dropped_of_turn = self._dropped_of_turn, 0
-        held = attempt.release()
+    def _release(self, response: Response, last_voiced_at: float) -> None:
+        response.ended_at = time.monotonic()
+        response.last_voiced_at = last_voiced_at
+        response.dropped_speculative_replies, self._dropped_of_turn = self._dropped_of_turn, 0
+        held = response.release()
         self._show_state()  # before the reply that may be there already
         for event in held:
-            self._follow(attempt, event)
+            self._follow(response, event)
 
-    def _begin(self, attempt: Attempt) -> Attempt:
+    def _begin(self, response: Response) -> Response:
         self._stop_turn()
         self._drop()
-        self._attempt = attempt
-        self._waiting.append(attempt)
+        self._response = response
+        self._waiting.append(response)
         self._start()
-        return attempt
+        return response
 
     def _start(self) -> None:
         """Start the next attempt, once the one before is over and remembered."""
@@ -256,87 +256,87 @@ class Conversation:
 
     def _drop(self) -> None:
         """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
-        if self._attempt:
-            self._attempt.drop()
-            self._dropped_drafts += 1
-            self._dropped_of_turn += 1 + self._attempt.dropped_drafts
-        self._attempt = None
+        if self._response:
+            self._response.drop()
+            self._dropped_speculative_replies += 1
+            self._dropped_of_turn += 1 + self._response.dropped_speculative_replies
+        self._response = None
 
     def _stop_turn(self) -> None:
         """Interrupt the turn; it is remembered, so what is said next is another one."""
-        if self._attempt and self._attempt.state == "turn":
-            self._attempt.stop()
-            self._attempt = None
-            self._ears.commit()
+        if self._response and self._response.state == "turn":
+            self._response.stop()
+            self._response = None
+            self._listener.commit()
 
     def _forget_speech(self) -> None:
         """Hear nothing from now on, and forget what has been said of an utterance."""
-        self._ears.mute(True)
-        self._forgotten = Forgotten()
+        self._listener.mute(True)
+        self._forgotten = InboxMarker()
         self._inbox.put(self._forgotten)
         self._hearing = self._talking = False
-        if self._attempt and self._attempt.state == "draft":
+        if self._response and self._response.state == "speculative":
             self._drop()
         self._dropped_of_turn = 0
 
     # How its answer comes along.
 
-    def _follow(self, attempt: Attempt, event: Event) -> None:
-        if attempt.state == "draft":
-            attempt.held.append(event)
-        elif attempt.state == "dropped":
+    def _follow(self, response: Response, event: Event) -> None:
+        if response.state == "speculative":
+            response.held.append(event)
+        elif response.state == "dropped":
             return
         elif isinstance(event, TurnEnded):
-            self._show_played(attempt)
-            self._end_turn(attempt, event)
+            self._show_played(response)
+            self._end_turn(response, event)
         else:
             self._show(event)
 
-    def _show_played(self, attempt: Attempt) -> None:
+    def _show_played(self, response: Response) -> None:
         """Announce the sentences of a turn whose end the loudspeaker has passed."""
-        if attempt.state == "turn":
-            for sentence in self._answering.newly_played(attempt):
+        if response.state == "turn":
+            for sentence in self._answering.newly_played(response):
                 self._show(SentenceSpoken(sentence))
 
-    def _end_turn(self, attempt: Attempt, ended: TurnEnded) -> None:
+    def _end_turn(self, response: Response, ended: TurnEnded) -> None:
         if ended.turn.interrupted:
             self._show(BargeIn(ended.turn.reply))
-        if not attempt.repeats:
-            self._remember(attempt, ended)
-        self._leave(attempt)
+        if not response.repeats:
+            self._remember(response, ended)
+        self._leave(response)
 
-    def _remember(self, attempt: Attempt, ended: TurnEnded) -> None:
+    def _remember(self, response: Response, ended: TurnEnded) -> None:
         try:
             self._memory.remember(ended, self._answering.engine)
         except VoxError as error:
             self._show(TurnFailed(error))
-        latency = attempt.latency(ended.timings)
+        latency = response.latency(ended.timings)
         self._latencies.append(latency)
-        self._show(TurnTaken(ended, self._memory.turn_number, latency, attempt.utterance.clip))
+        self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _over(self, attempt: Attempt, error: BaseException | None) -> None:
+    def _over(self, response: Response, error: BaseException | None) -> None:
         self._running = None
         if isinstance(error, VoxError):
-            self._fail(attempt, error)
+            self._fail(response, error)
         elif error:
             raise error
-        elif attempt.state == "turn":
-            self._answering.settle(self._memory.session)
+        elif response.state == "turn":
+            self._answering.prefill_history(self._memory.session)
         self._start()
 
-    def _fail(self, attempt: Attempt, error: VoxError) -> None:
-        if attempt.state == "turn":
-            self._ears.commit()  # what is said next is another try
+    def _fail(self, response: Response, error: VoxError) -> None:
+        if response.state == "turn":
+            self._listener.commit()  # what is said next is another try
             self._show(TurnFailed(error))
-            self._leave(attempt)
-        elif attempt is self._attempt:  # a draft: the end point tries again
+            self._leave(response)
+        elif response is self._response:  # a draft: the end point tries again
             self._drop()
 
-    def _leave(self, attempt: Attempt) -> None:
-        if attempt is self._attempt:
-            self._attempt = None
+    def _leave(self, response: Response) -> None:
+        if response is self._response:
+            self._response = None
 
     # What the user presses.
 
@@ -373,8 +373,8 @@ class Conversation:
         if muted:
             self._forget_speech()
         else:
-            self._ears.mute(False)
-        if self._attempt:  # its state is shown instead
+            self._listener.mute(False)
+        if self._response:  # its state is shown instead
             self._show(Notice("the microphone is " + ("muted" if muted else "on again")))
 
     def _talk(self, talking: bool) -> None:
@@ -383,18 +383,18 @@ class Conversation:
         self._talking = talking
         if talking:
             self._stop_turn()
-        self._ears.talk(talking)
+        self._listener.talk(talking)
 
     def _type(self) -> None:
         self._forget_speech()
         if line := self._read_line().strip():
-            self._ask(Attempt(Utterance(None, line), time.monotonic()))
-        self._ears.mute(self._muted)
+            self._ask(Response(Utterance(None, line), time.monotonic()))
+        self._listener.mute(self._muted)
 
     def _repeat(self) -> None:
         self._forget_speech()
-        self._ask(Attempt(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
-        self._ears.mute(self._muted)
+        self._ask(Response(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
+        self._listener.mute(self._muted)
 
-    def _ask(self, attempt: Attempt) -> None:
-        self._release(self._begin(attempt), attempt.last_voiced_at)
+    def _ask(self, response: Response) -> None:
+        self._release(self._begin(response), response.last_voiced_at)

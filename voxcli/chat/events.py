@@ -12,7 +12,7 @@ from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
 State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted"]
-DraftUse = Literal["used", "dropped", "none"]
+SpeculativeUse = Literal["used", "dropped", "none"]
 
 
 # What the end-pointer finds in the stream of the microphone.
@@ -121,8 +121,8 @@ class Latency:
     endpoint_ms: float | None  # until the end-pointer made up its mind
     first_token_ms: float | None
     first_audio_ms: float | None  # until the first sample was handed to the device
-    draft: DraftUse
-    dropped_drafts: int  # of this turn
+    speculative_reply: SpeculativeUse
+    dropped_speculative_replies: int  # of this turn
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class SessionEnded:
     latencies: tuple[Latency, ...]
     overruns: int  # of the microphone: times that its samples were lost
     underruns: int  # of the loudspeaker: times that it ran dry
-    dropped_drafts: int
+    dropped_speculative_replies: int
     session: str | None
     store: str | None  # the file that the session is in
 

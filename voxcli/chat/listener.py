@@ -29,9 +29,9 @@ from voxcli.chat.events import (
     SpeechResumed,
     SpeechStarted,
 )
-from voxcli.chat.messages import Heard, Inbound, crashes_posted
+from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
 from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
-from voxcli.chat.speech.endpointing import EndPointer
+from voxcli.chat.speech.endpointing import Endpointer
 from voxcli.errors import AudioDeviceError, VoxError
 
 PLAYED_SECONDS = 5.0  # of what was played, kept beyond the longest utterance: the loop breaker looks back
@@ -70,14 +70,14 @@ class Canceller(Protocol):
 
 
 class Listener(threading.Thread):
-    """Implements `voxcli.chat.messages.Ears`."""
+    """Implements `voxcli.chat.messages.ListenerControl`."""
 
     def __init__(
         self,
         microphone: Source,
         speaker: Loudspeaker | None,
         detect: Callable[[Samples], float],
-        endpointer: EndPointer,
+        endpointer: Endpointer,
         canceller: Canceller | None,
         played: Timeline,
         post: Callable[[Inbound], None],
@@ -142,7 +142,7 @@ class Listener(threading.Thread):
         with self._lock:
             if (self._barge_in and self._endpointer.voiced) or not self._endpointer.commit():
                 return False
-            self._swell()
+            self._unduck()
             return True
 
     def mute(self, muted: bool) -> None:
@@ -151,7 +151,7 @@ class Listener(threading.Thread):
             self._muted = muted
             if muted:
                 self._skip(0)
-                self._swell()
+                self._unduck()
 
     def talk(self, talking: bool) -> None:
         """Push-to-talk: open an utterance, or end it with what the microphone has captured until now."""
@@ -274,18 +274,18 @@ class Listener(threading.Thread):
         """Count time without voice; go on with the reply if what was heard did not become speech."""
         self._quiet_seconds += seconds
         if self._ducked and self._may_be_noise and self._quiet_seconds >= NOISE_SECONDS:
-            self._swell()
+            self._unduck()
             if self._speaker and self._speaker.is_playing:
                 self._post(Resumed())
 
-    def _swell(self) -> None:
+    def _unduck(self) -> None:
         if self._ducked and self._speaker:
             self._ducked = False
             self._speaker.unduck()
 
     def _tell(self, events: list[EndpointEvent]) -> None:
         for event in events:
-            self._post(Heard(event, self._time_of(_last_voiced(event, self._framed))))
+            self._post(SpeechEvent(event, self._time_of(_last_voiced(event, self._framed))))
             self._follow(event)
 
     def _follow(self, event: EndpointEvent) -> None:

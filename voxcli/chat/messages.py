@@ -7,11 +7,11 @@ from typing import Protocol
 
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
-from voxcli.chat.response import AttemptEvent, AttemptOver, FirstAudio, NotPrepared
+from voxcli.chat.response import FirstAudio, NotPrepared, ResponseEvent, ResponseOver
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeechEvent:
     """What the end-pointer found, and when the user was last heard, in monotonic seconds."""
 
     event: EndpointEvent
@@ -24,43 +24,43 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
-class Crashed:
+class ThreadCrashed:
     """A thread of the conversation died of a defect; it is raised by `Conversation.run`."""
 
     error: BaseException
 
 
 @contextmanager
-def crashes_posted(post: Callable[[Crashed], None]) -> Iterator[None]:
+def crashes_posted(post: Callable[[ThreadCrashed], None]) -> Iterator[None]:
     """Post what ends the context, for a thread that nobody joins."""
     try:
         yield
     except BaseException as error:  # noqa: BLE001 - raised again by `Conversation.run`
-        post(Crashed(error))
+        post(ThreadCrashed(error))
 
 
 @dataclass(eq=False)
-class Forgotten:
+class InboxMarker:
     """What was heard before this came into the inbox is forgotten."""
 
 
 Inbound = (
-    Heard
+    SpeechEvent
     | Interrupt
-    | Crashed
+    | ThreadCrashed
     | Key
     | Notice
     | Resumed
     | InputLevel
-    | AttemptEvent
+    | ResponseEvent
     | FirstAudio
-    | AttemptOver
+    | ResponseOver
     | NotPrepared
-    | Forgotten
+    | InboxMarker
 )
 
 
-class Ears(Protocol):
+class ListenerControl(Protocol):
     """What the conversation asks of the listener."""
 
     @property

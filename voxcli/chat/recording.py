@@ -49,7 +49,7 @@ class Recording:
         self._last += 1
         stem = f"turn-{self._last:04}"
         record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
-        record["heard"] = taken.ended.report.heard
+        record["transcript"] = taken.ended.report.transcript
         try:
             if taken.clip:
                 self._write(f"{stem}.wav", encode_wav(taken.clip))

@@ -22,15 +22,15 @@ GATE_SECONDS = 0.02  # between two looks whether the user is done speaking
 
 
 @dataclass(eq=False)
-class Attempt:
+class Response:
     """An utterance that is being answered."""
 
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
     repeats: bool = False  # say the last reply again instead of asking the engine
-    state: Literal["draft", "turn", "dropped"] = "draft"
-    was_draft: bool = False
-    dropped_drafts: int = 0  # of the same utterance, before it
+    state: Literal["speculative", "turn", "dropped"] = "speculative"
+    was_speculative: bool = False
+    dropped_speculative_replies: int = 0  # of the same utterance, before it
     interrupt: threading.Event = field(default_factory=threading.Event)
     decided: threading.Event = field(default_factory=threading.Event)  # no longer a draft
     held: list[Event] = field(default_factory=list)  # what happened while it was one
@@ -68,16 +68,16 @@ class Attempt:
             since_voice(self.ended_at),
             since_voice(None if token_seconds is None else self.began_at + token_seconds),
             since_voice(self.first_audio_at),
-            "used" if self.was_draft else "dropped" if self.dropped_drafts else "none",
-            self.dropped_drafts,
+            "used" if self.was_speculative else "dropped" if self.dropped_speculative_replies else "none",
+            self.dropped_speculative_replies,
         )
 
 
 @dataclass(frozen=True)
-class AttemptEvent:
+class ResponseEvent:
     """An event of an attempt's turn."""
 
-    attempt: Attempt
+    response: Response
     event: Event
 
 
@@ -85,17 +85,17 @@ class AttemptEvent:
 class FirstAudio:
     """An attempt's first clip goes to the loudspeaker."""
 
-    attempt: Attempt
+    response: Response
 
 
 @dataclass(frozen=True)
-class AttemptOver:
+class ResponseOver:
     """Nothing of the attempt runs any more; `error` is what kept the engine from answering.
 
     Only a VoxError is meant for the user; anything else is a defect, to be raised where somebody sees it.
     """
 
-    attempt: Attempt
+    response: Response
     error: BaseException | None = None
 
 
@@ -106,15 +106,15 @@ class NotPrepared:
     error: BaseException
 
 
-Post = Callable[[AttemptEvent | FirstAudio | AttemptOver | NotPrepared], None]
+Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | NotPrepared], None]
 
 
 class Gate:
     """Implements `voxcli.core.turn.Speaker`: lets an attempt through to the loudspeaker once it is a turn."""
 
-    def __init__(self, speaker: Speaker, attempt: Attempt, commit: Callable[[], bool], post: Post) -> None:
+    def __init__(self, speaker: Speaker, response: Response, commit: Callable[[], bool], post: Post) -> None:
         self._speaker = speaker
-        self._attempt = attempt
+        self._response = response
         self._commit = commit
         self._post = post
 
@@ -124,35 +124,35 @@ class Gate:
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Wait for the decision, then play."""
-        if self._attempt.first_audio_at is None and may_begin(self._attempt, self._commit):
-            self._attempt.first_audio_at = time.monotonic()
-            self._post(FirstAudio(self._attempt))
+        if self._response.first_audio_at is None and may_begin(self._response, self._commit):
+            self._response.first_audio_at = time.monotonic()
+            self._post(FirstAudio(self._response))
         return self._speaker.play(clip, interrupt)
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
         """Wait for the decision, then for the loudspeaker."""
-        self._attempt.decided.wait()
+        self._response.decided.wait()
         self._speaker.wait(position, interrupt)
 
     def close(self) -> None:
         """Nothing to close: the loudspeaker is its owner's."""
 
 
-def may_begin(attempt: Attempt, commit: Callable[[], bool]) -> bool:
+def may_begin(response: Response, commit: Callable[[], bool]) -> bool:
     """Wait until the attempt is a turn and its user is done; return False if it was stopped before.
 
     A user who goes on has taken the utterance back, and the attempt is about to be dropped. A noise that
     looked like it is over in a moment.
     """
-    attempt.decided.wait()
-    while not attempt.interrupt.is_set():
+    response.decided.wait()
+    while not response.interrupt.is_set():
         if commit():
             return True
-        attempt.interrupt.wait(GATE_SECONDS)
+        response.interrupt.wait(GATE_SECONDS)
     return False
 
 
-class Answering(threading.Thread):
+class Responder(threading.Thread):
     """The thread that runs attempts one after the other: an engine answers one at a time."""
 
     def __init__(self, engine: Engine, speech: SpeechOutput | None, commit: Callable[[], bool], post: Post) -> None:
@@ -169,21 +169,21 @@ class Answering(threading.Thread):
         self._post = post
         self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def begin(self, attempt: Attempt, session: Session) -> None:
+    def begin(self, response: Response, session: Session) -> None:
         """Queue an attempt; it starts as soon as the one before is over."""
-        self._waiting.put(lambda: self._answer(attempt, session))
+        self._waiting.put(lambda: self._answer(response, session))
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         """Let the engine read the session ahead, unless there is something to answer."""
-        self._waiting.put(lambda: self._prepare(lambda: self.engine.settle(session)))
+        self._waiting.put(lambda: self._prepare(lambda: self.engine.prefill_history(session)))
 
-    def listen(self, clip: AudioClip) -> None:
+    def encode_partial(self, clip: AudioClip) -> None:
         """Let the engine begin on an utterance that goes on, unless there is something to answer."""
-        self._waiting.put(lambda: self._prepare(lambda: self.engine.listen(clip)))
+        self._waiting.put(lambda: self._prepare(lambda: self.engine.encode_partial(clip)))
 
-    def newly_played(self, attempt: Attempt) -> list[str]:
+    def newly_played(self, response: Response) -> list[str]:
         """Return the pieces of a reply whose end the loudspeaker has passed since the last call."""
-        return attempt.spoken.newly_played(self._output.speaker.position) if self._output else []
+        return response.spoken.newly_played(self._output.speaker.position) if self._output else []
 
     def finish(self) -> None:
         """Return when all that was begun is over; to stop it is the caller's part."""
@@ -194,14 +194,14 @@ class Answering(threading.Thread):
         for work in iter(self._waiting.get, None):
             work()
 
-    def _answer(self, attempt: Attempt, session: Session) -> None:
+    def _answer(self, response: Response, session: Session) -> None:
         error = None
         try:
-            for event in self._events(attempt, session):
-                self._post(AttemptEvent(attempt, event))
+            for event in self._events(response, session):
+                self._post(ResponseEvent(response, event))
         except BaseException as failure:  # noqa: BLE001 - raised again by whoever takes it
             error = failure
-        self._post(AttemptOver(attempt, error))
+        self._post(ResponseOver(response, error))
 
     def _prepare(self, work: Callable[[], None]) -> None:
         if not self._waiting.empty():  # it would keep somebody waiting
@@ -211,22 +211,22 @@ class Answering(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - raised again by whoever takes it
             self._post(NotPrepared(error))
 
-    def _events(self, attempt: Attempt, session: Session) -> Generator[Event, None, None]:
-        if attempt.interrupt.is_set():  # before it could begin: no pass is spent on it
-            yield unanswered(attempt.utterance)
+    def _events(self, response: Response, session: Session) -> Generator[Event, None, None]:
+        if response.interrupt.is_set():  # before it could begin: no pass is spent on it
+            yield unanswered(response.utterance)
             return
-        engine = _Repeating() if attempt.repeats else self.engine
-        attempt.began_at = time.monotonic()
-        speech = self._speech(attempt)
-        for event in run_turn(engine, session, attempt.utterance, attempt.interrupt, speech, spoken=attempt.spoken):
-            if isinstance(event, TurnEnded) and attempt.first_audio_at is None:
-                may_begin(attempt, self._commit)
+        engine = _Repeating() if response.repeats else self.engine
+        response.began_at = time.monotonic()
+        speech = self._speech(response)
+        for event in run_turn(engine, session, response.utterance, response.interrupt, speech, spoken=response.spoken):
+            if isinstance(event, TurnEnded) and response.first_audio_at is None:
+                may_begin(response, self._commit)
             yield event
 
-    def _speech(self, attempt: Attempt) -> SpeechOutput | None:
+    def _speech(self, response: Response) -> SpeechOutput | None:
         if self._output is None:
             return None
-        gate = Gate(self._output.speaker, attempt, self._commit, self._post)
+        gate = Gate(self._output.speaker, response, self._commit, self._post)
         return SpeechOutput(self._output.synthesizer, gate)
 
 

@@ -26,6 +26,6 @@ def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = 
     utterance = Utterance(AudioClip(noise), "Say hello.")
     for _delta in engine.reply(session, utterance, interrupt):
         interrupt.set()
-    engine.settle(session)
+    engine.prefill_history(session)
     if synthesizer:
         synthesizer.wait_until_ready()

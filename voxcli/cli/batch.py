@@ -28,7 +28,7 @@ from voxcli.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from voxcli.batch.stats import Status, Tally
+    from voxcli.batch.stats import Stats, Status
 
 
 def batch(
@@ -109,7 +109,7 @@ def batch(
             run = open_batch(settings, options, stack, note)
             with set_by_ctrl_c(stop):
                 status = run.answer(stop)
-            code = _conclude(run.tally, status, max_p95)
+            code = _conclude(run.stats, status, max_p95)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # before the first item, while an engine may be loading that would keep the end waiting
     if stop.is_set():
@@ -118,24 +118,24 @@ def batch(
     raise typer.Exit(code)
 
 
-def _conclude(tally: "Tally", status: "Status | None", max_p95: float | None) -> int:
+def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) -> int:
     """Say what the run has come to; return the exit code."""
-    median, p95 = (tally.first_token_seconds(share) for share in (0.5, 0.95))
-    parts = [f"{tally.answered} answered, {tally.failed} failed"]
+    median, p95 = (stats.first_token_seconds(share) for share in (0.5, 0.95))
+    parts = [f"{stats.answered} answered, {stats.failed} failed"]
     if status:
         parts += [f"{status.done} in {status.seconds:.1f} s: {status.pace}"]
     if median is not None:
         parts += [f"first token median {median:.2f} s, p95 {p95:.2f} s"]
     note(" · ".join(parts))
-    for code, failures in sorted(tally.failures.items()):
+    for code, failures in sorted(stats.failures.items()):
         note(f"  {code}: {failures.count}, the first {failures.first}")
-    if tally.failed:
+    if stats.failed:
         note(f"to try failed items again: {_again('--retry-failed')}")
     missed = status.items - status.done if status else 0  # stopped, or gone from a folder since it was looked through
     if missed:
         note(f"{missed} items were not answered")
     if max_p95 is None or (p95 or 0.0) <= max_p95:
-        return 1 if tally.failed or missed else 0
+        return 1 if stats.failed or missed else 0
     note(f"the p95 of the first token is {p95:.3f} s, above the {max_p95:g} s of --max-p95")
     return 1
 

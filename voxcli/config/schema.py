@@ -138,7 +138,9 @@ class LiveSettings(_Table):
     barge_in_ms: WholeNumber = Field(
         default=300, ge=32, le=5000, description="How long speech must last to stop a reply, in milliseconds."
     )
-    drafts: Truth = Field(default=True, description="Whether a reply is begun in a pause, before the end is certain.")
+    speculative_replies: Truth = Field(
+        default=True, description="Whether a reply is begun in a pause, before the end is certain."
+    )
     echo: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether echo is cancelled; auto where the extra is installed. "
@@ -156,7 +158,7 @@ class LiveSettings(_Table):
     min_speech_ms: WholeNumber = Field(
         default=200, ge=32, le=5000, description="How much voice begins an utterance, in milliseconds."
     )
-    draft_silence_ms: WholeNumber = Field(
+    speculate_after_ms: WholeNumber = Field(
         default=200, ge=32, le=10_000, description="Silence that is a pause, in milliseconds."
     )
     min_silence_ms: WholeNumber = Field(

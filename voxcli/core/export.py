@@ -24,7 +24,7 @@ def as_json(stored: StoredSession) -> dict[str, Any]:
                 "created_at": each.created_at.isoformat(),
                 "user": each.turn.user,
                 "prompt": each.turn.prompt,
-                "heard": each.details.heard,
+                "transcript": each.details.transcript,
                 "reply": each.turn.reply,
                 "interrupted": each.turn.interrupted,
                 "engine": each.details.engine,
@@ -58,10 +58,10 @@ def as_text(stored: StoredSession) -> str:
 
 
 def _turn_as_text(stored: StoredTurn) -> str:
-    heard = [_said("heard", stored.details.heard)] if stored.details.heard else []
+    transcript = [_said("transcript", stored.details.transcript)] if stored.details.transcript else []
     reply = _said("interrupted" if stored.turn.interrupted else "reply", stored.turn.reply)
     return "\n".join(
-        [f"{stored.number}  {_local(stored.created_at)}", _said("you", stored.turn.user_text), *heard, reply]
+        [f"{stored.number}  {_local(stored.created_at)}", _said("you", stored.turn.user_text), *transcript, reply]
     )
 
 
@@ -91,8 +91,8 @@ def _turn_as_markdown(stored: StoredTurn) -> str:
     made_by = "".join(f", {_span(text)}" for text in (details.engine, details.model) if text)
     parts = [f"## Turn {stored.number}", f"{stored.created_at:%Y-%m-%d %H:%M:%S}{made_by}"]
     parts += ["User:", _fenced(turn.user_text)]
-    if details.heard:
-        parts += ["Heard:", _fenced(details.heard)]
+    if details.transcript:
+        parts += ["Heard:", _fenced(details.transcript)]
     parts += ["Reply (interrupted):" if turn.interrupted else "Reply:", _fenced(turn.reply)]
     return "\n\n".join(parts)
 

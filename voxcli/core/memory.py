@@ -64,7 +64,7 @@ class Memory:
         self.session = self.session.add(ended.turn)
         self.turn_number += 1
         if self._store and self.session.name:
-            details = TurnDetails(engine.name, engine.model, ended.report.heard)
+            details = TurnDetails(engine.name, engine.model, ended.report.transcript)
             self.turn_number = self._store.append(
                 self.session.name, ended.turn, details, instructions=self.session.instructions
             )

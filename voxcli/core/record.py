@@ -27,7 +27,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "reply": turn.reply,
         "user": turn.user,
         "prompt": turn.prompt or None,
-        "heard": report.heard,
+        "transcript": report.transcript,
         "audio": clip
         and {
             "path": context.path,

@@ -54,6 +54,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             PRIMARY KEY (session_id, number)
         ) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE turns RENAME COLUMN heard TO transcript",),
 )
 """`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1; only ever add to the end."""
 
@@ -64,7 +65,7 @@ class TurnDetails:
 
     engine: str = ""
     model: str = ""
-    heard: str | None = None  # what was said, where the engine learnt it
+    transcript: str | None = None  # what was said, where the engine learnt it
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Store:
         """
         details = details or TurnDetails()
         texts = [_storable(text) for text in (turn.user, turn.prompt, turn.reply, details.engine, details.model)]
-        heard = None if details.heard is None else _storable(details.heard)
+        transcript = None if details.transcript is None else _storable(details.transcript)
         execute = self._connection.execute
         with _foreign_errors(self.path), _transaction(self._connection):
             execute(
@@ -166,10 +167,10 @@ class Store:
                 (name,),
             )
             # The clock is read under the lock, so that times and numbers run the same way.
-            values = (session_id, number, _now(), *texts, turn.interrupted, heard)
+            values = (session_id, number, _now(), *texts, turn.interrupted, transcript)
             execute(
                 """INSERT INTO turns (session_id, number, created_at, user, prompt, reply, engine, model,
-                    interrupted, heard) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    interrupted, transcript) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 values,
             )
         return int(number)
@@ -183,7 +184,7 @@ class Store:
         """Return a session with all that is kept of it, None where there is none of that name."""
         with _foreign_errors(self.path):
             rows = self._connection.execute(
-                """SELECT instructions, number, created_at, user, reply, interrupted, prompt, engine, model, heard
+                """SELECT instructions, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
                 FROM sessions JOIN turns ON session_id = id WHERE name = ? ORDER BY number""",
                 (name,),
             ).fetchall()
@@ -222,10 +223,10 @@ def _stored_turn(
     prompt: str,
     engine: str,
     model: str,
-    heard: str | None,
+    transcript: str | None,
 ) -> StoredTurn:
     turn = Turn(user, reply, bool(interrupted), prompt)
-    return StoredTurn(number, datetime.fromisoformat(created_at), turn, TurnDetails(engine, model, heard))
+    return StoredTurn(number, datetime.fromisoformat(created_at), turn, TurnDetails(engine, model, transcript))
 
 
 def _now() -> str:

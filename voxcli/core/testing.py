@@ -39,10 +39,10 @@ class FakeEngine(Engine):
             yield delta
         return PassReport(model_passes=1, prompt_tokens=10, cached_tokens=0, reply_tokens=count)
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         self.settled.append(session)
 
-    def listen(self, clip: AudioClip) -> None:
+    def encode_partial(self, clip: AudioClip) -> None:
         self.heard.append(clip)
 
     def close(self) -> None:

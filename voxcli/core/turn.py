@@ -60,7 +60,7 @@ class PassReport:
     prompt_tokens: int  # of the whole prompt, cached ones included
     cached_tokens: int  # of these, how many were in the KV cache already
     reply_tokens: int
-    heard: str | None = None  # what was said, where the engine learns it anyway
+    transcript: str | None = None  # what was said, where the engine learns it anyway
 
 
 class Engine(Protocol):
@@ -78,15 +78,15 @@ class Engine(Protocol):
         """
         ...
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         """Read ahead what the next prompt will begin with; called after a turn, while nobody waits.
 
-        Never called while a reply is under way, and neither is `listen`. An engine that keeps nothing
+        Never called while a reply is under way, and neither is `encode_partial`. An engine that keeps nothing
         between turns does nothing.
         """
         del session  # so that this is no abstract method
 
-    def listen(self, clip: AudioClip) -> None:
+    def encode_partial(self, clip: AudioClip) -> None:
         """Begin on a long utterance that goes on; `clip` is all of it so far, and how the next will begin.
 
         An engine that takes an utterance as a whole does nothing.

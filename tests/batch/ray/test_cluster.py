@@ -18,11 +18,11 @@ from tests.support.clusters import Open, OpenAndDie, open_nothing
 from voxcli.batch.inputs import sources
 from voxcli.batch.plan import survey
 from voxcli.batch.ray.actor import Setup
-from voxcli.batch.ray.cluster import START_ATTEMPTS, Crew, Size, connected
+from voxcli.batch.ray.cluster import START_ATTEMPTS, ActorPool, Size, connected
 from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
-from voxcli.batch.scheduler import Desk
-from voxcli.batch.stats import Status, Tally
+from voxcli.batch.scheduler import Scheduler
+from voxcli.batch.stats import Stats, Status
 from voxcli.errors import ConfigError, ModelError, VoxError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -86,8 +86,8 @@ class Batch:
         manifest = make_manifest(self.folder / "m.jsonl", items)
         written = 0
         with ExitStack() as stack:
-            plan, tally = survey(sources([str(manifest)], None, stack)), Tally()
-            results = stack.enter_context(Results(self.out, resume=resume, count=tally.add))
+            plan, stats = survey(sources([str(manifest)], None, stack)), Stats()
+            results = stack.enter_context(Results(self.out, resume=resume, count=stats.add))
 
             def write(record: dict[str, Any]) -> None:
                 nonlocal written
@@ -96,9 +96,9 @@ class Batch:
                 (after or {}).get(written, lambda: None)()
 
             stack.enter_context(connected(self.address))
-            desk = Desk(iter(plan), results, INSTRUCTIONS)
-            crew = Crew(desk, self.setup, self.size, plan.items, self.said.append)
-            return Run(desk, plan.items, write, tally, Silence(), self.stop).answer([crew])
+            scheduler = Scheduler(iter(plan), results, INSTRUCTIONS)
+            crew = ActorPool(scheduler, self.setup, self.size, plan.items, self.said.append)
+            return Run(scheduler, plan.items, write, stats, Silence(), self.stop).answer([crew])
 
     @property
     def out(self) -> Path:

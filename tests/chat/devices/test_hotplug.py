@@ -20,9 +20,9 @@ from voxcli.chat.devices.portaudio import DeviceStream, find_device
 from voxcli.chat.devices.speaker import OutputSpeaker, open_speaker
 from voxcli.chat.events import LiveEvent, Notice, SentenceSpoken, SpeechEnded, TurnTaken
 from voxcli.chat.listener import Listener as ChatListener
-from voxcli.chat.messages import Crashed, Heard, Inbound
+from voxcli.chat.messages import Inbound, SpeechEvent, ThreadCrashed
 from voxcli.chat.speech.echo import Timeline
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.core.testing import FakeEngine
 from voxcli.errors import AudioDeviceError
 
@@ -203,12 +203,12 @@ def test_the_tap_gives_what_is_played(card: SoundCard) -> None:
     assert asked - 0.02 < first.handed_at < first.sounds_at < over
 
 
-def notices(posted: list[Notice | Crashed]) -> list[str]:
+def notices(posted: list[Notice | ThreadCrashed]) -> list[str]:
     return [each.text for each in posted if isinstance(each, Notice)]
 
 
 def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
-    posted: list[Notice | Crashed] = []
+    posted: list[Notice | ThreadCrashed] = []
     with studio() as own, AudioDevices(posted.append) as devices:
         assert devices.speaker
         listener = Listener(devices.microphone)
@@ -238,7 +238,7 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
 
 
 def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    posted: list[Notice | Crashed] = []
+    posted: list[Notice | ThreadCrashed] = []
     monkeypatch.setenv("PULSE_SINK", "speaker")  # or the server would play on another one
     with studio() as own, AudioDevices(posted.append) as devices:
         speaker = devices.speaker
@@ -273,7 +273,7 @@ def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monk
 def test_a_defect_of_the_thread_that_watches_devices_is_posted(card: SoundCard) -> None:
     crashed: list[BaseException] = []
 
-    def post(posted: Notice | Crashed) -> None:
+    def post(posted: Notice | ThreadCrashed) -> None:
         if isinstance(posted, Notice):
             raise ZeroDivisionError
         crashed.append(posted.error)
@@ -303,15 +303,19 @@ def test_a_word_said_at_ready_is_in_the_utterance_from_its_first_sample(card: So
         speaking.start()
         wait_until(lambda: np.abs(early.parts[-1]).max() > 0.1)
         ears = ChatListener(
-            *(microphone, None, loudness, EndPointer(EndpointSettings()), None, Timeline(1.0), posted.append)
+            *(microphone, None, loudness, Endpointer(EndpointingSettings()), None, Timeline(1.0), posted.append)
         )
         ears.start()
-        wait_until(lambda: any(isinstance(each, Heard) and isinstance(each.event, SpeechEnded) for each in posted))
+        wait_until(
+            lambda: any(isinstance(each, SpeechEvent) and isinstance(each.event, SpeechEnded) for each in posted)
+        )
         ears.close()
         speaking.join()
     other.close()
     early.finish()
-    (clip,) = [each.event.clip for each in posted if isinstance(each, Heard) and isinstance(each.event, SpeechEnded)]
+    (clip,) = [
+        each.event.clip for each in posted if isinstance(each, SpeechEvent) and isinstance(each.event, SpeechEnded)
+    ]
     start = find(said.samples, clip.samples)
     assert min(likenesses(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.95
 
@@ -339,7 +343,7 @@ def test_a_sentence_is_announced_within_a_tenth_of_a_second(card: SoundCard) -> 
 
 
 def test_waiting_for_a_device_takes_next_to_no_time_of_the_processor() -> None:
-    posted: list[Notice | Crashed] = []
+    posted: list[Notice | ThreadCrashed] = []
     with studio() as own, AudioDevices(posted.append) as devices:
         own.server.kill()
         wait_until(lambda: posted)

@@ -15,7 +15,7 @@ from tests.support.virtual_audio import RATE, SoundCard, missing_program, sound_
 from voxcli.audio.clip import AudioClip, Samples
 from voxcli.chat.devices import portaudio
 from voxcli.chat.devices import speaker as loudspeaker
-from voxcli.chat.devices.failsafe import LosableSpeaker
+from voxcli.chat.devices.failsafe import FailsafeSpeaker
 from voxcli.core.testing import FakeSpeaker
 from voxcli.errors import AudioDeviceError
 
@@ -225,7 +225,7 @@ class BrokenSpeaker(FakeSpeaker):
 
 
 def test_a_lost_speaker_goes_on_counting() -> None:
-    speaker = LosableSpeaker(BrokenSpeaker())
+    speaker = FailsafeSpeaker(BrokenSpeaker())
     assert speaker.play(tone(0.5), GO_ON) == speaker.position == 0.5
     assert speaker.failure is None
     assert speaker.play(tone(0.5), GO_ON) == speaker.position == 1

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from voxcli.chat.keyboard.keys import PENDING_CHARS, Answer, Key, KeyParser
 from voxcli.chat.keyboard.opening import open_keys
-from voxcli.chat.keyboard.windows import ConsoleKeys
+from voxcli.chat.keyboard.windows import WindowsKeys
 
 MEANINGS = [  # what a terminal sends, and what it means
     (b" ", [Key(" ")]),
@@ -388,5 +388,5 @@ class Console:
 
 def test_a_console_has_keys_too() -> None:
     console = Console("Q\xe0Hi\x00;")  # two of these are an arrow and F1
-    keys = ConsoleKeys(console.has_key, console.get_char)
+    keys = WindowsKeys(console.has_key, console.get_char)
     assert [keys.read(1), keys.read(1), keys.read(0)] == [Key("q"), Key("i"), None]

@@ -16,7 +16,7 @@ from tests.support.listening import (
 )
 from voxcli.audio.clip import SAMPLE_RATE
 from voxcli.chat.events import SpeechEnded, SpeechGoesOn, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.errors import ConfigError
 
 # One utterance.
@@ -54,15 +54,15 @@ def test_a_short_noise_is_no_speech_but_can_be_seen(frames: int) -> None:
 
 
 def test_while_a_reply_plays_it_takes_longer_to_begin() -> None:
-    end_pointer, frame = EndPointer(EndpointSettings()), np.full(FRAME, 0.5, np.float32)
+    end_pointer, frame = Endpointer(EndpointingSettings()), np.full(FRAME, 0.5, np.float32)
     told = [end_pointer.push(frame, VOICE, playing=True) for _ in range(10)]  # 300 ms
     assert told == [[]] * 9 + [[SpeechStarted(0)]]
 
 
 def test_a_reply_that_plays_never_makes_it_easier_to_begin() -> None:
-    settings = EndpointSettings(min_speech_ms=400, barge_in_ms=100)
+    settings = EndpointingSettings(min_speech_ms=400, barge_in_ms=100)
     for playing in (False, True):
-        end_pointer, frame = EndPointer(settings), np.full(FRAME, 0.5, np.float32)
+        end_pointer, frame = Endpointer(settings), np.full(FRAME, 0.5, np.float32)
         told = [end_pointer.push(frame, VOICE, playing) for _ in range(13)]  # 400 ms
         assert told == [[]] * 12 + [[SpeechStarted(0)]]
 
@@ -123,7 +123,7 @@ def test_a_blip_in_a_pause_neither_drops_the_draft_nor_delays_the_end_by_much() 
 
 
 def test_pauses_are_told_only_for_drafts() -> None:
-    listening = Listening(EndpointSettings(drafts=False))
+    listening = Listening(EndpointingSettings(speculative_replies=False))
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, 15)
     listening.utterance()
@@ -131,7 +131,7 @@ def test_pauses_are_told_only_for_drafts() -> None:
 
 
 def test_a_clip_keeps_what_it_heard() -> None:
-    end_pointer, frame = EndPointer(EndpointSettings()), np.full(FRAME, 0.5, np.float32)
+    end_pointer, frame = Endpointer(EndpointingSettings()), np.full(FRAME, 0.5, np.float32)
     for _ in range(20):
         end_pointer.push(frame, VOICE, playing=False)
     frame[:] = 0  # whoever pushes may use the buffer again
@@ -204,7 +204,7 @@ def test_speech_long_after_the_end_is_another_utterance() -> None:
 
 
 def test_what_would_grow_beyond_the_limit_is_not_reopened() -> None:
-    listening = Listening(EndpointSettings(max_utterance_seconds=3))
+    listening = Listening(EndpointingSettings(max_utterance_seconds=3))
     listening.utterance()
     for _ in range(90):  # 2.9 s, less than `reopen_ms`
         assert listening.hear(SILENCE) == []
@@ -261,7 +261,7 @@ def test_a_verdict_while_voice_sets_in_waits_for_the_voice() -> None:
 
 
 def test_a_key_opens_and_ends_an_utterance() -> None:
-    listening = Listening(EndpointSettings(by_voice=False))
+    listening = Listening(EndpointingSettings(by_voice=False))
     assert listening.hear(VOICE, 100) == []
     assert listening.end_pointer.begin() == [SpeechStarted(100 * FRAME)]
     assert kinds(listening.hear(VOICE, 20)) == []
@@ -275,7 +275,7 @@ def test_a_key_opens_and_ends_an_utterance() -> None:
 
 
 def test_what_is_said_with_the_key_up_is_not_kept() -> None:
-    listening = Listening(EndpointSettings(by_voice=False))
+    listening = Listening(EndpointingSettings(by_voice=False))
     listening.end_pointer.begin()
     listening.hear(VOICE, 20)
     listening.end_pointer.flush()
@@ -334,7 +334,7 @@ def test_a_long_utterance_is_told_while_it_grows() -> None:
 
 
 def test_an_utterance_ends_at_its_limit_and_the_next_one_follows_on() -> None:
-    listening = Listening(EndpointSettings(max_utterance_seconds=20))
+    listening = Listening(EndpointingSettings(max_utterance_seconds=20))
     listening.hear(VOICE, 1100)
     limit_frames = 20 * SAMPLE_RATE // FRAME
     assert kinds(listening.events) == [SpeechStarted, SpeechTooLong, SpeechEnded, SpeechStarted, SpeechTooLong]
@@ -350,13 +350,13 @@ def test_an_utterance_ends_at_its_limit_and_the_next_one_follows_on() -> None:
 
 
 def test_a_long_utterance_is_warned_of_ten_seconds_before_its_limit() -> None:
-    listening = Listening(EndpointSettings(max_utterance_seconds=60))
+    listening = Listening(EndpointingSettings(max_utterance_seconds=60))
     warnings = [event for event in listening.hear(VOICE, 1700) if isinstance(event, SpeechTooLong)]
     assert [warning.seconds for warning in warnings] == [pytest.approx(50, abs=0.04)]
 
 
 def test_a_held_key_goes_on_after_the_limit() -> None:
-    listening = Listening(EndpointSettings(by_voice=False, max_utterance_seconds=4))
+    listening = Listening(EndpointingSettings(by_voice=False, max_utterance_seconds=4))
     listening.end_pointer.begin()
     _, ended, started = listening.hear(SILENCE, 130)
     assert isinstance(ended, SpeechEnded)
@@ -381,7 +381,7 @@ def test_reset_forgets_an_utterance_and_what_was_before_it() -> None:
 
 
 def test_frames_that_are_no_numbers_or_empty_are_no_voice() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     for frame in (np.full(FRAME, np.nan, np.float32), np.full(FRAME, np.inf, np.float32), np.empty(0, np.float32)):
         for _ in range(20):
             assert end_pointer.push(frame, VOICE, playing=False) == []
@@ -400,7 +400,7 @@ def test_frames_that_are_no_numbers_or_empty_are_no_voice() -> None:
         {"threshold": float("nan")},
         {"min_speech_ms": 0},
         {"barge_in_ms": 0},
-        {"draft_silence_ms": 0},
+        {"speculate_after_ms": 0},
         {"max_silence_ms": 500},
         {"pre_roll_ms": -1},
         {"reopen_ms": -1},
@@ -411,4 +411,4 @@ def test_frames_that_are_no_numbers_or_empty_are_no_voice() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        EndpointSettings(**wrong)  # type: ignore[arg-type]
+        EndpointingSettings(**wrong)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from voxcli.chat.events import (
     SpeechStarted,
     SpeechTooLong,
 )
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 
 
 def samples(ms: int) -> int:
@@ -25,7 +25,7 @@ def samples(ms: int) -> int:
 class Witness:
     """Follows what an end-pointer tells, and objects to what can't be."""
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: EndpointingSettings) -> None:
         self.settings = settings
         self.listening = Listening(settings)
         self.voiced: list[bool] = []  # of every frame, by the thresholds alone
@@ -65,7 +65,7 @@ class Witness:
             self._look(events, for_good=True)
         else:
             if self.state == "paused":
-                wait = self.settings.draft_silence_ms if action == "complete" else self.settings.max_silence_ms
+                wait = self.settings.speculate_after_ms if action == "complete" else self.settings.max_silence_ms
                 self.silence_ms = wait
             self._look(end_pointer.ends_early(action == "complete"))
 
@@ -76,9 +76,9 @@ class Witness:
                     self._started(start)
                 case SpeechPaused(clip, last_voiced):
                     assert self.state == "open"
-                    assert self.settings.drafts
+                    assert self.settings.speculative_replies
                     self._check_clip(clip, last_voiced)
-                    assert self.listening.position - last_voiced >= samples(self.settings.draft_silence_ms)
+                    assert self.listening.position - last_voiced >= samples(self.settings.speculate_after_ms)
                     self.state = "paused"
                 case SpeechGoesOn(clip):
                     assert self.state == "open"
@@ -178,15 +178,15 @@ ACTIONS = st.sampled_from(["commit", "commit", "complete", "incomplete", "begin"
 HEARD = st.tuples(st.sampled_from([0.0, 0.4, 0.6, 1.0]), st.one_of(st.integers(1, 3), st.integers(4, 40)))
 SCRIPTS = st.lists(st.one_of(HEARD, HEARD, HEARD, ACTIONS), min_size=5, max_size=40)
 SETTINGS = st.builds(
-    EndpointSettings,
+    EndpointingSettings,
     min_speech_ms=st.sampled_from([50, 200, 300]),
-    draft_silence_ms=st.sampled_from([100, 200, 800]),
+    speculate_after_ms=st.sampled_from([100, 200, 800]),
     min_silence_ms=st.sampled_from([150, 600]),
     max_silence_ms=st.sampled_from([600, 1500]),
     pre_roll_ms=st.sampled_from([0, 100, 500]),
     reopen_ms=st.sampled_from([0, 300, 5000]),
     max_utterance_seconds=st.sampled_from([2.5, 5.0, 120.0]),
-    drafts=st.booleans(),
+    speculative_replies=st.booleans(),
     by_voice=st.sampled_from([True, True, False]),
 )
 
@@ -194,7 +194,7 @@ SETTINGS = st.builds(
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SETTINGS, SCRIPTS)
 def test_nothing_is_lost_doubled_or_ended_twice(
-    chosen: EndpointSettings, script: list[tuple[float, int] | str]
+    chosen: EndpointingSettings, script: list[tuple[float, int] | str]
 ) -> None:
     witness = Witness(chosen)
     for step in script:
@@ -211,7 +211,7 @@ def test_nothing_is_lost_doubled_or_ended_twice(
     st.lists(st.sampled_from([VOICE, SILENCE]), min_size=20, max_size=150), st.lists(st.integers(1, 1200), min_size=5)
 )
 def test_the_size_of_the_frames_loses_nothing(probabilities: list[float], sizes: list[int]) -> None:
-    end_pointer, position, at = EndPointer(EndpointSettings(reopen_ms=0)), 0, 0
+    end_pointer, position, at = Endpointer(EndpointingSettings(reopen_ms=0)), 0, 0
     for index, probability in enumerate([*probabilities, *[SILENCE] * 300]):
         size = sizes[index % len(sizes)]
         for event in end_pointer.push(

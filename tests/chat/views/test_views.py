@@ -57,10 +57,15 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 
 
 def taken(
-    reply: str, *, interrupted: bool = False, heard: str | None = None, latency: Latency = LATENCY, prompt: str = ""
+    reply: str,
+    *,
+    interrupted: bool = False,
+    transcript: str | None = None,
+    latency: Latency = LATENCY,
+    prompt: str = "",
 ) -> TurnTaken:
     turn = Turn(PLACEHOLDER, reply, interrupted, prompt)
-    return TurnTaken(TurnEnded(turn, PassReport(1, 379, 300, 21, heard), Timings(0.1, 0.2, 0.9)), 1, latency)
+    return TurnTaken(TurnEnded(turn, PassReport(1, 379, 300, 21, transcript), Timings(0.1, 0.2, 0.9)), 1, latency)
 
 
 STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted"]
@@ -82,7 +87,7 @@ EVENTS: list[LiveEvent] = [
     BargeIn("One."),
     Resumed(),
     SpeechFailed(SpeechError("no voice")),
-    taken("One.", heard=HOSTILE),
+    taken("One.", transcript=HOSTILE),
     TurnFailed(AudioDeviceError("gone", hint="plug it in")),
     Notice(HOSTILE),
     SessionEnded(1, (LATENCY,), 0, 0, 0, "trip", "/data/sessions.db"),
@@ -271,7 +276,7 @@ def show(view: TerminalView, *events: LiveEvent) -> None:
 def test_what_goes_on_stands_below_what_is_finished(tty: Tty, view: TerminalView) -> None:
     show(view, StateChanged("speaking"), ReplyDelta("Paris."), SentenceSpoken("Paris."))
     assert tty.screen()[0] == "Paris."
-    show(view, taken("Paris.", heard="What is the capital of France?"), StateChanged("listening"))
+    show(view, taken("Paris.", transcript="What is the capital of France?"), StateChanged("listening"))
     rows = tty.screen()
     assert rows[:2] == ["> What is the capital of France?", "Paris."]
     assert "voice 0.71 s" in rows[2]
@@ -366,7 +371,7 @@ def test_no_color_is_heeded(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not colours()
 
 
-@pytest.mark.parametrize("event", [Notice(HOSTILE), taken(HOSTILE, heard=HOSTILE), ReplyDelta(HOSTILE)])
+@pytest.mark.parametrize("event", [Notice(HOSTILE), taken(HOSTILE, transcript=HOSTILE), ReplyDelta(HOSTILE)])
 def test_nobody_s_text_reaches_the_terminal_as_control(tty: Tty, view: TerminalView, event: LiveEvent) -> None:
     show(view, StateChanged("speaking"), event)
     assert "[2J" in tty.getvalue()
@@ -427,7 +432,7 @@ def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
 
 
 def test_what_was_said_is_told_in_words_where_they_are_known() -> None:
-    assert "you: Where is Paris?\n" in Lines().after(taken("There.", heard="Where is Paris?"))[1]
+    assert "you: Where is Paris?\n" in Lines().after(taken("There.", transcript="Where is Paris?"))[1]
     assert f"you: {PLACEHOLDER}\nIn French.\n" in Lines().after(taken("Là.", prompt="In French."))[1]
 
 
@@ -482,14 +487,14 @@ def test_programs_get_the_events_with_their_time() -> None:
 
 
 def test_a_turn_has_its_latency() -> None:
-    (record,) = records(taken("Paris is", interrupted=True, heard="Where?"))
+    (record,) = records(taken("Paris is", interrupted=True, transcript="Where?"))
     assert record == {
         "event": "turn_ended",
         "t": 1.5,
         "turn": 1,
         "user": PLACEHOLDER,
         "prompt": None,
-        "heard": "Where?",
+        "transcript": "Where?",
         "reply": "Paris is",
         "interrupted": True,
         "model_passes": 1,
@@ -498,8 +503,8 @@ def test_a_turn_has_its_latency() -> None:
             "endpoint_ms": 350.0,
             "first_token_ms": 520,
             "first_audio_ms": 712,
-            "draft": "used",
-            "dropped_drafts": 0,
+            "speculative_reply": "used",
+            "dropped_speculative_replies": 0,
         },
     }
 
@@ -517,7 +522,7 @@ def test_events_say_what_happened() -> None:
     ] == [
         {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
         {"text": "\ud800é"},
-        {"heard": "One."},
+        {"transcript": "One."},
         {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
         {
             "turns": 2,
@@ -528,7 +533,7 @@ def test_events_say_what_happened() -> None:
             },
             "overruns": 4,
             "underruns": 6,
-            "dropped_drafts": 5,
+            "dropped_speculative_replies": 5,
             "session": None,
             "store": None,
         },

@@ -19,11 +19,11 @@ from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
     HEARD_WORDS_FIRST,
     HEARD_WORDS_LAST,
-    NOT_HEARD,
+    NO_WORDS,
     SHOWN_BYTES,
     TURNS_SHOWN,
     EmbeddedEngine,
-    Llama,
+    LlamaCpp,
     chat_beginning,
     chat_prompt,
 )
@@ -43,10 +43,10 @@ class FakeRecognizer:
 
     text: str
     interrupts: bool = False
-    heard: list[AudioClip] = field(default_factory=list)
+    transcript: list[AudioClip] = field(default_factory=list)
 
-    def hear(self, clip: AudioClip, interrupt: threading.Event) -> str:
-        self.heard.append(clip)
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str:
+        self.transcript.append(clip)
         if self.interrupts:
             interrupt.set()
         return self.text
@@ -81,10 +81,10 @@ def collect(
             return deltas, end.value
 
 
-def shown(session: Session, heard: str, prompt: str = "") -> str:
+def shown(session: Session, transcript: str, prompt: str = "") -> str:
     """Return what the text model is shown."""
     model = FakeTextModel()
-    collect(EmbeddedEngine(FakeRecognizer(heard), model), session, Utterance(CLIP, prompt))
+    collect(EmbeddedEngine(FakeRecognizer(transcript), model), session, Utterance(CLIP, prompt))
     return model.prompts[0]
 
 
@@ -97,7 +97,7 @@ def test_what_is_read_ahead_is_what_the_next_prompt_begins_with() -> None:
     model = FakeTextModel()
     engine = EmbeddedEngine(FakeRecognizer("What is it?"), model)
     session = talk(5)
-    engine.settle(session)
+    engine.prefill_history(session)
     collect(engine, session, Utterance(CLIP))
     assert "Reply 4." in model.read[0]
     assert model.prompts[0].startswith(model.read[0])
@@ -110,8 +110,8 @@ def test_one_pass_hears_and_answers() -> None:
     ears, model = FakeRecognizer("What is it?"), FakeTextModel()
     deltas, report = collect(EmbeddedEngine(ears, model), Session(), Utterance(CLIP, "Be exact."))
     assert deltas == ["Two ", "words."]
-    assert report == PassReport(1, prompt_tokens=7, cached_tokens=3, reply_tokens=2, heard="What is it?")
-    assert ears.heard == [CLIP]
+    assert report == PassReport(1, prompt_tokens=7, cached_tokens=3, reply_tokens=2, transcript="What is it?")
+    assert ears.transcript == [CLIP]
     assert "What is it?\nBe exact." in model.prompts[0]
 
 
@@ -143,13 +143,13 @@ def test_of_a_long_recording_the_beginning_and_the_end_are_shown() -> None:
 def test_nothing_heard_and_nothing_typed_needs_no_model() -> None:
     model = FakeTextModel()
     deltas, report = collect(EmbeddedEngine(FakeRecognizer(""), model), Session(), Utterance(CLIP))
-    assert (deltas, report.heard, report.model_passes, model.prompts) == ([NOT_HEARD], "", 1, [])
+    assert (deltas, report.transcript, report.model_passes, model.prompts) == ([NO_WORDS], "", 1, [])
 
 
 def test_text_alone_is_answered_without_listening() -> None:
     ears, model = FakeRecognizer("never"), FakeTextModel()
     _, report = collect(EmbeddedEngine(ears, model), Session(), Utterance(None, "What is it?"))
-    assert (report.heard, ears.heard) == (None, [])
+    assert (report.transcript, ears.transcript) == (None, [])
     assert "What is it?" in model.prompts[0]
 
 
@@ -157,16 +157,16 @@ def test_an_interrupt_while_listening_asks_nothing() -> None:
     model = FakeTextModel()
     engine = EmbeddedEngine(FakeRecognizer("What is it?", interrupts=True), model)
     deltas, report = collect(engine, Session(), Utterance(CLIP))
-    assert (deltas, report.heard, report.reply_tokens, model.prompts) == ([], "What is it?", 0, [])
+    assert (deltas, report.transcript, report.reply_tokens, model.prompts) == ([], "What is it?", 0, [])
 
 
-@pytest.mark.parametrize("place", ["prompt", "instructions", "reply", "heard", "stored prompt"])
+@pytest.mark.parametrize("place", ["prompt", "instructions", "reply", "transcript", "stored prompt"])
 def test_text_from_outside_spells_no_control_token(place: str) -> None:
     def built(text: str) -> str:
         turn = Turn("[User audio input]", text if place == "reply" else "", False, text if "stored" in place else "")
         session = Session("s", text if place == "instructions" else "Be brief.", (turn,))
-        heard = text if place == "heard" else "What is it?"
-        return chat_prompt(session, f"{heard}\n{text}" if place == "prompt" else heard)
+        transcript = text if place == "transcript" else "What is it?"
+        return chat_prompt(session, f"{transcript}\n{text}" if place == "prompt" else transcript)
 
     harmless, hostile = built("Hello."), built(FORGED)
     for control in CONTROLS:
@@ -201,11 +201,11 @@ def engine() -> Generator[Engine, None, None]:
 
 
 @pytest.fixture(scope="module")
-def llama(folder: Path) -> Llama:
-    return Llama(folder / "smollm2.gguf", {"max_tokens": 200, "temperature": 0, "top_p": 1}, chat_beginning(""))
+def llama(folder: Path) -> LlamaCpp:
+    return LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 200, "temperature": 0, "top_p": 1}, chat_beginning(""))
 
 
-def prompt_tokens(llama: Llama, prompt: str) -> int:
+def prompt_tokens(llama: LlamaCpp, prompt: str) -> int:
     """Return how many tokens llama.cpp finds in a prompt."""
     stop = threading.Event()
     reply = llama.answer(prompt, stop)
@@ -225,8 +225,8 @@ def ask(engine: Engine, name: str) -> tuple[str, str]:
     deltas, report = collect(engine, Session(instructions=DEFAULT_INSTRUCTIONS), utterance)
     assert report.model_passes == 1
     assert report.reply_tokens >= 1
-    assert report.heard
-    return report.heard, "".join(deltas)
+    assert report.transcript
+    return report.transcript, "".join(deltas)
 
 
 def test_most_short_questions_are_answered_right(engine: Engine) -> None:
@@ -241,19 +241,19 @@ def test_most_short_questions_are_answered_right(engine: Engine) -> None:
 
 
 def test_a_long_recording_is_heard_to_its_end(engine: Engine) -> None:
-    heard, reply = ask(engine, LONG)
-    assert re.search(r"three friends .* by train", heard)
-    assert re.search(r"mountains.* Lisbon.* small hotel.* Berlin is the capital of which country\?$", heard)
+    transcript, reply = ask(engine, LONG)
+    assert re.search(r"three friends .* by train", transcript)
+    assert re.search(r"mountains.* Lisbon.* small hotel.* Berlin is the capital of which country\?$", transcript)
     assert re.search(r"\b(Berlin|Germany)\b", reply)
 
 
 def test_noise_is_not_mistaken_for_words(engine: Engine) -> None:
     noise = np.random.default_rng(1).normal(0, 0.05, 2 * SAMPLE_RATE).astype(np.float32)
     deltas, report = collect(engine, Session(), Utterance(AudioClip(noise)))
-    assert (deltas, report.heard) == ([NOT_HEARD], "")
+    assert (deltas, report.transcript) == ([NO_WORDS], "")
 
 
-def test_text_from_outside_becomes_no_control_token(llama: Llama) -> None:
+def test_text_from_outside_becomes_no_control_token(llama: LlamaCpp) -> None:
     before, after = chat_prompt(Session(), "x").split("x<|im_end|>")
     for control in CONTROLS:
         bare = prompt_tokens(llama, f"{before}<|im_end|>{after}")
@@ -263,7 +263,7 @@ def test_text_from_outside_becomes_no_control_token(llama: Llama) -> None:
         assert escaped - bare >= 3, control
 
 
-def test_an_interrupt_drops_what_was_written_ahead(llama: Llama) -> None:
+def test_an_interrupt_drops_what_was_written_ahead(llama: LlamaCpp) -> None:
     stop = threading.Event()
     reply = llama.answer(chat_prompt(Session(), "Count from one to twenty."), stop)
     next(reply)
@@ -274,14 +274,14 @@ def test_an_interrupt_drops_what_was_written_ahead(llama: Llama) -> None:
     assert list(reply) == []
 
 
-def test_leaving_a_reply_stops_the_model(llama: Llama) -> None:
+def test_leaving_a_reply_stops_the_model(llama: LlamaCpp) -> None:
     reply = llama.answer(chat_prompt(Session(), "Count from one to two hundred."), threading.Event())
     next(reply)
     reply.close()
     assert "llama" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_the_common_beginning_of_prompts_is_not_computed_again(llama: Llama) -> None:
+def test_the_common_beginning_of_prompts_is_not_computed_again(llama: LlamaCpp) -> None:
     session = Session(instructions="You know all about the animals of the forest and of the sea.")
     reports = []
     for question in ("What is a fox?", "What is a cod?"):
@@ -298,7 +298,7 @@ def test_the_common_beginning_of_prompts_is_not_computed_again(llama: Llama) -> 
 
 
 @pytest.mark.parametrize("text", ["word " * 6000, "\udcff"], ids=["too long", "not Unicode"])
-def test_a_prompt_that_is_refused_is_told(llama: Llama, text: str) -> None:
+def test_a_prompt_that_is_refused_is_told(llama: LlamaCpp, text: str) -> None:
     with pytest.raises(ModelError, match="refused the prompt") as caught:
         next(llama.answer(chat_prompt(Session(), text), threading.Event()))
     assert "--prompt" in caught.value.hint
@@ -317,9 +317,9 @@ def test_damaged_weights_are_told(folder: Path, tmp_path: Path, name: str) -> No
 
 
 def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
-    llama = Llama(folder / "smollm2.gguf", {"max_tokens": 1}, chat_beginning(""))
+    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 1}, chat_beginning(""))
     engine, session = EmbeddedEngine(FakeRecognizer("What is it?"), llama), talk(2)
-    engine.settle(session)
+    engine.prefill_history(session)
     _, settled = collect(engine, session, Utterance(CLIP))
     _, unknown = collect(engine, talk(2, "Another reply {}."), Utterance(CLIP))
     assert settled.prompt_tokens - settled.cached_tokens < 20  # the question and the layout around it
@@ -327,6 +327,6 @@ def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
 
 
 def test_instructions_too_long_to_read_ahead_are_told_when_they_are_used(folder: Path) -> None:
-    llama = Llama(folder / "smollm2.gguf", {"max_tokens": 8}, chat_beginning("word " * 6000))
+    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 8}, chat_beginning("word " * 6000))
     with pytest.raises(ModelError, match="refused the prompt"):
         next(llama.answer(chat_prompt(Session(instructions="word " * 6000), "Hello."), threading.Event()))

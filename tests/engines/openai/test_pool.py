@@ -132,7 +132,7 @@ def test_it_is_called_as_its_models_and_closes_all() -> None:
     engines = [Scripted(model="a"), Scripted(model="a"), Scripted(model="b")]
     pool = RemotePool(engines, 4)
     assert (pool.name, pool.model, pool.replies_at_once) == ("remote", "a, b", 12)
-    pool.settle(Session())
+    pool.prefill_history(Session())
     pool.close()
     assert all(engine.closed for engine in engines)
 

@@ -18,10 +18,10 @@ from tests.support.batches import Listed, NothingFinished, Silent, make_recordin
 from voxcli.audio.clip import AudioClip
 from voxcli.batch.item import Item
 from voxcli.batch.plan import survey
-from voxcli.batch.prefetch import Shelf
+from voxcli.batch.prefetch import Prefetcher
 from voxcli.batch.runner import Run
-from voxcli.batch.scheduler import Desk
-from voxcli.batch.stats import Tally
+from voxcli.batch.scheduler import Scheduler
+from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker, SpokenReplies, replies_at_once
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeSynthesizer
@@ -106,11 +106,11 @@ def answer(
     """Answer items as `voxcli batch` does; return the records by id."""
     written: list[dict[str, Any]] = []
     plan = survey([Listed(items)])
-    desk = Desk(iter(plan), NothingFinished(), "Be brief.")
-    run = Run(desk, plan.items, written.append, Tally(), Silent(), stop or threading.Event())
-    with Shelf(desk, clip_of) as shelf:
+    scheduler = Scheduler(iter(plan), NothingFinished(), "Be brief.")
+    run = Run(scheduler, plan.items, written.append, Stats(), Silent(), stop or threading.Event())
+    with Prefetcher(scheduler, clip_of) as prefetcher:
         count = replies_at_once(engine) or 1
-        run.answer([EngineWorker(shelf, engine, 0.0, replies) for _ in range(count)])
+        run.answer([EngineWorker(prefetcher, engine, 0.0, replies) for _ in range(count)])
     found = {record["id"]: record for record in written}
     assert len(found) == len(written)
     return found
@@ -231,7 +231,7 @@ def test_on_a_gpu_prompts_are_written_by_those_who_ask(one: Any, many: Callable[
 
 
 def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() -> None:
-    told = many_module._Told()
+    told = many_module._TokenQueue()
     for token in range(100):
         told.tell(token)
     told.tell(None)

@@ -220,7 +220,7 @@ def test_a_second_pass_would_be_counted(quick: Path, repeated: str) -> None:
         fed = prefill(ids, features, interrupt)
         if repeated == "encoder":
             engine._decoder.forget_clip()
-            engine._decoder.listen(features)
+            engine._decoder.encode_partial(features)
         else:
             list(engine._decoder.stream(engine._sampling, interrupt))
             prefill(ids, features, interrupt)
@@ -424,13 +424,13 @@ def test_a_context_longer_than_the_trained_one_is_told_once(quick: Path) -> None
 def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
     engine = load(quick)
     session, fed = Session(instructions=INSTRUCTIONS), []
-    engine.settle(session)
+    engine.prefill_history(session)
     for number in range(5):
         utterance = Utterance(clip(1, number))
         text, report = ask(engine, session, utterance)
         fed.append(report.prompt_tokens - report.cached_tokens)
         session = session.add(utterance.answered(text))
-        engine.settle(session)
+        engine.prefill_history(session)
     assert fed == [27] * 5, "[BEGIN_AUDIO], 25 audio tokens, [/INST]"
     engine.close()
 
@@ -453,7 +453,7 @@ def test_a_long_clip_is_encoded_while_it_goes_on(quick: Path) -> None:
     model.model.audio_tower.register_forward_pre_hook(lambda _, args: encoded.append(args[0].shape[0]))
     whole = clip(7)
     for samples in range(8_000, len(whole.samples), 8_000):
-        engine.listen(AudioClip(whole.samples[:samples]))
+        engine.encode_partial(AudioClip(whole.samples[:samples]))
     assert sum(encoded) == 3
     heard, report = ask(engine, Session(), Utterance(whole))
     assert (sum(encoded), report.model_passes) == (4, 1)
@@ -466,7 +466,7 @@ def test_a_loud_sound_later_makes_earlier_windows_others(quick: Path) -> None:
     model, processor = parts(quick)
     engine = built(model, processor)
     samples = np.concatenate([clip(3).samples * 1e-4, clip(2).samples * 9])
-    engine.listen(AudioClip(samples[:40_000]))
+    engine.encode_partial(AudioClip(samples[:40_000]))
     heard, report = ask(engine, Session(), Utterance(AudioClip(samples)))
     assert report.model_passes == 2, "the first window was encoded twice, and the count says so"
     assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == heard
@@ -476,8 +476,8 @@ def test_a_loud_sound_later_makes_earlier_windows_others(quick: Path) -> None:
 def test_a_clip_that_came_to_nothing_is_forgotten(quick: Path) -> None:
     model, processor = parts(quick)
     engine = built(model, processor)
-    engine.listen(clip(5))
-    engine.listen(clip(0.2))
+    engine.encode_partial(clip(5))
+    engine.encode_partial(clip(0.2))
     assert ask(engine, Session(), Utterance(clip(1, 3)))[1].model_passes == 1
     engine.close()
 
@@ -490,14 +490,14 @@ def test_memory_that_runs_out_while_it_settles_says_what_would_fit(quick: Path) 
 
     engine._decoder.prefill = exhausted
     with pytest.raises(ModelError, match="out of memory in the pass"):
-        engine.settle(Session(turns=spoken_turns(2)))
+        engine.prefill_history(Session(turns=spoken_turns(2)))
     engine.close()
 
 
 def test_instructions_that_are_too_long_are_the_business_of_the_reply(quick: Path) -> None:
     engine = load(quick, context_tokens=300)
-    engine.settle(Session(instructions=INSTRUCTIONS * 100))
+    engine.prefill_history(Session(instructions=INSTRUCTIONS * 100))
     assert ask(engine, Session(instructions=INSTRUCTIONS * 100), Utterance(clip(1)))[1].prompt_tokens > 700
-    engine.settle(Session())
+    engine.prefill_history(Session())
     assert engine._decoder.capacity == 308, "the longer cache that it took is given back"
     engine.close()

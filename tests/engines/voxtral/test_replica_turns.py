@@ -137,7 +137,7 @@ def test_loading_holds_the_weights_once(plain: Loaded) -> None:
 def test_the_second_turn_of_a_session_feeds_its_own_audio_alone(plain: Loaded) -> None:
     reply, first = ask(plain.engine, Session(), 0)
     session = Session().add(Utterance(clip(0)).answered(reply))
-    plain.engine.settle(session)
+    plain.engine.prefill_history(session)
     _, second = ask(plain.engine, session, 1)
     assert (first.model_passes, second.model_passes) == (1, 1)
     assert first.reply_tokens == second.reply_tokens == REPLY_TOKENS

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from voxcli import __version__
-from voxcli.batch.prefetch import Read, Shelf
+from voxcli.batch.prefetch import Prefetcher, Read
 from voxcli.batch.scheduler import Job, Outcome
 from voxcli.batch.urls import is_url, read_recording
 from voxcli.batch.worker import EngineWorker, workers_wanted
@@ -67,7 +67,7 @@ class Ready:
     notices: tuple[str, ...]
 
 
-class Station:
+class ActorWorker:
     """Answers jobs; one that is asked for is one that is answered, or its future has the error."""
 
     def __init__(self, setup: Setup, read: Read | None = None) -> None:
@@ -81,9 +81,11 @@ class Station:
         self._engine = setup.open_engine(notices.append)
         load_seconds = time.perf_counter() - started
         count = workers_wanted(self._engine, setup.concurrency)
-        self._shelf = Shelf(self._inbox, read or (lambda path: read_recording(path, max_seconds=setup.max_seconds)))
-        self._shelf.__enter__()
-        workers = [EngineWorker(self._shelf, self._engine, load_seconds) for _ in range(count)]
+        self._prefetcher = Prefetcher(
+            self._inbox, read or (lambda path: read_recording(path, max_seconds=setup.max_seconds))
+        )
+        self._prefetcher.__enter__()
+        workers = [EngineWorker(self._prefetcher, self._engine, load_seconds) for _ in range(count)]
         self._threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
         for thread in self._threads:
             thread.start()
@@ -110,7 +112,7 @@ class Station:
 
     def close(self) -> None:
         """Finish what is being answered, and end."""
-        self._shelf.__exit__()
+        self._prefetcher.__exit__()
         for thread in self._threads:
             thread.join()
         self._engine.close()

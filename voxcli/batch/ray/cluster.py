@@ -22,8 +22,8 @@ from functools import partial
 from typing import Any, cast
 
 from voxcli import __version__
-from voxcli.batch.ray.actor import Answer, Ready, Setup, Station
-from voxcli.batch.scheduler import Desk, Job, Outcome
+from voxcli.batch.ray.actor import ActorWorker, Answer, Ready, Setup
+from voxcli.batch.scheduler import Job, Outcome, Scheduler
 from voxcli.core.record import failure_of
 from voxcli.core.turn import Engine
 from voxcli.errors import ConfigError, VoxError, missing_extra
@@ -51,21 +51,21 @@ class AnsweringActor:
     """A station behind Ray; `voxcli` has to be installed on each machine."""
 
     def __init__(self, setup: Setup) -> None:
-        self._station: Station | None = None
+        self._worker: ActorWorker | None = None
         self._failure: VoxError | None = None
         try:
-            self._station = Station(setup)
+            self._worker = ActorWorker(setup)
         except VoxError as error:  # raised here it would reach the caller as a text of many lines
             self._failure = error
 
     async def ready(self) -> Ready | VoxError:
         """Return what the station is, or why there is none."""
-        return self._station.ready if self._station else self._failure or VoxError("the worker is not there")
+        return self._worker.ready if self._worker else self._failure or VoxError("the worker is not there")
 
     async def answer(self, job: Job) -> Answer:
-        if self._station is None:
+        if self._worker is None:
             raise self._failure or VoxError("the worker is not there")
-        return await asyncio.wrap_future(self._station.answer(job))
+        return await asyncio.wrap_future(self._worker.answer(job))
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _knock(address: str) -> None:
 
 
 @dataclass(eq=False)
-class _Seat:
+class _Actor:
     """A place for an actor, from its first start to the end of the run."""
 
     actor: Any
@@ -133,15 +133,21 @@ class _Seat:
 
 @dataclass(frozen=True)
 class _Call:
-    seat: _Seat
+    member: _Actor
     job: Job | None  # None: it was asked whether it is ready
 
 
-class Crew:
+class ActorPool:
     """The actors of a run. Implements `voxcli.batch.worker.Worker`, for all of them at once."""
 
     def __init__(
-        self, desk: Desk, setup: Setup, size: Size, items: int, say: Say, clock: Callable[[], float] = time.monotonic
+        self,
+        scheduler: Scheduler,
+        setup: Setup,
+        size: Size,
+        items: int,
+        say: Say,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin within `connected`.
 
@@ -155,7 +161,7 @@ class Crew:
         import ray
 
         workers, gpus = _measured(size, ray.cluster_resources())
-        self._desk, self._say, self._clock = desk, say, clock
+        self._scheduler, self._say, self._clock = scheduler, say, clock
         actor_class = ray.remote(AnsweringActor).options(
             num_cpus=1,
             num_gpus=gpus,
@@ -165,9 +171,9 @@ class Crew:
             scheduling_strategy="SPREAD",
         )
         self._start = partial(actor_class.remote, setup)
-        self._seats = [_Seat(self._start()) for _ in range(min(workers, items))]
+        self._members = [_Actor(self._start()) for _ in range(min(workers, items))]
         self._calls: dict[Any, _Call] = {}  # by Ray's reference to the answer
-        self._homes: dict[str, _Seat] = {}  # of sessions
+        self._homes: dict[str, _Actor] = {}  # of sessions
         self._returned: deque[Job] = deque()  # by actors that died; each runs alone, when an actor has nothing to do
         self._displaced: deque[Job] = deque()  # that waited for an actor that died
         self._deaths: Counter[str] = Counter()  # that an item has seen
@@ -179,10 +185,10 @@ class Crew:
         import ray
 
         try:
-            for seat in self._seats:
-                self._ask_whether_ready(seat)
+            for member in self._members:
+                self._ask_whether_ready(member)
             heard = self._clock()
-            while not (self._hand_out() and not any(seat.calls for seat in self._seats)):
+            while not (self._hand_out() and not any(member.calls for member in self._members)):
                 done, _ = ray.wait(list(self._calls), num_returns=1, timeout=TICK_SECONDS)
                 if done:
                     done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
@@ -190,58 +196,58 @@ class Crew:
                     self._settle(reference, report)
                 heard = self._complained_since(heard)
         finally:
-            for seat in self._seats:
-                ray.kill(seat.actor)
+            for member in self._members:
+                ray.kill(member.actor)
 
     def _hand_out(self) -> bool:
         """Give jobs to actors as long as they have room; return whether there were too few."""
-        if self._desk.stopped:
+        if self._scheduler.stopped:
             return True
-        while seat := self._freest():
-            job = seat.waiting.popleft() if seat.waiting else self._next(seat)
+        while member := self._freest():
+            job = member.waiting.popleft() if member.waiting else self._next(member)
             if job is None:
                 return True
-            home = self._home(job, seat)
-            if home is seat or home.has_room:
+            home = self._home(job, member)
+            if home is member or home.has_room:
                 self._send(home, job)
             else:
                 home.waiting.append(job)
         return False
 
-    def _freest(self) -> _Seat | None:
-        free = [seat for seat in self._seats if seat.has_room]
-        return min(free, key=lambda seat: (not seat.waiting, seat.calls)) if free else None
+    def _freest(self) -> _Actor | None:
+        free = [member for member in self._members if member.has_room]
+        return min(free, key=lambda member: (not member.waiting, member.calls)) if free else None
 
-    def _next(self, seat: _Seat) -> Job | None:
-        if self._returned and not seat.calls:
-            seat.is_reserved = True
+    def _next(self, member: _Actor) -> Job | None:
+        if self._returned and not member.calls:
+            member.is_reserved = True
             return self._returned.popleft()
-        return self._displaced.popleft() if self._displaced else self._desk.take(wait=False)
+        return self._displaced.popleft() if self._displaced else self._scheduler.take(wait=False)
 
-    def _home(self, job: Job, seat: _Seat) -> _Seat:
-        """Return where a job belongs: to the actor that knows its session if that is there, else to `seat`."""
+    def _home(self, job: Job, member: _Actor) -> _Actor:
+        """Return where a job belongs: to the actor that knows its session if that is there, else to `member`."""
         if job.item.session is None:
-            return seat
+            return member
         home = self._homes.get(job.item.session)
-        if home is None or home.ready is None or seat.is_reserved:
-            home = self._homes[job.item.session] = seat
+        if home is None or home.ready is None or member.is_reserved:
+            home = self._homes[job.item.session] = member
         return home
 
-    def _send(self, seat: _Seat, job: Job) -> None:
-        seat.calls += 1
-        self._calls[seat.actor.answer.remote(job)] = _Call(seat, job)
+    def _send(self, member: _Actor, job: Job) -> None:
+        member.calls += 1
+        self._calls[member.actor.answer.remote(job)] = _Call(member, job)
 
-    def _ask_whether_ready(self, seat: _Seat) -> None:
+    def _ask_whether_ready(self, member: _Actor) -> None:
         """Have Ray answer when the actor is there, wherever and whenever that is."""
-        self._calls[seat.actor.ready.remote()] = _Call(seat, None)
+        self._calls[member.actor.ready.remote()] = _Call(member, None)
 
-    def _start_again(self, seat: _Seat) -> None:
+    def _start_again(self, member: _Actor) -> None:
         """Put a new actor in the place of one that is gone, or can't be reached."""
         import ray
 
-        ray.kill(seat.actor)
-        seat.actor = self._start()
-        self._ask_whether_ready(seat)
+        ray.kill(member.actor)
+        member.actor = self._start()
+        self._ask_whether_ready(member)
 
     def _settle(self, reference: Any, report: Callable[[Outcome], None]) -> None:
         """Take what a call has come to."""
@@ -255,52 +261,52 @@ class Crew:
             raise VoxError(f"a worker failed: {first_line(error.cause)}", hint="please report it") from error
         except RayError as error:
             if call.job:
-                self._lose(call.seat, call.job, error, report)
+                self._lose(call.member, call.job, error, report)
             else:
-                self._on_failed_start(call.seat, error)
+                self._on_failed_start(call.member, error)
             return
         if call.job is None:
-            self._welcome(call.seat, value)
+            self._welcome(call.member, value)
             return
-        call.seat.release()
+        call.member.release()
         if call.job.ends_session and call.job.item.session:
             self._homes.pop(call.job.item.session, None)
         record, turn = cast("Answer", value)
         report(Outcome(call.job, record, turn))
 
-    def _welcome(self, seat: _Seat, said: Ready | VoxError) -> None:
+    def _welcome(self, member: _Actor, said: Ready | VoxError) -> None:
         if isinstance(said, VoxError):
-            self._leave_out(seat, said)
+            self._leave_out(member, said)
         elif said.version != __version__:
-            self._leave_out(seat, ConfigError(f"{said.host} has voxcli {said.version}, this machine {__version__}"))
+            self._leave_out(member, ConfigError(f"{said.host} has voxcli {said.version}, this machine {__version__}"))
         else:
             for notice in said.notices:
                 self._say_once(notice)
             self._say(f"worker on {said.host}: {said.name} engine, ready in {said.load_seconds:.1f} s")
-            seat.ready, seat.failed_starts = said, 0
+            member.ready, member.failed_starts = said, 0
 
-    def _on_failed_start(self, seat: _Seat, error: Exception) -> None:
+    def _on_failed_start(self, member: _Actor, error: Exception) -> None:
         """Start an actor again that died while it loaded, unless that was the last attempt."""
-        seat.failed_starts += 1
-        if seat.failed_starts < START_ATTEMPTS:
+        member.failed_starts += 1
+        if member.failed_starts < START_ATTEMPTS:
             self._say_once(f"a worker died while it loaded its engine; it is started again: {first_line(error)}")
-            self._start_again(seat)
+            self._start_again(member)
             return
         why = f"a worker died {START_ATTEMPTS} times while it loaded its engine: {first_line(error)}"
         self._leave_out(
-            seat, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N")
+            member, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N")
         )
 
-    def _lose(self, seat: _Seat, job: Job, error: Exception, report: Callable[[Outcome], None]) -> None:
+    def _lose(self, member: _Actor, job: Job, error: Exception, report: Callable[[Outcome], None]) -> None:
         """Take a job back from an actor that is gone, or can't be reached."""
-        seat.release()
-        ready = seat.ready
+        member.release()
+        ready = member.ready
         if ready:  # its other jobs are given back by their own calls
             self._say(f"worker on {ready.host}: gone; what it had goes to others")
-            seat.ready = None
-            self._displaced.extend(seat.waiting)
-            seat.waiting.clear()
-            self._start_again(seat)
+            member.ready = None
+            self._displaced.extend(member.waiting)
+            member.waiting.clear()
+            self._start_again(member)
         self._deaths[job.item.id] += 1
         if self._deaths[job.item.id] < ATTEMPTS:
             self._returned.append(job)
@@ -310,10 +316,10 @@ class Crew:
         record = failure_of(why, named, path=item.path, prompt=item.prompt, session=item.session)
         report(Outcome(job, {"id": item.id, **record}, None))
 
-    def _leave_out(self, seat: _Seat, why: VoxError) -> None:
+    def _leave_out(self, member: _Actor, why: VoxError) -> None:
         """Go on without an actor that starts no more; raises `why` if it was the last."""
-        seat.is_lost = True
-        if all(seat.is_lost for seat in self._seats):
+        member.is_lost = True
+        if all(member.is_lost for member in self._members):
             raise why
         self._say_once(f"left out: {why}")
 
@@ -325,11 +331,11 @@ class Crew:
     def _complained_since(self, heard: float) -> float:
         """Say from time to time that there is no actor; return when there was one, or it was said."""
         now = self._clock()
-        if any(seat.ready for seat in self._seats):
+        if any(member.ready for member in self._members):
             return now
         if now - heard < PATIENCE_SECONDS:
             return heard
-        left = sum(not seat.is_lost for seat in self._seats)
+        left = sum(not member.is_lost for member in self._members)
         self._say(f"waiting for the cluster to start one of {left} workers; `ray status` says what is free")
         return now
 

@@ -64,7 +64,7 @@ def measure(microphone: Microphone, speaker: OutputSpeaker) -> Loopback:
         AudioDeviceError: a device is gone, or does not start.
     """
     recorder = _Recorder(microphone, speaker)
-    recorder.settle()
+    recorder.prefill_history()
     speaker.play(chirp(), threading.Event())
     return measure_loopback(recorder.from_first_sound(RECORD_SECONDS))
 
@@ -80,7 +80,7 @@ class _Recorder:
         self._captured_at = 0.0
         self._began: list[float] = []  # when the recording began, as each block sees it
 
-    def settle(self) -> None:
+    def prefill_history(self) -> None:
         """Return when both devices run."""
         deadline = time.monotonic() + 2 * START_SECONDS
         handed_at = 0.0

@@ -7,7 +7,7 @@ from voxcli.core.turn import Speaker
 from voxcli.errors import AudioDeviceError
 
 
-class LosableSpeaker:
+class FailsafeSpeaker:
     """Implements `voxcli.core.turn.Speaker` by passing all on, until that fails; from then on it only counts.
 
     `failure` is why, or None. The owner of the other speaker closes it.

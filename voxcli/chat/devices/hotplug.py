@@ -16,7 +16,7 @@ from voxcli.chat.devices import portaudio
 from voxcli.chat.devices.microphone import Microphone
 from voxcli.chat.devices.speaker import OutputSpeaker
 from voxcli.chat.events import Notice
-from voxcli.chat.messages import Crashed, crashes_posted
+from voxcli.chat.messages import ThreadCrashed, crashes_posted
 from voxcli.errors import AudioDeviceError
 
 WATCH_SECONDS = 0.25
@@ -34,7 +34,7 @@ class AudioDevices:
 
     def __init__(
         self,
-        post: Callable[[Notice | Crashed], None],
+        post: Callable[[Notice | ThreadCrashed], None],
         *,
         wanted_input: str | None = None,
         wanted_output: str | None = None,

@@ -29,14 +29,14 @@ def open_keys(
     elif sys.platform == "win32":
         import msvcrt
 
-        from voxcli.chat.keyboard.windows import ConsoleKeys
+        from voxcli.chat.keyboard.windows import WindowsKeys
 
-        yield ConsoleKeys(msvcrt.kbhit, msvcrt.getwch, paused)
+        yield WindowsKeys(msvcrt.kbhit, msvcrt.getwch, paused)
     else:
-        from voxcli.chat.keyboard.posix import TerminalKeys, in_foreground
+        from voxcli.chat.keyboard.posix import PosixKeys, in_foreground
 
         if in_foreground(stream.fileno()):
-            with TerminalKeys(stream.fileno(), paused).opened(releases) as keys:
+            with PosixKeys(stream.fileno(), paused).opened(releases) as keys:
                 yield keys
         else:
             yield None

@@ -38,7 +38,7 @@ def in_foreground(fd: int) -> bool:
         return True
 
 
-class TerminalKeys:
+class PosixKeys:
     """Keys of the terminal at a file descriptor; see `voxcli.chat.keyboard.keys.Keys`.
 
     Args:
@@ -57,7 +57,7 @@ class TerminalKeys:
         self.supports_release = False
 
     @contextmanager
-    def opened(self, releases: bool) -> Iterator["TerminalKeys"]:
+    def opened(self, releases: bool) -> Iterator["PosixKeys"]:
         """Hold the terminal in cbreak mode."""
         with self._signals():
             try:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from voxcli.chat.keyboard.keys import Key, Keys
-from voxcli.chat.messages import Crashed, crashes_posted
+from voxcli.chat.messages import ThreadCrashed, crashes_posted
 
 LOOK_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
 
 
 @contextmanager
-def keys_posted(keys: Keys | None, post: Callable[[Key | Crashed], None]) -> Iterator[None]:
+def keys_posted(keys: Keys | None, post: Callable[[Key | ThreadCrashed], None]) -> Iterator[None]:
     """Post each key that is pressed while the context lasts; None has no keys."""
     if keys is None:
         yield

@@ -10,7 +10,7 @@ from voxcli.chat.keyboard.keys import Key, typed_line
 POLL_SECONDS = 0.02  # Windows has nothing to wait on
 
 
-class ConsoleKeys:
+class WindowsKeys:
     """Keys of a Windows console.
 
     Args:

@@ -1,6 +1,6 @@
 """Where utterances begin, pause, go on and end, in a stream of frames and speech probabilities.
 
-Pure: it counts samples, and has no clock and no threads: one owns an `EndPointer`. It knows nothing of
+Pure: it counts samples, and has no clock and no threads: one owns an `Endpointer`. It knows nothing of
 words, of what an utterance is used for, or of who speaks.
 
 A clip begins up to `pre_roll_ms` before the first voiced frame, never inside the clip before it, and
@@ -43,27 +43,27 @@ WARNING_SECONDS = 10.0  # before the limit of an utterance; a quarter of it wher
 
 
 @dataclass(frozen=True)
-class EndpointSettings:
+class EndpointingSettings:
     """When an utterance begins and ends. Settings that contradict each other raise a ConfigError."""
 
     threshold: float = 0.5  # probability at which a frame becomes voice; Silero's own
     off_threshold: float = 0.35  # below it voice is over
     min_speech_ms: int = 200  # of voice begin an utterance, or reopen one that had ended
     barge_in_ms: int = 300  # of voice do so while a reply plays, and never less than min_speech_ms
-    draft_silence_ms: int = 200  # are a pause
+    speculate_after_ms: int = 200  # are a pause
     min_silence_ms: int = 600  # are the end
     max_silence_ms: int = 2000  # are the end where the end-of-turn model says "incomplete"
     pre_roll_ms: int = 500  # kept from before the first voiced frame, for quiet onsets
     reopen_ms: int = 5000  # after the end in which speech can go on; what comes later is another thought
     max_utterance_seconds: float = 120.0  # of a clip, pre-roll included
-    drafts: bool = True  # tell pauses, which drafts and the end-of-turn model need
+    speculative_replies: bool = True  # tell pauses, which drafts and the end-of-turn model need
     by_voice: bool = True  # False: only `begin` opens an utterance (push-to-talk)
 
     def __post_init__(self) -> None:
         if not 0 < self.off_threshold <= self.threshold <= 1:
             raise ConfigError("off_threshold must be above 0 and at most threshold, threshold at most 1")
-        if min(self.min_speech_ms, self.barge_in_ms, self.draft_silence_ms, self.min_silence_ms) <= 0:
-            raise ConfigError("min_speech_ms, barge_in_ms, draft_silence_ms and min_silence_ms must be above 0")
+        if min(self.min_speech_ms, self.barge_in_ms, self.speculate_after_ms, self.min_silence_ms) <= 0:
+            raise ConfigError("min_speech_ms, barge_in_ms, speculate_after_ms and min_silence_ms must be above 0")
         if self.max_silence_ms < self.min_silence_ms:
             raise ConfigError("max_silence_ms must be at least min_silence_ms")
         if min(self.pre_roll_ms, self.reopen_ms) < 0:
@@ -73,14 +73,14 @@ class EndpointSettings:
             raise ConfigError(f"max_utterance_seconds must be a number of at least {least_seconds:g}")
 
 
-class EndPointer:
+class Endpointer:
     """Turns frames into the events of utterances: `push` each, and pass on what it returns.
 
     Between `SpeechStarted` and `SpeechEnded` an utterance is open. After the end its audio is kept, and
     speech reopens it (`SpeechResumed`), until `commit`, `reopen_ms`, or a clip at its limit.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: EndpointingSettings) -> None:
         self._settings = settings
         self._limit = int(settings.max_utterance_seconds * SAMPLE_RATE)
         self._tape = _Tape(start=0)
@@ -142,7 +142,7 @@ class EndPointer:
         utterance, settings = self._open, self._settings
         if utterance is None or not utterance.paused:
             return []
-        utterance.silence_ms = settings.draft_silence_ms if complete else settings.max_silence_ms
+        utterance.silence_ms = settings.speculate_after_ms if complete else settings.max_silence_ms
         return [] if self._burst else self._follow_silence(utterance)
 
     def commit(self) -> bool:
@@ -232,7 +232,7 @@ class EndPointer:
         if silence >= utterance.silence_ms * SAMPLES_PER_MS and not utterance.held:
             return [self._end(utterance)]
         spoken = utterance.last_voiced > utterance.start
-        draft = self._settings.drafts and silence >= self._settings.draft_silence_ms * SAMPLES_PER_MS
+        draft = self._settings.speculative_replies and silence >= self._settings.speculate_after_ms * SAMPLES_PER_MS
         if utterance.paused or not (spoken and draft):
             return []
         utterance.paused = True

@@ -124,15 +124,15 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "turn": taken.number,
         "user": turn.user,
         "prompt": turn.prompt or None,
-        "heard": report.heard,
+        "transcript": report.transcript,
         "reply": turn.reply,
         "interrupted": turn.interrupted,
         "model_passes": report.model_passes,
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "latency": {
             **{stage: None if (value := getattr(latency, stage)) is None else rounded_ms(value) for stage in STAGES},
-            "draft": latency.draft,
-            "dropped_drafts": latency.dropped_drafts,
+            "speculative_reply": latency.speculative_reply,
+            "dropped_speculative_replies": latency.dropped_speculative_replies,
         },
     }
 
@@ -143,7 +143,7 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
         "latency": {stage: spread(ended.latencies, stage) for stage in STAGES},
         "overruns": ended.overruns,
         "underruns": ended.underruns,
-        "dropped_drafts": ended.dropped_drafts,
+        "dropped_speculative_replies": ended.dropped_speculative_replies,
         "session": ended.session,
         "store": ended.store,
     }

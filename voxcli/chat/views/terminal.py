@@ -124,8 +124,8 @@ class Screen:
             return []
         spoken = self._spoken if self._aloud else len(self._reply)
         parts = self._reply[:spoken].lstrip(), self._reply[spoken:] if spoken else self._reply.lstrip()
-        heard, rest = (printable(part, keep="\n\t") for part in parts)
-        return list(Text.assemble(heard, (rest, "dim")).wrap(console, console.width, tab_size=4))
+        transcript, rest = (printable(part, keep="\n\t") for part in parts)
+        return list(Text.assemble(transcript, (rest, "dim")).wrap(console, console.width, tab_size=4))
 
     def _state_row(self, width: int) -> Text:
         style = STYLES[self._state]

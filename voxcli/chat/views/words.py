@@ -21,12 +21,12 @@ def notes_of(event: LiveEvent) -> list[str]:
 def said(ended: TurnEnded) -> str:
     """Return the user's side of a turn: its words where they are known, else its placeholder."""
     turn = ended.turn
-    return printable("\n".join(part for part in (ended.report.heard or turn.user, turn.prompt) if part), keep="\n")
+    return printable("\n".join(part for part in (ended.report.transcript or turn.user, turn.prompt) if part), keep="\n")
 
 
-def interruption(heard: str) -> str:
+def interruption(transcript: str) -> str:
     """Return how an interrupted reply is marked."""
-    return "(interrupted)" if heard else "(interrupted before a word was heard)"
+    return "(interrupted)" if transcript else "(interrupted before a word was heard)"
 
 
 def latency_line(latency: Latency) -> str:
@@ -36,10 +36,10 @@ def latency_line(latency: Latency) -> str:
         for key, name in reversed(STAGES.items())
         if (value := getattr(latency, key)) is not None
     ]
-    drafts = ["draft used"] if latency.draft == "used" else []
-    if latency.dropped_drafts:
-        drafts.append(_count(latency.dropped_drafts, "draft") + " dropped")
-    return " · ".join(times + drafts)
+    speculative_replies = ["draft used"] if latency.speculative_reply == "used" else []
+    if latency.dropped_speculative_replies:
+        speculative_replies.append(_count(latency.dropped_speculative_replies, "speculative_reply") + " dropped")
+    return " · ".join(times + speculative_replies)
 
 
 def summary_lines(ended: SessionEnded) -> list[str]:
@@ -49,7 +49,7 @@ def summary_lines(ended: SessionEnded) -> list[str]:
         if shares := spread(ended.latencies, key):
             lines.append(f"{name:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
     mishaps = {
-        "draft": (ended.dropped_drafts, "dropped"),
+        "speculative_reply": (ended.dropped_speculative_replies, "dropped"),
         "overrun": (ended.overruns, "of the microphone"),
         "underrun": (ended.underruns, "of the loudspeaker"),
     }

@@ -45,13 +45,13 @@ SHOWN_BYTES = 2048  # of the turns shown: a token has at least one, so however l
 SHORT_SECONDS, WINDOW_SECONDS, TAIL_SECONDS = 24.0, 12.0, 6.0
 MAX_TOKENS = 224  # half of Whisper's context: as much as it writes of one window
 NO_SPEECH, UNSURE = 0.6, -1.0  # Whisper's own rule: no speech where both a probability and a score say so
-NOT_HEARD = "Sorry, I did not catch any words."
+NO_WORDS = "Sorry, I did not catch any words."
 
 
 class Recognizer(Protocol):
     """Speech to text."""
 
-    def hear(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
 
 
 class TextModel(Protocol):
@@ -96,7 +96,7 @@ class EmbeddedEngine(Engine):
         pool = ThreadPoolExecutor(2)
         try:
             recognizer = pool.submit(Whisper, folder / "whisper", os.cpu_count() or 1)
-            text_model = pool.submit(Llama, folder / "smollm2.gguf", sampling, chat_beginning(instructions))
+            text_model = pool.submit(LlamaCpp, folder / "smollm2.gguf", sampling, chat_beginning(instructions))
             return cls(recognizer.result(), text_model.result())
         finally:
             pool.shutdown(wait=False)  # Ctrl-C is not kept waiting
@@ -105,18 +105,18 @@ class EmbeddedEngine(Engine):
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; see `voxcli.core.turn.Engine`."""
-        heard = self._recognizer.hear(utterance.clip, interrupt) if utterance.clip else None
-        asked = "\n".join(part for part in (_shortened(heard or ""), utterance.prompt) if part)
+        transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
+        asked = "\n".join(part for part in (_shortened(transcript or ""), utterance.prompt) if part)
         if interrupt.is_set():
-            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, heard=heard)
+            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
         if not asked:
-            yield NOT_HEARD
-            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, heard=heard)
+            yield NO_WORDS
+            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
         shown = session.within(SHOWN_BYTES, _bytes)
         report = yield from self._text_model.answer(chat_prompt(shown, asked), interrupt)
-        return replace(report, heard=heard)
+        return replace(report, transcript=transcript)
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         """Read the turns ahead that the next prompt shows."""
         self._text_model.read_ahead(history_prompt(session.within(SHOWN_BYTES, _bytes)))
 
@@ -156,10 +156,10 @@ def _plain(text: str) -> str:
     return text.replace("<", "< ")
 
 
-def _shortened(heard: str) -> str:
-    words = heard.split()
+def _shortened(transcript: str) -> str:
+    words = transcript.split()
     if len(words) <= HEARD_WORDS_FIRST + HEARD_WORDS_LAST:
-        return heard
+        return transcript
     return f"{' '.join(words[:HEARD_WORDS_FIRST])} ... {' '.join(words[-HEARD_WORDS_LAST:])}"
 
 
@@ -183,11 +183,11 @@ class Whisper:
             self._model.hf_tokenizer, multilingual=True, task="transcribe", language="en"
         )
 
-    def hear(self, clip: AudioClip, interrupt: threading.Event) -> str:
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str:
         """Return what is said in a 16 kHz clip; stops at the next 30 s window once interrupted."""
-        return self._hear_short(clip) if clip.seconds <= SHORT_SECONDS else self._hear_long(clip, interrupt)
+        return self._transcribe_short(clip) if clip.seconds <= SHORT_SECONDS else self._transcribe_long(clip, interrupt)
 
-    def _hear_short(self, clip: AudioClip) -> str:
+    def _transcribe_short(self, clip: AudioClip) -> str:
         window_seconds = max(WINDOW_SECONDS, clip.seconds + TAIL_SECONDS)
         extractor = self._model.feature_extractor
         frames = int(window_seconds * extractor.sampling_rate / extractor.hop_length) // 2 * 2  # the encoder halves it
@@ -202,19 +202,19 @@ class Whisper:
             return ""
         return str(self._tokenizer.decode(result.sequences_ids[0])).strip()
 
-    def _hear_long(self, clip: AudioClip, interrupt: threading.Event) -> str:
+    def _transcribe_long(self, clip: AudioClip, interrupt: threading.Event) -> str:
         segments, _ = self._model.transcribe(
             clip.samples, language="en", beam_size=1, without_timestamps=True, condition_on_previous_text=False
         )
-        heard = []
+        transcript = []
         for segment in segments:
             if interrupt.is_set():
                 break
-            heard.append(segment.text.strip())
-        return " ".join(heard)
+            transcript.append(segment.text.strip())
+        return " ".join(transcript)
 
 
-class Llama:
+class LlamaCpp:
     """SmolLM2 in llama.cpp, which keeps the common prefix of prompts in its cache by itself."""
 
     def __init__(self, path: Path, sampling: dict[str, Any], beginning: str) -> None:

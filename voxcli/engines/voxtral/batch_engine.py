@@ -17,17 +17,17 @@ import torch
 
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Utterance
-from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, Ask, Rows
+from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.errors import ModelError
 
 SECOND_TOLD = 16  # tokens of a reply when its reader is woken again: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
-_Asked = tuple[Ask, Session, Utterance]
+_Asked = tuple[Request, Session, Utterance]
 
 
-class ManyReplies(Engine):
+class BatchEngine(Engine):
     """Implements `voxcli.core.turn.Engine`; `reply` may be called by many threads."""
 
     name = "voxtral"
@@ -35,7 +35,7 @@ class ManyReplies(Engine):
     def __init__(
         self,
         model: str,
-        rows: Rows,
+        rows: BatchDecoder,
         write: Callable[[Session, Utterance], Prompt],
         tokenizer: Tokenizer,
         errors: Callable[[int], AbstractContextManager[None]],
@@ -72,8 +72,8 @@ class ManyReplies(Engine):
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        told, closed, text = _Told(), threading.Event(), TextStream(self._tokenizer)
-        ask = Ask([], None, told.tell, lambda: interrupt.is_set() or closed.is_set())
+        told, closed, text = _TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        ask = Request([], None, told.tell, lambda: interrupt.is_set() or closed.is_set())
         if self._writes_ahead and not self._is_closed:
             self._prepare(ask, session, utterance)
         with self._asking:
@@ -127,7 +127,7 @@ class ManyReplies(Engine):
                 return
             self._hand_on(*asked)
 
-    def _hand_on(self, ask: Ask, session: Session, utterance: Utterance) -> None:
+    def _hand_on(self, ask: Request, session: Session, utterance: Utterance) -> None:
         try:
             if not (ask.ids or ask.is_given_up()):
                 self._prepare(ask, session, utterance)
@@ -136,7 +136,7 @@ class ManyReplies(Engine):
         else:
             self._rows.add(ask)
 
-    def _prepare(self, ask: Ask, session: Session, utterance: Utterance) -> None:
+    def _prepare(self, ask: Request, session: Session, utterance: Utterance) -> None:
         with self._writing, self._errors(0):
             ask.ids, ask.features = self._write(session, utterance)
 
@@ -145,7 +145,7 @@ def _closed() -> ModelError:
     return ModelError("the engine is closed")
 
 
-class _Told:
+class _TokenQueue:
     """Tokens on their way from the thread that drives: the first at once, then each time as many as there were.
 
     To wake a thread for each token would cost more than a step.

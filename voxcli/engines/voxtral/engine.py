@@ -30,7 +30,7 @@ try:  # whoever imports this engine without its packages gets the error with the
     import transformers  # noqa: F401 - loading needs it
 
     from voxcli.engines.voxtral import loader
-    from voxcli.engines.voxtral.batch_engine import ManyReplies
+    from voxcli.engines.voxtral.batch_engine import BatchEngine
     from voxcli.engines.voxtral.mel import FrontEnd
     from voxcli.engines.voxtral.quiet import quiet
     from voxcli.engines.voxtral.runtime.acceleration import Acceleration, Backends, Level
@@ -183,19 +183,19 @@ class VoxtralEngine(Engine):
         try:
             with self._pass_errors(len(ids)):
                 self._decoder.resize(max(self._room, len(ids)) + self._sampling.max_tokens)
-                fed = self._decoder.prefill(ids, features, interrupt)
+                result = self._decoder.prefill(ids, features, interrupt)
                 del features  # of no use once the encoder has seen them
                 for token_id in self._decoder.stream(self._sampling, interrupt):
                     reply_tokens += 1
                     if delta := text.add(token_id):
                         yield delta
-            return PassReport(self._passes(windows), fed.prompt_tokens, fed.cached_tokens, reply_tokens)
+            return PassReport(self._passes(windows), result.prompt_tokens, result.cached_tokens, reply_tokens)
         finally:
             self._count_anew()
             if not interrupt.is_set():  # else it may have been a draft, and the clip goes on
                 self._forget_clip()
 
-    def settle(self, session: Session) -> None:
+    def prefill_history(self, session: Session) -> None:
         """Bring the cache up to the session: in place of the last clip its placeholder, then the reply that was heard.
 
         To be called after a turn, while nobody waits: the next reply begins sooner for it. Not at the
@@ -214,11 +214,11 @@ class VoxtralEngine(Engine):
             if len(ids) < self._decoder.capacity:  # else the instructions alone are too long, which `reply` will say
                 self._decoder.prefill(ids)
 
-    def listen(self, clip: AudioClip) -> None:
+    def encode_partial(self, clip: AudioClip) -> None:
         """Encode what is whole of a clip that goes on, so that less is left to do when it is over.
 
         To be called as often as one likes while somebody speaks, each time with all of the clip so far;
-        most calls cost nothing. Not at the same time as `reply` or `settle`.
+        most calls cost nothing. Not at the same time as `reply` or `prefill_history`.
 
         Raises:
             ModelError: as `reply`.
@@ -230,9 +230,9 @@ class VoxtralEngine(Engine):
         elif whole > self._heard:
             self._heard = whole
             with self._pass_errors(0):
-                self._decoder.listen(self._front_end.features(clip)[:whole])
+                self._decoder.encode_partial(self._front_end.features(clip)[:whole])
 
-    def for_many(self, rows: int = 0, items: int = 0) -> ManyReplies:
+    def for_many(self, rows: int = 0, items: int = 0) -> BatchEngine:
         """Return an engine that gives many replies at once with this one's model; this one gives none any more.
 
         Args:
@@ -248,7 +248,7 @@ class VoxtralEngine(Engine):
             free_bytes=self._free_bytes,
             is_out_of_memory=loader.out_of_memory,
         )
-        return ManyReplies(self.model, decoding, self._prompt, self._tokenizer, self._pass_errors, self.close)
+        return BatchEngine(self.model, decoding, self._prompt, self._tokenizer, self._pass_errors, self.close)
 
     def close(self) -> None:
         """Free the model's memory; the engine can't reply any more."""

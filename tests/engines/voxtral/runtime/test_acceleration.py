@@ -22,7 +22,7 @@ decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs  # noqa: E402 - needs torch
 from voxcli.engines.voxtral.engine import VoxtralEngine  # noqa: E402
 from voxcli.engines.voxtral.runtime.acceleration import Backends, try_out  # noqa: E402
-from voxcli.engines.voxtral.runtime.text_model import Llama  # noqa: E402
+from voxcli.engines.voxtral.runtime.text_model import TextModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 GREEDY = decoding.Sampling(6, frozenset({2}))
@@ -332,7 +332,7 @@ def test_each_turn_replays_the_encoder_once(checkpoint: Path) -> None:
         assert ask(engine) == ask(plain)
         assert graphs.replayed.count(0) == 1, "the first that was captured"
         for each in (engine, plain):
-            each.settle(Session())
+            each.prefill_history(Session())
     assert ask(engine)[1].model_passes == 1
 
 
@@ -345,12 +345,12 @@ def test_memory_that_runs_out_for_a_longer_clip_slows_no_other_turn(
     engine = load(checkpoint, Backends(graphs=lambda: graphs, looks_ahead=True), [])
     long = Utterance(AudioClip(np.zeros(16_000 * 60, np.float32)), "?")
     expected, _ = ask(engine)
-    engine.settle(Session())
+    engine.prefill_history(Session())
     graphs.replayed.clear()
     ask(engine)
     replays = len(graphs.replayed)
     sizes: list[int] = []
-    allocate = Llama.allocate
+    allocate = TextModel.allocate
 
     def scarce(text: Any, capacity: int, *options: Any) -> Any:
         sizes.append(capacity)
@@ -358,11 +358,11 @@ def test_memory_that_runs_out_for_a_longer_clip_slows_no_other_turn(
             raise torch.OutOfMemoryError("out of memory")
         return allocate(text, capacity, *options)
 
-    monkeypatch.setattr(Llama, "allocate", scarce)
+    monkeypatch.setattr(TextModel, "allocate", scarce)
     with pytest.raises(ModelError, match="out of memory in the pass"):
         ask(engine, long)
     assert sizes[0] > 700
-    engine.settle(Session())
+    engine.prefill_history(Session())
     graphs.replayed.clear()
     assert ask(engine)[0] == expected
     assert len(graphs.replayed) == replays

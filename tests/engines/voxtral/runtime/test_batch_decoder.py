@@ -1,4 +1,4 @@
-"""Rows of one cache: whatever waits, comes, goes and fails beside it, a reply is the one it would be alone."""
+"""BatchDecoder of one cache: whatever waits, comes, goes and fails beside it, a reply is the one it would be alone."""
 
 import threading
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class Asked:
     def __init__(self, rows: Any, ids: list[int], features: Any) -> None:
         self.told: list[Any] = []
         self.is_given_up = False
-        self.ask = rows_module.Ask(ids, features, self.told.append, lambda: self.is_given_up)
+        self.ask = rows_module.Request(ids, features, self.told.append, lambda: self.is_given_up)
         rows.add(self.ask)
 
     @property
@@ -205,7 +205,7 @@ def test_there_are_as_many_rows_as_the_memory_has_room_for(model: Any, alone: Ca
 def tight(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Memory that runs out: in a step of too many rows, with too many windows, and in a prompt of too many tokens."""
     limits = {"step_rows": 10**9, "prefill": 10**9, "together": 10**9}
-    for owner, name in ((rows_module.Llama, "step_rows"), (rows_module.Llama, "prefill")):
+    for owner, name in ((rows_module.TextModel, "step_rows"), (rows_module.TextModel, "prefill")):
         monkeypatch.setattr(owner, name, _limited(getattr(owner, name), limits, name))
     encoder = rows_module.WindowEncoder
     monkeypatch.setattr(encoder, "together", _limited(encoder.together, limits, "together"))
@@ -282,9 +282,9 @@ def test_an_error_ends_all_that_was_begun(model: Any) -> None:
 
 
 def test_sampling_draws_for_each_row(model: Any) -> None:
-    chooser = decoding.Chooser(
+    sampler = decoding.Sampler(
         decoding.Sampling(4, frozenset(), temperature=1.0, top_p=0.6, seed=1), torch.device("cpu")
     )
     logits = torch.tensor([[0.0, 9.0, 9.0, 0.0], [9.0, 0.0, 0.0, 0.0]])
-    drawn = [tuple(chooser.choose_each(logits).tolist()) for _ in range(40)]
+    drawn = [tuple(sampler.sample_each(logits).tolist()) for _ in range(40)]
     assert set(drawn) == {(1, 0), (2, 0)}

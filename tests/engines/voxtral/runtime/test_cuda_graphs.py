@@ -180,20 +180,20 @@ def test_other_ends_than_the_captured_ones_work_too(model: Any, made: Made, afte
 
 
 def test_after_its_end_nothing_of_a_reply_counts() -> None:
-    chooser = decoding.Chooser(decoding.Sampling(9, frozenset({3, 5})), torch.device("cpu"))
+    sampler = decoding.Sampler(decoding.Sampling(9, frozenset({3, 5})), torch.device("cpu"))
     logits, tape = torch.zeros(8), Tape()
     with torch.inference_mode(), tape:
-        fed = chooser.choose_and_tell(logits)
+        fed = sampler.sample_and_publish(logits)
 
     def told(token: int) -> int:
         logits.zero_()[token] = 1
         tape.replay()
         assert int(fed) == token, "what is fed is an id in any case"
-        return int(chooser.told)
+        return int(sampler.told)
 
-    chooser.begin(None)
+    sampler.begin(None)
     assert [told(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[sampling.OVER] * 4]
-    chooser.begin(None)
+    sampler.begin(None)
     assert told(1) == 1
 
 

@@ -112,7 +112,7 @@ def fed(model: Any) -> Iterator[list[int]]:
 def test_the_prompt_goes_in_once_and_then_one_token_at_a_time(model: Any, fed: list[int]) -> None:
     decoder = decoding.Decoder(model, capacity=100)
     with Script(model, [7, 8, END]):
-        assert decoder.prefill(spoken(), noise(1)) == decoding.Fed(29, 0)
+        assert decoder.prefill(spoken(), noise(1)) == decoding.PrefillResult(29, 0)
         assert stream(decoder) == [7, 8]
     assert fed == [29, 1, 1]
     assert decoder.cached == 31
@@ -168,7 +168,7 @@ def test_an_interrupt_before_the_first_token_costs_nothing(model: Any, fed: list
     interrupt = threading.Event()
     interrupt.set()
     decoder = decoding.Decoder(model, capacity=100)
-    assert decoder.prefill(spoken(), noise(1), interrupt) == decoding.Fed(29, 0)
+    assert decoder.prefill(spoken(), noise(1), interrupt) == decoding.PrefillResult(29, 0)
     assert stream(decoder, interrupt) == []
     assert (fed, decoder.cached, decoder.generations) == ([], 0, 0)
 
@@ -184,7 +184,7 @@ def test_an_interrupt_between_chunks_leaves_what_was_fed(model: Any, fed: list[i
     assert (fed, decoder.cached) == ([512, 512], 1024)
     with pytest.raises(RuntimeError, match="nothing was prefilled"):
         stream(decoder)
-    assert decoder.prefill(long) == decoding.Fed(1200, 1024)
+    assert decoder.prefill(long) == decoding.PrefillResult(1200, 1024)
     assert stream(decoder) == reply(model, long)
 
 
@@ -208,9 +208,11 @@ def test_audio_tokens_and_features_must_fit_together(
 def test_only_what_comes_after_the_common_prefix_is_fed(model: Any, make: Callable[..., Any], fed: list[int]) -> None:
     decoder = make()
     decoder.prefill([1, *TEXT])
-    assert decoder.prefill([1, *TEXT, 5, 6]) == decoding.Fed(43, 41)
-    assert decoder.prefill([1, *TEXT[:10], 7, 8, 9]) == decoding.Fed(14, 11)
-    assert decoder.prefill([1, *TEXT[:5]]) == decoding.Fed(6, 5), "one token is fed at least: the reply begins there"
+    assert decoder.prefill([1, *TEXT, 5, 6]) == decoding.PrefillResult(43, 41)
+    assert decoder.prefill([1, *TEXT[:10], 7, 8, 9]) == decoding.PrefillResult(14, 11)
+    assert decoder.prefill([1, *TEXT[:5]]) == decoding.PrefillResult(6, 5), (
+        "one token is fed at least: the reply begins there"
+    )
     assert fed == [41, 2, 3, 1]
     assert stream(decoder) == reply(model, [1, *TEXT[:5]])
 
@@ -281,8 +283,8 @@ def test_windows_that_were_heard_ahead_are_encoded_once(model: Any) -> None:
     encoded: list[int] = []
     hook = model.model.audio_tower.register_forward_pre_hook(lambda _module, inputs: encoded.append(len(inputs[0])))
     decoder, features = decoding.Decoder(model, capacity=200), noise(3)
-    decoder.listen(features[:1])
-    decoder.listen(features[:2])
+    decoder.encode_partial(features[:1])
+    decoder.encode_partial(features[:2])
     changed = features.clone()
     changed[1, 0, 0] += 1e-6
     decoder.prefill(spoken(3), changed)

@@ -93,9 +93,9 @@ def test_a_model_replies_the_same_with_the_plain_ways() -> None:
     """As on a device on which all that is fast was left out."""
     voxtral_model = pytest.importorskip("tests.support.tiny_mistral") and pytest.importorskip("benchmarks.random_model")
     model = voxtral_model.open_model("random:tiny", "cpu").float()
-    from voxcli.engines.voxtral.runtime.text_model import Llama
+    from voxcli.engines.voxtral.runtime.text_model import TextModel
 
-    text = Llama(model)
+    text = TextModel(model)
     ids = torch.arange(3, 40)
     with torch.inference_mode():
         expected = _logits(text, ids)

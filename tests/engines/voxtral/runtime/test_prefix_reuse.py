@@ -116,7 +116,7 @@ class Talk:
         self.engine._decoder._looks_ahead = step.as_on_gpu
         if step.listened and utterance.clip:
             for samples in range(SAMPLES, len(utterance.clip.samples), SAMPLES):
-                self.engine.listen(AudioClip(utterance.clip.samples[:samples]))
+                self.engine.encode_partial(AudioClip(utterance.clip.samples[:samples]))
         text, report = self.reply(session, utterance, None if step.end == "finished" else step)
         expected = self.expected(session, utterance)
         assert self.ids == expected[: len(self.ids)]
@@ -129,7 +129,7 @@ class Talk:
             session = session.add(turn)
         self.sessions[step.session] = session.last(2) if step.forgotten else session
         if step.settled:
-            self.engine.settle(self.sessions[step.session])
+            self.engine.prefill_history(self.sessions[step.session])
 
 
 def sound(seconds: float, seed: int) -> AudioClip:
@@ -175,14 +175,14 @@ def test_a_long_conversation_feeds_this_turn_alone(tiny_voxtral: Path) -> None:
     processor = transformers.VoxtralProcessor.from_pretrained(tiny_voxtral, local_files_only=True)
     talk = Talk(model.eval(), processor, context_tokens=8192)
     session = Session(instructions="Be brief.", turns=turns(49))
-    talk.engine.settle(session)
+    talk.engine.prefill_history(session)
     for number in range(3):
         _, report = talk.reply(session, Utterance(sound(2, number)))
         assert report
         assert report.prompt_tokens - report.cached_tokens <= 379
         assert report.prompt_tokens > 2000
         session = session.add(Utterance(sound(2, number)).answered("I heard that, I think."))
-        talk.engine.settle(session)
+        talk.engine.prefill_history(session)
     talk.engine.close()
 
 
@@ -197,7 +197,7 @@ def test_a_long_session_is_rarely_fed_again(parts: tuple[Any, Any]) -> None:
     """Once the budget is reached, turns leave in blocks; what is left of them is fed again after the turn."""
     talk = Talk(*parts, context_tokens=1200)
     session = Session(instructions="Be brief.", turns=turns(20))
-    talk.engine.settle(session)
+    talk.engine.prefill_history(session)
     most, again = 0, 0
     for number in range(40):
         utterance = Utterance(sound(1.5, 0), "And now?" if number % 3 == 0 else "")
@@ -207,7 +207,7 @@ def test_a_long_session_is_rarely_fed_again(parts: tuple[Any, Any]) -> None:
         most = max(most, report.prompt_tokens - report.cached_tokens)
         session = session.add(utterance.answered(f"This is reply {number}, and it says a little more."))
         before = talk.engine._decoder.cached
-        talk.engine.settle(session)
+        talk.engine.prefill_history(session)
         again += talk.engine._decoder.cached < before - 100
     assert most < 50, "of what is said now: 25 audio tokens and a few words"
     assert 2 < again < 14, "every turn, were they to leave one by one"
@@ -226,10 +226,10 @@ def test_what_is_allocated_stays_the_same(parts: tuple[Any, Any]) -> None:
     session, seen = Session(), []
     for number in range(40):
         utterance = Utterance(sound(1 + number % 3, number))
-        talk.engine.listen(utterance.clip)
+        talk.engine.encode_partial(utterance.clip)
         text, _ = talk.reply(session, utterance)
         session = session.add(utterance.answered(text))
-        talk.engine.settle(session)
+        talk.engine.prefill_history(session)
         if number % 10 == 9:
             seen.append(tensors())
     assert len(set(seen)) == 1

@@ -71,7 +71,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     """Prefilled in uneven parts, then step by step, over exact lengths and over a bucket in turn."""
     model, tokens = text_model(**SHAPES[name]), ids(70)
     expected = model.causal(input_ids=tokens[None]).logits[0]
-    ours = llama.Llama(model)
+    ours = llama.TextModel(model)
     cache = ours.allocate(80)
     start = 0
     for length in (1, 40, 9):
@@ -88,7 +88,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
 def test_a_long_stretch_after_others_is_attended_to_in_blocks() -> None:
     model, tokens = text_model(), ids(700)
     expected = model.causal(input_ids=tokens[None]).logits[0]
-    ours = llama.Llama(model)
+    ours = llama.TextModel(model)
     cache = ours.allocate(700)
     start = 0
     for length in (3, 128, 129, 400, 40):
@@ -104,7 +104,7 @@ def test_transformers_own_forward_works_on_with_the_same_memory() -> None:
     model, tokens = text_model(), ids(20)
     before = model.causal(input_ids=tokens[None]).logits
     parameters = {weight.data_ptr() for weight in model.causal.parameters()}
-    first, second = llama.Llama(model), llama.Llama(model)
+    first, second = llama.TextModel(model), llama.TextModel(model)
     torch.testing.assert_close(model.causal(input_ids=tokens[None]).logits, before)
     attention = model.causal.model.layers[0].self_attn
     assert attention.q_proj.weight.data_ptr() == attention.qkv_proj.weight.data_ptr()
@@ -119,7 +119,7 @@ def test_half_precision_is_as_close_as_it_can_be() -> None:
     model, tokens = text_model(initializer_range=0.1), ids(30)
     model.causal.to(torch.bfloat16)
     expected = model.causal(input_ids=tokens[None]).logits[0, -1]
-    ours = llama.Llama(model)
+    ours = llama.TextModel(model)
     found = ours.head(ours.prefill(ours.embed(tokens), 0, ours.allocate(32)))
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
 
@@ -135,7 +135,7 @@ def test_half_precision_is_as_close_as_it_can_be() -> None:
 )
 def test_what_it_does_not_compute_is_refused(options: dict[str, Any], what: str) -> None:
     with pytest.raises(ModelError, match=what) as caught:
-        llama.Llama(text_model(**options))
+        llama.TextModel(text_model(**options))
     assert caught.value.hint
 
 
@@ -145,7 +145,7 @@ def test_another_family_is_refused() -> None:
     )
     other = transformers.MistralModel(config)
     with pytest.raises(ModelError, match="it is a MistralModel"):
-        llama.Llama(
+        llama.TextModel(
             SimpleNamespace(model=SimpleNamespace(language_model=other), config=SimpleNamespace(text_config=config))
         )
 
@@ -154,4 +154,4 @@ def test_projections_that_were_replaced_are_refused() -> None:
     model = text_model()
     model.causal.model.layers[1].mlp.up_proj = torch.nn.Bilinear(4, 4, 4)
     with pytest.raises(ModelError, match="not plain matrices"):
-        llama.Llama(model)
+        llama.TextModel(model)

@@ -20,11 +20,17 @@ import torch
 
 from voxcli.engines.voxtral.quiet import quiet_compiler
 from voxcli.engines.voxtral.runtime import comparison, compiler
-from voxcli.engines.voxtral.runtime.cuda_graphs import CapturedEncoder, CapturedPass, CudaGraphs, Record, recordings
+from voxcli.engines.voxtral.runtime.cuda_graphs import (
+    CapturedEncoder,
+    CapturedModel,
+    CudaGraphs,
+    GraphRecorder,
+    recordings,
+)
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import Cache
-from voxcli.engines.voxtral.runtime.sampler import Chooser, Sampling
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 Level = Literal["compiled", "graphs", "none"]
 Acceleration = Literal["auto", "compiled", "graphs", "none"]  # the highest level to try; auto: the highest there is
@@ -41,7 +47,7 @@ class Backends:
     """What compiles and captures on a device."""
 
     compiler: Any = None  # a backend of `torch.compile`; None where there is none
-    graphs: Callable[[], Record] | None = None  # makes what captures
+    graphs: Callable[[], GraphRecorder] | None = None  # makes what captures
     no_compiler: str = ""  # why there is none
     no_graphs: str = ""
     looks_ahead: bool = False  # whether the next step is begun before a token is read, as suits a GPU
@@ -79,14 +85,14 @@ class _Plan:
 class FastPath:
     """Computes what it can of one model's work with one cache at a time, on the highest level that works."""
 
-    def __init__(self, text: Llama, encoder: WindowEncoder, backends: Backends) -> None:
+    def __init__(self, text: TextModel, encoder: WindowEncoder, backends: Backends) -> None:
         """Begin without a fast path; `warm_up` makes one."""
         self.level: Level = "none"
         self._text, self._encoder, self._backends = text, encoder, backends
         self._plan: _Plan | None = None
         self._decode_layer: Any = None  # compiled
         self._captured_encoder: CapturedEncoder | None = None
-        self._captured: CapturedPass | None = None
+        self._captured: CapturedModel | None = None
         self._doing = ""
 
     def warm_up(
@@ -131,17 +137,17 @@ class FastPath:
         captured = self._captured
         return self._replayed(lambda: captured.prefill(embeddings, start)) if captured else None
 
-    def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor | None:
+    def next(self, token: torch.Tensor, place: int, sampler: Sampler) -> torch.Tensor | None:
         """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), or None."""
         captured = self._captured
-        return self._replayed(lambda: captured.next(token, place, chooser)) if captured else None
+        return self._replayed(lambda: captured.next(token, place, sampler)) if captured else None
 
-    def chooser(self, sampling: Sampling) -> Chooser:
+    def sampler(self, sampling: Sampling) -> Sampler:
         """Return what chooses the tokens of a reply that begins now: the captured one, if it does so in this way."""
-        if self._captured and self._captured.chooser.is_alike(sampling):
-            self._captured.chooser.begin(sampling.seed)
-            return self._captured.chooser
-        return Chooser(sampling, self._text.device)
+        if self._captured and self._captured.sampler.is_alike(sampling):
+            self._captured.sampler.begin(sampling.seed)
+            return self._captured.sampler
+        return Sampler(sampling, self._text.device)
 
     def _encode(self, window: torch.Tensor) -> torch.Tensor | None:
         captured = self._captured_encoder
@@ -195,11 +201,11 @@ class FastPath:
             self._captured_encoder = CapturedEncoder(self._encoder, self._backends.graphs())
             self._encoder.replay_with(self._encode)
         progress(before, total)
-        chooser = Chooser(plan.sampling, self._text.device)
-        self._captured = CapturedPass(
+        sampler = Sampler(plan.sampling, self._text.device)
+        self._captured = CapturedModel(
             self._text,
             cache,
-            chooser,
+            sampler,
             self._backends.graphs(),
             lambda done: progress(before + done, total),
             self._decode_layer,

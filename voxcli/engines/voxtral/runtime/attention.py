@@ -167,7 +167,7 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *
 
 
 def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
-    """Return the attention of one token in each of some rows, as `llama.Llama.step_rows` describes them.
+    """Return the attention of one token in each of some rows, as `llama.TextModel.step_rows` describes them.
 
     It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,
     head_dim), and returns outputs, (rows, heads * head_dim). Queries that share a KV head stand where a

@@ -21,8 +21,8 @@ from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.runtime import inputs
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder, audio_tokens_per_window
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
-from voxcli.engines.voxtral.runtime.sampler import Chooser, Sampling
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 from voxcli.errors import ModelError
 
 ENCODED_TOGETHER = 8  # windows: enough to keep a GPU busy, and a GB of Mini's hidden states at most
@@ -31,7 +31,7 @@ SHARE_FOR_CACHE = 0.6  # of the free memory; the rest is for what encoder and st
 
 
 @dataclass(eq=False)
-class Ask:
+class Request:
     """A prompt, what becomes of it, and who is told."""
 
     ids: Sequence[int]  # the whole prompt
@@ -46,20 +46,20 @@ class Ask:
 
 
 @dataclass(eq=False)
-class _Row:
+class _Slot:
     number: int
     cache: Cache
-    ask: Ask | None = None
+    ask: Request | None = None
     token: int = 0  # to be fed next
 
 
-class Rows:
+class BatchDecoder:
     """Decodes with one Voxtral model. One call at a time: it is not for several threads at once."""
 
     def __init__(
         self,
         model: Any,
-        text: Llama,
+        text: TextModel,
         encoder: WindowEncoder,
         sampling: Sampling,
         *,
@@ -81,13 +81,13 @@ class Rows:
         self.most = most
         self.steps = 0
         self._config, self._text, self._encoder = model.config, text, encoder
-        self._chooser = Chooser(sampling, text.device)
+        self._sampler = Sampler(sampling, text.device)
         self._longest, self._smallest_capacity = longest, smallest_capacity
         self._free_bytes, self._is_out_of_memory = free_bytes, is_out_of_memory
         self.device: str = text.device.type
         self._clips = count(1)
-        self._waiting: deque[Ask] = deque()
-        self._rows: list[_Row] = []
+        self._waiting: deque[Request] = deque()
+        self._rows: list[_Slot] = []
         self._cache: Cache | None = None  # of all rows
         self._capacity = 0  # of each
         together = ENCODED_ON_CPU if self.device == "cpu" else ENCODED_TOGETHER
@@ -103,7 +103,7 @@ class Rows:
         """How many prompts have no row yet."""
         return len(self._waiting)
 
-    def add(self, ask: Ask) -> None:
+    def add(self, ask: Request) -> None:
         """Have a prompt answered, after those that wait already."""
         if ask.is_given_up():
             ask.tell(None)
@@ -144,7 +144,7 @@ class Rows:
         while self._waiting:
             self._waiting.popleft().tell(error)
 
-    def _live(self) -> list[_Row]:
+    def _live(self) -> list[_Slot]:
         return [row for row in self._rows if row.ask]
 
     def _put_back(self) -> None:
@@ -165,9 +165,9 @@ class Rows:
                 self._waiting.extendleft(reversed(left))
                 raise
 
-    def _next_group(self) -> deque[Ask]:
+    def _next_group(self) -> deque[Request]:
         """Take from those who wait as many as there are rows for, and as are encoded together."""
-        group: deque[Ask] = deque()
+        group: deque[Request] = deque()
         windows = 0
         while self._waiting and windows < self._encoded_together:
             ask = self._waiting[0]
@@ -180,7 +180,7 @@ class Rows:
             group.append(self._waiting.popleft())
         return group
 
-    def _has_row(self, ask: Ask, taken: int) -> bool:
+    def _has_row(self, ask: Request, taken: int) -> bool:
         """Return whether a row is free beside `taken` others.
 
         None is where the rows are to be replaced, which they are once all of them are free: the prompt
@@ -195,9 +195,9 @@ class Rows:
             return False
         return len(live) + taken < len(self._rows)
 
-    def _capacity_for(self, ask: Ask) -> int:
+    def _capacity_for(self, ask: Request) -> int:
         """Return how long the row of a prompt is: one of a few lengths."""
-        needed = len(ask.ids) + self._chooser.sampling.max_tokens
+        needed = len(ask.ids) + self._sampler.sampling.max_tokens
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
@@ -211,9 +211,9 @@ class Rows:
             rows = max(1, min(rows, int(SHARE_FOR_CACHE * free) // (token_bytes * capacity)))
         self._cache = self._text.allocate(capacity, capacity, rows)
         parts = [self._cache.part(number * capacity, capacity) for number in range(rows)]
-        self._rows, self._capacity = [_Row(number, part) for number, part in enumerate(parts)], capacity
+        self._rows, self._capacity = [_Slot(number, part) for number, part in enumerate(parts)], capacity
 
-    def _encode(self, asks: Sequence[Ask]) -> None:
+    def _encode(self, asks: Sequence[Request]) -> None:
         """Encode the clips of some prompts, windows of several at once."""
         if not asks:
             return
@@ -227,7 +227,7 @@ class Rows:
             ask.features = None
             ask.encoder_calls += 1
 
-    def _prefill(self, ask: Ask) -> None:
+    def _prefill(self, ask: Request) -> None:
         """Feed a prompt, and what was said already, into the free row that holds most of its beginning."""
         audio_id, clip = self._config.audio_token_id, -next(self._clips)  # it stands for this clip's `[AUDIO]` alone
         ids = [*ask.ids, *ask.said]
@@ -244,7 +244,7 @@ class Rows:
             start += len(chunk)
         ask.generations += 1
         row.ask = ask
-        self._take(row, int(self._chooser.choose(self._text.head(hidden))))
+        self._take(row, int(self._sampler.choose(self._text.head(hidden))))
 
     def _step(self) -> None:
         """Feed the last token of each reply; rows that are free between others compute something that nobody reads."""
@@ -257,15 +257,15 @@ class Rows:
         extent = longest if self.device == "cpu" else min(-(-longest // 256) * 256, self._capacity)
         now = torch.tensor([[row.token for row in rows], [row.cache.length for row in rows]]).to(self._text.device)
         logits = self._text.step_rows(now[0], now[1], self._cache, self._capacity, extent)
-        chosen: list[int] = self._chooser.choose_each(logits).tolist()  # the one moment that waits for the device
+        chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the one moment that waits for the device
         self.steps += 1
         for row in live:
             row.cache.extend([row.token])
             self._take(row, chosen[row.number])
 
-    def _take(self, row: _Row, token: int) -> None:
+    def _take(self, row: _Slot, token: int) -> None:
         """Take the next token of a row's reply; it may be the last."""
-        ask, sampling = row.ask, self._chooser.sampling
+        ask, sampling = row.ask, self._sampler.sampling
         if ask is None:
             return
         if token in sampling.stop_ids or ask.is_given_up():
@@ -277,7 +277,7 @@ class Rows:
         if len(ask.said) >= sampling.max_tokens:
             self._end(row)
 
-    def _end(self, row: _Row, error: Exception | None = None) -> None:
+    def _end(self, row: _Slot, error: Exception | None = None) -> None:
         ask, row.ask = row.ask, None
         if ask:
             ask.audio = None

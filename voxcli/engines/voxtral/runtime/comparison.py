@@ -2,10 +2,10 @@
 
 import torch
 
-from voxcli.engines.voxtral.runtime.cuda_graphs import CapturedEncoder, CapturedPass
+from voxcli.engines.voxtral.runtime.cuda_graphs import CapturedEncoder, CapturedModel
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import Cache
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 SEED = 7
 BEFORE = 16  # tokens in the cache before those that are compared
@@ -22,7 +22,7 @@ class DifferenceError(Exception):
 
 @torch.inference_mode()
 def compare(
-    text: Llama, cache: Cache, captured: CapturedPass, encoder: WindowEncoder, captured_encoder: CapturedEncoder
+    text: TextModel, cache: Cache, captured: CapturedModel, encoder: WindowEncoder, captured_encoder: CapturedEncoder
 ) -> None:
     """Compare all that attention and the compiler make different: prefills, a step in each bucket, the encoder.
 
@@ -46,7 +46,9 @@ def compare(
     _check(captured_encoder.encode(noise), encoder.plainly(noise), "the encoder")
 
 
-def _compare_prefill(text: Llama, cache: Cache, captured: CapturedPass, embeddings: torch.Tensor, start: int) -> None:
+def _compare_prefill(
+    text: TextModel, cache: Cache, captured: CapturedModel, embeddings: torch.Tensor, start: int
+) -> None:
     count = embeddings.shape[0]
     written = cache.memory[:, :, :, start : start + count]
     expected, kept = text.prefill(embeddings, start, cache), written.clone()
@@ -56,7 +58,7 @@ def _compare_prefill(text: Llama, cache: Cache, captured: CapturedPass, embeddin
         _check(written, kept, f"the keys and values of {count}")
 
 
-def _compare_step(text: Llama, cache: Cache, captured: CapturedPass, token: torch.Tensor, extent: int) -> None:
+def _compare_step(text: TextModel, cache: Cache, captured: CapturedModel, token: torch.Tensor, extent: int) -> None:
     place = torch.full((1,), extent - 1, device=text.device)
     expected = text.step(token, place, cache, extent, masked=True)
     _check(captured.step(token, extent - 1), expected, f"a step over {extent}")

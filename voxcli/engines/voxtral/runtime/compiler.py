@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from voxcli.engines.voxtral.runtime.kv_cache import Cache
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 FOLDER = "kernels"
 MODE = "max-autotune-no-cudagraphs"  # searches for the fastest kernels; the graphs are ours
@@ -21,8 +21,8 @@ MOST_COMPILED = 1024  # of one function: once a bucket, for each engine that a p
 
 
 @torch.inference_mode()
-def compiled(text: Llama, memory: Cache, done: Callable[[int], None], backend: Any = "inductor") -> Any:
-    """Return what the compiler makes of `Llama.decode_layer`, for each bucket of a cache.
+def compiled(text: TextModel, memory: Cache, done: Callable[[int], None], backend: Any = "inductor") -> Any:
+    """Return what the compiler makes of `TextModel.decode_layer`, for each bucket of a cache.
 
     Overwrites what the cache holds. Raises whatever the compiler raises. To be called, as what it returns,
     within `kept_in`.

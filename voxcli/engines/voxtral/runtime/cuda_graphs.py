@@ -19,8 +19,8 @@ import torch
 from voxcli.engines.voxtral.runtime import attention
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import Cache
-from voxcli.engines.voxtral.runtime.sampler import Chooser
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.sampler import Sampler
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 LENGTHS = (16, 64, 128, 256, 384, 512)  # of a prefill, padded; a turn of one window and a few words takes 384
 WARM_RUNS = 2  # before a recording: libraries choose algorithms and allocate workspaces in their first calls
@@ -28,7 +28,7 @@ WARM_RUNS = 2  # before a recording: libraries choose algorithms and allocate wo
 Work = Callable[[], None]
 
 
-class Record(Protocol):
+class GraphRecorder(Protocol):
     """Records work."""
 
     def __call__(self, work: Work, source: torch.Generator | None = None) -> Work:
@@ -45,7 +45,7 @@ class CudaGraphs:
         self._stream = cuda.Stream()
 
     def __call__(self, work: Work, source: torch.Generator | None = None) -> Work:
-        """Implement `Record`."""
+        """Implement `GraphRecorder`."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_RUNS):
@@ -64,7 +64,7 @@ class CapturedEncoder:
     """The encoder and projector, recorded for one window."""
 
     @torch.inference_mode()
-    def __init__(self, encoder: WindowEncoder, record: Record) -> None:
+    def __init__(self, encoder: WindowEncoder, record: GraphRecorder) -> None:
         self._window = encoder.silence()
         self._encoded = encoder.plainly(self._window)
         self._replay = record(lambda: _put(self._encoded, encoder.plainly(self._window)))
@@ -76,32 +76,32 @@ class CapturedEncoder:
         return self._encoded.clone()
 
 
-def recordings(text: Llama, cache: Cache) -> int:
-    """Return how many recordings a `CapturedPass` makes: prefills, steps, and the choice."""
+def recordings(text: TextModel, cache: Cache) -> int:
+    """Return how many recordings a `CapturedModel` makes: prefills, steps, and the choice."""
     return len(_prefill_shapes(text, cache)) + len(cache.buckets) + 1
 
 
-class CapturedPass:
+class CapturedModel:
     """The text model's work with one cache, recorded. Hidden states and tokens hold until the next call."""
 
     @torch.inference_mode()
     def __init__(
         self,
-        text: Llama,
+        text: TextModel,
         cache: Cache,
-        chooser: Chooser,
-        record: Record,
+        sampler: Sampler,
+        record: GraphRecorder,
         done: Callable[[int], None] = lambda _: None,
         decode_layer: Callable[..., torch.Tensor] | None = None,
     ) -> None:
         """Record everything; what the cache holds is overwritten.
 
         Args:
-            chooser: chooses the tokens of all replies that are decoded in this way.
+            sampler: chooses the tokens of all replies that are decoded in this way.
             done: told how much is recorded, of `recordings`.
-            decode_layer: what a compiler made of `Llama.decode_layer`, if anything.
+            decode_layer: what a compiler made of `TextModel.decode_layer`, if anything.
         """
-        self.chooser = chooser
+        self.sampler = sampler
         self._text, self._cache, self._decode_layer = text, cache, decode_layer
         self._extents = _prefill_extents(text, cache)
         device = text.device
@@ -136,15 +136,15 @@ class CapturedPass:
         self._steps[self._cache.bucket(place + 1)]()
         return self._logits
 
-    def next(self, token: torch.Tensor, place: int, chooser: Chooser) -> torch.Tensor:
+    def next(self, token: torch.Tensor, place: int, sampler: Sampler) -> torch.Tensor:
         """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), and have the chooser tell it."""
         logits = self.step(token, place)
-        if chooser is not self.chooser:
-            return chooser.choose_and_tell(logits)
+        if sampler is not self.sampler:
+            return sampler.sample_and_publish(logits)
         self._choose()
         return self._token
 
-    def _record_all(self, record: Record, done: Callable[[int], None]) -> None:
+    def _record_all(self, record: GraphRecorder, done: Callable[[int], None]) -> None:
         numbers = count(1)
 
         def recorded(work: Work, source: torch.Generator | None = None) -> Work:
@@ -155,7 +155,7 @@ class CapturedPass:
         shapes = _prefill_shapes(self._text, self._cache)
         self._prefills = {shape: recorded(self._prefill_work(*shape)) for shape in shapes}
         self._steps = {extent: recorded(self._step_work(extent)) for extent in self._cache.buckets}
-        self._choose = recorded(self._choose_work, self.chooser.source)
+        self._choose = recorded(self._sample_work, self.sampler.source)
 
     def _prefill_work(self, length: int, extent: int) -> Work:
         def work() -> None:
@@ -165,8 +165,8 @@ class CapturedPass:
 
         return work
 
-    def _choose_work(self) -> None:
-        _put(self._token, self.chooser.choose_and_tell(self._logits))
+    def _sample_work(self) -> None:
+        _put(self._token, self.sampler.sample_and_publish(self._logits))
 
     def _step_work(self, extent: int) -> Work:
         def work() -> None:
@@ -178,12 +178,12 @@ class CapturedPass:
         return work
 
 
-def _prefill_extents(text: Llama, cache: Cache) -> list[int]:
+def _prefill_extents(text: TextModel, cache: Cache) -> list[int]:
     """Return how many positions of the cache recordings read; with flash attention, one reads what it needs."""
     return [cache.capacity] if text.attention is attention.flash else cache.buckets
 
 
-def _prefill_shapes(text: Llama, cache: Cache) -> list[tuple[int, int]]:
+def _prefill_shapes(text: TextModel, cache: Cache) -> list[tuple[int, int]]:
     """Return (length, extent) of each prefill; large ones first, as their memory is used again by the smaller ones."""
     extents = _prefill_extents(text, cache)[::-1]
     return [(length, extent) for extent in extents for length in LENGTHS[::-1] if length <= extent]

@@ -18,17 +18,17 @@ import torch
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.runtime import inputs, quantization
 from voxcli.engines.voxtral.runtime.acceleration import Acceleration, Backends, FastPath, Level, Progress
-from voxcli.engines.voxtral.runtime.batch_decoder import Rows
+from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
-from voxcli.engines.voxtral.runtime.sampler import OVER, Chooser, Sampling
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.sampler import OVER, Sampler, Sampling
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 
-__all__ = ["Backends", "Decoder", "Fed", "Sampling"]
+__all__ = ["Backends", "Decoder", "PrefillResult", "Sampling"]
 
 
 @dataclass(frozen=True)
-class Fed:
+class PrefillResult:
     """What `Decoder.prefill` did."""
 
     prompt_tokens: int  # the whole prompt
@@ -57,10 +57,10 @@ class Decoder:
             backends: what compiles and captures; None for those of the model's device.
 
         Raises:
-            ModelError: the model has parts that `llama.Llama` does not compute.
+            ModelError: the model has parts that `llama.TextModel` does not compute.
         """
         self._model = model
-        self._text = Llama(model)
+        self._text = TextModel(model)
         self._encoder = WindowEncoder(model)
         self._smallest_bucket = smallest_bucket
         self._cache = self._allocated(capacity)
@@ -139,7 +139,7 @@ class Decoder:
         self.rewind(0)
         return quantization.quantize(self._text, form)
 
-    def listen(self, features: torch.Tensor) -> None:
+    def encode_partial(self, features: torch.Tensor) -> None:
         """Encode windows of a clip that is not over; `prefill` does not encode again those that stay the same.
 
         Args:
@@ -154,7 +154,7 @@ class Decoder:
     @torch.inference_mode()
     def prefill(
         self, ids: Sequence[int], features: torch.Tensor | None = None, interrupt: threading.Event | None = None
-    ) -> Fed:
+    ) -> PrefillResult:
         """Bring the cache to this prompt; feed only what comes after the prefix that is cached.
 
         Args:
@@ -175,7 +175,7 @@ class Decoder:
         tokens = [clip if token_id == audio_id else token_id for token_id in ids]
         start = min(self._cache.common(tokens), len(tokens) - 1)
         self._cache.rewind(start)
-        fed = Fed(len(tokens), start)
+        fed = PrefillResult(len(tokens), start)
         audio = self._encoder.encode(features, interrupt) if features is not None else None
         if features is not None and audio is None:
             return fed
@@ -207,26 +207,26 @@ class Decoder:
         if self._last is None:
             raise RuntimeError("nothing was prefilled to decode from")
         self.generations += 1
-        chooser = self._fast.chooser(sampling)
+        sampler = self._fast.sampler(sampling)
         with torch.inference_mode():  # not around a yield: it would hold for the caller as well
-            token = self._chosen(self._text.head(self._last), chooser)
+            token = self._chosen(self._text.head(self._last), sampler)
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # a token that ends the reply need not be fed
         decoded = self._decoded_ahead if self._looks_ahead else self._decoded
-        for token_id in decoded(token, chooser, most):
+        for token_id in decoded(token, sampler, most):
             yield token_id
             if interrupt.is_set():
                 return
 
-    def rows(self, sampling: Sampling, **options: Any) -> Rows:
+    def rows(self, sampling: Sampling, **options: Any) -> BatchDecoder:
         """Return what decodes many prompts at once with this model; from then on this decoder takes none.
 
         Args:
-            options: as `Rows` takes them.
+            options: as `BatchDecoder` takes them.
         """
         self._fast.close()
         self.resize(1)
-        return Rows(self._model, self._text, self._encoder, sampling, **options)
+        return BatchDecoder(self._model, self._text, self._encoder, sampling, **options)
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
@@ -239,30 +239,30 @@ class Decoder:
         self._fast.close()
         del self._fast, self._model, self._text, self._encoder, self._cache
 
-    def _decoded(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
+    def _decoded(self, token: torch.Tensor, sampler: Sampler, most: int) -> Iterator[int]:
         """Give up to `most` ids, none from a stop id on; each is fed when the one after it is asked for."""
-        stop_ids = chooser.sampling.stop_ids  # compared here: no step is under way that would have to wait for it
+        stop_ids = sampler.sampling.stop_ids  # compared here: no step is under way that would have to wait for it
         for position in (*self._text.positions(self._cache.length, most - 1), None):
             if (token_id := int(token)) in stop_ids:
                 return
             yield token_id
             if position is not None:
-                token = self._next(token, chooser, position)
+                token = self._next(token, sampler, position)
                 self._cache.extend([token_id])
 
-    def _decoded_ahead(self, token: torch.Tensor, chooser: Chooser, most: int) -> Iterator[int]:
+    def _decoded_ahead(self, token: torch.Tensor, sampler: Sampler, most: int) -> Iterator[int]:
         """Give the same, but have the next step under way before a token is read: it is fed by then."""
         for number in range(most):
-            reading, is_last = _Reading(chooser.told), number == most - 1
+            reading, is_last = _Reading(sampler.published), number == most - 1
             if not is_last:
-                token = self._next(token, chooser)
+                token = self._next(token, sampler)
             if (token_id := reading.value()) == OVER:
                 return
             if not is_last:
                 self._cache.extend([token_id])
             yield token_id
 
-    def _next(self, token: torch.Tensor, chooser: Chooser, position: torch.Tensor | None = None) -> torch.Tensor:
+    def _next(self, token: torch.Tensor, sampler: Sampler, position: torch.Tensor | None = None) -> torch.Tensor:
         """Feed the token that comes after the cached ones; return the one after it, (1, 1).
 
         Args:
@@ -270,17 +270,17 @@ class Decoder:
         """
         place = self._cache.length
         with self._inference:
-            if (following := self._fast.next(token, place, chooser)) is not None:
+            if (following := self._fast.next(token, place, sampler)) is not None:
                 return following
             # Kernels of few shapes pay on a GPU, where they are captured; elsewhere, it pays to read less.
             extent = self._cache.bucket(place + 1) if self._looks_ahead else place + 1
             position = self._text.positions(place, 1)[0] if position is None else position
             logits = self._text.step(token, position, self._cache, extent, masked=self._looks_ahead)
-            return self._chosen(logits, chooser)
+            return self._chosen(logits, sampler)
 
-    def _chosen(self, logits: torch.Tensor, chooser: Chooser) -> torch.Tensor:
+    def _chosen(self, logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
         """Return the next token, (1, 1); the chooser tells it where it is to be read from."""
-        return chooser.choose_and_tell(logits) if self._looks_ahead else chooser.choose(logits)
+        return sampler.sample_and_publish(logits) if self._looks_ahead else sampler.choose(logits)
 
     def _reallocate(self, capacity: int) -> Exception | None:
         """Replace the cache by one of that size, or the size it has; return why the new one can't be had."""

@@ -10,7 +10,7 @@ import torch
 
 from voxcli.engines.voxtral.device import demand
 from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
-from voxcli.engines.voxtral.runtime.text_model import Llama
+from voxcli.engines.voxtral.runtime.text_model import TextModel
 from voxcli.errors import ModelError
 
 CHUNK_TOKENS = demand.CHUNK_TOKENS
@@ -37,7 +37,7 @@ def check(config: Any, ids: Sequence[int], features: torch.Tensor | None, capaci
     return audio_id
 
 
-def embeddings(text: Llama, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:
+def embeddings(text: TextModel, ids: Sequence[int], audio: torch.Tensor | None, audio_id: int) -> Any:
     """Return embeddings, (n, hidden), of ids; `audio` has one for each `[AUDIO]` among them, (m, hidden)."""
     found = text.embed(torch.tensor(list(ids), device=text.device))
     if audio is not None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from voxcli.engines.voxtral.device.formats import ROUNDED_VALUES, Format
 from voxcli.engines.voxtral.runtime import int4
-from voxcli.engines.voxtral.runtime.text_model import Llama, fused_parts
+from voxcli.engines.voxtral.runtime.text_model import TextModel, fused_parts
 from voxcli.errors import ConfigError
 
 MATRICES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
@@ -72,7 +72,7 @@ def check(form: Format, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def quantize(text: Llama, form: Format) -> list[str]:
+def quantize(text: TextModel, form: Format) -> list[str]:
     """Quantize a text model in place; transformers' own forward is of no use from then on.
 
     For models that are in memory already: `layers` quantizes while it loads.

@@ -26,16 +26,16 @@ class Sampling:
             raise ValueError(f"not a way to sample: {self}")
 
 
-class Chooser:
+class Sampler:
     """Chooses the tokens of a reply.
 
-    told: what `choose_and_tell` says of the reply, (1, 1), always at the same address
+    published: what `sample_and_publish` says of the reply, (1, 1), always at the same address
     """
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
         self.sampling = sampling
         self.source = torch.Generator(device)  # of chance; a captured graph has to know it
-        self.told = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self.published = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._over = torch.zeros(1, 1, dtype=torch.bool, device=device)
         self._stops = torch.tensor(sorted(sampling.stop_ids), dtype=torch.int64, device=device)
         self.begin(sampling.seed)
@@ -59,16 +59,16 @@ class Chooser:
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen id, (1, 1), from logits, (vocabulary,)."""
-        return self.choose_each(logits).view(1, 1)
+        return self.sample_each(logits).view(1, 1)
 
-    def choose_and_tell(self, logits: torch.Tensor) -> torch.Tensor:
-        """Do the same, and put into `told` what the host is to read: the id; `OVER` from the first stop id on."""
+    def sample_and_publish(self, logits: torch.Tensor) -> torch.Tensor:
+        """Do the same, and put into `published` what the host is to read: the id; `OVER` from the first stop id on."""
         token = self.choose(logits)
         self._over |= (token == self._stops).any()
-        self.told.copy_(token.masked_fill(self._over, OVER))
+        self.published.copy_(token.masked_fill(self._over, OVER))
         return token
 
-    def choose_each(self, logits: torch.Tensor) -> torch.Tensor:
+    def sample_each(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the chosen ids, (...), from logits, (..., vocabulary).
 
         A token is drawn as the first of exponential clocks to ring, each running at its probability:

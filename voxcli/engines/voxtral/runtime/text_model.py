@@ -33,7 +33,7 @@ class _Layer(NamedTuple):
     down: nn.Module
 
 
-class Llama:
+class TextModel:
     """The text model of one `VoxtralForConditionalGeneration`."""
 
     def __init__(self, model: Any) -> None:
@@ -292,7 +292,7 @@ class Llama:
 
 
 def check(text: Any, config: Any) -> None:
-    """Raise ModelError where the text model is not one that `Llama` computes: it would give wrong replies."""
+    """Raise ModelError where the text model is not one that `TextModel` computes: it would give wrong replies."""
     if type(text).__name__ != "LlamaModel":
         raise _unknown(f"it is a {type(text).__name__}, not a LlamaModel")
     rotation = getattr(text.rotary_emb, "rope_type", "?")
@@ -343,7 +343,7 @@ def fuse(owner: Any, name: str, parts: tuple[str, ...]) -> None:
 
 
 def fused_parts(text: Any) -> Iterator[tuple[Any, str]]:
-    """Give (owner, name) of the unfused projections of a text model that `Llama` took over.
+    """Give (owner, name) of the unfused projections of a text model that `TextModel` took over.
 
     They are views of the fused weights and keep those in memory: whoever replaces the fused modules
     deletes them (`delattr(owner, name)`), and transformers' own forward is of no use from then on.
