@@ -21,6 +21,7 @@ pytest.importorskip("mistral_common")
 decoding = pytest.importorskip("voxcli.engines.decoder")
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs  # noqa: E402 - needs torch
 from voxcli.engines.fast_path import Backends, try_out  # noqa: E402
+from voxcli.engines.llama import Llama  # noqa: E402
 from voxcli.engines.voxtral import VoxtralEngine  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
@@ -296,6 +297,7 @@ def test_a_level_that_nobody_wants_is_not_tried() -> None:
 # --- The engine --------------------------------------------------------------------------------
 
 CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
+QUESTION = Utterance(CLIP, "?")
 
 
 def load(checkpoint: Path, backends: Backends | None, notices: list[str]) -> Any:
@@ -312,8 +314,8 @@ def load(checkpoint: Path, backends: Backends | None, notices: list[str]) -> Any
     )
 
 
-def ask(engine: Any) -> tuple[str, PassReport]:
-    deltas, text = engine.reply(Session(), Utterance(CLIP, "?"), threading.Event()), ""
+def ask(engine: Any, utterance: Utterance = QUESTION) -> tuple[str, PassReport]:
+    deltas, text = engine.reply(Session(), utterance, threading.Event()), ""
     while True:
         try:
             text += next(deltas)
@@ -332,6 +334,39 @@ def test_each_turn_replays_the_encoder_once(checkpoint: Path) -> None:
         for each in (engine, plain):
             each.settle(Session())
     assert ask(engine)[1].model_passes == 1
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_memory_that_runs_out_for_a_longer_clip_slows_no_other_turn(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Where not even the cache that there was can be had again at once, the next turn tries once more."""
+    graphs = EmulatedGraphs()
+    engine = load(checkpoint, Backends(graphs=lambda: graphs, looks_ahead=True), [])
+    long = Utterance(AudioClip(np.zeros(16_000 * 60, np.float32)), "?")
+    expected, _ = ask(engine)
+    engine.settle(Session())
+    graphs.replayed.clear()
+    ask(engine)
+    replays = len(graphs.replayed)
+    sizes: list[int] = []
+    allocate = Llama.allocate
+
+    def scarce(text: Any, capacity: int, *options: Any) -> Any:
+        sizes.append(capacity)
+        if len(sizes) <= failing:
+            raise torch.OutOfMemoryError("out of memory")
+        return allocate(text, capacity, *options)
+
+    monkeypatch.setattr(Llama, "allocate", scarce)
+    with pytest.raises(ModelError, match="out of memory in the pass"):
+        ask(engine, long)
+    assert sizes[0] > 700
+    engine.settle(Session())
+    graphs.replayed.clear()
+    assert ask(engine)[0] == expected
+    assert len(graphs.replayed) == replays
+    assert engine.acceleration == "graphs"
 
 
 @pytest.mark.parametrize("error", ERRORS)
