@@ -32,13 +32,10 @@ test-vllm:
 	@scripts/setup.sh dev
 	@scripts/vllm.sh test
 
-test-replica: $(REPLICA)
-	VOXTRAL_REPLICA=$(REPLICA) .venv/bin/python -m pytest tests/test_replica.py tests/test_replica_turns.py
-
-$(REPLICA):
+test-replica:
 	@scripts/setup.sh dev
-	.venv/bin/python -m benchmarks.replica $(REPLICA).part
-	mv $(REPLICA).part $(REPLICA)
+	@test -d $(REPLICA) || $(BIN)/python -m benchmarks.replica $(REPLICA)
+	VOXTRAL_REPLICA=$(REPLICA) $(BIN)/python -m pytest tests/test_replica.py tests/test_replica_turns.py
 
 format:
 	@scripts/setup.sh dev

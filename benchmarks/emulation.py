@@ -30,7 +30,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
         """Record nothing yet.
 
         Args:
-            source: the only generator that random operations may draw from, as with a CUDA graph.
+            source: the generator that random operations draw from; without, none may be used.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._source = source
@@ -43,7 +43,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if reads_back(func):
             raise RuntimeError(f"{func} reads a value back")
-        if (kwargs or {}).get("generator") not in (None, self._source):
+        if (kwargs or {}).get("generator") is not None and self._source is None:
             raise RuntimeError(f"{func} draws from a generator that was not registered")
         result = func(*args, **(kwargs or {}))
         self._done.append((func, args, kwargs or {}, result))

@@ -11,6 +11,7 @@ Two tokenizers are offered. `tekken` is cut from the data of mistral-common, as 
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,18 +99,20 @@ class Weight(NamedTuple):
 
 
 def write(folder: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
-    """Write the checkpoint into `folder`, which is made, and return the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, shape)
+    """Write the checkpoint into `folder`, which must not exist, and return the folder: it is there when it is whole."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write_weights(part, shape)
     for name, content in _small_files(shape).items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (part / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if tokenizer == "tekken":
-        (folder / "tekken.json").write_text(json.dumps(_tekken(shape)), encoding="utf-8")
+        (part / "tekken.json").write_text(json.dumps(_tekken(shape)), encoding="utf-8")
     else:
-        _digits(shape).save(str(folder / "tokenizer.json"))
+        _digits(shape).save(str(part / "tokenizer.json"))
         named = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
-    return folder
+        (part / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
+    return part.rename(folder)
 
 
 def link_into_hub_cache(folder: Path, cache: Path) -> Path:

@@ -36,7 +36,7 @@ def test_a_replica_lacks_nothing_and_has_nothing_more(digits: Path) -> None:
 
 
 def test_the_same_bytes_are_written_again(digits: Path, tmp_path: Path) -> None:
-    again = replica.write(tmp_path, TINY, "digits")
+    again = replica.write(tmp_path / "again", TINY, "digits")
     names = {path.name for path in digits.iterdir()}
     assert {path.name for path in again.iterdir()} == names
     assert all((again / name).read_bytes() == (digits / name).read_bytes() for name in names)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks import anonymous_memory
 from voxcli.engines.voxtral import loader
 from voxcli.engines.voxtral.checkpoint import files
 from voxcli.engines.voxtral.device import formats
@@ -24,32 +25,6 @@ from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 PROMPT = [1, 3, 300, 400, 500, 600, 700, 800, 900, 1200, 1500, 4]
 TOKENS = 8
-
-
-class AnonymousMemory:
-    """Samples the anonymous memory of this process; what is mapped from files is not part of it. Linux alone."""
-
-    def __init__(self) -> None:
-        self.before = self.peak = self._now()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "AnonymousMemory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(0.002):
-            self.peak = max(self.peak, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
 def reference(folder: Path, form: formats.Format, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -76,7 +51,7 @@ def restored(weight: torch.Tensor, form: formats.Format) -> torch.Tensor:
 
 def main(folder: Path, form: formats.Format, is_reference: bool) -> dict[str, Any]:
     """Return the peak of anonymous memory while loading, the sizes that were promised, tokens and logits."""
-    with AnonymousMemory() as memory:
+    with anonymous_memory.peak() as memory:
         model = reference(folder, form) if is_reference else loaded(folder, form)
     decoder = Decoder(model, capacity=64)
     decoder.prefill(PROMPT)
@@ -86,7 +61,7 @@ def main(folder: Path, form: formats.Format, is_reference: bool) -> dict[str, An
     config = transformers.VoxtralConfig.from_pretrained(folder, local_files_only=True)
     parameters = files.inspect(folder).parameters
     return {
-        "peak_bytes": memory.peak - memory.before,
+        "peak_bytes": memory.grown,
         "stored_bytes": formats.stored_bytes(config, parameters, 2, form),
         "layer_bytes": formats.largest_layer_bytes(config, 2),
         "tokens": tokens,

@@ -80,7 +80,10 @@ PLAYS = """
 import logging, sys, threading
 logging.basicConfig(filename=sys.argv[1], level=logging.DEBUG, format="%(message)s")
 from voxcli.chat.devices.portaudio import DeviceStream, find_device
-stream = DeviceStream(find_device("output"), lambda *_: None, 0.06)
+blocks = threading.Semaphore(0)
+stream = DeviceStream(find_device("output"), lambda *_: blocks.release(), 0.06)
+for _ in range(50):
+    blocks.acquire()
 print("go", flush=True)
 while not stream.failure:
     threading.Event().wait(0.05)
