@@ -208,15 +208,15 @@ def test_a_wrong_value_in_a_variable_names_the_variable(text: str) -> None:
     [("true", True), ("Yes", True), ("1", True), ("FALSE", False), ("no", False), ("0", False)],
 )
 def test_a_variable_says_true_or_false_in_several_ways(text: str, truth: bool) -> None:
-    settings = load(None, {}, {"VOXCLI_LIVE__DRAFTS": text, "VOXCLI_LIVE__BARGE_IN": text})
+    settings = load(None, {}, {"VOXCLI_LIVE__SPECULATIVE_REPLIES": text, "VOXCLI_LIVE__BARGE_IN": text})
     assert settings.live.speculative_replies is settings.live.barge_in is truth
 
 
 @pytest.mark.parametrize("text", ["on", "2", "tru", " true", "y", "\u0660"])
 def test_a_variable_that_says_neither_is_told_what_it_may_say(text: str) -> None:
-    error = refusal(None, {}, {"VOXCLI_LIVE__DRAFTS": text})
+    error = refusal(None, {}, {"VOXCLI_LIVE__SPECULATIVE_REPLIES": text})
     assert error.message.endswith("must be true or false; a variable may also say yes, no, 1 or 0")
-    assert "VOXCLI_LIVE__DRAFTS" in error.message
+    assert "VOXCLI_LIVE__SPECULATIVE_REPLIES" in error.message
 
 
 def test_a_wrong_flag_is_explained() -> None:
