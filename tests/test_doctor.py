@@ -34,13 +34,13 @@ def failing() -> Finding:
 
 def test_a_line_has_the_mark_and_what_mends() -> None:
     check = Check("checkpoint", "fail", "mini is not here", "voxcli models pull mini")
-    assert _line(check, "utf-8") == "\u2717 checkpoint  mini is not here -> voxcli models pull mini"
-    assert _line(check, "ascii") == "FAIL checkpoint  mini is not here -> voxcli models pull mini"
+    assert _line(check, "utf-8") == "\u2717 checkpoint   mini is not here -> voxcli models pull mini"
+    assert _line(check, "ascii") == "FAIL checkpoint   mini is not here -> voxcli models pull mini"
 
 
 def test_a_line_is_one_line_that_the_terminal_can_print() -> None:
     line = _line(Check("devices", "ok", "Kopfh\u00f6rer\n\x1b[2J", ""), "ascii")
-    assert line == "ok   devices     Kopfh\\xf6rer\\n\\x1b[2J"
+    assert line == "ok   devices      Kopfh\\xf6rer\\n\\x1b[2J"
     assert "\u00f6" in _line(Check("devices", "ok", "Kopfh\u00f6rer", ""), "UTF8")
 
 
