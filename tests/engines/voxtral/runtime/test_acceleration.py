@@ -29,7 +29,7 @@ GREEDY = decoding.Sampling(6, frozenset({2}))
 AUDIO, WINDOW = 24, 25
 SPOKEN = [1, 3, 25, *[AUDIO] * WINDOW, 300, 4]
 CAPACITY, BUCKET = 60, 64
-TOO_LARGE = 10**13  # tokens: more than any machine can allocate
+TOO_LARGE = 10**15  # tokens: more than a process can address
 COMPILING = "compiling the decode step: minutes at the first start, seconds later"
 
 
