@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
-from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES, DelayEstimate, estimate_delay, likeness
+from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES, DelayEstimate, estimate_delay, peak_correlation
 from voxcli.errors import AudioDeviceError, missing_extra
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class EchoCanceller:
         start = self._position - WINDOW_SAMPLES
         played = self._played.read(start - LATEST_SAMPLES, self._position + EARLIEST_SAMPLES)
         estimate = estimate_delay(played, self._microphone.read(start, self._position))
-        if estimate.sure:
+        if estimate.is_reliable:
             self._nothing_comes_back = False
             self.delay = estimate
             self.set_delay(estimate.delay_ms / 1000)
@@ -267,7 +267,7 @@ class LoopBreaker:
         """
         heard = clip[:LOOP_SAMPLES]
         around = played.read(start - LATEST_SAMPLES, start + len(heard) + EARLIEST_SAMPLES)
-        alike = len(heard) > 0 and likeness(around, heard) >= LOOP_LIKENESS
+        alike = len(heard) > 0 and peak_correlation(around, heard) >= LOOP_LIKENESS
         self._row = self._row + 1 if alike else 0
         if self.broken or self._row < LOOP_TURNS:
             return False
