@@ -1,4 +1,4 @@
-"""A sound card for tests: PulseAudio with a silent loudspeaker, whose sound can be recorded."""
+"""A virtual sound card for tests: PulseAudio with a null sink that can be recorded."""
 
 import os
 import shutil
@@ -15,27 +15,27 @@ import numpy as np
 
 from voxcli.audio.clip import Samples
 
-RATE = 48_000  # Hertz, of the loudspeaker and of recordings
+RATE = 48_000  # Hertz; the rate of the loudspeaker and of recordings.
 LOUDSPEAKER = ("module-null-sink", "sink_name=speaker", f"rate={RATE}", "norewinds=1")
 PROGRAMS = ("pulseaudio", "pactl", "parec")
 READ_BYTES = RATE // 50 * 4
 
 
 def missing_program() -> str | None:
-    """Return a program that is needed and not installed."""
+    """Return the name of a required program that is not installed, or None."""
     return next((program for program in PROGRAMS if shutil.which(program) is None), None)
 
 
 @dataclass(frozen=True)
 class SoundCard:
-    """A running server; `environment` makes PortAudio and Pulse's programs use it."""
+    """A running PulseAudio server; `environment` makes PortAudio and PulseAudio's programs use it."""
 
     server: "subprocess.Popen[bytes]"
     environment: dict[str, str]
 
     @contextmanager
     def recording(self) -> Iterator["Recording"]:
-        """Record what the loudspeaker plays; the recording has begun when the context is entered."""
+        """Record the loudspeaker; the recording is running when the context is entered."""
         command = ["parec", "--device=speaker.monitor", "--raw", "--format=float32le", f"--rate={RATE}"]
         command += ["--channels=1", "--latency-msec=20"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=self.environment) as process:
@@ -49,7 +49,7 @@ class SoundCard:
 
 
 class Recording(threading.Thread):
-    """The sound of a loudspeaker from when the recording began."""
+    """A running recording of the loudspeaker."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(name="recording", daemon=True)
@@ -60,12 +60,12 @@ class Recording(threading.Thread):
 
     @property
     def samples(self) -> Samples:
-        """What was recorded so far; float32, shape (n,), at RATE."""
+        """The samples recorded so far; float32, shape (n,), at RATE."""
         with self._grown:
             return np.frombuffer(bytes(self._data[: len(self._data) // 4 * 4]), "<f4")
 
     def wait_for(self, seconds: float) -> None:
-        """Wait until there are so many more seconds of sound."""
+        """Wait until the recording is `seconds` longer."""
         with self._grown:
             wanted = len(self._data) + round(seconds * RATE) * 4
             if not self._grown.wait_for(lambda: len(self._data) >= wanted, timeout=30):
@@ -80,13 +80,13 @@ class Recording(threading.Thread):
 
 @contextmanager
 def sound_card() -> Iterator[SoundCard]:
-    """Run a server of its own, apart from the user's."""
+    """Run a server separate from the user's."""
     with tempfile.TemporaryDirectory(prefix="voxcli-sound-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
         environment = {
             **os.environ,
-            "HOME": name,  # no settings of the user's server
+            "HOME": name,  # Hides the settings of the user's server.
             "XDG_RUNTIME_DIR": name,
             "PULSE_SERVER": f"unix:{folder}/socket",
             "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{folder}/asoundrc",
@@ -112,8 +112,8 @@ def sound_card() -> Iterator[SoundCard]:
 def _wait_until_ready(server: "subprocess.Popen[bytes]", environment: dict[str, str]) -> None:
     ready = threading.Event()
     for _ in range(100):
-        asked = subprocess.run(["pactl", "info"], env=environment, capture_output=True, check=False)
-        if asked.returncode == 0:
+        info = subprocess.run(["pactl", "info"], env=environment, capture_output=True, check=False)
+        if info.returncode == 0:
             return
         if server.poll() is not None:
             raise RuntimeError("pulseaudio ended at once")

@@ -1,4 +1,4 @@
-"""A microphone for tests, on the server of `virtual_audio`: what is said into it is heard by PortAudio."""
+"""A virtual microphone for tests, on the server of `virtual_audio`."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.virtual_audio import LOUDSPEAKER, RATE, SoundCard, sound_card
 from voxcli.audio.clip import AudioClip
-from voxcli.chat.devices.portaudio import look_again
+from voxcli.chat.devices.portaudio import refresh_devices
 
 SOURCE = ("module-null-sink", "sink_name=room", f"rate={RATE}")
 MICROPHONE = ("module-remap-source", "source_name=microphone", "master=room.monitor")
@@ -25,7 +25,7 @@ def plug_in(card: SoundCard) -> None:
 
 
 def unplug_loudspeaker(card: SoundCard) -> None:
-    """Take the loudspeaker away from the server; the microphone stays."""
+    """Remove the loudspeaker from the server; the microphone stays."""
     listed = subprocess.run(
         ["pactl", "list", "short", "modules"], env=card.environment, check=True, capture_output=True, text=True
     )
@@ -34,13 +34,13 @@ def unplug_loudspeaker(card: SoundCard) -> None:
 
 
 def plug_in_loudspeaker(card: SoundCard) -> None:
-    """Give the server its loudspeaker back."""
+    """Add the loudspeaker to the server again."""
     command = ["pactl", "load-module", *LOUDSPEAKER]
     subprocess.run(command, env=card.environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def say(card: SoundCard, clip: AudioClip) -> None:
-    """Say a clip into the microphone; returns when it has been said."""
+    """Play a clip into the microphone; returns when it has been played."""
     command = ["pacat", "--playback", "--raw", "--format=float32le", "--channels=1", f"--rate={clip.sample_rate}"]
     subprocess.run(
         [*command, "--device=room", "--latency-msec=500"],
@@ -52,7 +52,7 @@ def say(card: SoundCard, clip: AudioClip) -> None:
 
 @contextmanager
 def restarted(card: SoundCard) -> Iterator[None]:
-    """Kill the server, and start it anew for the time of the context."""
+    """Kill the server, and run a new one within the context."""
     card.server.kill()
     card.server.wait()
     with subprocess.Popen(card.server.args, env=card.environment, stderr=subprocess.DEVNULL) as server:
@@ -69,7 +69,7 @@ def _answers(card: SoundCard) -> bool:
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    """Wait for something that is bound to become true."""
+    """Wait until a condition holds; raises TimeoutError after 30 s."""
     pause = threading.Event()
     for _ in range(600):
         if holds():
@@ -80,12 +80,12 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 @contextmanager
 def studio() -> Iterator[SoundCard]:
-    """A sound card with loudspeaker and microphone, which PortAudio in this process uses."""
+    """Give this process's PortAudio a sound card with a loudspeaker and a microphone."""
     with sound_card() as card, pytest.MonkeyPatch.context() as patch:
         plug_in(card)
         for name, value in card.environment.items():
             if os.environ.get(name) != value:
                 patch.setenv(name, value)
-        look_again()
+        refresh_devices()
         yield card
-    look_again()
+    refresh_devices()

@@ -209,7 +209,7 @@ class Listener(threading.Thread):
     def _note_played(self) -> None:
         if self._speaker:
             for block in self._speaker.reference.read():
-                self._played.follow(self._position, block.samples)
+                self._played.append_playback(self._position, block.samples)
 
     def _cleaned(self, samples: Samples) -> Samples:
         canceller = self._canceller  # asked once: whoever ends an utterance may find it useless
@@ -329,7 +329,7 @@ class Listener(threading.Thread):
                 return
             with self._lock:
                 if pause == self._pauses:
-                    self._tell(self._endpointer.ends_early(complete))
+                    self._tell(self._endpointer.apply_verdict(complete))
 
 
 def _last_voiced(event: EndpointEvent, now: int) -> int:

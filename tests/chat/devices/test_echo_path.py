@@ -1,4 +1,4 @@
-"""Delay, echo and noise are found in what a synthetic microphone hears."""
+"""Tests of delay, echo and noise measurements in a synthetic room."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from voxcli.chat.devices.echo_path import (
     Loopback,
     chirp,
     estimate_delay,
-    likeness,
     measure_loopback,
+    peak_correlation,
 )
 
 WINDOW = 4 * SECOND
@@ -33,16 +33,16 @@ def person() -> Samples:
     return spoken("three-friends-on-a-train")[SECOND:][:WINDOW]
 
 
-def estimate(played: Samples, heard: Samples, start: int = 2 * SECOND) -> DelayEstimate:
+def estimate(played: Samples, captured: Samples, start: int = 2 * SECOND) -> DelayEstimate:
     window = played[start - LATEST_SAMPLES : start + WINDOW + EARLIEST_SAMPLES]
-    return estimate_delay(window, heard[start : start + WINDOW])
+    return estimate_delay(window, captured[start : start + WINDOW])
 
 
 @pytest.mark.parametrize("delay_ms", [0, 20, 60, 110, 180, 250, 600, 990])
 @pytest.mark.parametrize("level_db", [-40, -20, 0])
 def test_delay(played: Samples, delay_ms: int, level_db: int) -> None:
     found = estimate(played, echo(played, delay_ms=delay_ms, level_db=level_db, seed=delay_ms))
-    assert found.sure
+    assert found.is_reliable
     assert found.delay_ms == pytest.approx(delay_ms, abs=5)
 
 
@@ -52,55 +52,55 @@ def test_a_reflection_that_is_louder_than_the_direct_sound(played: Samples) -> N
 
 
 def test_delay_while_somebody_talks(played: Samples, person: Samples) -> None:
-    heard = echo(played, delay_ms=90, level_db=-3)
-    heard[2 * SECOND :][:WINDOW] += person
-    found = estimate(played, heard)
-    assert found.sure
+    captured = echo(played, delay_ms=90, level_db=-3)
+    captured[2 * SECOND :][:WINDOW] += person
+    found = estimate(played, captured)
+    assert found.is_reliable
     assert found.delay_ms == pytest.approx(90, abs=5)
 
 
 @pytest.mark.parametrize("talking", [False, True])
-def test_no_echo_is_not_sure(played: Samples, person: Samples, talking: bool) -> None:
-    heard = echo(played, delay_ms=90, level_db=-200)
-    heard[2 * SECOND :][:WINDOW] += person * talking
-    assert not estimate(played, heard).sure
+def test_no_echo_is_not_reliable(played: Samples, person: Samples, talking: bool) -> None:
+    captured = echo(played, delay_ms=90, level_db=-200)
+    captured[2 * SECOND :][:WINDOW] += person * talking
+    assert not estimate(played, captured).is_reliable
 
 
-def test_silence_is_not_sure(played: Samples) -> None:
+def test_silence_is_not_reliable(played: Samples) -> None:
     silence = np.zeros_like(played)
     for far, near in ((silence, played), (played, silence), (silence, silence)):
-        assert not estimate(far, near).sure
+        assert not estimate(far, near).is_reliable
 
 
-def test_likeness_of_one_copy_is_one(played: Samples) -> None:
+def test_the_correlation_of_one_copy_is_one(played: Samples) -> None:
     around = played[: LATEST_SAMPLES + SECOND + EARLIEST_SAMPLES]
-    assert likeness(around, around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
-    assert likeness(around, -0.01 * around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
+    assert peak_correlation(around, around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
+    assert peak_correlation(around, -0.01 * around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
 
 
-def test_two_hums_of_one_pitch_are_not_alike() -> None:
+def test_two_hums_of_one_pitch_do_not_correlate() -> None:
     rng = np.random.default_rng(0)
     seconds = np.arange(LATEST_SAMPLES + SECOND + EARLIEST_SAMPLES) / SECOND
     hum = 0.1 * np.sin(2 * np.pi * 120 * seconds)
     one, other = (hum + rng.normal(0, 0.01, len(hum)) for _ in range(2))
-    assert likeness(one.astype(np.float32), other[:SECOND].astype(np.float32)) < 0.1
+    assert peak_correlation(one.astype(np.float32), other[:SECOND].astype(np.float32)) < 0.1
 
 
 def test_lengths_that_do_not_fit_are_refused(played: Samples) -> None:
     with pytest.raises(ValueError, match="has to cover"):
         estimate_delay(played[:SECOND], played[:SECOND])
     with pytest.raises(ValueError, match="has to cover"):
-        likeness(played[:SECOND], played[:SECOND])
+        peak_correlation(played[:SECOND], played[:SECOND])
 
 
 def recording(*, delay_ms: int, echo_db: float, noise_dbfs: float, seed: int = 0) -> Samples:
     silent = np.zeros(round(RECORD_SECONDS * SECOND), np.float32)
     sound = silent.copy()
     sound[: len(chirp().samples)] = chirp().samples
-    heard = echo(sound, delay_ms=delay_ms, level_db=0) - echo(silent, delay_ms=0)  # the same noise: none is left
-    heard *= 10 ** (echo_db / 20) * np.linalg.norm(sound) / np.linalg.norm(heard)
-    noise = np.random.default_rng(seed).normal(0, 10 ** (noise_dbfs / 20), len(heard))
-    return (heard + noise).astype(np.float32)
+    captured = echo(sound, delay_ms=delay_ms, level_db=0) - echo(silent, delay_ms=0)  # The equal noise cancels.
+    captured *= 10 ** (echo_db / 20) * np.linalg.norm(sound) / np.linalg.norm(captured)
+    noise = np.random.default_rng(seed).normal(0, 10 ** (noise_dbfs / 20), len(captured))
+    return (captured + noise).astype(np.float32)
 
 
 @pytest.mark.parametrize("delay_ms", [0, 30, 180, 950])
@@ -133,9 +133,9 @@ def test_a_muted_microphone() -> None:
 
 
 def test_a_door_slams() -> None:
-    heard = recording(delay_ms=50, echo_db=-20, noise_dbfs=-60)
-    heard[2 * SECOND : 2 * SECOND + 800] += 0.5
-    found = measure_loopback(heard)
+    captured = recording(delay_ms=50, echo_db=-20, noise_dbfs=-60)
+    captured[2 * SECOND : 2 * SECOND + 800] += 0.5
+    found = measure_loopback(captured)
     assert found.delay_ms == pytest.approx(50, abs=2)
     assert found.noise_dbfs == pytest.approx(-60, abs=2)
 

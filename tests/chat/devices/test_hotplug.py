@@ -1,4 +1,4 @@
-"""Microphone and loudspeaker of a conversation on PulseAudio: judged by what is heard and recorded."""
+"""Tests of the microphone, the loudspeaker and hot-plug on PulseAudio, by what is captured and recorded."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ def card() -> Iterator[SoundCard]:
 
 
 def babble(seconds: float, seed: int, rate: int = SAMPLE_RATE) -> AudioClip:
-    """Noise below 4 kHz: unlike a tone, alike to itself at one place only; it begins and ends loud."""
+    """Return noise below 4 kHz, which unlike a tone correlates with itself at one place only."""
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(round(seconds * rate)))
     spectrum[round(4_000 * seconds) :] = 0
     samples = np.fft.irfft(spectrum, round(seconds * rate))
@@ -53,8 +53,8 @@ def find(clip: Samples, recording: Samples) -> int:
     return int(match[: len(recording)].argmax())
 
 
-def likenesses(clip: Samples, recording: Samples, start: int, rate: int) -> list[float]:
-    """Return, window by window, how alike a recording from `start` is to a clip."""
+def correlations(clip: Samples, recording: Samples, start: int, rate: int) -> list[float]:
+    """Return the correlation of a clip with a recording from `start`, window by window."""
     size = round(WINDOW_SECONDS * rate)
     return [
         float(np.corrcoef(clip[first : first + size], recording[start + first : start + first + size])[0, 1])
@@ -70,7 +70,7 @@ def longest_silence(samples: Samples) -> int:
 
 @contextmanager
 def speaker_at(rate: int) -> Iterator[OutputSpeaker]:
-    """The default loudspeaker at the recording's rate, so that sample stands against sample."""
+    """Open the default loudspeaker at the recording's rate, so that samples can be compared one by one."""
     speaker = OutputSpeaker(replace(find_device("output"), sample_rate=rate))
     try:
         yield speaker
@@ -79,7 +79,7 @@ def speaker_at(rate: int) -> Iterator[OutputSpeaker]:
 
 
 class Listener(threading.Thread):
-    """Reads a microphone until it is told to end."""
+    """Reads a microphone until `finish`."""
 
     def __init__(self, microphone: Microphone) -> None:
         super().__init__(name="listener", daemon=True)
@@ -91,7 +91,7 @@ class Listener(threading.Thread):
         wait_until(lambda: self.parts)
 
     @property
-    def heard(self) -> Samples:
+    def captured(self) -> Samples:
         return np.concatenate(self.parts)
 
     def run(self) -> None:
@@ -106,29 +106,29 @@ class Listener(threading.Thread):
     def finish(self) -> Samples:
         self._done.set()
         self.join()
-        return self.heard
+        return self.captured
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1)])
-def test_all_that_is_said_is_heard(card: SoundCard, rate: int, channels: int) -> None:
+def test_every_sample_is_captured(card: SoundCard, rate: int, channels: int) -> None:
     said = babble(0.6, seed=rate)
     microphone = Microphone(replace(find_device("input"), sample_rate=rate, channels=channels))
     listener = Listener(microphone)
     say(card, said)
-    wait_until(lambda: len(listener.heard) > find(said.samples, listener.heard) + len(said.samples) + 800)
+    wait_until(lambda: len(listener.captured) > find(said.samples, listener.captured) + len(said.samples) + 800)
     microphone.close()
-    heard = listener.finish()
-    start = find(said.samples, heard)
-    assert min(likenesses(said.samples, heard, start, SAMPLE_RATE)) > 0.95
-    loud = np.flatnonzero(np.abs(heard) > 0.02)
-    assert start - 40 <= loud[0] <= start + 20  # the first sample, and nothing before but the filter's ripple
+    captured = listener.finish()
+    start = find(said.samples, captured)
+    assert min(correlations(said.samples, captured, start, SAMPLE_RATE)) > 0.95
+    loud = np.flatnonzero(np.abs(captured) > 0.02)
+    assert start - 40 <= loud[0] <= start + 20  # Only the filter's ripple precedes the first sample.
     assert abs(loud[-1] - start - len(said.samples)) < 40
     assert microphone.overruns == 0
     positions, moments = np.array(listener.moments).T
     assert np.median(np.abs(moments - moments[0] - (positions - positions[0]) / SAMPLE_RATE)) < 0.1
 
 
-def test_a_reader_who_is_late_loses_the_oldest_and_keeps_the_time(card: SoundCard) -> None:
+def test_a_slow_reader_loses_the_oldest_blocks_and_keeps_the_time(card: SoundCard) -> None:
     microphone = Microphone(find_device("input"), queue_seconds=0.5)
     first = microphone.read(10)
     assert first
@@ -139,13 +139,13 @@ def test_a_reader_who_is_late_loses_the_oldest_and_keeps_the_time(card: SoundCar
         assert block.position == position
         position += len(block.samples)
         lengths.append(len(block.samples))
-    assert len(lengths) == 50  # what the queue holds
-    assert max(lengths) > SAMPLE_RATE * 0.2  # the silence that stands for what was lost
+    assert len(lengths) == 50  # The capacity of the queue.
+    assert max(lengths) > SAMPLE_RATE * 0.2  # The silence that replaces lost blocks.
     blocks = 1 + microphone.overruns + len(lengths)
     assert position / SAMPLE_RATE == pytest.approx(blocks * 0.01, abs=0.011)
 
 
-def test_ducking_holds_the_sound_and_loses_none(card: SoundCard) -> None:
+def test_ducking_holds_the_queue_and_loses_nothing(card: SoundCard) -> None:
     clip = babble(1.2, seed=1, rate=RATE)
     with card.recording() as recording, speaker_at(RATE) as speaker:
         assert not speaker.is_playing
@@ -163,21 +163,21 @@ def test_ducking_holds_the_sound_and_loses_none(card: SoundCard) -> None:
         assert not speaker.is_playing
         recording.wait_for(0.1)
     whole = recording.samples
-    cut = round(held * RATE)  # where the fade ended
+    cut = round(held * RATE)  # The sample where the fade-out ended.
     before, after = clip.samples[: cut - RATE // 100], clip.samples[cut + RATE // 100 :]
     first, second = find(before, whole), find(after, whole)
-    assert min(likenesses(before, whole, first, RATE)) > 0.95
-    assert min(likenesses(after, whole, second, RATE)) > 0.95
+    assert min(correlations(before, whole, first, RATE)) > 0.95
+    assert min(correlations(after, whole, second, RATE)) > 0.95
     silence = whole[first + cut : second - RATE // 100]
     assert len(silence) > RATE * 0.4
     assert np.abs(silence).max() < 0.001
     faded = whole[first + len(before) : first + cut]
     assert 0.3 < np.std(faded) / np.std(before) < 0.9
-    swollen, wanted = whole[second - RATE // 100 : second], clip.samples[cut : cut + RATE // 100]
-    assert np.corrcoef(swollen, wanted * np.linspace(0, 1, len(wanted)))[0, 1] > 0.95
+    fading_in, wanted = whole[second - RATE // 100 : second], clip.samples[cut : cut + RATE // 100]
+    assert np.corrcoef(fading_in, wanted * np.linspace(0, 1, len(wanted)))[0, 1] > 0.95
 
 
-def test_what_is_interrupted_while_it_is_held_is_never_heard(card: SoundCard) -> None:
+def test_a_reply_interrupted_while_ducked_is_never_played(card: SoundCard) -> None:
     interrupt = threading.Event()
     with card.recording() as recording, open_speaker() as speaker:
         speaker.play(babble(0.8, seed=2), interrupt)
@@ -203,7 +203,7 @@ def test_the_tap_gives_what_is_played(card: SoundCard) -> None:
     tapped = np.concatenate([block.samples for block in blocks])
     assert [block.position for block in blocks[1:]] == [block.position + len(block.samples) for block in blocks[:-1]]
     start = find(clip.samples, tapped)
-    assert min(likenesses(clip.samples, tapped, start, SAMPLE_RATE)) > 0.98
+    assert min(correlations(clip.samples, tapped, start, SAMPLE_RATE)) > 0.98
     ends = np.cumsum([len(block.samples) for block in blocks])
     first = blocks[int(np.searchsorted(ends, start, side="right"))]
     assert asked - 0.02 < first.handed_at < first.sounds_at < over
@@ -225,19 +225,19 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
                 devices.speaker.wait(devices.speaker.play(babble(5, seed=5), GO_ON), GO_ON)
             wait_until(lambda: posted and notices(posted)[-1].endswith("back"))
             said = babble(1, seed=6)
-            before = len(listener.heard)
-            wait_until(lambda: len(listener.heard) > before + 3 * 160)
+            before = len(listener.captured)
+            wait_until(lambda: len(listener.captured) > before + 3 * 160)
             say(own, said)
-            wait_until(lambda: len(listener.heard) > find(said.samples, listener.heard) + len(said.samples) + 800)
-            heard = listener.finish()
-            assert min(likenesses(said.samples, heard, find(said.samples, heard), SAMPLE_RATE)) > 0.95
+            wait_until(lambda: len(listener.captured) > find(said.samples, listener.captured) + len(said.samples) + 800)
+            captured = listener.finish()
+            assert min(correlations(said.samples, captured, find(said.samples, captured), SAMPLE_RATE)) > 0.95
             with own.recording() as recording:
                 end = devices.speaker.play(said, GO_ON)
                 devices.speaker.wait(end, GO_ON)
                 recording.wait_for(0.1)
             assert position < end - 0.9
     loud = said.resampled(RATE).samples
-    assert min(likenesses(loud, recording.samples, find(loud, recording.samples), RATE)) > 0.95
+    assert min(correlations(loud, recording.samples, find(loud, recording.samples), RATE)) > 0.95
     assert "the microphone 'default'" in notices(posted)[0]
     assert "gone; waiting for a device" in notices(posted)[0]
     assert "back" in notices(posted)[-1]
@@ -245,27 +245,27 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
 
 def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[Notice | ThreadCrashed] = []
-    monkeypatch.setenv("PULSE_SINK", "speaker")  # or the server would play on another one
+    monkeypatch.setenv("PULSE_SINK", "speaker")  # Without it, the server would play on another sink.
     with studio() as own, AudioDevices(posted.append) as devices:
         speaker = devices.speaker
         assert speaker
         listener = Listener(devices.microphone)
-        said = babble(9, seed=8)  # longer than it takes to look for new devices
+        said = babble(9, seed=8)  # Longer than the search for new devices.
         speaking = threading.Thread(target=say, args=(own, said))
         speaking.start()
         speaker.play(babble(0.9, seed=7), GO_ON)
         speaker.wait(0.2, GO_ON)
         unplug_loudspeaker(own)
-        wait_until(lambda: not speaker.is_playing)  # or half-duplex would not listen again
+        wait_until(lambda: not speaker.is_playing)  # Otherwise half-duplex would never listen again.
         wait_until(lambda: notices(posted))
         assert not speaker.is_playing
         speaking.join()
         plug_in_loudspeaker(own)
         wait_until(lambda: len(notices(posted)) == 2)
-        wait_until(lambda: len(listener.heard) > find(said.samples, listener.heard) + len(said.samples) + 800)
-        heard = listener.finish()
-        start = find(said.samples, heard)
-        assert longest_silence(heard[start : start + len(said.samples)]) < SAMPLE_RATE // 50
+        wait_until(lambda: len(listener.captured) > find(said.samples, listener.captured) + len(said.samples) + 800)
+        captured = listener.finish()
+        start = find(said.samples, captured)
+        assert longest_silence(captured[start : start + len(said.samples)]) < SAMPLE_RATE // 50
         assert devices.microphone.overruns == 0
         with own.recording() as recording:
             speaker.wait(speaker.play(babble(0.5, seed=9), GO_ON), GO_ON)
@@ -277,7 +277,7 @@ def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monk
     ]
 
 
-def test_a_defect_of_the_thread_that_watches_devices_is_posted(card: SoundCard) -> None:
+def test_a_crash_of_the_hotplug_thread_is_posted(card: SoundCard) -> None:
     crashed: list[BaseException] = []
 
     def post(posted: Notice | ThreadCrashed) -> None:
@@ -291,7 +291,7 @@ def test_a_defect_of_the_thread_that_watches_devices_is_posted(card: SoundCard) 
     assert [type(error) for error in crashed] == [ZeroDivisionError]
 
 
-def test_a_defect_of_a_devices_callback_is_raised_where_the_device_is_watched(card: SoundCard) -> None:
+def test_an_exception_in_a_callback_is_raised_by_failure(card: SoundCard) -> None:
     def broken(_samples: Samples, _moment: float, _lost: bool) -> None:
         raise ZeroDivisionError
 
@@ -303,20 +303,20 @@ def test_a_defect_of_a_devices_callback_is_raised_where_the_device_is_watched(ca
 def test_a_word_said_at_ready_is_in_the_utterance_from_its_first_sample(card: SoundCard) -> None:
     said = babble(1.5, seed=10)
     microphone, other = Microphone(find_device("input")), Microphone(find_device("input"))
-    early = Listener(other)  # hears when the word begins; the chat does not read its microphone yet
+    early = Listener(other)  # Captures the start of the word; the chat does not read its own microphone yet.
     posted: list[Inbound] = []
     with closing(microphone):
         speaking = threading.Thread(target=say, args=(card, said))
         speaking.start()
         wait_until(lambda: np.abs(early.parts[-1]).max() > 0.1)
-        ears = ChatListener(
+        chat_listener = ChatListener(
             *(microphone, None, loudness, Endpointer(EndpointingSettings()), None, Timeline(1.0), posted.append)
         )
-        ears.start()
+        chat_listener.start()
         wait_until(
             lambda: any(isinstance(each, SpeechEvent) and isinstance(each.event, SpeechEnded) for each in posted)
         )
-        ears.close()
+        chat_listener.close()
         speaking.join()
     other.close()
     early.finish()
@@ -324,18 +324,18 @@ def test_a_word_said_at_ready_is_in_the_utterance_from_its_first_sample(card: So
         each.event.clip for each in posted if isinstance(each, SpeechEvent) and isinstance(each.event, SpeechEnded)
     ]
     start = find(said.samples, clip.samples)
-    assert min(likenesses(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.95
+    assert min(correlations(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.95
 
 
 def loudness(frame: Samples) -> float:
-    """Take what is loud for speech."""
+    """Treat loud frames as speech."""
     return 0.9 if float(np.abs(frame).mean()) > 0.01 else 0.0
 
 
 def test_a_sentence_is_announced_within_a_tenth_of_a_second(card: SoundCard) -> None:
     sentences = ["It rains in Paris. ", "The trains in the north are late again. ", "Take a coat. ", "Goodbye."]
     late: list[float] = []
-    ends = accumulate(len(sentence.strip()) / 10 for sentence in sentences)  # as the double of a voice speaks
+    ends = accumulate(len(sentence.strip()) / 10 for sentence in sentences)  # The rate of the fake voice.
 
     def note(event: LiveEvent) -> None:
         if isinstance(event, SentenceSpoken):

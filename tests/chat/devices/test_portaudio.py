@@ -1,4 +1,4 @@
-"""The loudspeaker on a sound card of PulseAudio: what is played is recorded, and judged by numbers."""
+"""Tests of the loudspeaker on a PulseAudio sound card, by measurements on recordings of it."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def card() -> Iterator[SoundCard]:
 def _restart_portaudio() -> None:
     import sounddevice
 
-    sounddevice._terminate()  # the way that its documentation names to see new devices
+    sounddevice._terminate()  # Documented way to make PortAudio see new devices.
     sounddevice._initialize()
 
 
@@ -64,7 +64,7 @@ def test_the_devices_are_listed_and_one_of_each_is_the_default(card: SoundCard) 
 
 
 @needs_sound_card
-def test_clips_are_heard_whole_and_in_order(card: SoundCard) -> None:
+def test_clips_are_played_whole_and_in_order(card: SoundCard) -> None:
     with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         assert speaker.position == 0
         assert speaker.play(tone(0.5, 440), GO_ON) == pytest.approx(0.5, abs=0.001)
@@ -72,24 +72,24 @@ def test_clips_are_heard_whole_and_in_order(card: SoundCard) -> None:
         assert end == pytest.approx(1.2, abs=0.001)
         speaker.wait(end, GO_ON)
         assert speaker.position == pytest.approx(end)
-    heard = loud_span(recording.samples)
-    assert len(heard) / RATE == pytest.approx(1.2, abs=0.03)
-    assert hertz_of(heard[: RATE // 2]) == pytest.approx(440, abs=5)
-    assert hertz_of(heard[-RATE // 2 :]) == pytest.approx(880, abs=5)
-    assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
+    recorded = loud_span(recording.samples)
+    assert len(recorded) / RATE == pytest.approx(1.2, abs=0.03)
+    assert hertz_of(recorded[: RATE // 2]) == pytest.approx(440, abs=5)
+    assert hertz_of(recorded[-RATE // 2 :]) == pytest.approx(880, abs=5)
+    assert np.abs(recorded).max() == pytest.approx(0.5, abs=0.05)
 
 
 @needs_sound_card
-def test_the_last_sample_is_heard_before_the_position_says_so(card: SoundCard) -> None:
+def test_the_last_sample_is_played_before_the_position_says_so(card: SoundCard) -> None:
     with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         speaker.wait(speaker.play(tone(0.4), GO_ON), GO_ON)
-        recording.wait_for(0.04)  # that the recording itself is late
-        heard = loud_span(recording.samples)
-    assert len(heard) / RATE == pytest.approx(0.4, abs=0.02)
+        recording.wait_for(0.04)  # The recording itself lags.
+        recorded = loud_span(recording.samples)
+    assert len(recorded) / RATE == pytest.approx(0.4, abs=0.02)
 
 
 @needs_sound_card
-def test_an_interrupt_silences_what_is_queued_and_the_next_turn_is_heard(card: SoundCard) -> None:
+def test_an_interrupt_drops_the_queue_and_the_next_turn_is_played(card: SoundCard) -> None:
     interrupt = threading.Event()
     with card.recording() as recording, loudspeaker.open_speaker() as speaker:
         end = speaker.play(tone(0.9), interrupt)
@@ -98,13 +98,13 @@ def test_an_interrupt_silences_what_is_queued_and_the_next_turn_is_heard(card: S
         speaker.wait(end, interrupt)  # returns at once
         recording.wait_for(0.5)
         stopped = speaker.position
-        heard = loud_span(recording.samples)
+        recorded = loud_span(recording.samples)
         assert stopped == pytest.approx(0.3, abs=0.25)
-        assert len(heard) / RATE == pytest.approx(stopped, abs=0.03)
+        assert len(recorded) / RATE == pytest.approx(stopped, abs=0.03)
         end = speaker.play(tone(0.3, 1000), GO_ON)
         assert end == pytest.approx(stopped + 0.3, abs=0.001)
         speaker.wait(end, GO_ON)
-    after = loud_span(recording.samples)[len(heard) :]
+    after = loud_span(recording.samples)[len(recorded) :]
     assert hertz_of(loud_span(after)) == pytest.approx(1000, abs=8)
     assert len(loud_span(after)) / RATE == pytest.approx(0.3, abs=0.02)
 
@@ -135,7 +135,7 @@ def test_an_interrupted_clip_is_not_begun(card: SoundCard) -> None:
     assert len(loud_span(recording.samples)) == 0
 
 
-# Plays six seconds and tells what became of it; "go" is printed when sound is being heard.
+# Plays six seconds and prints the error, if any; prints "go" once sound is playing.
 PROGRAM = """
 import threading
 import numpy as np
@@ -156,7 +156,7 @@ except AudioDeviceError as error:
 
 @needs_sound_card
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["vanishes", "hangs"])
-def test_a_device_that_fails_while_it_plays_is_told_and_closed(how: signal.Signals) -> None:
+def test_a_device_that_fails_while_it_plays_is_reported_and_closed(how: signal.Signals) -> None:
     with sound_card() as card:
         process = _run(PROGRAM, card.environment)
         assert process.stdout is not None
@@ -193,7 +193,7 @@ NO_DEFAULT = "class default: device = (-1, -1)"
 
 def _refused(environment: dict[str, str]) -> tuple[str, str]:
     output, errors = _run(OPEN, environment).communicate(timeout=60)
-    assert errors == ""  # the sound libraries' own messages are not ours
+    assert errors == ""  # The sound libraries' own messages must not appear.
     message, hint = output.strip().split("|")
     return message, hint
 
@@ -208,11 +208,11 @@ def _refused(environment: dict[str, str]) -> tuple[str, str]:
     ],
     ids=["no library", "does not start", "no devices", "does not list"],
 )
-def test_a_portaudio_that_does_not_work_is_told(tmp_path: Path, body: str, message: str, hint: str) -> None:
+def test_a_portaudio_that_does_not_work_is_reported(tmp_path: Path, body: str, message: str, hint: str) -> None:
     (tmp_path / "sounddevice.py").write_text(f"class PortAudioError(Exception):\n    pass\n{body}\n")
-    told = _refused({**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert told[0] == message
-    assert hint in told[1]
+    error = _refused({**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert error[0] == message
+    assert hint in error[1]
 
 
 class BrokenSpeaker(FakeSpeaker):
@@ -224,7 +224,7 @@ class BrokenSpeaker(FakeSpeaker):
         return super().play(clip, interrupt)
 
 
-def test_a_lost_speaker_goes_on_counting() -> None:
+def test_a_failsafe_speaker_counts_on_after_a_failure() -> None:
     speaker = FailsafeSpeaker(BrokenSpeaker())
     assert speaker.play(tone(0.5), GO_ON) == speaker.position == 0.5
     assert speaker.failure is None

@@ -1,4 +1,4 @@
-"""What sound libraries print goes to the log; what anybody else writes to standard error arrives."""
+"""Tests that messages of sound libraries go to the log, and that all other output reaches standard error."""
 
 import os
 import subprocess
@@ -36,12 +36,12 @@ def write():
 
 writing = threading.Thread(target=write)
 writing.start()
-from voxcli.chat.devices.portaudio import DeviceStream, find_device, look_again
+from voxcli.chat.devices.portaudio import DeviceStream, find_device, refresh_devices
 with suppress(AudioDeviceError):
     find_device("output")
 ready.set()
 while not over.is_set():
-    look_again()
+    refresh_devices()
     with suppress(AudioDeviceError):
         DeviceStream(find_device("output"), lambda *_: None, 0.06).close()
 writing.join()
@@ -67,7 +67,7 @@ def test_no_line_of_another_thread_is_lost_and_sound_libraries_are_logged_once(t
     by_python, by_descriptor = written(lines, "python"), written(lines, "descriptor")
     assert by_python == list(range(len(by_python)))
     assert by_descriptor == by_python[-LINES:]
-    # ALSA ends some messages with an empty line, which is another one's where that one wrote in between.
+    # An empty line that ends a message of ALSA is passed on where another writer wrote in between.
     assert len([line for line in lines if line]) == len(by_python) + LINES + 1
     assert lines[-1] == "no end of line"
     logged = (tmp_path / "log").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The canceller in a synthetic room, what was played by position, and the half-duplex gate."""
+"""Tests of the echo canceller in a synthetic room, of the timeline, and of half-duplex."""
 
 import subprocess
 import sys
@@ -33,44 +33,44 @@ def _person() -> Samples:
     return room.person()
 
 
-def clean(canceller: EchoCanceller, timeline: Timeline, played: Samples, heard: Samples, start: int = 0) -> Samples:
-    """Drive the canceller as the listener does, block by block from a position; return what comes out."""
+def clean(canceller: EchoCanceller, timeline: Timeline, played: Samples, captured: Samples, start: int = 0) -> Samples:
+    """Run the canceller as the listener does, block by block from a position; return its output."""
     blocks = []
-    for first in range(0, len(heard), BLOCK_SAMPLES):
+    for first in range(0, len(captured), BLOCK_SAMPLES):
         timeline.write(start + first, played[first : first + BLOCK_SAMPLES])
-        blocks.append(canceller.clean(heard[first : first + BLOCK_SAMPLES]))
+        blocks.append(canceller.clean(captured[first : first + BLOCK_SAMPLES]))
     return np.concatenate(blocks)
 
 
-def cancelled(played: Samples, heard: Samples) -> Samples:
+def cancelled(played: Samples, captured: Samples) -> Samples:
     timeline = Timeline(8)
-    return clean(EchoCanceller(timeline), timeline, played, heard)
+    return clean(EchoCanceller(timeline), timeline, played, captured)
 
 
 # The canceller.
 
 
 def test_an_echo_falls_by_25_db_and_is_no_speech(reply: Samples) -> None:
-    heard = echo(reply, delay_ms=60)
-    assert voiced_frames(heard[SECOND:]) > 100
-    residue = cancelled(reply, heard)
-    assert level(residue[SECOND:]) < level(heard[SECOND:]) - 25
+    captured = echo(reply, delay_ms=60)
+    assert voiced_frames(captured[SECOND:]) > 100
+    residue = cancelled(reply, captured)
+    assert level(residue[SECOND:]) < level(captured[SECOND:]) - 25
     assert voiced_frames(residue[SECOND:]) == 0
 
 
 def test_a_talker_over_the_echo_stays(reply: Samples, person: Samples) -> None:
-    heard = echo(reply, delay_ms=60)
+    captured = echo(reply, delay_ms=60)
     start = 6 * SECOND
-    heard[start:][: len(person)] += person
-    talker = cancelled(reply, heard)[start:][: len(person)]
+    captured[start:][: len(person)] += person
+    talker = cancelled(reply, captured)[start:][: len(person)]
     assert level(talker) == pytest.approx(level(person), abs=3)
     assert voiced_frames(talker) > 0.7 * voiced_frames(person)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_other_rooms(reply: Samples, seed: int) -> None:
-    heard = echo(reply, delay_ms=40 + 60 * seed, level_db=-8 - 4 * seed, seed=seed + 1)
-    assert level(cancelled(reply, heard)[SECOND:]) < level(heard[SECOND:]) - 25
+    captured = echo(reply, delay_ms=40 + 60 * seed, level_db=-8 - 4 * seed, seed=seed + 1)
+    assert level(cancelled(reply, captured)[SECOND:]) < level(captured[SECOND:]) - 25
 
 
 def test_each_sample_comes_out_at_its_own_position() -> None:
@@ -82,18 +82,18 @@ def test_each_sample_comes_out_at_its_own_position() -> None:
 
 
 def test_blocks_of_any_length_give_the_same_stream(reply: Samples) -> None:
-    heard = echo(reply, delay_ms=60)[: 3 * SECOND + 77]
+    captured = echo(reply, delay_ms=60)[: 3 * SECOND + 77]
     streams = []
     for seed in (0, 1):
         timeline, rng, blocks = Timeline(8), np.random.default_rng(seed), []
-        timeline.write(0, reply[: len(heard)])
-        canceller, rest = EchoCanceller(timeline), heard
+        timeline.write(0, reply[: len(captured)])
+        canceller, rest = EchoCanceller(timeline), captured
         while len(rest):
             count = int(rng.integers(0, 700))
             blocks.append(canceller.clean(rest[:count]))
             rest = rest[count:]
         streams.append(np.concatenate(blocks))
-    assert len(streams[0]) == len(heard) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
+    assert len(streams[0]) == len(captured) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
     np.testing.assert_array_equal(streams[0], streams[1])
 
 
@@ -112,53 +112,53 @@ def test_samples_that_are_no_numbers_or_too_large() -> None:
     assert np.abs(out).max() <= 1
 
 
-# The delay: measured, and what becomes of it.
+# The delay.
 
 
 def test_a_delay_beyond_its_own_search_is_measured_and_taken_out(reply: Samples) -> None:
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)
-    heard = echo(reply, delay_ms=800)
-    residue = clean(canceller, timeline, reply, heard)
+    captured = echo(reply, delay_ms=800)
+    residue = clean(canceller, timeline, reply, captured)
     assert canceller.delay is not None
     assert canceller.delay.delay_ms == pytest.approx(800, abs=5)
-    assert len(residue) == len(heard) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
-    assert level(residue[6 * SECOND :]) < level(heard[6 * SECOND :]) - 25
+    assert len(residue) == len(captured) // FRAME_SAMPLES * FRAME_SAMPLES - LAG_SAMPLES
+    assert level(residue[6 * SECOND :]) < level(captured[6 * SECOND :]) - 25
 
 
 def test_an_echo_before_its_time(reply: Samples) -> None:
-    """A device that names wrong times; what is played is known ahead."""
+    """The device reports wrong times; the playback is known ahead."""
     timeline = Timeline(20)
     timeline.write(800, reply)  # 50 ms late
     canceller = EchoCanceller(timeline)
-    residue = canceller.clean(heard := echo(reply, delay_ms=0))
+    residue = canceller.clean(captured := echo(reply, delay_ms=0))
     assert canceller.delay is not None
     assert canceller.delay.delay_ms == pytest.approx(-50, abs=5)
-    assert level(residue[6 * SECOND :]) < level(heard[6 * SECOND :]) - 20
+    assert level(residue[6 * SECOND :]) < level(captured[6 * SECOND :]) - 20
 
 
-def test_a_delay_that_is_told_holds_from_the_first_word(reply: Samples) -> None:
+def test_a_delay_that_is_set_holds_from_the_first_word(reply: Samples) -> None:
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)
     canceller.set_delay(0.8)
-    residue = clean(canceller, timeline, reply, heard := echo(reply, delay_ms=800))
-    assert level(residue[SECOND : 3 * SECOND]) < level(heard[SECOND : 3 * SECOND]) - 20
+    residue = clean(canceller, timeline, reply, captured := echo(reply, delay_ms=800))
+    assert level(residue[SECOND : 3 * SECOND]) < level(captured[SECOND : 3 * SECOND]) - 20
 
 
 def test_a_new_canceller_has_converged_when_it_takes_over(reply: Samples) -> None:
-    """It leaves no hole in the stream and lets no echo through."""
+    """The switch leaves no gap in the stream and lets no echo through."""
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)
-    heard = echo(reply, delay_ms=800)
-    moved_at = 30_400  # shortly before it would measure the delay itself
-    clean(canceller, timeline, reply[:moved_at], heard[:moved_at])
+    captured = echo(reply, delay_ms=800)
+    moved_at = 30_400  # Shortly before the canceller would measure the delay itself.
+    clean(canceller, timeline, reply[:moved_at], captured[:moved_at])
     canceller.set_delay(0.8)
-    residue = clean(canceller, timeline, reply[moved_at:], heard[moved_at:], start=moved_at)
-    assert level(residue[:SECOND]) < level(heard[moved_at:][:SECOND]) - 25
+    residue = clean(canceller, timeline, reply[moved_at:], captured[moved_at:], start=moved_at)
+    assert level(residue[:SECOND]) < level(captured[moved_at:][:SECOND]) - 25
     assert residue[:LAG_SAMPLES].any()
 
 
-def test_headphones_keep_what_was(reply: Samples, person: Samples) -> None:
+def test_headphones_keep_the_measured_delay(reply: Samples, person: Samples) -> None:
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)
     clean(canceller, timeline, reply, echo(reply, delay_ms=120))
@@ -171,23 +171,23 @@ def test_headphones_keep_what_was(reply: Samples, person: Samples) -> None:
     assert canceller.delay.delay_ms == pytest.approx(120, abs=5)
 
 
-def test_where_nothing_comes_back_a_person_is_heard_whole(reply: Samples, person: Samples) -> None:
-    """With headphones, who speaks over a reply is not taken for its echo."""
-    heard = np.random.default_rng(1).normal(0, 10 ** (-70 / 20), len(reply)).astype(np.float32)
+def test_without_an_echo_a_person_is_not_attenuated(reply: Samples, person: Samples) -> None:
+    """With headphones, a person who talks over a reply is not taken for its echo."""
+    captured = np.random.default_rng(1).normal(0, 10 ** (-70 / 20), len(reply)).astype(np.float32)
     start = 2 * SECOND
-    heard[start:][: len(person)] += person
-    talker = cancelled(reply, heard)[start:]
+    captured[start:][: len(person)] += person
+    talker = cancelled(reply, captured)[start:]
     first_word = slice(0, SECOND // 2)
-    assert level(talker[first_word]) == pytest.approx(level(heard[start:][first_word]), abs=0.5)
+    assert level(talker[first_word]) == pytest.approx(level(captured[start:][first_word]), abs=0.5)
 
 
 def test_an_echo_that_appears_is_cancelled_again(reply: Samples) -> None:
     """The headphones are taken off."""
     played = np.tile(reply, 2)
-    heard = echo(played, delay_ms=60)
-    heard[: 4 * SECOND] = 0
-    residue = cancelled(played, heard)
-    assert level(residue[-6 * SECOND :]) < level(heard[-6 * SECOND :]) - 20
+    captured = echo(played, delay_ms=60)
+    captured[: 4 * SECOND] = 0
+    residue = cancelled(played, captured)
+    assert level(residue[-6 * SECOND :]) < level(captured[-6 * SECOND :]) - 20
 
 
 def test_nothing_is_measured_while_nothing_plays(person: Samples) -> None:
@@ -198,7 +198,7 @@ def test_nothing_is_measured_while_nothing_plays(person: Samples) -> None:
     assert level(out) == pytest.approx(level(person), abs=1)
 
 
-# What was played, by position.
+# The timeline.
 
 
 def test_timeline_gives_back_what_was_written() -> None:
@@ -221,33 +221,33 @@ def test_timeline_forgets_what_is_old() -> None:
 
 
 def test_a_device_that_asks_in_bursts(reply: Samples) -> None:
-    """Sound is handed over 0 to 80 ms at a time and heard 150 ms later."""
+    """Sound is handed over 0 to 80 ms at a time and captured 150 ms later."""
     rng = np.random.default_rng(3)
     timeline = Timeline(8)
     canceller = EchoCanceller(timeline)
-    heard, handed, residue = echo(reply, delay_ms=150), 0, []
-    for position in range(0, len(heard), BLOCK_SAMPLES):
+    captured, handed, residue = echo(reply, delay_ms=150), 0, []
+    for position in range(0, len(captured), BLOCK_SAMPLES):
         until = max(handed, position + BLOCK_SAMPLES - int(rng.integers(0, 4)) * BLOCK_SAMPLES)
-        timeline.follow(position, reply[handed:until])
+        timeline.append_playback(position, reply[handed:until])
         handed = until
-        residue.append(canceller.clean(heard[position : position + BLOCK_SAMPLES]))
+        residue.append(canceller.clean(captured[position : position + BLOCK_SAMPLES]))
     cleaned = np.concatenate(residue)
-    assert level(cleaned[3 * SECOND :]) < level(heard[3 * SECOND :]) - 25
+    assert level(cleaned[3 * SECOND :]) < level(captured[3 * SECOND :]) - 25
     assert voiced_frames(cleaned[3 * SECOND :]) == 0
 
 
 def test_pieces_that_follow_are_joined_without_holes(reply: Samples) -> None:
     timeline = Timeline(8)
     for position, first, last in ((0, 0, 700), (320, 700, 700), (640, 700, 1200), (960, 1200, 1500)):
-        timeline.follow(position, reply[first:last])
+        timeline.append_playback(position, reply[first:last])
     np.testing.assert_array_equal(timeline.read(AHEAD_SAMPLES, AHEAD_SAMPLES + 1500), reply[:1500])
 
 
-def test_a_device_that_stood_still_leaves_silence() -> None:
+def test_a_device_that_paused_leaves_silence() -> None:
     timeline = Timeline(8)
     ones = np.ones(320, np.float32)
-    timeline.follow(0, ones)
-    timeline.follow(5000, ones)
+    timeline.append_playback(0, ones)
+    timeline.append_playback(5000, ones)
     played = timeline.read(0, 5000 + AHEAD_SAMPLES + 320)
     assert np.flatnonzero(played).tolist() == [
         *range(AHEAD_SAMPLES, AHEAD_SAMPLES + 320),
@@ -255,10 +255,10 @@ def test_a_device_that_stood_still_leaves_silence() -> None:
     ]
 
 
-def test_after_the_microphone_stood_still_the_future_is_forgotten() -> None:
+def test_after_the_microphone_paused_later_playback_is_dropped() -> None:
     timeline = Timeline(8)
-    timeline.follow(0, np.ones(3 * SECOND, np.float32))
-    timeline.follow(320, np.full(320, 2, np.float32))
+    timeline.append_playback(0, np.ones(3 * SECOND, np.float32))
+    timeline.append_playback(320, np.full(320, 2, np.float32))
     start = 320 + AHEAD_SAMPLES
     assert np.flatnonzero(timeline.read(0, 4 * SECOND)).tolist() == list(range(start, start + 320))
     assert timeline.read(start, start + 1).tolist() == [2]

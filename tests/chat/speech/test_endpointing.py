@@ -1,4 +1,4 @@
-"""Where utterances begin, pause, go on and end, in scripts of probabilities."""
+"""Tests of endpointing on scripted speech probabilities."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_there_may_be_less_than_a_pre_roll() -> None:
 
 
 @pytest.mark.parametrize("frames", range(1, MIN_SPEECH_FRAMES))
-def test_a_short_noise_is_no_speech_but_can_be_seen(frames: int) -> None:
+def test_a_short_noise_is_voice_but_no_speech(frames: int) -> None:
     listening = Listening()
     listening.hear(SILENCE, 10)
     listening.hear(VOICE, frames)
@@ -55,16 +55,16 @@ def test_a_short_noise_is_no_speech_but_can_be_seen(frames: int) -> None:
 
 def test_while_a_reply_plays_it_takes_longer_to_begin() -> None:
     end_pointer, frame = Endpointer(EndpointingSettings()), np.full(FRAME, 0.5, np.float32)
-    told = [end_pointer.push(frame, VOICE, playing=True) for _ in range(10)]  # 300 ms
-    assert told == [[]] * 9 + [[SpeechStarted(0)]]
+    events = [end_pointer.push(frame, VOICE, playing=True) for _ in range(10)]  # 300 ms
+    assert events == [[]] * 9 + [[SpeechStarted(0)]]
 
 
 def test_a_reply_that_plays_never_makes_it_easier_to_begin() -> None:
     settings = EndpointingSettings(min_speech_ms=400, barge_in_ms=100)
     for playing in (False, True):
         end_pointer, frame = Endpointer(settings), np.full(FRAME, 0.5, np.float32)
-        told = [end_pointer.push(frame, VOICE, playing) for _ in range(13)]  # 400 ms
-        assert told == [[]] * 12 + [[SpeechStarted(0)]]
+        events = [end_pointer.push(frame, VOICE, playing) for _ in range(13)]  # 400 ms
+        assert events == [[]] * 12 + [[SpeechStarted(0)]]
 
 
 def test_noises_do_not_add_up_to_speech() -> None:
@@ -110,7 +110,7 @@ def test_a_pause_just_short_of_the_end_goes_on() -> None:
     assert listening.hear(VOICE, 2) == [SpeechResumed((20 + END_FRAMES - 1) * FRAME)]
 
 
-def test_a_blip_in_a_pause_neither_drops_the_draft_nor_delays_the_end_by_much() -> None:
+def test_a_blip_in_a_pause_neither_resumes_speech_nor_delays_the_end_by_much() -> None:
     listening = Listening()
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, END_FRAMES - 1)
@@ -122,7 +122,7 @@ def test_a_blip_in_a_pause_neither_drops_the_draft_nor_delays_the_end_by_much() 
     assert ended.last_voiced == 20 * FRAME
 
 
-def test_pauses_are_told_only_for_drafts() -> None:
+def test_pauses_are_reported_only_for_speculative_replies() -> None:
     listening = Listening(EndpointingSettings(speculative_replies=False))
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, 15)
@@ -130,11 +130,11 @@ def test_pauses_are_told_only_for_drafts() -> None:
     assert kinds(listening.events) == [SpeechStarted, SpeechEnded]
 
 
-def test_a_clip_keeps_what_it_heard() -> None:
+def test_a_clip_keeps_its_samples() -> None:
     end_pointer, frame = Endpointer(EndpointingSettings()), np.full(FRAME, 0.5, np.float32)
     for _ in range(20):
         end_pointer.push(frame, VOICE, playing=False)
-    frame[:] = 0  # whoever pushes may use the buffer again
+    frame[:] = 0  # The caller may reuse its buffer.
     (ended,) = end_pointer.flush()
     assert isinstance(ended, SpeechEnded)
     assert np.array_equal(ended.clip.samples, np.full(20 * FRAME, 0.5))
@@ -162,10 +162,10 @@ def test_what_is_committed_stays_closed() -> None:
     listening = Listening()
     first = listening.utterance()
     assert listening.end_pointer.commit()
-    assert listening.end_pointer.commit()  # nothing is left to settle
+    assert listening.end_pointer.commit()  # Nothing is left to commit.
     listening.hear(SILENCE, 2)
     second = listening.utterance()
-    assert span(second.clip)[0] == first.at  # less than a pre-roll: nothing of the first one
+    assert span(second.clip)[0] == first.at  # The pre-roll does not reach into the first one.
     assert SpeechStarted(first.at + 2 * FRAME) in listening.events
 
 
@@ -181,7 +181,7 @@ def test_speech_under_way_at_the_commit_is_whole_in_the_next_utterance() -> None
 
 def test_an_open_utterance_can_not_be_committed() -> None:
     listening = Listening()
-    assert listening.end_pointer.commit()  # nothing was heard yet
+    assert listening.end_pointer.commit()  # There is no utterance yet.
     listening.hear(VOICE, 20)
     assert not listening.end_pointer.commit()
     assert span(listening.utterance().clip) == (0, listening.position)
@@ -220,7 +220,7 @@ def test_a_complete_turn_ends_in_its_pause() -> None:
     listening = Listening()
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, PAUSE_FRAMES)
-    (ended,) = listening.end_pointer.ends_early(complete=True)
+    (ended,) = listening.end_pointer.apply_verdict(complete=True)
     assert isinstance(ended, SpeechEnded)
     assert span(ended.clip) == (0, listening.position)
     assert listening.hear(SILENCE, 100) == []
@@ -232,20 +232,20 @@ def test_an_incomplete_turn_waits_longer_in_this_pause_only() -> None:
         listening.hear(VOICE, 20)
         assert kinds(listening.hear(SILENCE, PAUSE_FRAMES)) == [SpeechPaused]
         if silence_frames == 62:
-            assert listening.end_pointer.ends_early(complete=False) == []
+            assert listening.end_pointer.apply_verdict(complete=False) == []
         assert listening.hear(SILENCE, silence_frames - PAUSE_FRAMES) == []
     assert kinds(listening.hear(SILENCE)) == [SpeechEnded]
 
 
 def test_a_verdict_is_dropped_when_speech_has_gone_on() -> None:
     listening = Listening()
-    assert listening.end_pointer.ends_early(complete=True) == []
+    assert listening.end_pointer.apply_verdict(complete=True) == []
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, PAUSE_FRAMES)
     listening.hear(VOICE, 2)
-    assert listening.end_pointer.ends_early(complete=True) == []
+    assert listening.end_pointer.apply_verdict(complete=True) == []
     listening.utterance()
-    assert listening.end_pointer.ends_early(complete=True) == []
+    assert listening.end_pointer.apply_verdict(complete=True) == []
 
 
 def test_a_verdict_while_voice_sets_in_waits_for_the_voice() -> None:
@@ -253,7 +253,7 @@ def test_a_verdict_while_voice_sets_in_waits_for_the_voice() -> None:
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, PAUSE_FRAMES)
     listening.hear(VOICE)
-    assert listening.end_pointer.ends_early(complete=True) == []
+    assert listening.end_pointer.apply_verdict(complete=True) == []
     assert kinds(listening.hear(SILENCE, 2)) == [SpeechEnded]
 
 
@@ -265,8 +265,8 @@ def test_a_key_opens_and_ends_an_utterance() -> None:
     assert listening.hear(VOICE, 100) == []
     assert listening.end_pointer.begin() == [SpeechStarted(100 * FRAME)]
     assert kinds(listening.hear(VOICE, 20)) == []
-    assert kinds(listening.hear(SILENCE, 200)) == [SpeechPaused]  # drafts help here too
-    assert listening.end_pointer.ends_early(complete=True) == []
+    assert kinds(listening.hear(SILENCE, 200)) == [SpeechPaused]  # Push-to-talk gets speculative replies too.
+    assert listening.end_pointer.apply_verdict(complete=True) == []
     listening.hear(VOICE, 20)
     (ended,) = listening.end_pointer.flush()
     assert isinstance(ended, SpeechEnded)
@@ -287,7 +287,7 @@ def test_what_is_said_with_the_key_up_is_not_kept() -> None:
     assert span(ended.clip) == (listening.position - SAMPLE_RATE // 2, listening.position)
 
 
-def test_a_key_without_voice_says_so() -> None:
+def test_a_key_press_without_voice_can_be_recognised() -> None:
     listening = Listening()
     listening.hear(SILENCE, 20)
     (started,) = listening.end_pointer.begin()
@@ -308,7 +308,7 @@ def test_a_key_takes_over_an_utterance_that_voice_began() -> None:
     assert span(ended.clip) == (0, listening.position)
 
 
-def test_a_flush_is_for_good_and_ends_only_what_is_open() -> None:
+def test_a_flush_is_final_and_ends_only_an_open_utterance() -> None:
     listening = Listening()
     assert listening.end_pointer.flush() == []
     listening.hear(VOICE, MIN_SPEECH_FRAMES - 1)
@@ -323,7 +323,7 @@ def test_a_flush_is_for_good_and_ends_only_what_is_open() -> None:
 # The limit.
 
 
-def test_a_long_utterance_is_told_while_it_grows() -> None:
+def test_a_long_utterance_is_reported_while_it_grows() -> None:
     listening = Listening()
     listening.hear(SILENCE, 40)
     listening.hear(VOICE, 400)
@@ -363,7 +363,7 @@ def test_a_held_key_goes_on_after_the_limit() -> None:
     assert started == SpeechStarted(ended.at)
 
 
-# What is not listened to, and bad input.
+# Reset, and bad input.
 
 
 def test_reset_forgets_an_utterance_and_what_was_before_it() -> None:

@@ -1,4 +1,4 @@
-"""What holds of the end-pointer whatever is heard and whatever is asked of it."""
+"""Invariants of the endpointer under random input."""
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -23,19 +23,19 @@ def samples(ms: int) -> int:
 
 
 class Witness:
-    """Follows what an end-pointer tells, and objects to what can't be."""
+    """Checks every event of an endpointer against the input so far."""
 
     def __init__(self, settings: EndpointingSettings) -> None:
         self.settings = settings
         self.listening = Listening(settings)
-        self.voiced: list[bool] = []  # of every frame, by the thresholds alone
-        self.boundaries = [0]  # where voice counts anew: ends for good
+        self.voiced: list[bool] = []  # For each frame, by the thresholds alone.
+        self.boundaries = [0]  # Positions from which voice counts again: final ends.
         self.state = "none"  # "open", "paused" or "ended"
         self.held = False
         self.silence_ms = settings.min_silence_ms
-        self.first = 0  # sample of the utterance's clips
+        self.first = 0  # The first sample of the utterance's clips.
         self.start = 0
-        self.pieces = 0  # of five seconds, told of this utterance
+        self.pieces = 0  # Pieces of five seconds reported of this utterance.
         self.warnings = 0
         self.clips: list[tuple[int, int]] = []  # whole utterances; the last one may be open again
 
@@ -67,7 +67,7 @@ class Witness:
             if self.state == "paused":
                 wait = self.settings.speculate_after_ms if action == "complete" else self.settings.max_silence_ms
                 self.silence_ms = wait
-            self._look(end_pointer.ends_early(action == "complete"))
+            self._look(end_pointer.apply_verdict(action == "complete"))
 
     def _look(self, events: list[EndpointEvent], *, for_good: bool = False) -> None:
         for event in events:
@@ -139,7 +139,7 @@ class Witness:
         assert last_voiced == (speech[-1] if speech else self.start)
 
     def _check_waiting(self) -> None:
-        """Nothing waits longer than it must, and no more is kept than is needed."""
+        """Check that no event is late and that no more audio is kept than needed."""
         kept = self.listening.end_pointer.kept_samples
         waiting = samples(self.settings.pre_roll_ms + 2 * self.settings.min_speech_ms) + FRAME
         assert kept <= (waiting if self.state == "none" else self.settings.max_utterance_seconds * SAMPLE_RATE)
@@ -148,7 +148,7 @@ class Witness:
             assert self.listening.position - speech[-1] < samples(self.silence_ms) + 3 * FRAME
 
     def _runs(self) -> list[tuple[int, int]]:
-        """Return from where to where there was voice with gaps of one frame at most, between boundaries."""
+        """Return the ranges of voice with gaps of at most one frame, between boundaries."""
         runs: list[tuple[int, int]] = []
         for index in np.flatnonzero(self.voiced):
             begin, end = int(index) * FRAME, int(index + 1) * FRAME
@@ -165,7 +165,7 @@ class Witness:
         return sum(self.voiced[run[0] // FRAME : run[1] // FRAME]) * FRAME * 1000 / SAMPLE_RATE
 
     def finish(self) -> None:
-        """All that was speech is in an utterance, and nothing is in two."""
+        """Check that all speech is in exactly one utterance."""
         self.do("flush")
         assert self.state in {"none", "ended"}
         assert all(a[1] <= b[0] for a, b in zip(self.clips, self.clips[1:], strict=False))

@@ -1,4 +1,4 @@
-"""What the end-pointer makes of loud and quiet sounds in loud and quiet rooms, and of real speech."""
+"""Tests of endpointing with loud and quiet sounds in loud and quiet rooms, and with real speech."""
 
 from pathlib import Path
 
@@ -18,47 +18,47 @@ def sound(dbfs: float, frames: int = 1) -> Samples:
     return noise.astype(np.float32)
 
 
-def hear_sound(end_pointer: Endpointer, samples: Samples, probability: float, *, playing: bool = False) -> list[type]:
+def push_sound(end_pointer: Endpointer, samples: Samples, probability: float, *, playing: bool = False) -> list[type]:
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     return kinds(event for frame in frames for event in end_pointer.push(frame, probability, playing))
 
 
-def test_a_voice_as_faint_as_the_room_is_not_heard() -> None:
+def test_a_voice_as_faint_as_the_room_is_not_detected() -> None:
     end_pointer = Endpointer(EndpointingSettings())
-    hear_sound(end_pointer, sound(-45, 1000), SILENCE)
-    assert hear_sound(end_pointer, sound(-43, 100), VOICE) == []
-    assert hear_sound(end_pointer, sound(-30, 20), VOICE) == [SpeechStarted]
+    push_sound(end_pointer, sound(-45, 1000), SILENCE)
+    assert push_sound(end_pointer, sound(-43, 100), VOICE) == []
+    assert push_sound(end_pointer, sound(-30, 20), VOICE) == [SpeechStarted]
 
 
-def test_a_voice_in_a_muted_microphone_is_not_heard() -> None:
-    assert hear_sound(Endpointer(EndpointingSettings()), sound(-70, 100), VOICE) == []
+def test_a_voice_in_a_muted_microphone_is_not_detected() -> None:
+    assert push_sound(Endpointer(EndpointingSettings()), sound(-70, 100), VOICE) == []
 
 
-def test_whoever_shouts_is_heard_in_any_room() -> None:
+def test_shouting_is_detected_in_any_room() -> None:
     end_pointer = Endpointer(EndpointingSettings())
-    hear_sound(end_pointer, sound(-15, 2000), SILENCE)
-    assert hear_sound(end_pointer, sound(-15, 20), VOICE) == [SpeechStarted]
+    push_sound(end_pointer, sound(-15, 2000), SILENCE)
+    assert push_sound(end_pointer, sound(-15, 20), VOICE) == [SpeechStarted]
 
 
-def test_the_room_is_not_learned_from_what_is_played() -> None:
+def test_the_noise_floor_does_not_adapt_during_playback() -> None:
     end_pointer = Endpointer(EndpointingSettings())
-    hear_sound(end_pointer, sound(-40, 1000), SILENCE, playing=True)
-    assert hear_sound(end_pointer, sound(-40, 20), VOICE) == [SpeechStarted]
+    push_sound(end_pointer, sound(-40, 1000), SILENCE, playing=True)
+    assert push_sound(end_pointer, sound(-40, 20), VOICE) == [SpeechStarted]
 
 
-def test_the_room_is_learned_again_when_it_falls_quiet() -> None:
+def test_the_noise_floor_falls_when_the_room_gets_quiet() -> None:
     end_pointer = Endpointer(EndpointingSettings())
-    hear_sound(end_pointer, sound(-35, 1000), SILENCE)
-    hear_sound(end_pointer, sound(-60, 10), SILENCE)
-    assert hear_sound(end_pointer, sound(-45, 20), VOICE) == [SpeechStarted]
+    push_sound(end_pointer, sound(-35, 1000), SILENCE)
+    push_sound(end_pointer, sound(-60, 10), SILENCE)
+    assert push_sound(end_pointer, sound(-45, 20), VOICE) == [SpeechStarted]
 
 
 def test_a_quiet_onset_is_in_the_clip() -> None:
     end_pointer = Endpointer(EndpointingSettings())
-    hear_sound(end_pointer, sound(-50, 500), SILENCE)
+    push_sound(end_pointer, sound(-50, 500), SILENCE)
     onset = sound(-48, 10)
-    hear_sound(end_pointer, onset, VOICE)
-    assert hear_sound(end_pointer, sound(-25, 20), VOICE) == [SpeechStarted]
+    push_sound(end_pointer, onset, VOICE)
+    assert push_sound(end_pointer, sound(-25, 20), VOICE) == [SpeechStarted]
     (ended,) = end_pointer.flush()
     assert isinstance(ended, SpeechEnded)
     assert np.array_equal(ended.clip.samples[-30 * FRAME : -20 * FRAME], onset)

@@ -1,4 +1,4 @@
-"""Turns that the program takes with itself are told from those of people; the reply is recorded questions."""
+"""Tests that echoes of a reply are told from turns of people; the reply is recorded questions."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def _person() -> Samples:
 
 @pytest.fixture
 def timeline(reply: Samples) -> Timeline:
-    """The reply was played from second 10 on."""
+    """Return a timeline on which the reply was played from second 10 on."""
     played = Timeline(40)
     played.write(10 * SECOND, reply)
     return played
 
 
 def turns(timeline: Timeline, *clips: tuple[Samples, float]) -> list[bool]:
-    """Ask a loop breaker about turns: clips, and the seconds at which they start."""
+    """Pass turns to a loop breaker: clips, and the seconds at which they start."""
     breaker = LoopBreaker()
     return [breaker.answers_itself(clip, round(seconds * SECOND), timeline) for clip, seconds in clips]
 
@@ -39,38 +39,38 @@ def own_turn(reply: Samples, seconds: float, length: float = 2.0) -> tuple[Sampl
     return echo(reply, delay_ms=150)[start : start + round(length * SECOND)], seconds
 
 
-def test_three_echoes_in_a_row_are_a_loop_told_once(timeline: Timeline, reply: Samples) -> None:
+def test_three_echoes_in_a_row_are_a_loop_reported_once(timeline: Timeline, reply: Samples) -> None:
     own = [own_turn(reply, seconds) for seconds in (10.5, 13, 15, 17, 19, 20)]
     assert turns(timeline, *own) == [False] * (LOOP_TURNS - 1) + [True, False, False, False]
 
 
 def test_the_end_of_a_reply_counts(timeline: Timeline, reply: Samples) -> None:
     end = 10 + len(reply) / SECOND
-    heard = echo(np.pad(reply, (0, SECOND)), delay_ms=400)[round((end - 10 - 0.5) * SECOND) :]
-    assert turns(timeline, *[(heard, end - 0.5)] * 3) == [False, False, True]
+    captured = echo(np.pad(reply, (0, SECOND)), delay_ms=400)[round((end - 10 - 0.5) * SECOND) :]
+    assert turns(timeline, *[(captured, end - 0.5)] * 3) == [False, False, True]
 
 
 def test_what_a_failing_canceller_lets_through_is_a_loop(timeline: Timeline, reply: Samples) -> None:
-    heard = echo(reply, delay_ms=100)
+    captured = echo(reply, delay_ms=100)
     wrong = Timeline(20)
-    wrong.write(4800, reply)  # 0.3 s late: the canceller waits for echoes that have long passed
+    wrong.write(4800, reply)  # 0.3 s late: the canceller expects each echo too late.
     canceller = EchoCanceller(wrong)
-    residue = np.concatenate([canceller.clean(heard[first : first + 320]) for first in range(0, 8 * SECOND, 320)])
+    residue = np.concatenate([canceller.clean(captured[first : first + 320]) for first in range(0, 8 * SECOND, 320)])
     clips = [(residue[s * SECOND : (s + 2) * SECOND], 10.0 + s) for s in (1, 3, 5)]
     assert turns(timeline, *clips)[-1]
 
 
-def test_a_person_in_between_ends_the_row(timeline: Timeline, reply: Samples, person: Samples) -> None:
+def test_a_person_in_between_resets_the_count(timeline: Timeline, reply: Samples, person: Samples) -> None:
     own = [own_turn(reply, seconds) for seconds in (10.5, 13, 15, 17)]
     assert turns(timeline, own[0], own[1], (person, 14.0), own[2], own[3]) == [False] * 5
 
 
 def test_people_who_interrupt_are_no_loop(timeline: Timeline, reply: Samples, person: Samples) -> None:
-    heard = echo(reply, delay_ms=150)
+    captured = echo(reply, delay_ms=150)
     clips = []
     for seconds in (10.5, 13.0, 15.0, 17.0):
         start = round((seconds - 10) * SECOND)
-        clips.append((heard[start : start + len(person)] + person, seconds))
+        clips.append((captured[start : start + len(person)] + person, seconds))
     assert not any(turns(timeline, *clips))
 
 
@@ -80,5 +80,5 @@ def test_long_after_playback_the_same_words_are_no_loop(timeline: Timeline, repl
 
 
 @pytest.mark.parametrize("clip", [np.zeros(0, np.float32), np.zeros(SECOND, np.float32)], ids=["empty", "silent"])
-def test_nothing_is_alike_to_nothing(timeline: Timeline, clip: Samples) -> None:
+def test_silence_matches_nothing(timeline: Timeline, clip: Samples) -> None:
     assert not any(turns(timeline, *[(clip, 11.0)] * 4))

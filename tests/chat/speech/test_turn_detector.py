@@ -1,4 +1,4 @@
-"""The end-of-turn model, on questions that are whole and on questions that break off."""
+"""Tests of the end-of-turn model on whole questions and on fragments."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def is_complete() -> Callable[[AudioClip], bool]:
 
 
 def broken_off(samples: Samples, share: float) -> AudioClip:
-    """Return a question up to a share of its voice, in the middle of a word as likely as not."""
+    """Return the first part of a question, given as a share of its voice."""
     first, last = np.flatnonzero(np.abs(samples) > 0.02)[[0, -1]]
     return AudioClip(samples[: first + round(share * (last - first))])
 
@@ -37,7 +37,7 @@ def test_whole_questions_are_complete_and_broken_ones_are_not(is_complete: Calla
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 2.5, 8.0, 12.0])
-def test_the_model_is_given_what_it_was_trained_with(seconds: float) -> None:
+def test_the_features_are_those_of_the_model_training(seconds: float) -> None:
     from transformers import WhisperFeatureExtractor
 
     clip = AudioClip(noise[: round(seconds * SAMPLE_RATE)])
@@ -98,7 +98,7 @@ def test_a_package_without_this_model_is_refused(content: bytes | None, tmp_path
     assert "\n" not in caught.value.message
 
 
-def test_the_package_itself_is_not_imported_and_loading_says_nothing() -> None:
+def test_loading_imports_no_package_and_prints_nothing() -> None:
     code = "import sys; from voxcli.chat.speech.turn_detector import load; load(); assert 'pipecat' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

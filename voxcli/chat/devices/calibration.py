@@ -1,6 +1,6 @@
-"""Measurements on open devices: how loud the microphone is, and what comes back of a chirp.
+"""Calibration: measures the microphone's level, and records a chirp that the loudspeaker plays.
 
-What a recording means is known to `voxcli.chat.devices.echo_path`; this module only makes it.
+`voxcli.chat.devices.echo_path` evaluates the recording.
 """
 
 import threading
@@ -17,21 +17,21 @@ from voxcli.chat.devices.microphone import Microphone, MicrophoneBlock
 from voxcli.chat.devices.portaudio import START_SECONDS, unusable
 from voxcli.chat.devices.speaker import OutputSpeaker
 
-SETTLE_SECONDS = 0.5  # of sound, until both devices run evenly
-FRESH_SECONDS = 0.3  # a device whose newest sample is older is still starting
-SPARE_SECONDS = 0.1  # recorded beyond what is measured: times are only nearly right
+SETTLE_SECONDS = 0.5  # Both devices run evenly after this much sound.
+FRESH_SECONDS = 0.3  # A device whose newest sample is older is still starting.
+SPARE_SECONDS = 0.1  # Extra recording time, because device times are approximate.
 
 
 @dataclass(frozen=True)
 class Level:
-    """How loud a stretch of sound is, in dB below full scale."""
+    """The mean and peak level of a stretch of sound, in dBFS."""
 
     dbfs: float
     peak_dbfs: float
 
 
 def level_of(samples: Samples) -> Level:
-    """Return the level of samples of shape (n,); at least SILENCE_DBFS."""
+    """Return the level of samples of shape (n,), at least SILENCE_DBFS."""
     if not len(samples):
         return Level(SILENCE_DBFS, SILENCE_DBFS)
     power = float(np.mean(np.square(samples, dtype=np.float64)))
@@ -39,10 +39,10 @@ def level_of(samples: Samples) -> Level:
 
 
 def levels(microphone: Microphone, every_seconds: float) -> Iterator[Level]:
-    """Yield the level of each stretch of the microphone, without end.
+    """Yield the microphone's level every `every_seconds` seconds, forever.
 
     Raises:
-        AudioDeviceError: the microphone is gone.
+        AudioDeviceError: the microphone was disconnected.
     """
     parts: list[Samples] = []
     count = 0
@@ -56,21 +56,21 @@ def levels(microphone: Microphone, every_seconds: float) -> Iterator[Level]:
 
 
 def measure(microphone: Microphone, speaker: OutputSpeaker) -> Loopback:
-    """Play a chirp and find it in what the microphone hears; takes some four seconds.
+    """Play a chirp and find it in the microphone's signal. Takes about four seconds.
 
-    Delays count from when the sound is handed to the loudspeaker's device.
+    The delay is counted from when the loudspeaker's device receives the sound.
 
     Raises:
-        AudioDeviceError: a device is gone, or does not start.
+        AudioDeviceError: a device was disconnected, or does not start.
     """
     recorder = _Recorder(microphone, speaker)
-    recorder.prefill_history()
+    recorder.wait_until_steady()
     speaker.play(chirp(), threading.Event())
     return measure_loopback(recorder.from_first_sound(RECORD_SECONDS))
 
 
 class _Recorder:
-    """Keeps all that the microphone hears, and when it was captured."""
+    """Records the microphone, and keeps track of when each sample was captured."""
 
     def __init__(self, microphone: Microphone, speaker: OutputSpeaker) -> None:
         self._microphone = microphone
@@ -78,10 +78,10 @@ class _Recorder:
         self._parts: list[Samples] = []
         self._samples = 0
         self._captured_at = 0.0
-        self._began: list[float] = []  # when the recording began, as each block sees it
+        self._start_estimates: list[float] = []  # The recording's start in monotonic seconds, one estimate per block.
 
-    def prefill_history(self) -> None:
-        """Return when both devices run."""
+    def wait_until_steady(self) -> None:
+        """Record until both devices run evenly."""
         deadline = time.monotonic() + 2 * START_SECONDS
         handed_at = 0.0
         while True:
@@ -91,19 +91,19 @@ class _Recorder:
             if self._samples > SETTLE_SECONDS * SAMPLE_RATE and now - min(self._captured_at, handed_at) < FRESH_SECONDS:
                 return
             if now > deadline:
-                raise unusable(self._speaker.device, "it takes no sound")
+                raise unusable(self._speaker.device, "it accepts no sound")
 
     def from_first_sound(self, seconds: float) -> Samples:
-        """Return so much of what is heard, from when the first sound is handed to the loudspeaker."""
-        self._began.clear()  # what was said while a device started is not to be relied on
+        """Return `seconds` of recording, from when the loudspeaker receives its first sound."""
+        self._start_estimates.clear()  # The times of a starting device are unreliable.
         deadline = time.monotonic() + seconds + 2 * START_SECONDS
         handed_at = None
         while handed_at is None or self._captured_at < handed_at + seconds + SPARE_SECONDS:
             self._record()
-            handed_at = handed_at or self._first_sound()
+            handed_at = handed_at or self._first_sound_at()
             if time.monotonic() > deadline:
-                raise unusable(self._speaker.device, "it takes no sound")
-        start = max(0, round((handed_at - float(np.median(self._began))) * SAMPLE_RATE))
+                raise unusable(self._speaker.device, "it accepts no sound")
+        start = max(0, round((handed_at - float(np.median(self._start_estimates))) * SAMPLE_RATE))
         return np.concatenate(self._parts)[start : start + round(seconds * SAMPLE_RATE)]
 
     def _record(self) -> None:
@@ -111,17 +111,18 @@ class _Recorder:
         self._parts.append(block.samples)
         self._samples += len(block.samples)
         self._captured_at = block.captured_at
-        self._began.append(block.captured_at - self._samples / SAMPLE_RATE)
+        self._start_estimates.append(block.captured_at - self._samples / SAMPLE_RATE)
 
-    def _first_sound(self) -> float | None:
+    def _first_sound_at(self) -> float | None:
+        """Return when the loudspeaker received its first sound, in monotonic seconds."""
         for block in self._speaker.reference.read():
-            sounding = np.flatnonzero(block.samples)
-            if len(sounding):
-                return block.handed_at + int(sounding[0]) / SAMPLE_RATE
+            nonzero = np.flatnonzero(block.samples)
+            if len(nonzero):
+                return block.handed_at + int(nonzero[0]) / SAMPLE_RATE
         return None
 
 
 def _read(microphone: Microphone) -> MicrophoneBlock:
     if block := microphone.read(START_SECONDS):
         return block
-    raise unusable(microphone.device, microphone.failure or "it gives no sound")
+    raise unusable(microphone.device, microphone.failure or "it delivers no sound")

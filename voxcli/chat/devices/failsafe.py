@@ -1,4 +1,4 @@
-"""A loudspeaker that may be lost while something else takes the same sound. It knows no devices."""
+"""A speaker that stays usable when its device fails."""
 
 import threading
 
@@ -8,23 +8,23 @@ from voxcli.errors import AudioDeviceError
 
 
 class FailsafeSpeaker:
-    """Implements `voxcli.core.turn.Speaker` by passing all on, until that fails; from then on it only counts.
+    """Implements `voxcli.core.turn.Speaker` on another speaker; once that one fails, clips are only counted.
 
-    `failure` is why, or None. The owner of the other speaker closes it.
+    `failure` is the error, or None. The owner of the other speaker closes it.
     """
 
     def __init__(self, speaker: Speaker) -> None:
         self.failure: AudioDeviceError | None = None
         self._speaker = speaker
-        self._end = speaker.position  # of what was to be played
+        self._end = speaker.position  # The position at which everything queued will have been played.
 
     @property
     def position(self) -> float:
-        """Seconds heard; once the speaker is lost, seconds that were to be played."""
+        """Seconds played; after a failure, seconds queued."""
         return self._end if self.failure else self._speaker.position
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
-        """Queue a clip where it can be heard."""
+        """Queue a clip; after a failure, only count its length."""
         self._end += clip.seconds
         if not self.failure:
             try:
@@ -34,7 +34,7 @@ class FailsafeSpeaker:
         return self._end
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
-        """Wait for what can be heard."""
+        """Wait until `position` is played; return at once after a failure."""
         if not self.failure:
             try:
                 self._speaker.wait(position, interrupt)
@@ -42,4 +42,4 @@ class FailsafeSpeaker:
                 self.failure = error
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: the owner of the other speaker closes it."""

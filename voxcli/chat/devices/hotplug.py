@@ -1,8 +1,8 @@
-"""Keeps the microphone and the loudspeaker of a conversation alive while devices come and go.
+"""Hot-plug: reopens the microphone and the loudspeaker when their devices disappear and come back.
 
-One thread watches both. A device that is lost is opened again by itself, as PortAudio knows it, while the other one
-goes on. PortAudio sees new devices only when it is started again, for which every stream has to be closed: that is
-done where both are lost, or where another process finds a new device.
+One thread watches both. A lost device is reopened on its own while the other one keeps running. PortAudio sees new
+devices only after a restart, which needs every stream closed. So PortAudio is restarted only where both devices are
+lost, or where another process finds a new device.
 """
 
 import math
@@ -20,16 +20,16 @@ from voxcli.chat.messages import ThreadCrashed, crashes_posted
 from voxcli.errors import AudioDeviceError
 
 WATCH_SECONDS = 0.25
-TOGETHER_SECONDS = 0.1  # a sound server takes both devices along, one a little after the other
-RETRY_SECONDS = 0.75  # while there is no device; each try asks every sound library anew, about 60 ms of work
-LIST_SECONDS = 5.0  # between two looks for new devices while one of the two works; each takes 0.3 s of a processor
+TOGETHER_SECONDS = 0.1  # When a sound server ends, both devices fail within this time.
+RETRY_SECONDS = 0.75  # Between attempts to reopen a device; an attempt takes about 60 ms of processor time.
+LIST_SECONDS = 5.0  # Between searches for new devices while one device works; a search takes 0.3 s of processor time.
 
 
 class AudioDevices:
-    """The devices of a conversation, as they were asked for; a context manager.
+    """The microphone and the loudspeaker of a conversation; a context manager.
 
-    The microphone and the loudspeaker stay the same objects. While their device is away, `Microphone.read` gives
-    nothing and `OutputSpeaker.play` raises.
+    Both objects outlive their devices. While a device is lost, `Microphone.read` returns None and
+    `OutputSpeaker.play` raises.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class AudioDevices:
         """Open the devices.
 
         Args:
-            post: takes a notice for the user when a device went or came back; called on another thread.
-            wanted_input, wanted_output: see `devices.find_device`.
-            speak: False to open no loudspeaker; then `speaker` is None.
+            post: receives a notice for the user when a device is lost or back; called on another thread.
+            wanted_input, wanted_output: see `portaudio.find_device`.
+            speak: False to open no loudspeaker; `speaker` is then None.
 
         Raises:
-            AudioDeviceError: one of them is missing or can't be opened.
+            AudioDeviceError: a device is missing or can't be opened.
         """
         self._post = post
         self._wanted = {"input": wanted_input, "output": wanted_output}
-        self._listed_at = -math.inf  # monotonic seconds of the last look for new devices
+        self._listed_at = -math.inf  # Time of the last search for new devices, in monotonic seconds.
         self.microphone = Microphone(portaudio.find_device("input", wanted_input))
         self.speaker: OutputSpeaker | None = None
         try:
@@ -61,10 +61,10 @@ class AudioDevices:
         except AudioDeviceError:
             self.microphone.close()
             raise
-        self._ends: list[Microphone | OutputSpeaker] = [self.microphone, *([self.speaker] if self.speaker else [])]
-        self._away: list[Microphone | OutputSpeaker] = []  # those that the user was told of
+        self._devices: list[Microphone | OutputSpeaker] = [self.microphone, *([self.speaker] if self.speaker else [])]
+        self._lost: list[Microphone | OutputSpeaker] = []  # The lost devices that the user knows of.
         self._closing = threading.Event()
-        self._watch = threading.Thread(target=self._keep, name="audio devices", daemon=True)
+        self._watch = threading.Thread(target=self._watch_devices, name="audio devices", daemon=True)
         self._watch.start()
 
     def __enter__(self) -> Self:
@@ -76,68 +76,70 @@ class AudioDevices:
     def close(self) -> None:
         """Close the devices."""
         self._closing.set()
-        self._watch.join(portaudio.STALL_SECONDS)  # longer only within a sound library that hangs
-        for end in self._ends:
-            end.close()
+        self._watch.join(portaudio.STALL_SECONDS)  # A sound library that hangs takes longer.
+        for device in self._devices:
+            device.close()
 
-    def _keep(self) -> None:
+    def _watch_devices(self) -> None:
         with crashes_posted(self._post):
             pause = WATCH_SECONDS
             while not self._closing.wait(pause):
-                if self._lost():
+                if self._newly_lost():
                     self._closing.wait(TOGETHER_SECONDS)
-                    self._give_up(self._lost())
-                elif self._away:
-                    self._bring_back()
-                pause = RETRY_SECONDS if self._away else WATCH_SECONDS
+                    self._on_devices_lost(self._newly_lost())
+                elif self._lost:
+                    self._reopen_lost_devices()
+                pause = RETRY_SECONDS if self._lost else WATCH_SECONDS
 
-    def _lost(self) -> list[Microphone | OutputSpeaker]:
-        """Return what is away and the user does not know."""
-        return [end for end in self._ends if end.failure and end not in self._away]
+    def _newly_lost(self) -> list[Microphone | OutputSpeaker]:
+        """Return the devices that have failed since the last notice."""
+        return [device for device in self._devices if device.failure and device not in self._lost]
 
-    def _give_up(self, lost: list[Microphone | OutputSpeaker]) -> None:
-        """Close devices that are lost, so that nothing waits for them."""
-        for end in lost:
-            end.close()
-        self._away += lost
+    def _on_devices_lost(self, lost: list[Microphone | OutputSpeaker]) -> None:
+        """Close lost devices, so that no thread waits for them, and notify the user."""
+        for device in lost:
+            device.close()
+        self._lost += lost
         self._listed_at = -math.inf
         self._post(Notice(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device"))
 
-    def _bring_back(self) -> None:
-        """Try to open what is away."""
-        if len(self._away) == len(self._ends) or self._has_new_devices():
-            self._restart()
-        back = [end for end in self._away if self._open(end)]
-        self._away = [end for end in self._away if end not in back]
+    def _reopen_lost_devices(self) -> None:
+        """Try to reopen the lost devices; notify the user of those that are back."""
+        if len(self._lost) == len(self._devices) or self._has_new_devices():
+            self._restart_portaudio()
+        back = [device for device in self._lost if self._open(device)]
+        self._lost = [device for device in self._lost if device not in back]
         if back:
             self._post(Notice(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back"))
 
     def _has_new_devices(self) -> bool:
-        """Tell, every LIST_SECONDS, whether there are new devices of the kind that is lost."""
+        """Tell whether there are new devices of the lost kind; searches at most every LIST_SECONDS."""
         if time.monotonic() - self._listed_at < LIST_SECONDS:
             return False
         self._listed_at = time.monotonic()
-        return portaudio.has_new_devices(self._away[0].device.kind)
+        return portaudio.has_new_devices(self._lost[0].device.kind)
 
-    def _restart(self) -> None:
-        """Let PortAudio list the devices anew; the one that works pauses for that."""
-        for end in self._ends:
-            end.close()
+    def _restart_portaudio(self) -> None:
+        """Make PortAudio list the devices again; a working device pauses meanwhile."""
+        for device in self._devices:
+            device.close()
         with suppress(AudioDeviceError):
-            portaudio.look_again()
-        for end in self._ends:
-            if end not in self._away:
-                self._open(end)
+            portaudio.refresh_devices()
+        for device in self._devices:
+            if device not in self._lost:
+                self._open(device)
 
-    def _open(self, end: Microphone | OutputSpeaker) -> bool:
-        kind = end.device.kind
+    def _open(self, device: Microphone | OutputSpeaker) -> bool:
+        """Open a device again; return whether it opened."""
+        kind = device.device.kind
         try:
-            end.open(portaudio.find_device(kind, self._wanted[kind]))
+            device.open(portaudio.find_device(kind, self._wanted[kind]))
         except AudioDeviceError:
             return False
         return True
 
 
-def _names(ends: list[Microphone | OutputSpeaker]) -> str:
+def _names(devices: list[Microphone | OutputSpeaker]) -> str:
+    """Return the kinds and names of devices, for a notice."""
     kinds = {"input": "the microphone", "output": "the loudspeaker"}
-    return " and ".join(f"{kinds[end.device.kind]} {end.device.name!r}" for end in ends)
+    return " and ".join(f"{kinds[each.device.kind]} {each.device.name!r}" for each in devices)

@@ -1,7 +1,4 @@
-"""Audio devices: which there are, and streams on them; the only module that imports sounddevice.
-
-The modules `microphone` and `speaker` beside it hand it callbacks that only move data.
-"""
+"""Lists audio devices and opens streams on them. No other module imports sounddevice."""
 
 import atexit
 import ctypes
@@ -22,14 +19,14 @@ from voxcli.chat.devices.stderr import redirect_library_messages
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SECONDS = 0.01
-START_SECONDS = 4.0  # until the first block; PulseAudio's null sink takes up to two
-STALL_SECONDS = 2.0  # a device that moved no block for so long is gone
-LISTING_SECONDS = 10.0  # for another process to list the devices; a sound library may hang
-SANE_SECONDS = 1.0  # a device that says it is further behind or ahead does not know
+START_SECONDS = 4.0  # The longest wait for a first block; PulseAudio's null sink takes up to two seconds.
+STALL_SECONDS = 2.0  # A device that moves no block for this long has failed.
+LISTING_SECONDS = 10.0  # The limit for listing devices in another process; a sound library may hang.
+SANE_SECONDS = 1.0  # A latency above this, as reported by a device, is wrong.
 
 Kind = Literal["input", "output"]
 
-_hanging: list[threading.Thread] = []  # that close a device and do not come back
+_hanging: list[threading.Thread] = []  # Threads that hang while they close a device.
 
 
 @dataclass(frozen=True)
@@ -39,32 +36,33 @@ class Device:
     index: int
     name: str
     channels: int
-    sample_rate: int  # Hertz; the device's own
+    sample_rate: int  # The device's own rate, in Hertz.
     is_default: bool
     kind: Kind
     host_api: str
 
 
 def output_devices() -> list[Device]:
-    """Return the loudspeakers, each once; raises AudioDeviceError where PortAudio does not work."""
+    """Return each loudspeaker once; raises AudioDeviceError where PortAudio does not work."""
     return distinct(_devices("output"))
 
 
 def input_devices() -> list[Device]:
-    """Return the microphones, each once; raises AudioDeviceError where PortAudio does not work."""
+    """Return each microphone once; raises AudioDeviceError where PortAudio does not work."""
     return distinct(_devices("input"))
 
 
 def find_device(kind: Kind, wanted: str | None = None) -> Device:
-    """Return the device that is meant.
+    """Return a device by its index or name.
 
     Args:
         kind: "input" or "output".
-        wanted: its index, or a part of its name in any case; None for the default device. A part that fits
-            several means the default one if it is among them, else the one of just that name, else the first.
+        wanted: the device's index, or a part of its name in any case; None for the default device. Of several
+            devices whose names contain the part, the default one is chosen, else the one with exactly that name,
+            else the first.
 
     Raises:
-        AudioDeviceError: there is none; the message names those that there are.
+        AudioDeviceError: there is no such device; the hint names the devices that exist.
     """
     every = _devices(kind)
     found = _wanted(every, wanted.strip()) if wanted else next((each for each in every if each.is_default), None)
@@ -80,7 +78,7 @@ def find_device(kind: Kind, wanted: str | None = None) -> Device:
 
 
 def _wanted(devices: list[Device], wanted: str) -> Device | None:
-    """Return the device of an index (of any host API) or a part of a name."""
+    """Return the device with an index (in any host API) or a part of a name, or None."""
     if wanted.isdecimal() and (at := [device for device in devices if device.index == int(wanted)]):
         return at[0]
     named = [device for device in distinct(devices) if wanted.casefold() in device.name.casefold()]
@@ -89,11 +87,11 @@ def _wanted(devices: list[Device], wanted: str) -> Device | None:
 
 
 def distinct(devices: list[Device]) -> list[Device]:
-    """Return each device once, in their order.
+    """Return each device once, in the given order.
 
-    The default device's host API comes first: other ones list the same hardware again, under names that are
-    cut or decorated, so they only count where it has none. Of equal names within it (a Bluetooth headset has
-    one for each profile) the default one stays, else the first.
+    Only the default device's host API counts, where there is a default device: other host APIs list the same
+    hardware again under shortened or decorated names. Of devices with equal names (a Bluetooth headset has one for
+    each profile), the default one is kept, else the first.
     """
     main = next((device.host_api for device in devices if device.is_default), None)
     known: dict[str, Device] = {}
@@ -111,9 +109,9 @@ def _devices(kind: Kind) -> list[Device]:
         default = sounddevice.default.device[0 if kind == "input" else 1]
     except sounddevice.PortAudioError as error:
         raise AudioDeviceError(f"the audio devices can't be listed: {error}", hint="voxcli doctor") from error
-    if sys.platform == "win32":  # PortAudio's default there is an interface of 1991 that cuts names to 31 letters
-        modern = [api[f"default_{kind}_device"] for api in host_apis if api["name"] == "Windows WASAPI"]
-        default = next((index for index in modern if index >= 0), default)
+    if sys.platform == "win32":  # PortAudio's default host API there, MME, cuts names to 31 characters.
+        wasapi = [api[f"default_{kind}_device"] for api in host_apis if api["name"] == "Windows WASAPI"]
+        default = next((index for index in wasapi if index >= 0), default)
     return [
         Device(
             index,
@@ -130,32 +128,33 @@ def _devices(kind: Kind) -> list[Device]:
 
 
 def has_new_devices(kind: Kind) -> bool:
-    """Tell whether PortAudio, started now, would list a device that it does not list in this process.
+    """Tell whether a newly started PortAudio would list a device that it does not list in this process.
 
-    PortAudio reads the list of devices when it starts, so it is asked in another process, for about 0.3 s. What that
-    can't tell counts as nothing new.
+    PortAudio reads the list of devices when it starts, so another process lists them, which takes about 0.3 s. If
+    that process fails, the answer is False.
 
     Raises:
         AudioDeviceError: the devices can't be listed in this process.
     """
     command = [sys.executable, "-P", "-m", __name__, kind]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_SECONDS, check=True)
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return False
     known = {_identity(device) for device in _devices(kind)}
-    return any(line not in known for line in asked.stdout.splitlines())
+    return any(line not in known for line in listing.stdout.splitlines())
 
 
 def _identity(device: Device) -> str:
-    """Return what tells a device from others, whatever its place in the list, in one line."""
+    """Return one line that identifies a device independently of its index."""
     return json.dumps([device.host_api, device.name, device.is_default])
 
 
-def look_again() -> None:
-    """Let PortAudio see devices that came and went; every stream has to be closed before.
+def refresh_devices() -> None:
+    """Restart PortAudio to update its list of devices; every stream has to be closed before.
 
-    While a stream hangs in closing, nothing is done: PortAudio would wait for it. What it knows can still be opened.
+    Does nothing while a stream hangs on closing, because PortAudio would wait for it. The devices that PortAudio
+    already knows can still be opened.
 
     Raises:
         AudioDeviceError: PortAudio can't start.
@@ -164,39 +163,39 @@ def look_again() -> None:
     if any(closing.is_alive() for closing in _hanging):
         return
     try:
-        if sounddevice._initialized:  # not so where the last start failed
+        if sounddevice._initialized:  # False where the last start failed.
             sounddevice._terminate()
-        # Not by its `_initialize`, which points the whole program's descriptor 2 at /dev/null meanwhile.
+        # sounddevice's own `_initialize` would redirect the whole program's descriptor 2 to /dev/null meanwhile.
         sounddevice._check(sounddevice._lib.Pa_Initialize(), "Error initializing PortAudio")
         sounddevice._initialized += 1
     except sounddevice.PortAudioError as error:
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
 
 
-# Takes or fills a block of shape (frames, channels); the monotonic second at which its first sample was captured
-# or will sound; and whether sound was lost before it.
+# The arguments are a block of shape (frames, channels) to read or to fill, the time in monotonic seconds at which its
+# first sample was captured or will be played, and whether sound was lost before it.
 Callback = Callable[[NDArray[np.float32], float, bool], None]
 
 
 class DeviceStream:
     """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels.
 
-    Once `close` is called, the callback is called no more, even where the device hangs and goes on later.
+    After `close`, the callback is never called again, even if a device that hangs recovers.
     """
 
     def __init__(self, device: Device, callback: Callback, latency_seconds: float) -> None:
-        """Open and start it.
+        """Open and start the stream.
 
         Raises:
-            AudioDeviceError: it can't be opened.
+            AudioDeviceError: the device can't be opened.
         """
         sounddevice = _sounddevice()
         self.device = device
         self._callback = callback
         self._called = time.monotonic() + START_SECONDS - STALL_SECONDS
-        self._finished = threading.Event()  # by close(), or because the device is gone
+        self._finished = threading.Event()  # Set by close(), or when the device fails.
         self._closing: threading.Thread | None = None
-        self._defect: Exception | None = None  # raised by the callback
+        self._defect: Exception | None = None  # The callback's exception.
         open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
         try:
             self._stream = open_stream(
@@ -206,7 +205,7 @@ class DeviceStream:
                 device=device.index,
                 channels=min(2, device.channels),
                 dtype="float32",
-                callback=self._take if device.kind == "input" else self._fill,
+                callback=self._on_input if device.kind == "input" else self._on_output,
                 finished_callback=self._finished.set,
             )
             self._latency_seconds = self._stream.latency
@@ -216,7 +215,7 @@ class DeviceStream:
 
     @property
     def failure(self) -> str:
-        """Why no sound passes any more, or "". Raises what the callback raised, which is a defect."""
+        """Why the stream no longer works, or ""; raises the callback's exception, if there was one."""
         if self._defect:
             raise self._defect
         if self._finished.is_set() or self._closing:
@@ -224,36 +223,36 @@ class DeviceStream:
         return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
 
     def close(self) -> None:
-        """Play what the device holds and close it; give it up if it hangs for STALL_SECONDS.
+        """Play the device's buffer to its end and close the device, or abandon it if it hangs for STALL_SECONDS.
 
-        libpulse was seen to hang in one of ten cases where its server was killed: it waits for itself.
+        libpulse deadlocked in one of ten cases where its server was killed.
         """
         if self._closing is None:
-            self._closing = threading.Thread(target=self._close, name="audio close", daemon=True)
+            self._closing = threading.Thread(target=self._close_stream, name="audio close", daemon=True)
             self._closing.start()
             self._closing.join(STALL_SECONDS)
             if self._closing.is_alive():
                 _hanging.append(self._closing)
-                _leave_running()
+                _skip_exit_handler()
 
-    def _close(self) -> None:
+    def _close_stream(self) -> None:
         self._stream.stop()
         self._stream.close()
 
-    def _take(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+    def _on_input(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
         self._called = now = time.monotonic()
         age = times.currentTime - times.inputBufferAdcTime
         moment = now - (age if 0 <= age < SANE_SECONDS else BLOCK_SECONDS)
-        self._call(data, moment, lost=status.input_overflow)
+        self._run_callback(data, moment, lost=status.input_overflow)
 
-    def _fill(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+    def _on_output(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
         self._called = now = time.monotonic()
         ahead = times.outputBufferDacTime - times.currentTime
         moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
         data.fill(0)
-        self._call(data, moment, lost=status.output_underflow)
+        self._run_callback(data, moment, lost=status.output_underflow)
 
-    def _call(self, data: NDArray[np.float32], moment: float, *, lost: bool) -> None:
+    def _run_callback(self, data: NDArray[np.float32], moment: float, *, lost: bool) -> None:
         if self._closing or self._defect:
             return
         try:
@@ -263,15 +262,15 @@ class DeviceStream:
 
 
 @cache
-def _leave_running() -> None:
-    """Let the program end while a device hangs: PortAudio would wait for it then, for ever."""
+def _skip_exit_handler() -> None:
+    """Let the program exit while a device hangs; PortAudio's exit handler would wait for the device forever."""
     sounddevice = _sounddevice()
     atexit.unregister(sounddevice._exit_handler)
-    ctypes.CDLL(sounddevice._libname)  # stays loaded: the device's thread runs in it to the very end
+    ctypes.CDLL(sounddevice._libname)  # Keeps the library loaded, because the device's thread still runs its code.
 
 
 def unusable(device: Device, reason: str) -> AudioDeviceError:
-    """The error for a device that fails."""
+    """Return the error for a device that fails."""
     hint = "or use --no-speak" if device.kind == "output" else "or choose another: voxcli devices"
     return AudioDeviceError(
         f"the {device.kind} device {device.name!r} can't be used: {reason}", hint=f"check that it is connected, {hint}"
@@ -286,11 +285,11 @@ def _sounddevice() -> Any:
         raise AudioDeviceError(
             "the PortAudio library is missing", hint="sudo apt-get install libportaudio2 (or your system's package)"
         ) from error
-    except Exception as error:  # its PortAudioError, which can't be named when the module can't be imported
+    except Exception as error:  # PortAudioError has no name here, because the import failed.
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
     return sounddevice
 
 
-if __name__ == "__main__":  # see has_new_devices()
+if __name__ == "__main__":  # Started by has_new_devices().
     for found in _devices("input" if sys.argv[1] == "input" else "output"):
         sys.stdout.write(_identity(found) + "\n")

@@ -1,7 +1,4 @@
-"""The loudspeaker of a conversation: a bounded queue, the exact position of what was heard, and a tap of it.
-
-It knows nothing of replies or echo; the thread that ducks it has its own reasons.
-"""
+"""The loudspeaker of a conversation: a bounded queue, the exact playback position, and a tap for echo cancellation."""
 
 import math
 import threading
@@ -19,20 +16,20 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.audio.resample import StreamResampler
 from voxcli.chat.devices.portaudio import BLOCK_SECONDS, SANE_SECONDS, Device, DeviceStream, find_device, unusable
 
-# What PortAudio is asked to hold ready; it holds two blocks more, and may round. While eight busy processes shared
-# two cores, PulseAudio lost 0.1 s of 17 s of sound at 40 ms, and nothing at 60.
+# The buffer that PortAudio is asked for; it adds two blocks, and may round. While eight busy processes shared two
+# cores, PulseAudio lost 0.1 s of 17 s of sound at 40 ms, and nothing at 60 ms.
 LATENCY_SECONDS = 0.06
-QUEUE_SECONDS = 1.0  # how far synthesis may be ahead of the ear
-TAP_SECONDS = 3.0  # how long the tap keeps what nobody reads
-BLOCKS_AHEAD = round(2 * SANE_SECONDS / BLOCK_SECONDS)  # more than any device holds
+QUEUE_SECONDS = 1.0  # How far synthesis may be ahead of playback.
+TAP_SECONDS = 3.0  # How long the tap keeps blocks that nobody reads.
+BLOCKS_AHEAD = round(2 * SANE_SECONDS / BLOCK_SECONDS)  # More than any device buffers.
 
 
 @contextmanager
 def open_speaker(wanted: str | None = None) -> Iterator["OutputSpeaker"]:
-    """Open an output device for the time of the context: the default one, or see `find_device`.
+    """Open the default output device, or the `wanted` one (see `find_device`), within a context.
 
     Raises:
-        AudioDeviceError: there is none, or it can't be opened.
+        AudioDeviceError: the device is missing or can't be opened.
     """
     speaker = OutputSpeaker(find_device("output", wanted))
     try:
@@ -43,13 +40,13 @@ def open_speaker(wanted: str | None = None) -> Iterator["OutputSpeaker"]:
 
 @dataclass(frozen=True)
 class ReferenceBlock:
-    """What was handed to the loudspeaker, silence included; blocks follow one another without a gap.
+    """A block that was handed to the loudspeaker, silence included; it begins where the block before it ended.
 
     samples: at SAMPLE_RATE, shape (n,)
-    position: of the first one, in samples since the loudspeaker was opened; it jumps only where blocks were
-        lost because nobody read them, or where the device was away
-    handed_at: monotonic seconds at which the device took the first sample
-    sounds_at: monotonic seconds at which it sounds, as far as the device knows
+    position: position of the first sample, in samples since the loudspeaker was opened; it jumps only where blocks
+        were dropped because nobody read them, or where the device was disconnected
+    handed_at: when the device took the first sample, in monotonic seconds
+    sounds_at: when the first sample is audible, in monotonic seconds, as far as the device knows
     """
 
     samples: Samples
@@ -60,9 +57,9 @@ class ReferenceBlock:
 
 @dataclass(frozen=True)
 class _Handed:
-    """A block of the device: at `rate`, `position` samples after the stream was opened."""
+    """A block as the device received it: at `rate`, `position` samples after the stream was opened."""
 
-    stream: int  # counts the streams
+    stream: int  # The stream's number.
     rate: int
     position: int
     samples: Samples
@@ -71,32 +68,32 @@ class _Handed:
 
 
 class ReferenceTap:
-    """What is played, for an echo canceller. One thread reads; what nobody reads is forgotten."""
+    """The playback as an echo canceller's reference. One thread reads it; blocks that nobody reads are dropped."""
 
     def __init__(self) -> None:
         self._handed: deque[_Handed] = deque(maxlen=round(TAP_SECONDS / BLOCK_SECONDS))
         self._last: _Handed | None = None
         self._resampler = StreamResampler(SAMPLE_RATE)
-        self._position = 0  # of the next sample that is given
+        self._position = 0  # Position of the next sample that `read` returns.
 
     def put(self, handed: _Handed) -> None:
-        """Take a block; on the device's thread."""
+        """Add a block; called on the device's thread."""
         self._handed.append(handed)
 
     def read(self) -> list[ReferenceBlock]:
-        """Return what was handed to the device since the last time."""
+        """Return the blocks that were handed to the device since the last call."""
         return [self._resampled(self._handed.popleft()) for _ in range(len(self._handed))]
 
     def _resampled(self, handed: _Handed) -> ReferenceBlock:
-        self._follow(handed)
+        self._skip_gap_before(handed)
         lag_seconds = self._resampler.lag_seconds
         samples = self._resampler.push(handed.samples)
         block = ReferenceBlock(samples, self._position, handed.handed_at - lag_seconds, handed.sounds_at - lag_seconds)
         self._position += len(samples)
         return block
 
-    def _follow(self, handed: _Handed) -> None:
-        """Begin anew where the block does not go on where the last one ended."""
+    def _skip_gap_before(self, handed: _Handed) -> None:
+        """Advance the position and restart the resampler where a gap precedes the block."""
         last, self._last = self._last, handed
         if last and last.stream == handed.stream:
             missing = handed.position - last.position - len(last.samples)
@@ -110,9 +107,9 @@ class ReferenceTap:
 
 @dataclass(frozen=True)
 class _Block:
-    """Samples that wait for the device; dropped once their turn is interrupted, or their device is lost."""
+    """Samples that wait for the device; dropped once their turn is interrupted or their device is lost."""
 
-    samples: Samples  # shape (at most the stream's block size,)
+    samples: Samples  # Shape (n,); n is at most the stream's block size.
     interrupt: threading.Event
     lost: threading.Event
 
@@ -124,58 +121,59 @@ class _Block:
 class OutputSpeaker:
     """Implements `voxcli.core.turn.Speaker` on one output stream that stays open.
 
-    An interrupt drops what is queued within one block; what lies in the device's own buffer, some
-    LATENCY_SECONDS, is still heard. `duck()` does not drop it but holds it, and fades.
+    An interrupt drops the queue within one block; the device's own buffer, about LATENCY_SECONDS, is still played.
+    `duck` fades out and holds the queue instead.
 
-    A device that fails makes `play` and `wait` raise, and what was queued is dropped. `open` begins on another
-    device, or on the same one again; positions go on.
+    When a device fails, `play` and `wait` raise and the queue is dropped. `open` continues on another device, or on
+    the same one; positions continue.
     """
 
     def __init__(self, device: Device, *, latency_seconds: float = LATENCY_SECONDS) -> None:
         """Open the device; see `open`."""
         self.reference = ReferenceTap()
-        self.underruns = 0  # times the device ran dry, as far as it says
+        self.underruns = 0  # How often the device ran out of samples, as far as it reports.
         self._latency_seconds = latency_seconds
         self._blocks: Queue[_Block] = Queue(round(QUEUE_SECONDS / BLOCK_SECONDS))
-        self._head: _Block | None = None  # begun by the device
-        self._head_samples = 0  # that it has taken of it
-        self._ducked = self._held = False  # wanted, and reached
+        self._head: _Block | None = None  # The block that the device is taking.
+        self._head_samples = 0  # Samples of it that the device has taken.
+        self._ducked = self._held = False  # The state asked for, and the state that the device has reached.
         self._rate = device.sample_rate
         self._queued_samples = self._dropped_samples = self._handed_samples = 0
-        self._sounding: deque[tuple[float, int]] = deque(maxlen=BLOCKS_AHEAD)  # when how many have been heard
+        # Pairs of a time in monotonic seconds and the number of samples played by then.
+        self._playback: deque[tuple[float, int]] = deque(maxlen=BLOCKS_AHEAD)
         self._streams = 0
-        self._stream_samples = 0  # handed to this stream, silence included
+        self._stream_samples = 0  # Samples handed to this stream, silence included.
         self.open(device)
 
     @property
     def device(self) -> Device:
-        """The device that it plays on, or did last."""
+        """The present or last device."""
         return self._stream.device
 
     @property
     def failure(self) -> str:
-        """Why nothing is heard any more, or ""."""
+        """Why the device plays nothing any more, or ""."""
         return self._stream.failure
 
     @property
     def position(self) -> float:
-        """Seconds of sound that were heard since the speaker was opened, silence not counted."""
-        return self._heard_samples() / self._rate
+        """Seconds of clips played since the speaker was opened, silence not counted."""
+        return self._played_samples() / self._rate
 
     @property
     def is_playing(self) -> bool:
-        """Whether sound is queued, held or heard now; nothing is where the device is lost."""
+        """Whether sound is queued, held or playing; False where the device is lost."""
         is_lost = self._lost.is_set() or bool(self.failure)
-        return not is_lost and self._queued_samples - self._dropped_samples > self._heard_samples()
+        return not is_lost and self._queued_samples - self._dropped_samples > self._played_samples()
 
     def duck(self) -> None:
-        """Fade to silence within a block, and hold what is queued; `play` may fill the queue meanwhile."""
+        """Fade out within one block and hold the queue; `play` may still add to it."""
         self._ducked = True
 
     def unduck(self) -> None:
-        """Swell within a block and go on from the sample where the fade ended.
+        """Fade in within one block, from the sample where the fade-out ended.
 
-        After an interrupt too, or nothing of the next turn is heard.
+        This is needed after an interrupt too, or the next turn stays silent.
         """
         self._ducked = False
 
@@ -183,32 +181,32 @@ class OutputSpeaker:
         """Queue a clip; see `voxcli.core.turn.Speaker`.
 
         Raises:
-            AudioDeviceError: the device takes no more sound.
+            AudioDeviceError: the device failed.
         """
         lost, rate = self._lost, self._rate
         start = self._queued_samples - self._dropped_samples
         samples = clip.resampled(rate).samples
         size = round(rate * BLOCK_SECONDS)
         for first in range(0, len(samples), size):
-            if not self._put(_Block(samples[first : first + size], interrupt, lost)):
+            if not self._queue_block(_Block(samples[first : first + size], interrupt, lost)):
                 break
         return (start + len(samples)) / rate
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
-        """Block until `position` is reached, nothing more is to be heard or `interrupt` is set.
+        """Block until `position` is played, nothing is left to play, or `interrupt` is set.
 
         Raises:
-            AudioDeviceError: the device takes no more sound.
+            AudioDeviceError: the device failed.
         """
         lost = self._lost
         while self.position < position and not interrupt.is_set():
-            self._check(lost)
+            self._check_device(lost)
             if not self.is_playing:
                 break
             interrupt.wait(BLOCK_SECONDS)
 
     def open(self, device: Device) -> None:
-        """Play on a device from now on; the one before has to be closed.
+        """Open a device; the one before has to be closed.
 
         Raises:
             AudioDeviceError: it can't be opened.
@@ -219,46 +217,47 @@ class OutputSpeaker:
         self._queued_samples = round((self._queued_samples - self._dropped_samples) * ratio)
         self._dropped_samples = 0
         self._handed_samples = self._queued_samples
-        self._sounding.clear()
-        self._sounding.append((-math.inf, self._handed_samples))
+        self._playback.clear()
+        self._playback.append((-math.inf, self._handed_samples))
         self._streams += 1
         self._stream_samples = 0
         self._lost = threading.Event()
         self._stream = DeviceStream(device, self._fill, self._latency_seconds)
 
     def close(self) -> None:
-        """Close the device and drop what is queued; give the device up if it hangs."""
+        """Drop the queue and close the device, or abandon it if it hangs."""
         self._lost.set()
         self._stream.close()
         self._drop_queue()
 
     def _drop_queue(self) -> None:
-        """Forget what waits for a device that is closed."""
+        """Drop all blocks of a device that is closed."""
         while self._next_block():
             self._drop_head()
 
-    def _heard_samples(self) -> int:
+    def _played_samples(self) -> int:
         now = time.monotonic()
-        sounding = tuple(self._sounding)  # one step for the interpreter; the device's thread appends
-        return next((handed for moment, handed in reversed(sounding) if moment <= now), sounding[0][1])
+        playback = tuple(self._playback)  # An atomic copy: the device's thread appends meanwhile.
+        return next((samples for moment, samples in reversed(playback) if moment <= now), playback[0][1])
 
-    def _put(self, block: _Block) -> bool:
-        """Queue a block, waiting for room; return False if it was interrupted meanwhile."""
-        self._check(block.lost)
+    def _queue_block(self, block: _Block) -> bool:
+        """Queue a block, waiting for room; return False if its turn was interrupted meanwhile."""
+        self._check_device(block.lost)
         while not block.interrupt.is_set():
             with suppress(Full):
                 self._blocks.put(block, timeout=BLOCK_SECONDS)
                 self._queued_samples += len(block.samples)
                 return True
-            self._check(block.lost)
+            self._check_device(block.lost)
         return False
 
-    def _check(self, lost: threading.Event) -> None:
+    def _check_device(self, lost: threading.Event) -> None:
+        """Raise AudioDeviceError if the device is lost."""
         if lost.is_set() or self.failure:
             lost.set()
             raise unusable(self.device, "it takes no more sound")
 
-    # On the device's thread from here on.
+    # The device's thread calls the methods below.
 
     def _fill(self, out: NDArray[np.float32], sounds_at: float, underrun: bool) -> None:
         was_held, self._held = self._held, self._ducked
@@ -275,18 +274,18 @@ class OutputSpeaker:
             fade = np.linspace(float(self._held), float(was_held), count, dtype=np.float32)
             out[:count] *= fade[:, np.newaxis]
         out[count:] = 0
-        self._account(out, count, sounds_at, underrun)
+        self._record_playback(out, count, sounds_at, underrun)
 
-    def _account(self, out: NDArray[np.float32], count: int, sounds_at: float, underrun: bool) -> None:
+    def _record_playback(self, out: NDArray[np.float32], count: int, sounds_at: float, underrun: bool) -> None:
         self.underruns += underrun
         self._handed_samples += count
-        self._sounding.append((sounds_at + count / self._rate, self._handed_samples))
+        self._playback.append((sounds_at + count / self._rate, self._handed_samples))
         mono = out[:, 0].copy()
         self.reference.put(_Handed(self._streams, self._rate, self._stream_samples, mono, time.monotonic(), sounds_at))
         self._stream_samples += len(mono)
 
     def _next_block(self) -> _Block | None:
-        """Return the first block that is still wanted and not taken to its end."""
+        """Return the first block that is still wanted and has samples left, or None."""
         while self._head is None or not self._head.wanted or self._head_samples >= len(self._head.samples):
             if self._head:
                 self._drop_head()
@@ -297,7 +296,7 @@ class OutputSpeaker:
         return self._head
 
     def _drop_head(self) -> None:
-        """Be done with the first block; what the device did not take of it is never heard."""
+        """Drop the first block with the samples that the device has not taken."""
         if self._head:
             self._dropped_samples += len(self._head.samples) - self._head_samples
         self._head, self._head_samples = None, 0

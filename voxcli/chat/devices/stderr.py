@@ -1,9 +1,9 @@
-"""Sends what sound libraries write to standard error to the log.
+"""Sends to the log what sound libraries write to standard error.
 
-PortAudio, ALSA and JACK print to file descriptor 2 whenever they like, from threads of their own, and can't be told
-to stop. This module is the descriptor's only owner: it is a pipe from the first use of a device to the end of the
-program. A line that a sound library wrote goes to the log, once; every other one goes on to the real standard error.
-Python's `sys.stderr` gets a descriptor of its own, so that nothing that is written to it takes that way.
+PortAudio, ALSA and JACK print to file descriptor 2 from threads of their own, and can't be told to stop. From the
+first use of a device to the end of the program, this module replaces the descriptor by a pipe. A line from a sound
+library goes to the log, once; every other line goes to the real standard error. Python's `sys.stderr` gets its own
+descriptor, which bypasses the pipe.
 """
 
 import atexit
@@ -21,32 +21,32 @@ MESSAGE = re.compile(
     rb"ALSA lib |Expression '|\|\|PaMacCore|[Jj]ack|Cannot connect to server |connect\(2\) call to |attempt to connect"
 )
 READ_BYTES = 1 << 16
-KEPT_MESSAGES = 1000  # beyond as many different ones, no more are logged
-LINE_BYTES = 4096  # of C's buffer for a line; a pipe takes so much in one piece
-DRAIN_SECONDS = 0.5  # at the end; a child process that lives on holds the pipe open
+KEPT_MESSAGES = 1000  # The most different messages that are logged.
+LINE_BYTES = 4096  # C's line buffer; a pipe accepts this much in one atomic write.
+DRAIN_SECONDS = 0.5  # The wait for the last lines at exit; a surviving child process keeps the pipe open.
 
 _log = logging.getLogger(__name__)
 
 
 @cache
 def redirect_library_messages() -> None:
-    """Begin to log what sound libraries print; does nothing where they can't print, or without a standard error."""
+    """Start logging what sound libraries print; does nothing on Windows or without a standard error."""
     if os.name == "posix":
-        with suppress(OSError):  # the process has no descriptor 2
+        with suppress(OSError):  # The process has no descriptor 2.
             _Relay(os.dup(2)).start()
     if sys.platform == "linux":
         _write_whole_lines()
 
 
 class _Relay(threading.Thread):
-    """Reads what is written to descriptor 2."""
+    """Sorts what is written to descriptor 2: messages to the log, the rest to the real standard error."""
 
     def __init__(self, real: int) -> None:
-        """Put a pipe in the place of descriptor 2; `real` is a copy of what it was."""
+        """Replace descriptor 2 by a pipe; `real` is a duplicate of the original."""
         super().__init__(name="standard error", daemon=True)
         self._real = real
         self._logged: set[bytes] = set()
-        self._is_message = False  # the last line was one
+        self._is_message = False  # Whether the last line was one.
         if sys.stderr is sys.__stderr__ and sys.stderr and sys.stderr.fileno() == 2:
             sys.stderr = _reopened(sys.stderr, real)
         self._reading, writing = os.pipe()
@@ -60,28 +60,28 @@ class _Relay(threading.Thread):
         while data := os.read(self._reading, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._take(line + b"\n")
-            if not MESSAGE.match(rest):  # a prompt, for example, has no end of line
-                self._pass_on(rest)
+                self._relay_line(line + b"\n")
+            if not MESSAGE.match(rest):  # A prompt, for example, has no end of line.
+                self._write_to_stderr(rest)
                 rest = b""
-        self._take(rest)
+        self._relay_line(rest)
 
-    def _take(self, line: bytes) -> None:
+    def _relay_line(self, line: bytes) -> None:
         was_message, self._is_message = self._is_message, bool(MESSAGE.match(line))
         if not self._is_message:
-            if not (was_message and line == b"\n"):  # some messages of ALSA end with an empty line
-                self._pass_on(line)
+            if not (was_message and line == b"\n"):  # An empty line ends some messages of ALSA.
+                self._write_to_stderr(line)
         elif line not in self._logged and len(self._logged) < KEPT_MESSAGES:
             self._logged.add(line)
             _log.debug("%s", line.decode(errors="replace").rstrip())
 
-    def _pass_on(self, text: bytes) -> None:
-        with suppress(OSError):  # a terminal that is closed
+    def _write_to_stderr(self, text: bytes) -> None:
+        with suppress(OSError):  # The terminal is closed.
             while text:
                 text = text[os.write(self._real, text) :]
 
     def _restore(self) -> None:
-        """Give descriptor 2 back, unless somebody else has redirected it meanwhile."""
+        """Restore descriptor 2, unless other code has redirected it meanwhile."""
         with suppress(OSError):
             if os.fstat(2).st_ino == self._pipe:
                 os.dup2(self._real, 2)
@@ -89,9 +89,9 @@ class _Relay(threading.Thread):
 
 
 def _write_whole_lines() -> None:
-    """Let C write to its `stderr` line by line, as ALSA doesn't: others may write between the parts of a line."""
+    """Make C's `stderr` line-buffered, so that no other writer splits a line that ALSA writes in parts."""
     c = ctypes.CDLL(None)
-    c.malloc.restype = ctypes.c_void_p  # never freed, for C writes to the very end of the process
+    c.malloc.restype = ctypes.c_void_p  # Never freed: C may write until the process ends.
     line_by_line = 1  # _IOLBF of glibc and musl
     c.setvbuf(
         ctypes.c_void_p.in_dll(c, "stderr"),

@@ -1,11 +1,10 @@
-"""Keeps the program from hearing itself.
+"""Keeps the program from answering its own voice: echo cancellation, half-duplex and a loop breaker.
 
-With the extra `echo`, WebRTC's canceller (livekit's audio processing module) takes what was played out of what
-the microphone hears. Without it, the microphone is ignored while something plays. Where a canceller fails so
-badly that the program answers itself, a loop breaker says so. All of it belongs to one thread, the listener's,
-and counts samples; it knows nothing of devices, of speech or of time.
+With the extra `echo`, WebRTC's echo canceller (livekit's audio processing module) removes the playback from the
+microphone's signal. Without it, the microphone is ignored during playback. A loop breaker detects a canceller that
+fails so badly that the program answers itself. All classes belong to one thread, the listener's.
 
-Positions are sample positions at `audio.SAMPLE_RATE` from the opening of the microphone.
+Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -14,60 +13,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
-from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES, DelayEstimate, estimate_delay, likeness
+from voxcli.chat.devices.echo_path import (
+    EARLIEST_SAMPLES,
+    LATEST_SAMPLES,
+    DelayEstimate,
+    estimate_delay,
+    peak_correlation,
+)
 from voxcli.errors import AudioDeviceError, missing_extra
 
 if TYPE_CHECKING:
     from livekit.rtc import AudioProcessingModule
 
-FRAME_SAMPLES = SAMPLE_RATE // 100  # the canceller takes 10 ms, no more and no less
-LAG_SAMPLES = 128  # by which it holds its output back: a block and an overlap of 64 samples each
+FRAME_SAMPLES = SAMPLE_RATE // 100  # The canceller processes frames of exactly 10 ms.
+LAG_SAMPLES = 128  # The canceller's delay: a block and an overlap of 64 samples each.
 
-# It finds the echo by itself, but was seen to lose one at 0 ms and from 500 ms on: what was played is then moved
-# until the echo is well inside. Inside it is left alone, for each move costs a new canceller.
-INSIDE_MS = (10.0, 350.0)
-MOVED_TO_MS = 40.0
+# The canceller finds the echo's delay itself, but failed in tests at 0 ms and from 500 ms on. Outside the first range,
+# the reference is shifted until the delay is the second value. Inside, it stays: each shift needs a new canceller.
+GOOD_DELAY_MS = (10.0, 350.0)
+SHIFTED_DELAY_MS = 40.0
 
-WINDOW_SAMPLES = 4 * SAMPLE_RATE  # for one measurement of the delay
-REFRESH_SAMPLES = 2 * SAMPLE_RATE  # between two measurements: each costs some milliseconds
-PART_SAMPLES = SAMPLE_RATE  # taken at a time of a long block, so that measuring keeps pace
-# Where nothing comes back (headphones), the canceller would take the beginning of what is said over a reply for echo:
-# in the first seconds it made a voice 25 dB fainter. So it is passed by once what was played FAR_SAMPLES long has not
-# come back NEAR_SAMPLES long, which hides no delay that is looked for; an echo that is measured brings it back.
+WINDOW_SAMPLES = 4 * SAMPLE_RATE  # The length of one delay measurement.
+REFRESH_SAMPLES = 2 * SAMPLE_RATE  # The interval between measurements, each of which takes some milliseconds.
+PART_SAMPLES = SAMPLE_RATE  # Longer blocks are processed in parts, so that measurements keep pace.
+# Without an echo (headphones), the canceller takes the start of an interruption for echo: in the first seconds it made
+# a voice 25 dB fainter. So it is bypassed once FAR_SAMPLES of playback have returned nothing within NEAR_SAMPLES, which
+# covers every delay that is searched. A measured echo ends the bypass.
 FAR_SAMPLES = SAMPLE_RATE * 4 // 10
 NEAR_SAMPLES = FAR_SAMPLES + LATEST_SAMPLES
-FAR_POWER = 1e-4  # -40 dBFS: played loud enough that its echo would be heard
-NEAR_POWER = 1e-6  # -60 dBFS: below it no voice-activity gate opens
-ECHO_POWER = 10**-4.5  # of what was played: an echo of -45 dB
-REHEARSAL_SAMPLES = 2 * SAMPLE_RATE  # a new canceller hears them first: it has converged when it takes over
+FAR_POWER = 1e-4  # -40 dBFS: playback this loud has an audible echo.
+NEAR_POWER = 1e-6  # -60 dBFS: below it, the voice gate finds no voice.
+ECHO_POWER = 10**-4.5  # The power of an echo of -45 dB, relative to the playback.
+CONVERGENCE_SAMPLES = 2 * SAMPLE_RATE  # A new canceller processes these first, so that it has converged when used.
 
-# What the devices hold back on both sides beyond what they name is up to 0.2 s, and a living room takes 0.2 s more
-# until what is left of a word is no speech to a voice-activity detector.
+# Both devices buffer up to 0.2 s more than they report. A living room takes another 0.2 s until a voice-activity
+# detector no longer finds speech in the reverberation.
 TAIL_MS = 400
 
-LOOP_TURNS = 3  # one may be alike by chance, or because somebody repeats the reply
-# Over three seconds: echoes of a room 0.45 to 0.90, what a canceller that fails lets through 0.45 to 0.66; the same
-# voice with other words at most 0.14, somebody who talks over an echo of -8 dB at most 0.24.
-LOOP_LIKENESS = 0.33
+LOOP_TURNS = 3  # One turn may match by chance, or because somebody repeats the reply.
+# The peak correlation over three seconds was 0.45 to 0.90 for echoes in a room and 0.45 to 0.66 for the output of a
+# failing canceller; at most 0.14 for the same voice with other words and 0.24 for a talker over an echo of -8 dB.
+LOOP_CORRELATION = 0.33
 LOOP_SAMPLES = 3 * SAMPLE_RATE
 
-# A device asks for sound in bursts: so much has to be there before the microphone gets to it. Less than the 100 ms
-# that the output holds ready, or an echo would come before its sound.
+# A device takes sound in bursts, so the reference is kept this far ahead of the microphone. This is less than the
+# 100 ms that the output buffers; otherwise an echo would precede its reference.
 AHEAD_SAMPLES = SAMPLE_RATE * 80 // 1000
-SLIP_SAMPLES = SAMPLE_RATE  # a device that is further ahead than any buffer: the microphone stood still
+SLIP_SAMPLES = SAMPLE_RATE  # A reference further ahead than any buffer means that the microphone paused.
 
 Setting = Literal["auto", "on", "off"]
 
 
 class Timeline:
-    """The last seconds of a stream, by position; what was never written is silence."""
+    """The last seconds of a stream, addressed by position; positions never written are silence."""
 
     def __init__(self, kept_seconds: float) -> None:
         self._ring = np.zeros(round(kept_seconds * SAMPLE_RATE), np.float32)
         self._end = 0
 
     def write(self, position: int, samples: Samples) -> None:
-        """Put samples of shape (n,) at a position; over older ones, or beyond the end with silence between."""
+        """Write samples of shape (n,) at a position, over older ones; silence fills a gap after the end."""
         end = position + len(samples)
         if end > self._end:
             self._ring[self._indices(max(self._end, end - len(self._ring)), end)] = 0
@@ -76,10 +81,11 @@ class Timeline:
         if oldest < end:
             self._ring[self._indices(oldest, end)] = samples[oldest - position :]
 
-    def follow(self, position: int, samples: Samples) -> None:
-        """Append what another clock delivers in uneven pieces, silence included; the microphone is at `position`.
+    def append_playback(self, position: int, samples: Samples) -> None:
+        """Append playback, silence included, that a device takes in bursts; the microphone is at `position`.
 
-        Pieces that come too late for the microphone, or after it stood still, begin anew AHEAD_SAMPLES before it.
+        Playback that is too late for the microphone, or comes after the microphone paused, is written AHEAD_SAMPLES
+        after `position`.
         """
         if self._end > position + SLIP_SAMPLES:
             self._ring[:] = 0
@@ -99,23 +105,27 @@ class Timeline:
 
 
 class EchoCanceller:
-    """Takes the echo out of what the microphone hears.
+    """Removes the echo from the microphone's signal.
 
-    The caller writes `played` before the microphone's samples of the same position come, mostly by `follow`. By how
-    much the echo comes later is measured, from a tenth of a second before to a second after.
+    The caller writes `played` before it passes the microphone's samples of the same position. The echo's delay is
+    measured, in a range from -0.1 to 1 second.
     """
 
     def __init__(self, played: Timeline, *, suppress_noise: bool = False) -> None:
-        """Load it. Noise suppression takes some 10 dB more, and something of the voice with it: off.
+        """Load the canceller.
+
+        Args:
+            played: the playback, by the microphone's positions.
+            suppress_noise: attenuates noise by about 10 dB, and parts of the voice too.
 
         Raises:
             AudioDeviceError: the extra is not installed, or its library does not load.
         """
-        self.delay: DelayEstimate | None = None  # the last sure one
+        self.delay: DelayEstimate | None = None  # The last reliable estimate.
         self._suppress_noise = suppress_noise
         self._played = played
-        self._nothing_comes_back = False
-        self._shift = 0  # samples that `played` is moved by
+        self._bypassed = False  # No echo returns.
+        self._shift = 0  # The shift of the reference, in samples.
         self._microphone = Timeline(WINDOW_SAMPLES / SAMPLE_RATE)
         self._position = 0
         self._measured_at = 0
@@ -123,10 +133,10 @@ class EchoCanceller:
         self._module = self._new_module()
 
     def clean(self, samples: Samples) -> Samples:
-        """Return the next samples of the microphone without echo.
+        """Return the microphone's next samples without echo.
 
-        Sample k that ever comes out is sample k that ever went in. It comes LAG_SAMPLES later, and whole frames
-        at a time: with blocks that are multiples of FRAME_SAMPLES, nothing else is held back.
+        Output sample k is input sample k without its echo, delayed by LAG_SAMPLES. Only whole frames are processed:
+        blocks that are no multiples of FRAME_SAMPLES are delayed further.
 
         Args:
             samples: shape (n,), any n.
@@ -137,45 +147,44 @@ class EchoCanceller:
         pending = np.concatenate((self._pending, samples))
         whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
         self._pending = pending[whole:]
-        parts = [
-            self._clean(pending[first : min(whole, first + PART_SAMPLES)]) for first in range(0, whole, PART_SAMPLES)
-        ]
+        starts = range(0, whole, PART_SAMPLES)
+        parts = [self._clean_frames(pending[start : min(whole, start + PART_SAMPLES)]) for start in starts]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def set_delay(self, seconds: float) -> None:
-        """Say how long what is written to `played` takes to come back through the microphone."""
+        """Set the delay between `played` and its echo in the microphone."""
         delay = round(seconds * SAMPLE_RATE)
-        earliest, latest = (round(limit * SAMPLE_RATE / 1000) for limit in INSIDE_MS)
+        earliest, latest = (round(limit * SAMPLE_RATE / 1000) for limit in GOOD_DELAY_MS)
         if earliest <= delay - self._shift <= latest:
             return
-        self._shift = delay - round(MOVED_TO_MS * SAMPLE_RATE / 1000)
+        self._shift = delay - round(SHIFTED_DELAY_MS * SAMPLE_RATE / 1000)
         self._module = self._new_module()
-        self._cancel(max(0, self._position - REHEARSAL_SAMPLES), self._position)
+        self._cancel(max(0, self._position - CONVERGENCE_SAMPLES), self._position)
 
-    def _clean(self, frames: Samples) -> Samples:
+    def _clean_frames(self, frames: Samples) -> Samples:
         start, self._position = self._position, self._position + len(frames)
         self._microphone.write(start, frames)
         cancelled = self._cancel(start, self._position)
-        self._nothing_comes_back = self._nothing_comes_back or self._is_free_of_echo()
-        if self._nothing_comes_back:
+        self._bypassed = self._bypassed or self._is_free_of_echo()
+        if self._bypassed:
             cancelled = self._microphone.read(start - LAG_SAMPLES, self._position - LAG_SAMPLES)
         cleaned = cancelled[max(0, LAG_SAMPLES - start) :]
         if self._position - self._measured_at >= REFRESH_SAMPLES:
             self._measured_at = self._position
-            self._measure()
+            self._measure_delay()
         return cleaned
 
-    def _measure(self) -> None:
+    def _measure_delay(self) -> None:
         start = self._position - WINDOW_SAMPLES
         played = self._played.read(start - LATEST_SAMPLES, self._position + EARLIEST_SAMPLES)
         estimate = estimate_delay(played, self._microphone.read(start, self._position))
-        if estimate.sure:
-            self._nothing_comes_back = False
+        if estimate.is_reliable:
+            self._bypassed = False
             self.delay = estimate
             self.set_delay(estimate.delay_ms / 1000)
 
     def _is_free_of_echo(self) -> bool:
-        """Say whether something was played loud and the microphone was quiet for as long as its echo may take."""
+        """Tell whether loud playback has returned no echo within the longest delay."""
         since = self._position - NEAR_SAMPLES
         if since < 0:
             return False
@@ -189,17 +198,17 @@ class EchoCanceller:
         from livekit.rtc import AudioFrame
 
         played = _to_int16(self._played.read(start - self._shift, stop - self._shift))
-        heard = _to_int16(self._microphone.read(start, stop))
+        captured = _to_int16(self._microphone.read(start, stop))
         try:
             for frame in range(0, stop - start, FRAME_SAMPLES):
                 window = slice(frame, frame + FRAME_SAMPLES)
-                far, near = bytearray(played[window].tobytes()), bytearray(heard[window].tobytes())
+                far, near = bytearray(played[window].tobytes()), bytearray(captured[window].tobytes())
                 self._module.process_reverse_stream(AudioFrame(far, SAMPLE_RATE, 1, FRAME_SAMPLES))
                 self._module.process_stream(AudioFrame(near, SAMPLE_RATE, 1, FRAME_SAMPLES))
-                heard[window] = np.frombuffer(near, np.int16)
+                captured[window] = np.frombuffer(near, np.int16)
         except RuntimeError as error:
             raise AudioDeviceError(f"the echo canceller fails: {error}", hint='set echo = "off"') from error
-        return heard.astype(np.float32) / np.float32(32768)
+        return captured.astype(np.float32) / np.float32(32768)
 
     def _new_module(self) -> "AudioProcessingModule":
         try:
@@ -208,12 +217,12 @@ class EchoCanceller:
             return AudioProcessingModule(
                 echo_cancellation=True, high_pass_filter=True, noise_suppression=self._suppress_noise
             )
-        except ImportError as error:  # also where its library does not load
+        except ImportError as error:  # Also raised where its library does not load.
             raise missing_extra(AudioDeviceError, "Echo cancellation", "echo") from error
 
 
 def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | None, str]:
-    """Return the canceller, or None for half-duplex, and a notice for the user (or "").
+    """Return the echo canceller, or None for half-duplex, and a notice for the user or "".
 
     Raises:
         AudioDeviceError: the setting is "on" and the extra is missing.
@@ -234,14 +243,14 @@ def _to_int16(samples: Samples) -> NDArray[np.int16]:
 
 
 class HalfDuplex:
-    """Says when the microphone may be listened to: not while something plays, nor for a tail after it."""
+    """Ignores the microphone during playback and for `tail_ms` after it."""
 
     def __init__(self, *, tail_ms: int = TAIL_MS) -> None:
         self._tail_samples = tail_ms * SAMPLE_RATE // 1000
         self._shut_until = 0
 
     def is_open(self, position: int, *, playing: bool) -> bool:
-        """Say it for the sample at `position`; asked for each block, in their order."""
+        """Tell whether the microphone counts at `position`; called for each block, in order."""
         if playing:
             self._shut_until = position + self._tail_samples
             return False
@@ -249,27 +258,27 @@ class HalfDuplex:
 
 
 class LoopBreaker:
-    """Finds that the program answers itself: turns in a row that are what was just played."""
+    """Detects that the program answers itself: consecutive turns that match the playback."""
 
     def __init__(self) -> None:
-        self._row = 0
-        self.broken = False
+        self._echoes = 0  # Consecutive turns that were an echo.
+        self._is_reported = False
 
     def answers_itself(self, clip: Samples, start: int, played: Timeline) -> bool:
-        """Take a turn; return True once, when it is time for half-duplex.
+        """Check the next turn; return True once, when LOOP_TURNS consecutive turns were echoes.
 
-        A turn that starts more than a second after playback is alike to nothing, and ends the row.
+        A turn that starts more than a second after playback matches nothing, so it resets the count.
 
         Args:
             clip: the turn's utterance, shape (n,), as it left the canceller.
             start: the position of its first sample.
-            played: has to reach back to a second before it.
+            played: the playback, from one second before `start` on.
         """
-        heard = clip[:LOOP_SAMPLES]
-        around = played.read(start - LATEST_SAMPLES, start + len(heard) + EARLIEST_SAMPLES)
-        alike = len(heard) > 0 and likeness(around, heard) >= LOOP_LIKENESS
-        self._row = self._row + 1 if alike else 0
-        if self.broken or self._row < LOOP_TURNS:
+        beginning = clip[:LOOP_SAMPLES]
+        around = played.read(start - LATEST_SAMPLES, start + len(beginning) + EARLIEST_SAMPLES)
+        is_echo = len(beginning) > 0 and peak_correlation(around, beginning) >= LOOP_CORRELATION
+        self._echoes = self._echoes + 1 if is_echo else 0
+        if self._is_reported or self._echoes < LOOP_TURNS:
             return False
-        self.broken = True
+        self._is_reported = True
         return True

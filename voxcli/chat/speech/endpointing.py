@@ -1,19 +1,18 @@
-"""Where utterances begin, pause, go on and end, in a stream of frames and speech probabilities.
+"""Endpointing: finds where utterances start, pause, resume and end in a stream of frames and speech probabilities.
 
-Pure: it counts samples, and has no clock and no threads: one owns an `Endpointer`. It knows nothing of
-words, of what an utterance is used for, or of who speaks.
+It counts samples and uses no clock. An `Endpointer` belongs to one thread.
 
-A clip begins up to `pre_roll_ms` before the first voiced frame, never inside the clip before it, and
-reaches to where the pause or the end was decided: the silence that was waited for is part of it. So
-clips are stretches of the stream as it came, and the clip of a pause is how the utterance's clip begins.
+A clip starts up to `pre_roll_ms` before the first voiced frame, but never inside the clip before it. It ends where the
+pause or the end was detected, so it includes the silence before that. Clips are unmodified stretches of the stream,
+and the clip of a pause is a prefix of the utterance's clip.
 
-The defaults, measured with Silero on 32 ms frames:
+The defaults were measured with Silero on frames of 32 ms:
 
-- 200 ms of voice begin an utterance: 7 frames, which "it", "hi" and "no" reach (7 and more, three
-  voices); 120 ms cut from speech are at most 6, and noise and clicks of 120 ms none.
-- 200 ms of silence are a pause and 600 ms the end: an engine with audio after 0.4 s is hidden in between.
-  350 ms put into sentences are 290 to 480 ms to Silero. In real conversations silence alone cuts off
-  55.6 % of turns after 300 ms and 21.7 % after 600 ms (livekit/eot-bench).
+- 200 ms of voice, 7 frames, start an utterance. "it", "hi" and "no" in three voices have 7 frames or more; 120 ms cut
+  from speech have at most 6, and noise and clicks of 120 ms none.
+- 200 ms of silence are a pause, and 600 ms end the utterance. The time between hides the latency of an engine that
+  produces audio after 0.4 s. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real conversations,
+  silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench).
 - 2000 ms end a turn that the end-of-turn model calls incomplete, as in speech-to-speech.
 """
 
@@ -36,28 +35,28 @@ from voxcli.chat.speech.voice_gate import VoiceGate
 from voxcli.errors import ConfigError
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
-GAP_MS = 40  # unvoiced, within speech: one frame of 32 ms does not break it, two do
-RESUME_MS = 50  # voiced, in an open utterance: two frames are speech again, one is a blip
-PIECE_SECONDS = 5.0  # by which an utterance grows until that is told; the window of an audio encoder is 30 s
-WARNING_SECONDS = 10.0  # before the limit of an utterance; a quarter of it where that is less
+GAP_MS = 40  # The longest unvoiced gap within speech: one frame of 32 ms, but not two.
+RESUME_MS = 50  # Voice that resumes an open utterance: two frames, but not one.
+PIECE_SECONDS = 5.0  # The interval of `SpeechGoesOn`; an audio encoder's window is 30 s.
+WARNING_SECONDS = 10.0  # The warning's time before the limit, or a quarter of the limit where that is less.
 
 
 @dataclass(frozen=True)
 class EndpointingSettings:
-    """When an utterance begins and ends. Settings that contradict each other raise a ConfigError."""
+    """When an utterance starts and ends. Settings that contradict each other raise a ConfigError."""
 
-    threshold: float = 0.5  # probability at which a frame becomes voice; Silero's own
-    off_threshold: float = 0.35  # below it voice is over
-    min_speech_ms: int = 200  # of voice begin an utterance, or reopen one that had ended
-    barge_in_ms: int = 300  # of voice do so while a reply plays, and never less than min_speech_ms
-    speculate_after_ms: int = 200  # are a pause
-    min_silence_ms: int = 600  # are the end
-    max_silence_ms: int = 2000  # are the end where the end-of-turn model says "incomplete"
-    pre_roll_ms: int = 500  # kept from before the first voiced frame, for quiet onsets
-    reopen_ms: int = 5000  # after the end in which speech can go on; what comes later is another thought
-    max_utterance_seconds: float = 120.0  # of a clip, pre-roll included
-    speculative_replies: bool = True  # tell pauses, which drafts and the end-of-turn model need
-    by_voice: bool = True  # False: only `begin` opens an utterance (push-to-talk)
+    threshold: float = 0.5  # The probability at which voice starts; Silero's default.
+    off_threshold: float = 0.35  # The probability below which voice ends.
+    min_speech_ms: int = 200  # Voice that starts an utterance, or reopens one that has ended.
+    barge_in_ms: int = 300  # The same while a reply plays; at least min_speech_ms counts.
+    speculate_after_ms: int = 200  # Silence that is a pause.
+    min_silence_ms: int = 600  # Silence that ends an utterance.
+    max_silence_ms: int = 2000  # The same where the end-of-turn model answers "incomplete".
+    pre_roll_ms: int = 500  # Audio kept from before the first voiced frame, for quiet onsets.
+    reopen_ms: int = 5000  # The time after the end in which speech continues the utterance.
+    max_utterance_seconds: float = 120.0  # The longest clip, pre-roll included.
+    speculative_replies: bool = True  # Report pauses, for speculative replies and the end-of-turn model.
+    by_voice: bool = True  # False: only `begin` opens an utterance (push-to-talk).
 
     def __post_init__(self) -> None:
         if not 0 < self.off_threshold <= self.threshold <= 1:
@@ -74,16 +73,16 @@ class EndpointingSettings:
 
 
 class Endpointer:
-    """Turns frames into the events of utterances: `push` each, and pass on what it returns.
+    """Turns frames into the events of utterances.
 
-    Between `SpeechStarted` and `SpeechEnded` an utterance is open. After the end its audio is kept, and
-    speech reopens it (`SpeechResumed`), until `commit`, `reopen_ms`, or a clip at its limit.
+    An utterance is open between `SpeechStarted` and `SpeechEnded`. After its end, its audio is kept and speech reopens
+    it (`SpeechResumed`), until `commit`, until `reopen_ms` have passed, or until its clip reaches the limit.
     """
 
     def __init__(self, settings: EndpointingSettings) -> None:
         self._settings = settings
-        self._limit = int(settings.max_utterance_seconds * SAMPLE_RATE)
-        self._tape = _Tape(start=0)
+        self._limit_samples = int(settings.max_utterance_seconds * SAMPLE_RATE)
+        self._buffer = _AudioBuffer(start=0)
         self._gate = VoiceGate(settings.threshold, settings.off_threshold)
         self._burst: _Burst | None = None
         self._utterance: _Utterance | None = None
@@ -95,77 +94,82 @@ class Endpointer:
 
     @property
     def kept_samples(self) -> int:
-        """How much audio is held, in samples: at most an utterance at its limit."""
-        return len(self._tape)
+        """The audio kept, in samples; at most the longest utterance."""
+        return len(self._buffer)
 
     def push(self, samples: Samples, probability: float, playing: bool) -> list[EndpointEvent]:
-        """Take the next frame of the stream, and say what it changes.
+        """Process the next frame and return the events that it causes.
 
-        samples: one frame at SAMPLE_RATE, shape (n,); it is copied
-        probability: that it has speech, 0 to 1
-        playing: a reply is heard meanwhile: `barge_in_ms` holds, and the noise floor does not learn
+        Args:
+            samples: one frame at SAMPLE_RATE, shape (n,); it is copied.
+            probability: of speech in it, 0 to 1.
+            playing: whether a reply plays; if so, `barge_in_ms` applies and the noise floor does not adapt.
         """
-        self._tape.append(samples)
-        self._gate.hear(samples, probability, learn=not playing)
-        self._follow_voice(len(samples))
-        events = self._follow(self._open, len(samples)) if self._open else self._wait(len(samples), playing)
-        self._forget()
+        self._buffer.append(samples)
+        self._gate.update(samples, probability, adapt=not playing)
+        self._update_burst(len(samples))
+        if self._open:
+            events = self._continue_utterance(self._open, len(samples))
+        else:
+            events = self._wait_for_speech(len(samples), playing)
+        self._trim_to_pre_roll()
         return events
 
     def begin(self) -> list[EndpointEvent]:
-        """Open an utterance at once, voice or not; no silence ends it, only `flush` or the limit does.
+        """Open an utterance at once, with or without voice; only `flush` or the limit ends it.
 
-        An utterance that is open already goes on so; one that had ended is not reopened, since what was
-        said with the key up was not meant to be heard. `SpeechStarted.start` is where the key went down.
+        An utterance that is already open is held open too. One that has ended is not reopened: speech with the key
+        released is not meant for the program. `SpeechStarted.start` is where the key was pressed.
         """
         self.commit()
         if self._utterance:
             self._utterance.held = True
             return []
-        start, self._burst = self._tape.end, None  # voice counts anew from the key
-        self._forget()
+        start, self._burst = self._buffer.end, None  # Voice counts from the key press on.
+        self._trim_to_pre_roll()
         self._utterance = _Utterance(start, start, self._settings.min_silence_ms, held=True)
         return [SpeechStarted(start)]
 
     def flush(self) -> list[EndpointEvent]:
-        """End the open utterance now and for good; nothing happens where none is open.
+        """End the open utterance, if any, so that speech can't reopen it.
 
-        Where `begin` opened it and no voice came, `SpeechEnded.last_voiced` is `SpeechStarted.start`.
+        Where `begin` opened it and no voice followed, `SpeechEnded.last_voiced` is `SpeechStarted.start`.
         """
-        return [self._end_for_good(self._open)] if self._open else []
+        return [self._end_finally(self._open)] if self._open else []
 
-    def ends_early(self, complete: bool) -> list[EndpointEvent]:
-        """Take an end-of-turn model's verdict on the present pause.
+    def apply_verdict(self, complete: bool) -> list[EndpointEvent]:
+        """Apply the end-of-turn model's verdict on the present pause.
 
-        Complete: it is the end. Incomplete: the end is after `max_silence_ms`, unless speech goes on.
+        A complete utterance ends now. An incomplete one ends after `max_silence_ms`, unless speech resumes.
         """
         utterance, settings = self._open, self._settings
         if utterance is None or not utterance.paused:
             return []
         utterance.silence_ms = settings.speculate_after_ms if complete else settings.max_silence_ms
-        return [] if self._burst else self._follow_silence(utterance)
+        return [] if self._burst else self._on_silence(utterance)
 
     def commit(self) -> bool:
-        """Let go of an utterance that has ended: it can't be reopened any more.
+        """Make the end of the last utterance final, so that speech can't reopen it.
 
-        True: nothing is open, so what was said is settled. False: an utterance is open, the one that had
-        ended or another, and is left alone: the speaker goes on.
+        Returns:
+            False if an utterance is open, because the user is still speaking; it is left alone.
         """
         if self._utterance is None:
             return True
         if self._utterance.ended_at is None:
             return False
-        self._tape.forget_before(self._utterance.ended_at)
+        self._buffer.drop_before(self._utterance.ended_at)
         self._utterance = None
-        self._forget()
+        self._trim_to_pre_roll()
         return True
 
     def reset(self, skipped: int = 0) -> None:
-        """Forget what was heard, an open utterance too, without an event; the noise floor stays.
+        """Drop all audio, and an open utterance, without an event; keep the noise floor.
 
-        skipped: samples of the stream that were not listened to (muted) and will not be pushed.
+        Args:
+            skipped: samples of the stream that will not be pushed, because the microphone was muted.
         """
-        self._tape = _Tape(self._tape.end + skipped)
+        self._buffer = _AudioBuffer(self._buffer.end + skipped)
         self._gate.close()
         self._burst = self._utterance = None
 
@@ -175,12 +179,12 @@ class Endpointer:
 
     @property
     def _onset(self) -> int:
-        """Where an utterance that opened now would start."""
-        return self._burst.start if self._burst and self._settings.by_voice else self._tape.end
+        """The start of an utterance that would open now."""
+        return self._burst.start if self._burst and self._settings.by_voice else self._buffer.end
 
-    def _follow_voice(self, frame_samples: int) -> None:
-        """Begin, lengthen or break the run of voice."""
-        end = self._tape.end
+    def _update_burst(self, frame_samples: int) -> None:
+        """Start, extend or end the present burst of voice."""
+        end = self._buffer.end
         if self.voiced:
             self._burst = self._burst or _Burst(start=end - frame_samples, end=end)
             self._burst.end = end
@@ -188,9 +192,9 @@ class Endpointer:
         elif self._burst and end - self._burst.end > GAP_MS * SAMPLES_PER_MS:
             self._burst = None
 
-    def _wait(self, frame_samples: int, playing: bool) -> list[EndpointEvent]:
-        """Whether there is enough voice to open an utterance, or to reopen the one that ended."""
-        if not self._reopens(frame_samples):
+    def _wait_for_speech(self, frame_samples: int, playing: bool) -> list[EndpointEvent]:
+        """Open an utterance, or reopen the last one, once there is enough voice."""
+        if not self._can_reopen(frame_samples):
             self.commit()
         burst, settings = self._burst, self._settings
         needed_ms = max(settings.barge_in_ms, settings.min_speech_ms) if playing else settings.min_speech_ms
@@ -201,53 +205,53 @@ class Endpointer:
         self._utterance = _Utterance(burst.start, burst.end, settings.min_silence_ms)
         return [SpeechStarted(burst.start)]
 
-    def _reopens(self, frame_samples: int) -> bool:
-        """Whether an utterance has ended that voice from here on, or the present voice, would reopen."""
+    def _can_reopen(self, frame_samples: int) -> bool:
+        """Tell whether the present voice, or voice from now on, would reopen the last utterance."""
         if self._utterance is None or self._utterance.ended_at is None:
             return False
         in_time = self._onset - self._utterance.ended_at <= self._settings.reopen_ms * SAMPLES_PER_MS
-        return in_time and len(self._tape) + frame_samples <= self._limit
+        return in_time and len(self._buffer) + frame_samples <= self._limit_samples
 
-    def _follow(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
-        events = self._follow_speech(utterance, self._burst) if self._burst else self._follow_silence(utterance)
+    def _continue_utterance(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
+        events = self._on_voice(utterance, self._burst) if self._burst else self._on_silence(utterance)
         if utterance.ended_at is None:
-            events += self._grown(utterance) + self._near_limit(utterance, frame_samples)
+            events += self._report_growth(utterance) + self._check_limit(utterance, frame_samples)
         return events
 
-    def _grown(self, utterance: "_Utterance") -> list[EndpointEvent]:
-        pieces = int(len(self._tape) / (PIECE_SECONDS * SAMPLE_RATE))
-        if utterance.paused or pieces <= utterance.pieces:
+    def _report_growth(self, utterance: "_Utterance") -> list[EndpointEvent]:
+        pieces = int(len(self._buffer) / (PIECE_SECONDS * SAMPLE_RATE))
+        if utterance.paused or pieces <= utterance.reported_pieces:
             return []
-        utterance.pieces = pieces
-        return [SpeechGoesOn(self._tape.clip())]
+        utterance.reported_pieces = pieces
+        return [SpeechGoesOn(self._buffer.clip())]
 
-    def _follow_speech(self, utterance: "_Utterance", burst: "_Burst") -> list[EndpointEvent]:
+    def _on_voice(self, utterance: "_Utterance", burst: "_Burst") -> list[EndpointEvent]:
         if burst.voiced < RESUME_MS * SAMPLES_PER_MS:
             return []
         utterance.last_voiced = burst.end
         return [self._resume(utterance, burst)] if utterance.paused else []
 
-    def _follow_silence(self, utterance: "_Utterance") -> list[EndpointEvent]:
-        silence = self._tape.end - utterance.last_voiced
+    def _on_silence(self, utterance: "_Utterance") -> list[EndpointEvent]:
+        silence = self._buffer.end - utterance.last_voiced
         if silence >= utterance.silence_ms * SAMPLES_PER_MS and not utterance.held:
             return [self._end(utterance)]
         spoken = utterance.last_voiced > utterance.start
-        draft = self._settings.speculative_replies and silence >= self._settings.speculate_after_ms * SAMPLES_PER_MS
-        if utterance.paused or not (spoken and draft):
+        is_pause = self._settings.speculative_replies and silence >= self._settings.speculate_after_ms * SAMPLES_PER_MS
+        if utterance.paused or not (spoken and is_pause):
             return []
         utterance.paused = True
-        return [SpeechPaused(self._tape.clip(), utterance.last_voiced)]
+        return [SpeechPaused(self._buffer.clip(), utterance.last_voiced)]
 
-    def _near_limit(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
-        """Warn, then end where the next frame has no room; what follows is the next utterance's."""
-        if len(self._tape) + frame_samples > self._limit:
-            ended = self._end_for_good(utterance)
+    def _check_limit(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
+        """Warn shortly before the limit; end the utterance where the next frame does not fit."""
+        if len(self._buffer) + frame_samples > self._limit_samples:
+            ended = self._end_finally(utterance)
             return [ended, *self.begin()] if utterance.held else [ended]
-        warning = max(self._limit - WARNING_SECONDS * SAMPLE_RATE, 0.75 * self._limit)
-        if utterance.warned or len(self._tape) < warning:
+        warning = max(self._limit_samples - WARNING_SECONDS * SAMPLE_RATE, 0.75 * self._limit_samples)
+        if utterance.warned or len(self._buffer) < warning:
             return []
         utterance.warned = True
-        return [SpeechTooLong(len(self._tape) / SAMPLE_RATE)]
+        return [SpeechTooLong(len(self._buffer) / SAMPLE_RATE)]
 
     def _resume(self, utterance: "_Utterance", burst: "_Burst") -> SpeechResumed:
         utterance.ended_at, utterance.paused = None, False
@@ -255,46 +259,46 @@ class Endpointer:
         return SpeechResumed(burst.start)
 
     def _end(self, utterance: "_Utterance") -> SpeechEnded:
-        utterance.ended_at, utterance.paused = self._tape.end, False
-        return SpeechEnded(self._tape.clip(), utterance.last_voiced, self._tape.end)
+        utterance.ended_at, utterance.paused = self._buffer.end, False
+        return SpeechEnded(self._buffer.clip(), utterance.last_voiced, self._buffer.end)
 
-    def _end_for_good(self, utterance: "_Utterance") -> SpeechEnded:
-        """End it so that nothing reopens it; voice that goes on counts anew from here."""
+    def _end_finally(self, utterance: "_Utterance") -> SpeechEnded:
+        """End an utterance so that nothing reopens it; later voice counts from here on."""
         ended, self._burst = self._end(utterance), None
         self.commit()
         return ended
 
-    def _forget(self) -> None:
-        """Where there is no utterance, keep the pre-roll of the next one."""
+    def _trim_to_pre_roll(self) -> None:
+        """Drop audio before the next utterance's pre-roll, where no utterance is kept."""
         if self._utterance is None:
-            self._tape.forget_before(self._onset - self._settings.pre_roll_ms * SAMPLES_PER_MS)
+            self._buffer.drop_before(self._onset - self._settings.pre_roll_ms * SAMPLES_PER_MS)
 
 
 @dataclass
 class _Burst:
-    """Voice without a break, in positions of the stream."""
+    """Voice without interruption, in positions of the stream."""
 
     start: int
-    end: int  # of its last voiced frame
-    voiced: int = 0  # samples of its voiced frames
+    end: int  # The end of the last voiced frame.
+    voiced: int = 0  # The samples of all voiced frames.
 
 
 @dataclass
 class _Utterance:
-    """An utterance that is open or can be reopened; its clip is the whole tape."""
+    """An utterance that is open or can be reopened; its clip is the whole buffer."""
 
     start: int
     last_voiced: int
-    silence_ms: int  # that ends it
-    held: bool = False  # silence does not end it
-    paused: bool = False  # its pause was told
-    pieces: int = 0  # of its audio, told
+    silence_ms: int  # Silence that ends it.
+    held: bool = False  # Silence does not end it.
+    paused: bool = False  # `SpeechPaused` was reported.
+    reported_pieces: int = 0  # Pieces of PIECE_SECONDS that were reported.
     warned: bool = False
     ended_at: int | None = None
 
 
-class _Tape:
-    """The stream's last stretch, without a hole; `start` and `end` are positions in the stream."""
+class _AudioBuffer:
+    """The last stretch of the stream, without gaps; `start` and `end` are positions in the stream."""
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
@@ -307,7 +311,7 @@ class _Tape:
         self._pieces.append(np.array(samples, np.float32))
         self.end += len(samples)
 
-    def forget_before(self, position: int) -> None:
+    def drop_before(self, position: int) -> None:
         while self._pieces and self.start + len(self._pieces[0]) <= position:
             self.start += len(self._pieces.popleft())
         if self._pieces and self.start < position:
@@ -315,5 +319,5 @@ class _Tape:
             self.start = position
 
     def clip(self) -> AudioClip:
-        """Return all of it; what is appended later does not change the clip."""
+        """Return all audio as a clip, which later changes of the buffer do not affect."""
         return AudioClip(np.concatenate([np.empty(0, np.float32), *self._pieces]))

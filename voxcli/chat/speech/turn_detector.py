@@ -1,11 +1,10 @@
-"""Whether a person has finished, by how it sounded: the end-of-turn model Smart Turn v3.2.
+"""Predicts the end of turn from sound alone, with the model Smart Turn v3.2.
 
-The package pipecat-ai carries the model, and its file is all that is taken: imported, the package would
-bring two dozen others, write to stderr and change asyncio. The model goes by the sound alone. It knows
-no text, and this module nothing of pauses or of what is done with a verdict.
+The package pipecat-ai contains the model. Only the model's file is read: importing the package would load two dozen
+others, write to stderr and change asyncio.
 
-The silence at a clip's end is to be short, 200 ms as its makers have it. Of thirteen synthetic questions,
-7, 8 and 11 were called complete after 100, 200 and 400 ms, and 19, 36 and 54 of the 65 cuts inside them too.
+A clip should end with a short silence; the model's authors use 200 ms. After 100, 200 and 400 ms, the model called 7,
+8 and 11 of thirteen synthetic questions complete, and also 19, 36 and 54 of 65 fragments of them.
 """
 
 from collections.abc import Callable
@@ -18,20 +17,20 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.engines.embedded.weights import FindPackage, installed_package
 from voxcli.errors import ModelError, missing_extra
 
-MODEL = "audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx"  # in the package
-INSTALL = "pip install --no-deps pipecat-ai==1.14.0"  # a version that carries this model
-COMPLETE_PROBABILITY = 0.5  # above it, as in the package's analyzer
+MODEL = "audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx"  # Path in the package.
+INSTALL = "pip install --no-deps pipecat-ai==1.14.0"  # A version that contains this model.
+COMPLETE_PROBABILITY = 0.5  # The threshold of the package's analyzer.
 
-# What the model takes: Whisper's log-mel spectrogram (openai/whisper, audio.py) of the last 8 s.
+# The model's input is Whisper's log-mel spectrogram (openai/whisper, audio.py) of the last 8 s.
 WINDOW_SAMPLES = 8 * SAMPLE_RATE
 FFT_SAMPLES, HOP_SAMPLES, MELS = 400, 160, 80
-DECADES = 8.0  # of power below the loudest are told apart
+DECADES = 8.0  # The dynamic range below the loudest value, in powers of ten.
 
 
 def load(find: FindPackage = installed_package) -> Callable[[AudioClip], bool]:
-    """Load the model; return what says whether an utterance, heard up to its first pause, is complete.
+    """Load the model; return a function that tells whether an utterance, up to a pause in it, is complete.
 
-    That takes a clip at SAMPLE_RATE and raises a ValueError for any other. It keeps no state, and any
+    The function takes a clip at SAMPLE_RATE and raises a ValueError for any other rate. It keeps no state, and any
     thread may call it.
 
     Raises:
@@ -40,15 +39,15 @@ def load(find: FindPackage = installed_package) -> Callable[[AudioClip], bool]:
     package = find("pipecat")
     try:
         import onnxruntime
-    except ImportError as error:  # also where its library does not load
+    except ImportError as error:  # Also raised where its library does not load.
         raise missing_extra(ModelError, "The end-of-turn model", "smart-turn") from error
     if package is None:
         raise missing_extra(ModelError, "The end-of-turn model", "smart-turn")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # a draft begins at the same time
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # A speculative reply starts at the same time.
     try:
         session = onnxruntime.InferenceSession(package / MODEL, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
+    except Exception as error:  # onnxruntime's errors share no base class.
         raise ModelError(f"the end-of-turn model {package / MODEL} can't be loaded", hint=INSTALL) from error
 
     def is_complete(clip: AudioClip) -> bool:
@@ -59,10 +58,12 @@ def load(find: FindPackage = installed_package) -> Callable[[AudioClip], bool]:
 
 
 def features(clip: AudioClip) -> Samples:
-    """Return what the model is given of a clip: float32, shape (MELS, WINDOW_SAMPLES // HOP_SAMPLES).
+    """Return the model's input for a clip: float32, shape (MELS, WINDOW_SAMPLES // HOP_SAMPLES).
 
-    What is shorter than the window stands at its end, and silence before it. Samples that are not finite
-    count as silence.
+    Silence is put before a clip that is shorter than the window. Samples that are not finite count as silence.
+
+    Raises:
+        ValueError: the clip is not mono at SAMPLE_RATE.
     """
     if clip.sample_rate != SAMPLE_RATE or clip.samples.ndim != 1:
         raise ValueError(f"a mono clip at {SAMPLE_RATE} Hz is needed")
@@ -80,7 +81,7 @@ def features(clip: AudioClip) -> Samples:
 def _mel_filters() -> NDArray[np.float64]:
     """Return Slaney's triangular filters of equal area, shape (MELS, FFT_SAMPLES // 2 + 1).
 
-    Their edges are evenly spaced in mels: 200/3 Hz each up to 1000 Hz, and from there 27 to a factor of 6.4.
+    The edges are evenly spaced in mels: one mel is 200/3 Hz up to 1000 Hz; above, 27 mels are a factor of 6.4.
     """
     nyquist_hertz = SAMPLE_RATE / 2
     highest_mel = 15 + 27 * np.log(nyquist_hertz / 1000) / np.log(6.4)

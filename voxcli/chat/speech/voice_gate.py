@@ -1,39 +1,38 @@
-"""Which frames are voice: likely speech that stands out from the room.
-
-Pure: it knows the present frame and how loud the room is, and nothing of utterances.
-"""
+"""Decides which frames are voice: probable speech that is louder than the room."""
 
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.audio.levels import dbfs
 
-MARGIN_DB = 6.0  # above the noise floor a frame can become voice; half of it, and it can stay voice
-RISE_DB = 2.0  # a second: slower than speech, whose gaps pull the floor down again
-FALL = 0.5  # of the way to a quieter frame, each frame
-QUIETEST_DBFS = -66.0  # of the floor: 6 dB above it no microphone has speech, unless its gain is wrong
-LOUDEST_DBFS = -30.0  # of the floor: whoever shouts is always heard
+MARGIN_DB = 6.0  # Voice starts this far above the noise floor, and continues down to half of it.
+RISE_DB_PER_SECOND = 2.0  # How fast the floor rises; gaps in speech lower it again.
+FALL = 0.5  # The share of the distance to a quieter frame that the floor falls in each frame.
+MIN_FLOOR_DBFS = -66.0  # With a correctly set gain, speech is more than 6 dB louder.
+MAX_FLOOR_DBFS = -30.0  # Shouting is detected even in a very loud room.
 
 
 class VoiceGate:
-    """Voice by probability, with a lower threshold to stay voice, and by level above the noise floor.
+    """Classifies frames by their speech probability and by their level above the noise floor.
 
-    The floor follows quieter frames at once and louder ones slowly, so that it learns the fan and not the
-    person. A voice as faint as the room, as from behind a wall, does not reach the margin. Nor may the
-    first frames of a soft word: whoever keeps a pre-roll has them. The floor begins at its quietest, so
-    that the first word is heard; a fan is learned in seconds, and is hardly ever taken for speech anyway.
+    Voice continues down to a lower probability than it needs to start. The floor falls fast and rises slowly, so it
+    adapts to a fan but not to a person. A voice as faint as the room, such as one behind a wall, stays below the
+    margin. So may the first frames of a soft word, which a pre-roll preserves. The floor starts at its minimum, so
+    the first word is detected; it adapts to a fan within seconds.
     """
 
     def __init__(self, threshold: float, off_threshold: float) -> None:
         self._threshold, self._off_threshold = threshold, off_threshold
-        self._floor_dbfs = QUIETEST_DBFS
-        self.voiced = False  # the last frame was voice
+        self._floor_dbfs = MIN_FLOOR_DBFS
+        self.voiced = False  # Whether the last frame was voice.
 
-    def hear(self, samples: Samples, probability: float, *, learn: bool) -> None:
-        """Update `voiced`, and the floor where `learn`; a frame that is empty or not finite is no voice.
+    def update(self, samples: Samples, probability: float, *, adapt: bool) -> None:
+        """Classify the next frame; an empty frame or one that is not finite is not voice.
 
-        samples: one frame at SAMPLE_RATE, shape (n,)
-        probability: that it has speech, 0 to 1
+        Args:
+            samples: one frame at SAMPLE_RATE, shape (n,).
+            probability: of speech in it, 0 to 1.
+            adapt: whether the noise floor adapts to it.
         """
         power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else float("nan")
         if not np.isfinite(power):
@@ -42,14 +41,14 @@ class VoiceGate:
         level_dbfs = dbfs(power)
         needed, margin = (self._off_threshold, MARGIN_DB / 2) if self.voiced else (self._threshold, MARGIN_DB)
         self.voiced = probability >= needed and level_dbfs >= self._floor_dbfs + margin
-        if learn:
-            self._learn(level_dbfs, len(samples) / SAMPLE_RATE)
+        if adapt:
+            self._adapt_floor(level_dbfs, len(samples) / SAMPLE_RATE)
 
     def close(self) -> None:
-        """Call nothing voice until a frame reaches the upper threshold again."""
+        """End the voice; a frame has to reach the upper threshold to start it again."""
         self.voiced = False
 
-    def _learn(self, level_dbfs: float, seconds: float) -> None:
+    def _adapt_floor(self, level_dbfs: float, seconds: float) -> None:
         step = level_dbfs - self._floor_dbfs
-        floor = self._floor_dbfs + (step * FALL if step < 0 else min(step, RISE_DB * seconds))
-        self._floor_dbfs = min(max(floor, QUIETEST_DBFS), LOUDEST_DBFS)
+        floor = self._floor_dbfs + (step * FALL if step < 0 else min(step, RISE_DB_PER_SECOND * seconds))
+        self._floor_dbfs = min(max(floor, MIN_FLOOR_DBFS), MAX_FLOOR_DBFS)
