@@ -120,17 +120,9 @@ class Conversation:
             for response in (self._response, self._running, *self._waiting):
                 if response:
                     response.stop()
-        self._show(
-            SessionEnded(
-                len(self._latencies),
-                tuple(self._latencies),
-                self._listener.overruns,
-                self._listener.underruns,
-                self._dropped_speculative_replies,
-                self._memory.session.name,
-                self._memory.place,
-            )
-        )
+        latencies, listener, memory = tuple(self._latencies), self._listener, self._memory
+        counts = listener.overruns, listener.underruns, self._dropped_speculative_replies
+        self._show(SessionEnded(len(latencies), latencies, *counts, memory.session.name, memory.place))
 
     def _next_inbound(self) -> Inbound:
         while True:
@@ -149,8 +141,10 @@ class Conversation:
             case InboxMarker():
                 if inbound is self._discard_until:
                     self._discard_until = None
-            case ResponseEvent() | ResponseOver():
-                self._on_response(inbound)
+            case ResponseEvent(response, event):
+                self._on_response_event(response, event)
+            case ResponseOver(response, error):
+                self._on_response_over(response, error)
             case FirstAudio():
                 inbound.response.is_speaking = True
             case Interrupt():
@@ -164,20 +158,16 @@ class Conversation:
             case _:
                 self._show(inbound)
 
-    def _on_response(self, inbound: ResponseEvent | ResponseOver) -> None:
-        if isinstance(inbound, ResponseEvent):
-            self._on_response_event(inbound.response, inbound.event)
-        else:
-            self._on_response_over(inbound.response, inbound.error)
-
     def _finish(self) -> None:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""
         self._discard_utterance()
         self._stop_turn()
         while self._running:
             match self._next_inbound():
-                case ResponseEvent() | ResponseOver() as inbound:
-                    self._on_response(inbound)
+                case ResponseEvent(response, event):
+                    self._on_response_event(response, event)
+                case ResponseOver(response, error):
+                    self._on_response_over(response, error)
                 case Interrupt():
                     self.interrupted = True
                     return
