@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live_doubles import FakeEars, HeldSpeaker, StuckEngine, Talk
+from tests.support.live_doubles import FakeListener, HeldSpeaker, RunningConversation, StuckEngine
 from tests.support.turns import nothing_hangs, raising
 from voxcli.chat.conversation import ConversationOptions
 from voxcli.chat.events import LiveEvent, SessionEnded, TurnTaken
@@ -26,21 +26,21 @@ RAIN = ["It rains.", " Take a coat."]
 # Keys.
 
 
-def speaking(talk: Talk) -> None:
-    talk.said()
-    talk.journal.wait(lambda: "speaking" in talk.journal.states())
+def speaking(live: RunningConversation) -> None:
+    live.utterance()
+    live.journal.wait(lambda: "speaking" in live.journal.states())
 
 
 def test_i_interrupts_the_reply() -> None:
-    with Talk(FakeEngine([RAIN]), HeldSpeaker()) as talk:
-        speaking(talk)
-        commits = talk.fake_ears.commits
-        talk.press("i")
-        talk.journal.wait_for(TurnTaken)
-        talk.catch_up()
-        assert talk.journal.states()[-2:] == ["speaking", "listening"]
-        assert talk.fake_ears.commits > commits
-    assert talk.remembered == [("", True)]
+    with RunningConversation(FakeEngine([RAIN]), HeldSpeaker()) as live:
+        speaking(live)
+        commits = live.fake_listener.commits
+        live.press("i")
+        live.journal.wait_for(TurnTaken)
+        live.catch_up()
+        assert live.journal.states()[-2:] == ["speaking", "listening"]
+        assert live.fake_listener.commits > commits
+    assert live.remembered == [("", True)]
 
 
 class FakeKeys:
@@ -59,10 +59,10 @@ class FakeKeys:
 
 
 def test_keys_reach_the_conversation_and_a_defect_of_their_thread_ends_it() -> None:
-    talk = Talk(FakeEngine([RAIN]))
-    with talk, keys_posted(FakeKeys(Key(" ")), talk.inbox.put), pytest.raises(IndexError):
-        talk.join()
-    assert talk.fake_ears.told == [("mute", True)]
+    live = RunningConversation(FakeEngine([RAIN]))
+    with live, keys_posted(FakeKeys(Key(" ")), live.inbox.put), pytest.raises(IndexError):
+        live.join()
+    assert live.fake_listener.calls == [("mute", True)]
 
 
 def test_a_conversation_without_a_terminal_has_no_keys() -> None:
@@ -71,296 +71,298 @@ def test_a_conversation_without_a_terminal_has_no_keys() -> None:
         assert threading.active_count() == before
 
 
-def test_keys_that_interrupt_do_nothing_where_nothing_is_said() -> None:
-    with Talk(FakeEngine([RAIN])) as talk:
-        talk.press("i", "x", "\x1b")
-        talk.put(Key("q", "release"), Key(" ", "release"), Key(" ", "repeat"), Key("i", "repeat"))
-        talk.catch_up()
-        assert talk.journal.states() == ["listening"]
-        assert talk.fake_ears.told == []
+def test_keys_that_interrupt_do_nothing_without_a_reply() -> None:
+    with RunningConversation(FakeEngine([RAIN])) as live:
+        live.press("i", "x", "\x1b")
+        live.put(Key("q", "release"), Key(" ", "release"), Key(" ", "repeat"), Key("i", "repeat"))
+        live.catch_up()
+        assert live.journal.states() == ["listening"]
+        assert live.fake_listener.calls == []
 
 
-def test_q_ends_it_and_what_was_heard_is_remembered() -> None:
+def test_q_ends_it_and_the_spoken_text_is_remembered() -> None:
     speaker = HeldSpeaker()
-    with Talk(FakeEngine([RAIN]), speaker) as talk:
-        speaking(talk)
+    with RunningConversation(FakeEngine([RAIN]), speaker) as live:
+        speaking(live)
         speaker.position = 0.4
-        talk.press("q")
-        talk.join()
-    assert talk.remembered == [("It", True)]
-    assert talk.ended == SessionEnded(1, talk.ended.latencies, 0, 0, 0, None, None)
-    assert not talk.conversation.interrupted
+        live.press("q")
+        live.join()
+    assert live.remembered == [("It", True)]
+    assert live.ended == SessionEnded(1, live.ended.latencies, 0, 0, 0, None, None)
+    assert not live.conversation.interrupted
 
 
-def test_what_is_heard_after_q_begins_nothing() -> None:
+def test_speech_after_q_starts_nothing() -> None:
     engine = FakeEngine([RAIN])
-    with Talk(engine) as talk:
-        with talk.at_once():
-            talk.press("q")
-            talk.started()
-            talk.paused()
-            talk.finished()
-        talk.join()
-    assert (engine.asked, talk.remembered) == ([], [])
+    with RunningConversation(engine) as live:
+        with live.at_once():
+            live.press("q")
+            live.speech_started()
+            live.speech_paused()
+            live.speech_ended()
+        live.join()
+    assert (engine.asked, live.remembered) == ([], [])
 
 
-def test_q_in_a_pause_forgets_the_draft() -> None:
+def test_q_in_a_pause_drops_the_speculative_reply() -> None:
     engine = StuckEngine([RAIN])
-    with Talk(engine, FakeSpeaker()) as talk:
-        talk.started()
-        talk.paused()
+    with RunningConversation(engine, FakeSpeaker()) as live:
+        live.speech_started()
+        live.speech_paused()
         engine.wait_until_asked()
-        talk.press("q")
+        live.press("q")
         engine.go_on.release(2)
-        talk.join()
-    assert talk.remembered == []
-    assert (talk.ended.turns, talk.ended.dropped_speculative_replies) == (0, 1)
+        live.join()
+    assert live.remembered == []
+    assert (live.ended.turns, live.ended.dropped_speculative_replies) == (0, 1)
 
 
-def test_overruns_and_underruns_are_told_at_the_end() -> None:
-    with Talk(FakeEngine([]), ears=FakeEars(overruns=3, underruns=2)) as talk:
-        talk.press("q")
-        talk.join()
-    assert (talk.ended.overruns, talk.ended.underruns) == (3, 2)
+def test_overruns_and_underruns_are_reported_at_the_end() -> None:
+    with RunningConversation(FakeEngine([]), listener=FakeListener(overruns=3, underruns=2)) as live:
+        live.press("q")
+        live.join()
+    assert (live.ended.overruns, live.ended.underruns) == (3, 2)
 
 
 def test_ctrl_c_interrupts_the_reply_and_twice_ends() -> None:
-    with Talk(FakeEngine([RAIN]), HeldSpeaker()) as talk:
-        speaking(talk)
-        talk.put(Interrupt())
-        talk.journal.wait_for(TurnTaken)
-        assert talk.notices == ["Ctrl-C again ends the conversation"]
-        talk.put(Interrupt())
-        talk.join()
-    assert talk.conversation.interrupted
-    assert talk.remembered == [("", True)]
+    with RunningConversation(FakeEngine([RAIN]), HeldSpeaker()) as live:
+        speaking(live)
+        live.put(Interrupt())
+        live.journal.wait_for(TurnTaken)
+        assert live.notices == ["Ctrl-C again ends the conversation"]
+        live.put(Interrupt())
+        live.join()
+    assert live.conversation.interrupted
+    assert live.remembered == [("", True)]
 
 
 def test_ctrl_c_once_is_no_end() -> None:
-    with Talk(FakeEngine([RAIN])) as talk:
-        talk.put(Interrupt())
-        talk.said()
-        talk.journal.wait_for(TurnTaken)
-    assert not talk.conversation.interrupted
-    assert talk.remembered == [("It rains. Take a coat.", False)]
+    with RunningConversation(FakeEngine([RAIN])) as live:
+        live.put(Interrupt())
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
+    assert not live.conversation.interrupted
+    assert live.remembered == [("It rains. Take a coat.", False)]
 
 
 def test_ctrl_c_while_it_ends_waits_for_no_engine() -> None:
     engine = StuckEngine([RAIN])
-    talk = Talk(engine)
-    with talk:
-        talk.said()
+    live = RunningConversation(engine)
+    with live:
+        live.utterance()
         engine.wait_until_asked()
-        talk.press("q")
-        talk.put(Interrupt())
-        talk.journal.wait_for(SessionEnded)
+        live.press("q")
+        live.put(Interrupt())
+        live.journal.wait_for(SessionEnded)
         assert engine.active == 1
         engine.go_on.release(1)
-        talk.join()
-    assert talk.conversation.interrupted
+        live.join()
+    assert live.conversation.interrupted
 
 
 def test_space_mutes() -> None:
     engine = FakeEngine([RAIN])
-    with Talk(engine) as talk:
-        talk.started()
-        with talk.at_once():
-            talk.press(" ")
-            talk.finished()  # was on its way
-        talk.catch_up()
-        assert talk.journal.states() == ["listening", "hearing", "muted"]
-        talk.press(" ")
-        talk.catch_up()
-        assert talk.journal.states()[-1] == "listening"
-        assert talk.fake_ears.told == [("mute", True), ("mute", False)]
+    with RunningConversation(engine) as live:
+        live.speech_started()
+        with live.at_once():
+            live.press(" ")
+            live.speech_ended()  # was on its way
+        live.catch_up()
+        assert live.journal.states() == ["listening", "hearing", "muted"]
+        live.press(" ")
+        live.catch_up()
+        assert live.journal.states()[-1] == "listening"
+        assert live.fake_listener.calls == [("mute", True), ("mute", False)]
         assert engine.asked == []
-        talk.said()
-        talk.journal.wait_for(TurnTaken)
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
 
 
-def test_space_in_a_pause_drops_the_draft() -> None:
+def test_space_in_a_pause_drops_the_speculative_reply() -> None:
     engine = StuckEngine([RAIN])
-    with Talk(engine) as talk:
-        talk.started()
-        talk.paused()
+    with RunningConversation(engine) as live:
+        live.speech_started()
+        live.speech_paused()
         engine.wait_until_asked()
-        talk.press(" ")
-        talk.catch_up()
+        live.press(" ")
+        live.catch_up()
         engine.go_on.release(1)
-    assert talk.ended.dropped_speculative_replies == 1
-    assert talk.remembered == []
+    assert live.ended.dropped_speculative_replies == 1
+    assert live.remembered == []
 
 
 def test_muted_while_it_speaks_it_is_muted_afterwards() -> None:
     speaker = HeldSpeaker()
-    with Talk(FakeEngine([RAIN]), speaker) as talk:
-        speaking(talk)
-        talk.press(" ")
-        talk.catch_up()
-        assert talk.journal.states()[-1] == "speaking"
-        assert talk.notices == ["the microphone is muted"]
+    with RunningConversation(FakeEngine([RAIN]), speaker) as live:
+        speaking(live)
+        live.press(" ")
+        live.catch_up()
+        assert live.journal.states()[-1] == "speaking"
+        assert live.notices == ["the microphone is muted"]
         speaker.finish.set()
-        talk.journal.wait_for(TurnTaken)
-        talk.catch_up()
-        assert talk.journal.states()[-1] == "muted"
+        live.journal.wait_for(TurnTaken)
+        live.catch_up()
+        assert live.journal.states()[-1] == "muted"
 
 
 def test_a_line_can_be_typed() -> None:
     engine = FakeEngine([RAIN])
-    told_before: list[tuple[str, bool]] = []
+    calls_before: list[tuple[str, bool]] = []
 
     def read_line() -> str:
-        told_before.extend(talk.fake_ears.told)
+        calls_before.extend(live.fake_listener.calls)
         return "  Will it rain? "
 
-    talk = Talk(engine, FakeSpeaker(), read_line=read_line)
-    with talk:
-        talk.press("t")
-        taken = talk.journal.wait_for(TurnTaken)
+    live = RunningConversation(engine, FakeSpeaker(), read_line=read_line)
+    with live:
+        live.press("t")
+        taken = live.journal.wait_for(TurnTaken)
     assert taken.ended.turn.user == "Will it rain?"
     assert taken.clip is None
-    assert told_before == [("mute", True)]
-    assert talk.fake_ears.told[:2] == [("mute", True), ("mute", False)]
+    assert calls_before == [("mute", True)]
+    assert live.fake_listener.calls[:2] == [("mute", True), ("mute", False)]
 
 
 @pytest.mark.parametrize("line", ["", "  \t"])
 def test_an_empty_line_asks_nothing(line: str) -> None:
     engine = FakeEngine([RAIN])
-    with Talk(engine, read_line=lambda: line) as talk:
-        talk.press("t")
-        talk.catch_up()
-        assert talk.fake_ears.told == [("mute", True), ("mute", False)]
+    with RunningConversation(engine, read_line=lambda: line) as live:
+        live.press("t")
+        live.catch_up()
+        assert live.fake_listener.calls == [("mute", True), ("mute", False)]
     assert engine.asked == []
 
 
-def test_what_was_being_said_when_a_line_is_typed_is_forgotten() -> None:
+def test_typing_a_line_discards_the_open_utterance() -> None:
     engine = FakeEngine([["Draft."], ["Typed."]])
-    with Talk(engine, read_line=lambda: "Hello") as talk:
-        talk.started()
-        talk.paused(4000)
-        talk.until(lambda: len(engine.asked) == 1)
-        with talk.at_once():
-            talk.press("t")
-            talk.finished()  # was on its way
-        talk.journal.wait_for(TurnTaken)
-        talk.catch_up()
-        assert talk.journal.states()[-1] == "listening"
-    assert [taken.ended.turn.user for taken in talk.taken] == ["Hello"]
+    with RunningConversation(engine, read_line=lambda: "Hello") as live:
+        live.speech_started()
+        live.speech_paused(4000)
+        live.until(lambda: len(engine.asked) == 1)
+        with live.at_once():
+            live.press("t")
+            live.speech_ended()  # was on its way
+        live.journal.wait_for(TurnTaken)
+        live.catch_up()
+        assert live.journal.states()[-1] == "listening"
+    assert [taken.ended.turn.user for taken in live.taken] == ["Hello"]
 
 
 def test_typing_leaves_a_muted_microphone_muted() -> None:
-    with Talk(FakeEngine([RAIN]), read_line=lambda: "Hello") as talk:
-        talk.press(" ", "t")
-        talk.journal.wait_for(TurnTaken)
-        talk.catch_up()
-        assert talk.fake_ears.told[-1] == ("mute", True)
-        assert talk.journal.states() == ["listening", "muted", "thinking", "muted"]
+    with RunningConversation(FakeEngine([RAIN]), read_line=lambda: "Hello") as live:
+        live.press(" ", "t")
+        live.journal.wait_for(TurnTaken)
+        live.catch_up()
+        assert live.fake_listener.calls[-1] == ("mute", True)
+        assert live.journal.states() == ["listening", "muted", "thinking", "muted"]
 
 
-def test_r_says_the_last_reply_again() -> None:
+def test_r_repeats_the_last_reply() -> None:
     engine, speaker = FakeEngine([RAIN]), FakeSpeaker()
-    with Talk(engine, speaker) as talk:
-        talk.said()
-        talk.journal.wait_for(TurnTaken)
+    with RunningConversation(engine, speaker) as live:
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
         once = speaker.position
-        talk.press("r")
-        talk.journal.wait(lambda: talk.journal.states().count("listening") == 3)
+        live.press("r")
+        live.journal.wait(lambda: live.journal.states().count("listening") == 3)
     assert speaker.position == pytest.approx(2 * once)
     assert len(engine.asked) == 1
-    assert (len(talk.taken), talk.ended.turns) == (1, 1)
-    assert talk.remembered == [("It rains. Take a coat.", False)]
+    assert (len(live.taken), live.ended.turns) == (1, 1)
+    assert live.remembered == [("It rains. Take a coat.", False)]
 
 
-def test_r_says_what_was_heard_of_the_reply_that_it_interrupts() -> None:
+def test_r_repeats_the_spoken_text_of_the_reply_that_it_interrupts() -> None:
     speaker = HeldSpeaker()
-    with Talk(FakeEngine([["Older."], RAIN]), speaker) as talk:
+    with RunningConversation(FakeEngine([["Older."], RAIN]), speaker) as live:
         speaker.finish.set()
-        talk.said()
-        talk.journal.wait_for(TurnTaken)
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
         speaker.finish.clear()
-        talk.said()
-        talk.journal.wait(lambda: talk.journal.states().count("speaking") == 2)
-        talk.until(lambda: speaker.clips == 3)
+        live.utterance()
+        live.journal.wait(lambda: live.journal.states().count("speaking") == 2)
+        live.until(lambda: speaker.clips == 3)
         speaker.position += 0.95
-        talk.press("r")
-        talk.journal.wait(lambda: talk.journal.states().count("speaking") == 3)
-    assert talk.remembered == [("Older.", False), ("It rains.", True)]
-    assert [delta.text for delta in talk.journal.of(ReplyDelta)][-1] == "It rains."
+        live.press("r")
+        live.journal.wait(lambda: live.journal.states().count("speaking") == 3)
+    assert live.remembered == [("Older.", False), ("It rains.", True)]
+    assert [delta.text for delta in live.journal.of(ReplyDelta)][-1] == "It rains."
 
 
-def test_r_without_a_reply_says_nothing() -> None:
+def test_r_without_a_reply_plays_nothing() -> None:
     speaker = FakeSpeaker()
-    with Talk(FakeEngine([]), speaker) as talk:
-        talk.press("r")
-        talk.journal.wait(lambda: talk.journal.states().count("listening") == 2)
+    with RunningConversation(FakeEngine([]), speaker) as live:
+        live.press("r")
+        live.journal.wait(lambda: live.journal.states().count("listening") == 2)
     assert speaker.queued == 0
-    assert talk.ended.turns == 0
+    assert live.ended.turns == 0
 
 
 # Push-to-talk.
 
 
 def test_space_begins_and_ends_an_utterance() -> None:
-    with Talk(FakeEngine([RAIN]), options=ConversationOptions(push_to_talk="toggle")) as talk:
-        talk.press(" ")
-        talk.put(Key(" ", "release"))
-        talk.press(" ")
-        talk.catch_up()
-        assert talk.fake_ears.told == [("talk", True), ("talk", False)]
+    with RunningConversation(FakeEngine([RAIN]), options=ConversationOptions(push_to_talk="toggle")) as live:
+        live.press(" ")
+        live.put(Key(" ", "release"))
+        live.press(" ")
+        live.catch_up()
+        assert live.fake_listener.calls == [("push_to_talk", True), ("push_to_talk", False)]
 
 
 def test_space_is_held() -> None:
-    with Talk(FakeEngine([RAIN]), options=ConversationOptions(push_to_talk="hold")) as talk:
-        talk.put(Key(" "), Key(" ", "repeat"), Key(" ", "repeat"))
-        talk.catch_up()
-        assert talk.fake_ears.told == [("talk", True)]
-        talk.put(Key(" ", "release"))
-        talk.catch_up()
-        assert talk.fake_ears.told == [("talk", True), ("talk", False)]
+    with RunningConversation(FakeEngine([RAIN]), options=ConversationOptions(push_to_talk="hold")) as live:
+        live.put(Key(" "), Key(" ", "repeat"), Key(" ", "repeat"))
+        live.catch_up()
+        assert live.fake_listener.calls == [("push_to_talk", True)]
+        live.put(Key(" ", "release"))
+        live.catch_up()
+        assert live.fake_listener.calls == [("push_to_talk", True), ("push_to_talk", False)]
 
 
 def test_the_key_to_talk_stops_the_reply() -> None:
-    with Talk(FakeEngine([RAIN]), HeldSpeaker(), options=ConversationOptions(push_to_talk="toggle")) as talk:
-        speaking(talk)
-        talk.press(" ")
-        talk.journal.wait_for(TurnTaken)
-    assert talk.remembered == [("", True)]
+    with RunningConversation(
+        FakeEngine([RAIN]), HeldSpeaker(), options=ConversationOptions(push_to_talk="toggle")
+    ) as live:
+        speaking(live)
+        live.press(" ")
+        live.journal.wait_for(TurnTaken)
+    assert live.remembered == [("", True)]
 
 
-def test_nothing_said_is_no_turn() -> None:
+def test_an_utterance_without_voice_is_no_turn() -> None:
     engine = FakeEngine([RAIN])
-    with Talk(engine, options=ConversationOptions(push_to_talk="hold")) as talk:
-        talk.started()
-        talk.finished(0)
-        talk.catch_up()
-        assert talk.journal.states() == ["listening", "hearing", "listening"]
+    with RunningConversation(engine, options=ConversationOptions(push_to_talk="hold")) as live:
+        live.speech_started()
+        live.speech_ended(0)
+        live.catch_up()
+        assert live.journal.states() == ["listening", "hearing", "listening"]
     assert engine.asked == []
-    assert talk.notices == ["nothing was heard"]
+    assert live.notices == ["nothing was heard"]
 
 
-def test_what_is_shown_is_shown_by_the_thread_that_runs_it() -> None:
+def test_events_are_shown_on_the_thread_that_runs_the_conversation() -> None:
     threads: set[str] = set()
 
     def show(_: LiveEvent) -> None:
         threads.add(threading.current_thread().name)
 
-    with Talk(FakeEngine([RAIN]), FakeSpeaker(), show=show) as talk:
-        talk.said()
-        talk.journal.wait_for(TurnTaken)
+    with RunningConversation(FakeEngine([RAIN]), FakeSpeaker(), show=show) as live:
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
     assert threads == {"conversation"}
 
 
-def test_a_session_says_where_it_is(tmp_path: Path) -> None:
+def test_the_last_event_names_the_session_and_its_store(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         memory = Memory.resumed(store, "kitchen", "")
-        with Talk(FakeEngine([]), memory=memory) as talk:
-            talk.press("q")
-            talk.join()
-        assert (talk.ended.session, talk.ended.store) == ("kitchen", str(store.path))
+        with RunningConversation(FakeEngine([]), memory=memory) as live:
+            live.press("q")
+            live.join()
+        assert (live.ended.session, live.ended.store) == ("kitchen", str(store.path))
 
 
-def test_a_session_that_is_not_stored_is_nowhere() -> None:
-    with Talk(FakeEngine([]), memory=Memory(Session())) as talk:
-        talk.press("q")
-        talk.join()
-    assert (talk.ended.session, talk.ended.store) == (None, None)
+def test_the_last_event_names_no_store_for_an_unnamed_session() -> None:
+    with RunningConversation(FakeEngine([]), memory=Memory(Session())) as live:
+        live.press("q")
+        live.join()
+    assert (live.ended.session, live.ended.store) == (None, None)

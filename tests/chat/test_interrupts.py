@@ -87,7 +87,7 @@ def test_an_interrupt_between_deltas_ends_the_reply_there(at: int, speaks: bool)
         (2.75, "It rains today. Take a coat."),
     ],
 )
-def test_memory_is_what_was_heard(seconds: float, heard: str) -> None:
+def test_memory_is_the_spoken_text(seconds: float, heard: str) -> None:
     events = list(turn_events(FakeEngine([REPLY]), speaker=FakeSpeaker(limit=seconds)))
     assert ended(events).turn == Turn(QUESTION.placeholder, heard, interrupted=True)
 
@@ -99,7 +99,7 @@ def test_scripts_without_blanks_are_cut_between_characters() -> None:
 
 @given(replies, st.integers(1, 12), st.floats(0, 20))
 @example("One two three.", 3, 0.75)
-def test_what_was_heard_is_the_beginning_of_the_reply_up_to_the_end_of_a_word(
+def test_the_spoken_text_is_the_beginning_of_the_reply_up_to_the_end_of_a_word(
     text: str, size: int, seconds: float
 ) -> None:
     speaker, spoken = FakeSpeaker(limit=seconds), SpokenText()
@@ -130,7 +130,7 @@ def test_an_interrupt_at_any_moment_leaves_a_beginning_of_any_reply(text: str, a
 
 
 @pytest.mark.parametrize("position", [0.0, 1.0])
-def test_a_speaker_that_drops_the_rest_of_a_clip_does_not_make_it_heard(position: float) -> None:
+def test_the_rest_of_a_clip_that_the_speaker_drops_is_not_spoken_text(position: float) -> None:
     def stop(interrupt: threading.Event) -> None:  # in the midst of a clip: the rest never counts as queued
         speaker.queued = speaker.position = position
         interrupt.set()
@@ -157,7 +157,7 @@ def test_an_interrupt_before_the_first_clip_is_before_any_sound() -> None:
     assert ended(events).turn.reply == ""
 
 
-def test_an_interrupt_while_the_end_is_awaited_leaves_what_was_heard() -> None:
+def test_an_interrupt_while_the_end_is_awaited_leaves_the_spoken_text() -> None:
     def cut_off(interrupt: threading.Event) -> None:
         speaker.position = 2.0
         interrupt.set()

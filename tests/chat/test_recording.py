@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_turn_becomes_a_recording_and_a_record(tmp_path: Path) -> None:
+def test_a_turn_is_written_as_wav_and_json(tmp_path: Path) -> None:
     Recording(tmp_path / "a" / "b").keep(taken(7))
     folder = tmp_path / "a" / "b"
     assert names(folder) == ["turn-0001.json", "turn-0001.wav"]
@@ -52,7 +52,7 @@ def test_a_turn_becomes_a_recording_and_a_record(tmp_path: Path) -> None:
     }
 
 
-def test_what_was_typed_has_no_sound(tmp_path: Path) -> None:
+def test_a_typed_turn_has_no_wav(tmp_path: Path) -> None:
     recording = Recording(tmp_path)
     recording.keep(taken(1, None, "Hello"))
     recording.keep(taken(2))
@@ -90,14 +90,14 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             Recording(folder)
 
 
-def test_a_folder_that_goes_away_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_goes_away_is_an_error(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "said")
     (tmp_path / "said").rmdir()
     with pytest.raises(VoxError, match=r"can't record to .*said: No such file"):
         recording.keep(taken())
 
 
-def test_a_name_with_control_characters_is_told_safely(tmp_path: Path) -> None:
+def test_control_characters_of_a_name_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "a\x1b[2J").touch()
     with pytest.raises(ConfigError) as caught:
         Recording(tmp_path / "a\x1b[2J")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.support.hearing import Clean, FakeMicrophone, detect, silence, voice
-from tests.support.live_doubles import HeldSpeaker, Talk
+from tests.support.listener_harness import FakeMicrophone, PassThroughCanceller, detect, silence, voice
+from tests.support.live_doubles import HeldSpeaker, RunningConversation
 from tests.support.turns import nothing_hangs
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.speaker import ReferenceTap
@@ -103,11 +103,11 @@ class Conversing:
             self.speaker,
             detect,
             Endpointer(EndpointingSettings()),
-            Clean(),
+            PassThroughCanceller(),
             Timeline(10.0),
             inbox.put,
         )
-        self.talk = Talk(self.engine, self.speaker, ears=self.listener, inbox=inbox)
+        self.live = RunningConversation(self.engine, self.speaker, listener=self.listener, inbox=inbox)
         self.turns = self.interrupted = self.dropped_speculative_replies = 0
 
     def take_turns(self, count: int) -> None:
@@ -116,7 +116,7 @@ class Conversing:
 
     def _take_turn(self, number: int) -> None:
         """Some turns have a pause that is none, some a cough while the reply plays, some are interrupted."""
-        journal = self.talk.journal
+        journal = self.live.journal
         self.microphone.capture(voice(20))
         if number % 3 == 0:
             self.microphone.capture(silence(10))
@@ -139,11 +139,11 @@ class Conversing:
 
     def _count(self) -> None:
         assert not self.speaker.is_ducked
-        taken = self.talk.taken
+        taken = self.live.taken
         self.turns += len(taken)
         self.interrupted += sum(each.ended.turn.interrupted for each in taken)
         self.dropped_speculative_replies += sum(each.latency.dropped_speculative_replies for each in taken)
-        self.talk.journal.events.clear()
+        self.live.journal.events.clear()
 
 
 @contextmanager
@@ -152,9 +152,9 @@ def conversing() -> Iterator[Conversing]:
     conversing = Conversing()
     conversing.listener.start()
     try:
-        with conversing.talk:
-            conversing.talk.journal.wait(lambda: conversing.talk.journal.states() == ["listening"])
-            conversing.talk.journal.events.clear()
+        with conversing.live:
+            conversing.live.journal.wait(lambda: conversing.live.journal.states() == ["listening"])
+            conversing.live.journal.events.clear()
             yield conversing
     finally:
         conversing.microphone.end()
@@ -164,22 +164,22 @@ def conversing() -> Iterator[Conversing]:
 
 def test_nothing_grows_over_three_hundred_turns() -> None:
     threads_before = threading.active_count()
-    with conversing() as talk:
-        talk.take_turns(SETTLED)
+    with conversing() as live:
+        live.take_turns(SETTLED)
         settled = figures()
         for turns in range(2 * SETTLED, TURNS + 1, SETTLED):
-            talk.take_turns(turns)
+            live.take_turns(turns)
             now = figures()
             assert (now.threads, now.files) == (settled.threads, settled.files)
-            assert now.traced_bytes - settled.traced_bytes <= BYTES_A_TURN * (talk.turns - SETTLED)
+            assert now.traced_bytes - settled.traced_bytes <= BYTES_A_TURN * (live.turns - SETTLED)
         assert now.pages <= GROWTH * settled.pages
-        assert [turn.reply for turn in talk.talk.memory.session.turns if not turn.interrupted] == ["Yes. No."] * (
-            talk.turns - talk.interrupted
+        assert [turn.reply for turn in live.live.memory.session.turns if not turn.interrupted] == ["Yes. No."] * (
+            live.turns - live.interrupted
         )
-        assert talk.turns == len(talk.talk.memory.session.turns) >= TURNS
-        assert talk.interrupted >= TURNS // 10
-        assert talk.dropped_speculative_replies >= TURNS // 5
+        assert live.turns == len(live.live.memory.session.turns) >= TURNS
+        assert live.interrupted >= TURNS // 10
+        assert live.dropped_speculative_replies >= TURNS // 5
         assert (
-            talk.turns <= talk.engine.passes <= talk.turns + talk.dropped_speculative_replies
+            live.turns <= live.engine.passes <= live.turns + live.dropped_speculative_replies
         )  # some were dropped unbegun
     assert threading.active_count() == threads_before

@@ -19,7 +19,7 @@ def test_the_engine_answers_once_in_the_session_and_no_longer_than_it_must() -> 
     warm_up(engine, session)
     ((asked, utterance),) = engine.asked
     assert asked == session
-    assert utterance.clip  # takes the whole way, the ears included
+    assert utterance.clip  # takes the whole way, the listener included
     assert counts == [0, 1]  # asked for the second piece, it saw the interrupt
     assert engine.settled == [session]  # without what it was asked to warm up
 
@@ -37,11 +37,11 @@ def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:
         assert said.read_text().splitlines() == ["Ready."]
 
 
-def test_a_voice_that_can_not_speak_is_told_before_ready() -> None:
+def test_a_voice_that_can_not_speak_is_an_error() -> None:
     with pytest.raises(SpeechError, match="gone"):
         warm_up(FakeEngine([["Hello"]]), Session(), FakeSynthesizer(error=SpeechError("gone")))
 
 
-def test_an_engine_that_can_not_answer_is_told_before_ready() -> None:
+def test_an_engine_that_can_not_answer_is_an_error() -> None:
     with pytest.raises(ModelError):
         warm_up(FakeEngine([ModelError("out of memory")]), Session())

@@ -1,4 +1,4 @@
-"""An end-pointer under test: audio that tells its own position, and what was made of it."""
+"""An endpointer under test, fed with samples whose values are their positions."""
 
 from collections.abc import Iterable
 
@@ -10,12 +10,12 @@ from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 
 FRAME = 512
 VOICE, SILENCE = 0.9, 0.05  # probabilities
-MIN_SPEECH_FRAMES = 7  # 200 ms and what is missing to a whole frame
+MIN_SPEECH_FRAMES = 7  # 200 ms, rounded up to whole frames
 PAUSE_FRAMES, END_FRAMES = 7, 19  # 200 and 600 ms
 
 
 class Listening:
-    """An end-pointer, fed with samples that are their own positions, and what it told."""
+    """An endpointer, fed with samples whose values are their positions, and the events that it returned."""
 
     def __init__(self, settings: EndpointingSettings | None = None) -> None:
         self.end_pointer = Endpointer(settings or EndpointingSettings())
@@ -23,7 +23,7 @@ class Listening:
         self.events: list[EndpointEvent] = []
 
     def hear(self, probability: float, frames: int = 1) -> list[EndpointEvent]:
-        """Push frames of one probability and return what they brought."""
+        """Push frames of one probability; return the events."""
         new: list[EndpointEvent] = []
         for _ in range(frames):
             ramp = np.arange(self.position, self.position + FRAME, dtype=np.float32)
@@ -41,7 +41,7 @@ class Listening:
 
 
 def span(clip: AudioClip) -> tuple[int, int]:
-    """Return the positions that a clip of ramps holds, once each and in order."""
+    """Return the first position in a clip and the one after its last; check that none is missing or doubled."""
     if not len(clip.samples):
         return 0, 0
     first = int(clip.samples[0])
@@ -50,5 +50,5 @@ def span(clip: AudioClip) -> tuple[int, int]:
 
 
 def kinds(events: Iterable[EndpointEvent]) -> list[type]:
-    """Return what happened, but for how long it went on."""
+    """Return the types of the events, without `SpeechGoesOn`."""
     return [type(event) for event in events if not isinstance(event, SpeechGoesOn)]

@@ -1,4 +1,4 @@
-"""Doubles of a live conversation's parts, and a conversation that runs on a thread of its own."""
+"""Doubles of a live conversation's parts, and a conversation that runs on its own thread."""
 
 import threading
 import time
@@ -26,13 +26,13 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.messages import Inbound, ListenerControl, SpeechEvent
-from voxcli.chat.response import FirstAudio, NotPrepared, Responder, ResponseEvent, ResponseOver
+from voxcli.chat.response import FirstAudio, Responder, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
 from voxcli.core.turn import Engine, PassReport, Speaker, SpeechOutput, Utterance
 
-PATIENCE_SECONDS = 30  # until a test that waits for what never comes fails
+PATIENCE_SECONDS = 30  # after which a test that still waits fails
 
 HOLD = Notice("hold")
 
@@ -40,7 +40,7 @@ E = TypeVar("E")
 
 
 class Journal:
-    """What was shown, for others to wait for."""
+    """Records the events that were shown, and lets tests wait for more."""
 
     def __init__(self) -> None:
         self.events: list[LiveEvent] = []
@@ -60,38 +60,38 @@ class Journal:
     def wait(self, done: Callable[[], bool]) -> None:
         with self._news:
             if not self._news.wait_for(done, PATIENCE_SECONDS):
-                raise AssertionError(f"it never came; shown was {self.events}")
+                raise AssertionError(f"the event did not come; these did: {self.events}")
 
     def wait_for(self, kind: type[E], count: int = 1) -> E:
-        """Wait until so many of a kind were shown; return the last of them."""
+        """Wait until `count` events of a kind were shown; return the last of them."""
         self.wait(lambda: len(self.of(kind)) >= count)
         return self.of(kind)[count - 1]
 
 
 @dataclass
-class FakeEars:
-    """ListenerControl that note what they are told."""
+class FakeListener:
+    """Implements `ListenerControl`; records the calls."""
 
-    is_open: bool = False  # the user speaks on
+    is_open: bool = False  # the user continues the utterance
     overruns: int = 0
     underruns: int = 0
     commits: int = 0
-    told: list[tuple[str, bool]] = field(default_factory=list)
+    calls: list[tuple[str, bool]] = field(default_factory=list)
 
     def commit(self) -> bool:
         self.commits += 1
         return not self.is_open
 
     def mute(self, muted: bool) -> None:
-        self.told.append(("mute", muted))
+        self.calls.append(("mute", muted))
 
-    def talk(self, talking: bool) -> None:
-        self.told.append(("talk", talking))
+    def push_to_talk(self, pressed: bool) -> None:
+        self.calls.append(("push_to_talk", pressed))
 
 
 @dataclass
 class HeldSpeaker:
-    """A speaker whose `position` the test moves; who waits, waits for the interrupt or for `finish`."""
+    """A speaker whose `position` the test sets; `wait` returns at the interrupt, or once `finish` is set."""
 
     position: float = 0.0
     queued: float = 0.0
@@ -118,15 +118,15 @@ def clip_of(samples: int, value: float = 0.1) -> AudioClip:
     return AudioClip(np.full(samples, value, np.float32))
 
 
-class Talk:
-    """A running conversation: put things into it, wait for what it shows."""
+class RunningConversation:
+    """A conversation on its own thread: put messages into its inbox, wait for the events that it shows."""
 
     def __init__(
         self,
         engine: Engine,
         speaker: Speaker | None = None,
         *,
-        ears: ListenerControl | None = None,
+        listener: ListenerControl | None = None,
         inbox: SimpleQueue[Inbound] | None = None,
         memory: Memory | None = None,
         options: ConversationOptions | None = None,
@@ -135,14 +135,14 @@ class Talk:
     ) -> None:
         self.inbox = inbox or SimpleQueue()
         self.journal = Journal()
-        self.fake_ears = FakeEars()
-        self.ears = ears or self.fake_ears
+        self.fake_listener = FakeListener()
+        self.listener = listener or self.fake_listener
         self.memory = memory or Memory(Session())
         self.error: BaseException | None = None
-        self.answering = Responder(
+        self.responder = Responder(
             engine,
             SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
-            self.ears.commit,
+            self.listener.commit,
             self._post,
         )
 
@@ -154,8 +154,8 @@ class Talk:
 
         self.conversation = Conversation(
             self.memory,
-            self.answering,
-            self.ears,
+            self.responder,
+            self.listener,
             self.inbox,
             shown,
             options or ConversationOptions(),
@@ -163,14 +163,14 @@ class Talk:
         )
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         self._held = threading.Semaphore(0)
-        self.attempts_over = 0
+        self.responses_over = 0
         self._barriers = 0
         self._position = 0
-        self.silent_seconds = 0.6  # since the last voiced sample, whenever something is heard
+        self.silent_seconds = 0.6  # from the last voiced sample to each speech event
 
-    def _post(self, inbound: ResponseEvent | FirstAudio | ResponseOver | NotPrepared) -> None:
+    def _post(self, inbound: ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed) -> None:
         self.inbox.put(inbound)
-        self.attempts_over += isinstance(inbound, ResponseOver)
+        self.responses_over += isinstance(inbound, ResponseOver)
 
     def _run(self) -> None:
         try:
@@ -179,12 +179,12 @@ class Talk:
             self.error = error
 
     def __enter__(self) -> Self:
-        self.answering.start()
+        self.responder.start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it as `q` does, if it has not ended yet; nothing of it runs on."""
+        """End the conversation with `q`, if it has not ended yet, and wait for its threads."""
         self.put(Key("q"))
         self.join()
 
@@ -196,7 +196,7 @@ class Talk:
             self.inbox.put(each)
 
     def catch_up(self) -> None:
-        """Wait until all that was put so far has been taken."""
+        """Wait until all messages put so far were handled."""
         self._barriers += 1
         barrier = Notice(f"barrier {self._barriers}")
         self.put(barrier)
@@ -204,13 +204,13 @@ class Talk:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """What is put within the context is all there before the conversation takes the first of it."""
+        """Put all messages of the context into the inbox before the conversation handles the first of them."""
         self.put(HOLD)
         yield
         self._held.release()
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Wait for what is not shown."""
+        """Wait for a condition that no event announces."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not done():
             assert time.monotonic() < deadline
@@ -222,7 +222,7 @@ class Talk:
 
     @property
     def notices(self) -> list[str]:
-        """What was noticed; not what the test put in for itself."""
+        """The notices, without those that this class put in."""
         return [each.text for each in self.journal.of(Notice) if not each.text.startswith(("barrier", "hold"))]
 
     @property
@@ -230,10 +230,10 @@ class Talk:
         return [(turn.reply, turn.interrupted) for turn in self.memory.session.turns]
 
     def join(self) -> None:
-        """Wait until the conversation has ended; raise what it raised."""
+        """Wait until the conversation has ended; raise its exception, if any."""
         self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive()
-        self.answering.finish()
+        self.responder.finish()
         error, self.error = self.error, None
         if error:
             raise error
@@ -244,34 +244,34 @@ class Talk:
         assert isinstance(last, SessionEnded)
         return last
 
-    # What the listener would say.
+    # Speech events.
 
-    def started(self) -> None:
+    def speech_started(self) -> None:
         self._position += 1000
-        self._hear(SpeechStarted(self._position))
+        self._put_speech(SpeechStarted(self._position))
 
-    def paused(self, samples: int = 8000) -> None:
-        self._hear(SpeechPaused(clip_of(samples), self._position + samples))
+    def speech_paused(self, samples: int = 8000) -> None:
+        self._put_speech(SpeechPaused(clip_of(samples), self._position + samples))
 
-    def resumed(self) -> None:
-        self._hear(SpeechResumed(self._position))
+    def speech_resumed(self) -> None:
+        self._put_speech(SpeechResumed(self._position))
 
-    def finished(self, samples: int = 16000) -> None:
+    def speech_ended(self, samples: int = 16000) -> None:
         at = self._position + samples
-        self._hear(SpeechEnded(clip_of(samples), at, at + 9600))
+        self._put_speech(SpeechEnded(clip_of(samples), at, at + 9600))
 
-    def said(self, samples: int = 16000) -> None:
-        """A whole utterance without a pause that was told."""
-        self.started()
-        self.finished(samples)
+    def utterance(self, samples: int = 16000) -> None:
+        """Put a whole utterance without a `SpeechPaused`."""
+        self.speech_started()
+        self.speech_ended(samples)
 
-    def _hear(self, event: EndpointEvent) -> None:
+    def _put_speech(self, event: EndpointEvent) -> None:
         self.put(SpeechEvent(event, time.monotonic() - self.silent_seconds))
 
 
 @dataclass
 class StuckEngine(Engine):
-    """An engine that stops before each delta until it is let go on; notes how many replies run at once."""
+    """An engine that stops before each delta until `go_on` is released; counts the replies that run at once."""
 
     replies: list[list[str]]
     name: str = "stuck"
@@ -307,8 +307,8 @@ class StuckEngine(Engine):
 
 
 @dataclass
-class UnsettledEngine(FakeEngine):
-    """An engine that can't read ahead."""
+class FailingPrefillEngine(FakeEngine):
+    """An engine that fails to prefill the history."""
 
     failure: Exception = field(default_factory=Exception)
 
@@ -316,6 +316,6 @@ class UnsettledEngine(FakeEngine):
         raise self.failure
 
 
-def heard_samples(engine: FakeEngine | StuckEngine) -> list[int]:
-    """Return how long the utterances were that the engine was asked about."""
+def utterance_samples(engine: FakeEngine | StuckEngine) -> list[int]:
+    """Return the lengths of the utterances that the engine was asked to answer, in samples."""
     return [len(utterance.clip.samples) for _, utterance in engine.asked if utterance.clip]

@@ -1,1 +1,1 @@
-"""What a live conversation needs beside the turn: audio devices."""
+"""The live conversation: its loop, listener, responses, audio devices, keyboard and views."""

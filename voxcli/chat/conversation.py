@@ -1,15 +1,14 @@
-"""The live conversation: what was heard, typed or pressed goes in, events for views come out.
+"""The live conversation: speech events and keys come in, events for views go out.
 
-One loop takes one thing after another from one inbox and, while that is empty, looks how far the loudspeaker
-has come; nothing here waits for a device or draws. The listener says what the user does, an attempt says how
-its answer comes along; this module decides which attempt is a draft, a turn or nothing, and remembers.
-Attempts run one after the other, so that each sees the turns before it. The state shown follows from what is
-under way.
+One loop handles the messages of one inbox and, while it is empty, checks how far the loudspeaker has played. It
+never waits for a device and draws nothing. The listener reports what the user does, the responder reports how a
+response proceeds; this module decides whether a response stays speculative, becomes a turn or is dropped, and
+remembers turns. Responses run one after another, so each of them sees the turns before it.
 
-    listening --SpeechStarted--> hearing --SpeechPaused--> a draft begins
-                                    ^                          | SpeechResumed: dropped, the utterance is open again
+    listening --SpeechStarted--> hearing --SpeechPaused--> a speculative reply starts
+                                    ^                          | SpeechResumed: it is dropped, the utterance goes on
                                     |                          v
-    barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: the draft is released
+    barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: it is released and becomes a turn
 """
 
 import math
@@ -42,19 +41,19 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
-from voxcli.chat.response import FirstAudio, NotPrepared, Responder, Response, ResponseEvent, ResponseOver
+from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
 
-# How late a spoken sentence may be announced, and how long Ctrl-C may wait on Windows, where no signal ends a wait.
-LOOK_SECONDS = 0.05
-SECOND_INTERRUPT_SECONDS = 2.0  # two Ctrl-C within this time end the conversation
+# How often to check what was played. Also how long Ctrl-C may take on Windows, where no signal ends a wait.
+POLL_SECONDS = 0.05
+SECOND_INTERRUPT_SECONDS = 2.0  # a second Ctrl-C within this time ends the conversation
 
 
 @dataclass(frozen=True)
 class ConversationOptions:
-    """How the conversation goes."""
+    """Options of a live conversation."""
 
     speculative_replies: bool = True
     push_to_talk: Literal["off", "hold", "toggle"] = "off"
@@ -62,123 +61,113 @@ class ConversationOptions:
 
 
 class Conversation:
-    """Runs one live conversation until it is ended."""
+    """Runs one live conversation until it ends."""
 
     def __init__(
         self,
         memory: Memory,
-        answering: Responder,
+        responder: Responder,
         listener: ListenerControl,
         inbox: SimpleQueue[Inbound],
         show: Callable[[LiveEvent], None],
         options: ConversationOptions,
         read_line: Callable[[], str],
     ) -> None:
-        """Wire the parts together; their owners close them.
+        """Connect the parts; their owners close them.
 
         Args:
-            answering: runs attempts and puts their events into `inbox`.
-            listener: the listener, which puts what it hears into `inbox`.
-            show: draws an event; called on the thread that runs the conversation.
-            read_line: lets the user type a line; empty if nothing was typed.
+            responder: runs responses and posts their events to `inbox`.
+            listener: posts speech events to `inbox`.
+            show: renders an event; called on the thread that runs the conversation.
+            read_line: lets the user type a line; returns "" if they typed nothing.
         """
         self._memory = memory
-        self._answering = answering
+        self._responder = responder
         self._listener = listener
         self._inbox = inbox
         self._show = show
         self._options = options
         self._read_line = read_line
         self.interrupted = False  # ended by Ctrl-C
-        self._response: Response | None = None  # the newest, a draft or a turn
-        self._waiting: deque[Response] = deque()  # for `_running` to be over
+        self._response: Response | None = None  # the newest one, speculative or a turn
+        self._waiting: deque[Response] = deque()  # responses that start when `_running` is over
         self._running: Response | None = None
         self._state: State = "starting"
         self._ended = False
         self._muted = False
-        self._talking = False
-        self._hearing = False  # an utterance is open
-        self._speech_start = 0  # of the last utterance, as the listener counts
-        self._forgotten: InboxMarker | None = None  # until it comes, what was heard is out of date
-        self._ctrl_c_at = -math.inf
+        self._key_pressed = False  # push-to-talk
+        self._utterance_is_open = False
+        self._speech_start = 0  # first sample of the last utterance, as the listener counts
+        self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
+        self._interrupted_at = -math.inf  # monotonic seconds of the last Ctrl-C
         self._latencies: list[Latency] = []
         self._dropped_speculative_replies = 0
-        self._dropped_of_turn = 0
+        self._dropped_in_turn = 0  # speculative replies dropped since the utterance started
 
     def run(self) -> None:
-        """Take what comes until the end; what was heard of a last reply is remembered.
+        """Handle messages until the end; remember the last turn as far as it was played.
 
         Raises:
-            Exception: a defect, in whichever thread; nothing of an attempt runs on.
+            Exception: a defect in any of the conversation's threads. All responses are stopped first.
         """
         try:
             self._show_state()
             while not self._ended:
-                self._take(self._next())
+                self._handle(self._next_inbound())
                 self._show_state()
             self._finish()
         finally:
             for response in (self._response, self._running, *self._waiting):
                 if response:
                     response.stop()
-        self._show(
-            SessionEnded(
-                len(self._latencies),
-                tuple(self._latencies),
-                self._listener.overruns,
-                self._listener.underruns,
-                self._dropped_speculative_replies,
-                self._memory.session.name,
-                self._memory.place,
-            )
-        )
+        latencies, listener, memory = tuple(self._latencies), self._listener, self._memory
+        counts = listener.overruns, listener.underruns, self._dropped_speculative_replies
+        self._show(SessionEnded(len(latencies), latencies, *counts, memory.session.name, memory.place))
 
-    def _next(self) -> Inbound:
+    def _next_inbound(self) -> Inbound:
         while True:
             with suppress(Empty):
                 return self._inbox.get_nowait()
-            if self._running:  # with the inbox empty, the text of all that was played has been shown
+            if self._running:  # the inbox is empty, so the text of everything that was played has been shown
                 self._show_played(self._running)
             with suppress(Empty):
-                return self._inbox.get(timeout=LOOK_SECONDS)
+                return self._inbox.get(timeout=POLL_SECONDS)
 
-    def _take(self, inbound: Inbound) -> None:
+    def _handle(self, inbound: Inbound) -> None:
         match inbound:
             case SpeechEvent():
-                if self._forgotten is None:
-                    self._hear(inbound.event, inbound.last_voiced_at)
+                if self._discard_until is None:
+                    self._on_endpoint_event(inbound.event, inbound.last_voiced_at)
             case InboxMarker():
-                if inbound is self._forgotten:
-                    self._forgotten = None
-            case ResponseEvent() | ResponseOver():
-                self._take_answer(inbound)
+                if inbound is self._discard_until:
+                    self._discard_until = None
+            case ResponseEvent(response, event):
+                self._on_response_event(response, event)
+            case ResponseOver(response, error):
+                self._on_response_over(response, error)
             case FirstAudio():
                 inbound.response.is_speaking = True
             case Interrupt():
-                self._ctrl_c()
+                self._on_ctrl_c()
             case Key():
-                self._press(inbound)
-            case NotPrepared(VoxError() as error):
+                self._on_key(inbound)
+            case WorkAheadFailed(VoxError() as error):
                 self._show(Notice(error.message))
-            case ThreadCrashed(error) | NotPrepared(error):
+            case ThreadCrashed(error) | WorkAheadFailed(error):
                 raise error
             case _:
                 self._show(inbound)
 
-    def _take_answer(self, inbound: ResponseEvent | ResponseOver) -> None:
-        if isinstance(inbound, ResponseEvent):
-            self._follow(inbound.response, inbound.event)
-        else:
-            self._over(inbound.response, inbound.error)
-
     def _finish(self) -> None:
-        """End what is under way and remember it; a Ctrl-C meanwhile is reason to wait for nothing."""
-        self._forget_speech()
+        """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""
+        self._discard_utterance()
         self._stop_turn()
         while self._running:
-            match self._next():
-                case ResponseEvent() | ResponseOver() as inbound:
-                    self._take_answer(inbound)
+            match self._next_inbound():
+                case ResponseEvent(response, event):
+                    self._on_response_event(response, event)
+                case ResponseOver(response, error):
+                    self._on_response_over(response, error)
                 case Interrupt():
                     self.interrupted = True
                     return
@@ -188,7 +177,7 @@ class Conversation:
     def _show_state(self) -> None:
         response = self._response if self._response and self._response.state == "turn" else None
         state: State = "muted" if self._muted else "listening"
-        if self._hearing:
+        if self._utterance_is_open:
             state = "hearing"
         elif response:
             state = "speaking" if response.is_speaking else "thinking"
@@ -196,94 +185,95 @@ class Conversation:
             self._state = state
             self._show(StateChanged(state))
 
-    # What the user says.
+    # Speech events.
 
-    def _hear(self, event: EndpointEvent, last_voiced_at: float) -> None:
+    def _on_endpoint_event(self, event: EndpointEvent, last_voiced_at: float) -> None:
         self._show(event)
         match event:
-            case SpeechStarted():  # of a new utterance: what is left of the last turn makes way
+            case SpeechStarted():  # a new utterance: the last turn is over, or is stopped
                 self._stop_turn()
-                self._drop()
-                self._hearing, self._speech_start = True, event.start
-                self._dropped_of_turn = 0
+                self._drop_response()
+                self._utterance_is_open, self._speech_start = True, event.start
+                self._dropped_in_turn = 0
             case SpeechPaused() if self._options.speculative_replies:
-                self._begin(Response(Utterance(event.clip), last_voiced_at))
+                self._enqueue(Response(Utterance(event.clip), last_voiced_at))
             case SpeechGoesOn():
-                self._answering.encode_partial(event.clip)
+                self._responder.encode_partial(event.clip)
             case SpeechResumed():
-                self._drop()
-                self._hearing = True
+                self._drop_response()
+                self._utterance_is_open = True
             case SpeechEnded():
-                self._hearing = False
-                self._answer(event, last_voiced_at)
+                self._utterance_is_open = False
+                self._on_speech_ended(event, last_voiced_at)
             case SpeechTooLong():
                 self._show(Notice(f"{event.seconds:.0f} s without a pause; the utterance will be cut soon"))
 
-    def _answer(self, event: SpeechEnded, last_voiced_at: float) -> None:
-        """Release the draft of this utterance, or begin its turn now."""
-        if event.last_voiced == self._speech_start:  # the key of push-to-talk was pressed, and that was all
-            self._show(Notice("nothing was heard"))
+    def _on_speech_ended(self, event: SpeechEnded, last_voiced_at: float) -> None:
+        """Release the utterance's speculative reply, or start its turn now."""
+        if event.last_voiced == self._speech_start:  # the push-to-talk key was pressed, but nobody spoke
+            self._show(Notice("no speech was detected"))
             return
         response = self._response
         if response and response.state == "speculative":
             response.was_speculative = True
         else:
-            response = self._begin(Response(Utterance(event.clip), last_voiced_at))
+            response = self._enqueue(Response(Utterance(event.clip), last_voiced_at))
         self._release(response, last_voiced_at)
 
     def _release(self, response: Response, last_voiced_at: float) -> None:
-        response.ended_at = time.monotonic()
+        response.endpoint_at = time.monotonic()
         response.last_voiced_at = last_voiced_at
-        response.dropped_speculative_replies, self._dropped_of_turn = self._dropped_of_turn, 0
-        held = response.release()
-        self._show_state()  # before the reply that may be there already
-        for event in held:
-            self._follow(response, event)
+        response.dropped_speculative_replies, self._dropped_in_turn = self._dropped_in_turn, 0
+        events = response.release()
+        self._show_state()  # before its events, which may hold the whole reply
+        for event in events:
+            self._on_response_event(response, event)
 
-    def _begin(self, response: Response) -> Response:
+    def _enqueue(self, response: Response) -> Response:
+        """Put a response in place of the present one."""
         self._stop_turn()
-        self._drop()
+        self._drop_response()
         self._response = response
         self._waiting.append(response)
-        self._start()
+        self._start_next_response()
         return response
 
-    def _start(self) -> None:
-        """Start the next attempt, once the one before is over and remembered."""
+    def _start_next_response(self) -> None:
+        """Start the next response if the one before it is over and remembered."""
         if self._waiting and self._running is None:
             self._running = self._waiting.popleft()
-            self._answering.begin(self._running, self._memory.session)
+            self._responder.submit(self._running, self._memory.session)
 
-    def _drop(self) -> None:
-        """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
+    def _drop_response(self) -> None:
+        """Drop the newest response: a speculative reply, or an unplayed turn whose utterance continues."""
         if self._response:
             self._response.drop()
             self._dropped_speculative_replies += 1
-            self._dropped_of_turn += 1 + self._response.dropped_speculative_replies
+            self._dropped_in_turn += 1 + self._response.dropped_speculative_replies
         self._response = None
 
     def _stop_turn(self) -> None:
-        """Interrupt the turn; it is remembered, so what is said next is another one."""
+        """Interrupt the turn, which will be remembered; further speech is a new utterance."""
         if self._response and self._response.state == "turn":
             self._response.stop()
             self._response = None
             self._listener.commit()
 
-    def _forget_speech(self) -> None:
-        """Hear nothing from now on, and forget what has been said of an utterance."""
+    def _discard_utterance(self) -> None:
+        """Mute the listener; discard the open utterance, its speculative reply and speech events in the inbox."""
         self._listener.mute(True)
-        self._forgotten = InboxMarker()
-        self._inbox.put(self._forgotten)
-        self._hearing = self._talking = False
+        self._discard_until = InboxMarker()
+        self._inbox.put(self._discard_until)
+        self._utterance_is_open = self._key_pressed = False
         if self._response and self._response.state == "speculative":
-            self._drop()
-        self._dropped_of_turn = 0
+            self._drop_response()
+        self._dropped_in_turn = 0
 
-    # How its answer comes along.
+    # Events of responses.
 
-    def _follow(self, response: Response, event: Event) -> None:
+    def _on_response_event(self, response: Response, event: Event) -> None:
         if response.state == "speculative":
-            response.held.append(event)
+            response.held_events.append(event)
         elif response.state == "dropped":
             return
         elif isinstance(event, TurnEnded):
@@ -293,9 +283,9 @@ class Conversation:
             self._show(event)
 
     def _show_played(self, response: Response) -> None:
-        """Announce the sentences of a turn whose end the loudspeaker has passed."""
+        """Show the sentences of a turn that were played since the last call."""
         if response.state == "turn":
-            for sentence in self._answering.newly_played(response):
+            for sentence in self._responder.newly_played(response):
                 self._show(SentenceSpoken(sentence))
 
     def _end_turn(self, response: Response, ended: TurnEnded) -> None:
@@ -303,11 +293,11 @@ class Conversation:
             self._show(BargeIn(ended.turn.reply))
         if not response.repeats:
             self._remember(response, ended)
-        self._leave(response)
+        self._clear_response(response)
 
     def _remember(self, response: Response, ended: TurnEnded) -> None:
         try:
-            self._memory.remember(ended, self._answering.engine)
+            self._memory.remember(ended, self._responder.engine)
         except VoxError as error:
             self._show(TurnFailed(error))
         latency = response.latency(ended.timings)
@@ -316,85 +306,85 @@ class Conversation:
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 
-    def _over(self, response: Response, error: BaseException | None) -> None:
+    def _on_response_over(self, response: Response, error: BaseException | None) -> None:
         self._running = None
         if isinstance(error, VoxError):
-            self._fail(response, error)
+            self._on_response_failed(response, error)
         elif error:
             raise error
         elif response.state == "turn":
-            self._answering.prefill_history(self._memory.session)
-        self._start()
+            self._responder.prefill_history(self._memory.session)
+        self._start_next_response()
 
-    def _fail(self, response: Response, error: VoxError) -> None:
+    def _on_response_failed(self, response: Response, error: VoxError) -> None:
         if response.state == "turn":
-            self._listener.commit()  # what is said next is another try
+            self._listener.commit()  # further speech is a new utterance
             self._show(TurnFailed(error))
-            self._leave(response)
-        elif response is self._response:  # a draft: the end point tries again
-            self._drop()
+            self._clear_response(response)
+        elif response is self._response:  # speculative: the end of the utterance starts another response
+            self._drop_response()
 
-    def _leave(self, response: Response) -> None:
+    def _clear_response(self, response: Response) -> None:
         if response is self._response:
             self._response = None
 
-    # What the user presses.
+    # Keys.
 
-    def _press(self, key: Key) -> None:
+    def _on_key(self, key: Key) -> None:
         match key:
             case Key(" ") if self._options.push_to_talk == "hold":
-                self._talk(key.kind != "release")
+                self._set_push_to_talk(key.kind != "release")
             case Key(_, "repeat" | "release"):
                 pass
             case Key(" ") if self._options.push_to_talk == "toggle":
-                self._talk(not self._talking)
+                self._set_push_to_talk(not self._key_pressed)
             case Key(" "):
-                self._mute(not self._muted)
+                self._set_muted(not self._muted)
             case Key("q"):
                 self._ended = True
             case Key("i"):
                 self._stop_turn()
             case Key("t"):
-                self._type()
+                self._answer_typed_line()
             case Key("r"):
-                self._repeat()
+                self._repeat_reply()
 
-    def _ctrl_c(self) -> None:
+    def _on_ctrl_c(self) -> None:
         now = time.monotonic()
-        if now - self._ctrl_c_at < SECOND_INTERRUPT_SECONDS:
+        if now - self._interrupted_at < SECOND_INTERRUPT_SECONDS:
             self._ended = self.interrupted = True
             return
-        self._ctrl_c_at = now
+        self._interrupted_at = now
         self._stop_turn()
         self._show(Notice("Ctrl-C again ends the conversation"))
 
-    def _mute(self, muted: bool) -> None:
+    def _set_muted(self, muted: bool) -> None:
         self._muted = muted
         if muted:
-            self._forget_speech()
+            self._discard_utterance()
         else:
             self._listener.mute(False)
         if self._response:  # its state is shown instead
             self._show(Notice("the microphone is " + ("muted" if muted else "on again")))
 
-    def _talk(self, talking: bool) -> None:
-        if talking == self._talking:
-            return  # a key that is held repeats
-        self._talking = talking
-        if talking:
+    def _set_push_to_talk(self, pressed: bool) -> None:
+        if pressed == self._key_pressed:
+            return  # a key that is held down repeats
+        self._key_pressed = pressed
+        if pressed:
             self._stop_turn()
-        self._listener.talk(talking)
+        self._listener.push_to_talk(pressed)
 
-    def _type(self) -> None:
-        self._forget_speech()
+    def _answer_typed_line(self) -> None:
+        self._discard_utterance()
         if line := self._read_line().strip():
-            self._ask(Response(Utterance(None, line), time.monotonic()))
+            self._start_turn(Response(Utterance(None, line), time.monotonic()))
         self._listener.mute(self._muted)
 
-    def _repeat(self) -> None:
-        self._forget_speech()
-        self._ask(Response(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
+    def _repeat_reply(self) -> None:
+        self._discard_utterance()
+        self._start_turn(Response(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
         self._listener.mute(self._muted)
 
-    def _ask(self, response: Response) -> None:
-        self._release(self._begin(response), response.last_voiced_at)
+    def _start_turn(self, response: Response) -> None:
+        self._release(self._enqueue(response), response.last_voiced_at)

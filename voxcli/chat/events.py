@@ -1,6 +1,6 @@
-"""What happens in a live conversation, as the listener finds it and as views show it.
+"""Events of a live conversation, as the endpointer finds them and as views show them.
 
-Pure values. Sample positions count from the opening of the microphone, at `audio.SAMPLE_RATE`.
+Sample positions count from when the microphone was opened, at `voxcli.audio.clip.SAMPLE_RATE`.
 """
 
 from dataclasses import dataclass
@@ -15,63 +15,63 @@ State = Literal["starting", "listening", "hearing", "thinking", "speaking", "mut
 SpeculativeUse = Literal["used", "dropped", "none"]
 
 
-# What the end-pointer finds in the stream of the microphone.
+# Endpointing events, found in the microphone's stream.
 
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """Speech has lasted long enough to be speech; `start` is its first voiced sample."""
+    """Voice has lasted long enough to count as speech; `start` is its first voiced sample."""
 
     start: int
 
 
 @dataclass(frozen=True)
 class SpeechPaused:
-    """The first pause in an utterance: a draft may begin. At most once between two resumptions."""
+    """The utterance has paused: a speculative reply may start. Comes at most once until speech resumes."""
 
-    clip: AudioClip  # the utterance so far, pre-roll included
-    last_voiced: int
+    clip: AudioClip  # the utterance so far, with its pre-roll
+    last_voiced: int  # the last voiced sample
 
 
 @dataclass(frozen=True)
 class SpeechGoesOn:
-    """An utterance has grown long: an engine that takes audio in pieces may begin on it."""
+    """The utterance has grown long: an engine that encodes audio in pieces may start on it."""
 
-    clip: AudioClip  # the utterance so far, pre-roll included: how its clip will begin
+    clip: AudioClip  # the utterance so far, with its pre-roll; the final clip begins with it
 
 
 @dataclass(frozen=True)
 class SpeechResumed:
-    """Speech goes on after `SpeechPaused` or `SpeechEnded`: the same utterance is open again."""
+    """Speech continues after `SpeechPaused` or `SpeechEnded`: the same utterance is open again."""
 
-    at: int
+    at: int  # the sample at which the endpointer decided
 
 
 @dataclass(frozen=True)
 class SpeechEnded:
     """The utterance is over."""
 
-    clip: AudioClip  # the whole utterance, pre-roll included; nothing of it twice or missing
-    last_voiced: int  # latency counts from here
-    at: int  # where the end-pointer made up its mind
+    clip: AudioClip  # the whole utterance, with its pre-roll
+    last_voiced: int  # the last voiced sample; latency counts from here
+    at: int  # the sample at which the endpointer decided
 
 
 @dataclass(frozen=True)
 class SpeechTooLong:
-    """The utterance nears its limit; it ends by itself at `max_utterance_seconds`."""
+    """The utterance is close to `max_utterance_seconds`, where it is cut."""
 
-    seconds: float
+    seconds: float  # its length so far
 
 
 EndpointEvent = SpeechStarted | SpeechPaused | SpeechGoesOn | SpeechResumed | SpeechEnded | SpeechTooLong
 
 
-# What views show beside the events of a turn (`voxcli.core.turn`).
+# Other events that views show, besides those of a turn (`voxcli.core.turn`).
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Model, voice and devices are warm."""
+    """The model, the voice and the devices are warm."""
 
     engine: str
     model: str
@@ -84,45 +84,47 @@ class Ready:
 
 @dataclass(frozen=True)
 class StateChanged:
+    """The conversation is in another state."""
+
     state: State
 
 
 @dataclass(frozen=True)
 class InputLevel:
-    """How loud the microphone is, in dB below full scale; a few times a second."""
+    """The level of the microphone, in dB relative to full scale; sent a few times a second."""
 
     dbfs: float
-    speech_seconds: float | None  # since speech began; None while there is none
+    speech_seconds: float | None  # since speech started; None while nobody speaks
 
 
 @dataclass(frozen=True)
 class SentenceSpoken:
-    """The loudspeaker has passed the end of a piece of the reply."""
+    """A sentence of the reply has been played to its end."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class BargeIn:
-    """The reply was stopped for good: by the user's speech, a key or Ctrl-C."""
+    """The reply was interrupted by the user's speech, a key or Ctrl-C."""
 
-    heard: str  # of it
+    spoken_text: str  # the part of the reply that was played
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """It was a short noise: the reply goes on from the sample where it fell silent."""
+    """The reply continues from the sample where it was ducked, because the voice was only a short noise."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one answered turn, in milliseconds from the last voiced sample; None where it did not come to that."""
+    """The latency of one turn, in milliseconds from the last voiced sample; None for a stage it did not reach."""
 
-    endpoint_ms: float | None  # until the end-pointer made up its mind
+    endpoint_ms: float | None  # until the endpointer decided that the utterance was over
     first_token_ms: float | None
-    first_audio_ms: float | None  # until the first sample was handed to the device
+    first_audio_ms: float | None  # until the first clip was handed to the loudspeaker
     speculative_reply: SpeculativeUse
-    dropped_speculative_replies: int  # of this turn
+    dropped_speculative_replies: int  # in this turn
 
 
 @dataclass(frozen=True)
@@ -130,21 +132,21 @@ class TurnTaken:
     """A turn is over and remembered."""
 
     ended: TurnEnded
-    number: int
+    number: int  # in its session, from 1
     latency: Latency
-    clip: AudioClip | None = None  # what the user said; None where it was typed
+    clip: AudioClip | None = None  # the utterance; None if it was typed
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something to know: a device that went and came back, an utterance that grows too long."""
+    """A message to the user, such as that a device was unplugged."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class TurnFailed:
-    """A turn could not be answered; the conversation goes on."""
+    """A turn could not be answered or stored; the conversation goes on."""
 
     error: VoxError
 
@@ -155,11 +157,11 @@ class SessionEnded:
 
     turns: int
     latencies: tuple[Latency, ...]
-    overruns: int  # of the microphone: times that its samples were lost
-    underruns: int  # of the loudspeaker: times that it ran dry
+    overruns: int  # how often samples of the microphone were lost
+    underruns: int  # how often the loudspeaker ran out of samples
     dropped_speculative_replies: int
     session: str | None
-    store: str | None  # the file that the session is in
+    store: str | None  # the file that holds the session
 
 
 LiveEvent = (

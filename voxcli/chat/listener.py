@@ -1,9 +1,9 @@
-"""The ears of a conversation: from blocks of the microphone to utterances.
+"""Listens to the microphone and turns its blocks into utterances.
 
-One thread takes the microphone's blocks, removes what the loudspeaker plays, asks the voice-activity
-detector frame by frame, and drives the end-pointer. What cannot wait it does itself: at the first
-voiced frame during playback the loudspeaker falls silent, and goes on where it stopped if that was all.
-Whether a reply is to be given up, and what is said next, is the conversation's business.
+One thread reads the microphone, cancels the echo of the loudspeaker, runs voice-activity detection on each frame
+and feeds the endpointer. It ducks the loudspeaker itself, at the first voiced frame during playback, because that
+can't wait; if the voice was only a noise, playback continues where it stopped. The conversation decides whether a
+reply is interrupted.
 """
 
 import threading
@@ -34,15 +34,15 @@ from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
 from voxcli.errors import AudioDeviceError, VoxError
 
-PLAYED_SECONDS = 5.0  # of what was played, kept beyond the longest utterance: the loop breaker looks back
-READ_SECONDS = 0.1  # how long to wait for a block before looking whether to stop
+PLAYED_SECONDS = 5.0  # of playback kept, beyond the longest utterance, for the loop breaker
+READ_SECONDS = 0.1  # how long to wait for a block before checking whether to stop
 LEVEL_SECONDS = 0.2  # between two reports of the level
-NOISE_SECONDS = 0.2  # without voice, and what had made the reply fall silent was a noise
-SILENCE_DBFS = -96.0  # the least that is reported: one bit of 16
+NOISE_SECONDS = 0.2  # after so long without voice, the voice that ducked the reply counts as a noise
+SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
 
 
-class Source(Protocol):
-    """What the listener needs of `voxcli.chat.devices.microphone.Microphone`."""
+class MicrophoneSource(Protocol):
+    """The part of `voxcli.chat.devices.microphone.Microphone` that the listener uses."""
 
     overruns: int  # counted from the first read
 
@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 class Loudspeaker(Protocol):
-    """What the listener needs of `voxcli.chat.devices.speaker.OutputSpeaker`."""
+    """The part of `voxcli.chat.devices.speaker.OutputSpeaker` that the listener uses."""
 
     reference: ReferenceTap
     underruns: int
@@ -64,7 +64,7 @@ class Loudspeaker(Protocol):
 
 
 class Canceller(Protocol):
-    """What the listener needs of `voxcli.chat.speech.echo.EchoCanceller`."""
+    """The part of `voxcli.chat.speech.echo.EchoCanceller` that the listener uses."""
 
     def clean(self, samples: Samples) -> Samples: ...
 
@@ -74,7 +74,7 @@ class Listener(threading.Thread):
 
     def __init__(
         self,
-        microphone: Source,
+        microphone: MicrophoneSource,
         speaker: Loudspeaker | None,
         detect: Callable[[Samples], float],
         endpointer: Endpointer,
@@ -85,16 +85,16 @@ class Listener(threading.Thread):
         barge_in: bool = True,
         is_complete: Callable[[AudioClip], bool] | None = None,
     ) -> None:
-        """Wire the parts; `start` begins, `close` ends.
+        """Connect the parts. `start` begins to listen, `close` stops.
 
         Args:
-            detect: the probability that a frame of FRAME_SAMPLES has speech.
+            detect: returns the probability that a frame of FRAME_SAMPLES contains speech.
             canceller: None for half-duplex.
-            played: what `canceller` reads; written here.
-            post: takes what was heard, from any thread.
-            barge_in: voice makes the loudspeaker fall silent; False where it is not listened to while a reply
-                plays, or where a key says when to listen.
-            is_complete: an end-of-turn model, asked in the first pause on a thread of its own.
+            played: what was played, written here and read by `canceller`.
+            post: receives messages; called on several threads.
+            barge_in: whether voice ducks the loudspeaker; False if the microphone is ignored while a reply
+                plays, or with push-to-talk.
+            is_complete: the end-of-turn model, called on a thread of its own when an utterance pauses.
         """
         super().__init__(name="listener", daemon=True)
         self._microphone = microphone
@@ -106,28 +106,28 @@ class Listener(threading.Thread):
         self._post = post
         self._barge_in = barge_in
         self._is_complete = is_complete
-        self._judging = ThreadPoolExecutor(1, "end of turn")
+        self._turn_detection = ThreadPoolExecutor(1, "end of turn")
         self._half_duplex = HalfDuplex()
         self._breaker = LoopBreaker()
-        self._pending = np.zeros(0, np.float32)  # less than a frame
-        self._position = 0  # samples taken from the microphone
-        self._captured_at = 0.0  # monotonic seconds, of the sample at `_position`
-        self._underruns_before = 0  # while nobody could listen yet
+        self._pending = np.zeros(0, np.float32)  # samples of an incomplete frame
+        self._position = 0  # samples read from the microphone
+        self._captured_at = 0.0  # monotonic seconds when the sample at `_position` was captured
+        self._underruns_before = 0  # those before the listener started
         self._unreported_samples = 0  # since the last report of the level
-        self._unreported_energy = 0.0  # the sum of their squares
+        self._unreported_energy = 0.0  # the sum of the squares of these samples
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # of the end-pointer and all below: commands come from other threads
-        self._framed = 0  # samples that the end-pointer knows of
-        self._is_open = False  # an utterance is
+        self._lock = threading.Lock()  # guards the endpointer and all fields below
+        self._framed = 0  # samples that the endpointer has received
+        self._utterance_is_open = False
         self._speech_start = 0
         self._pauses = 0
         self._ducked = False
-        self._may_be_noise = False  # what made the loudspeaker fall silent
+        self._may_be_noise = False  # the voice that ducked the loudspeaker
         self._quiet_seconds = 0.0  # since the last voiced frame
         self._muted = False
-        self._let_go_at: float | None = None  # when the key of push-to-talk was let go, monotonic seconds
+        self._key_released_at: float | None = None  # monotonic seconds; of the push-to-talk key
 
-    # What the conversation asks; from any thread.
+    # Called by the conversation, on any thread.
 
     @property
     def overruns(self) -> int:
@@ -138,7 +138,7 @@ class Listener(threading.Thread):
         return self._speaker.underruns - self._underruns_before if self._speaker else 0
 
     def commit(self) -> bool:
-        """Settle the last utterance; False while one is open, or the present voice might open it again."""
+        """Close the last utterance for good; return False while it is open or present voice might reopen it."""
         with self._lock:
             if (self._barge_in and self._endpointer.voiced) or not self._endpointer.commit():
                 return False
@@ -146,73 +146,73 @@ class Listener(threading.Thread):
             return True
 
     def mute(self, muted: bool) -> None:
-        """Forget what is being said and hear nothing, or hear again."""
+        """Discard the open utterance and ignore the microphone, or listen again."""
         with self._lock:
             self._muted = muted
             if muted:
-                self._skip(0)
+                self._discard(0)
                 self._unduck()
 
-    def talk(self, talking: bool) -> None:
-        """Push-to-talk: open an utterance, or end it with what the microphone has captured until now."""
+    def push_to_talk(self, pressed: bool) -> None:
+        """Start an utterance when the key is pressed; end it with the samples captured until the key is released."""
         with self._lock:
-            if talking:
-                self._let_go()
-                self._tell(self._endpointer.begin())
+            if pressed:
+                self._end_key_utterance()
+                self._post_speech(self._endpointer.begin())
             else:
-                self._let_go_at = time.monotonic()
+                self._key_released_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop listening; the microphone is its owner's to close."""
+        """Stop listening; the owner of the microphone closes it."""
         self._closed.set()
         self.join()
-        self._judging.shutdown(cancel_futures=True)
+        self._turn_detection.shutdown(cancel_futures=True)
 
-    # The thread.
+    # On the listener's thread.
 
     def run(self) -> None:
         with crashes_posted(self._post):
-            if self._speaker:  # what it did while the program got ready is nobody's business
+            if self._speaker:  # forget what was played before
                 self._speaker.reference.read()
                 self._underruns_before = self._speaker.underruns
             while not self._closed.is_set():
                 if block := self._microphone.read(READ_SECONDS):
-                    self._take(block)
+                    self._process_block(block)
                 else:
-                    self._miss()
+                    self._on_no_block()
 
-    def _miss(self) -> None:
-        """Nothing was captured: the device is slow, or away."""
+    def _on_no_block(self) -> None:
+        """Count time without a block: the device is slow, or unplugged."""
         with self._lock:
-            if self._let_go_at is not None:
-                self._let_go()
-            self._be_quiet(READ_SECONDS)
+            if self._key_released_at is not None:
+                self._end_key_utterance()
+            self._count_silence(READ_SECONDS)
 
-    def _take(self, block: MicrophoneBlock) -> None:
-        self._note_played()
+    def _process_block(self, block: MicrophoneBlock) -> None:
+        self._record_playback()
         self._position += len(block.samples)
         self._captured_at = block.captured_at
         playing = self._speaker is not None and self._speaker.is_playing
-        cleaned = self._cleaned(block.samples)
-        self._report(block.samples)
+        cleaned = self._cancel_echo(block.samples)
+        self._report_level(block.samples)
         with self._lock:
-            if self._is_shut(playing=playing):
-                self._skip(len(self._pending) + len(cleaned))
+            if self._ignores_microphone(playing=playing):
+                self._discard(len(self._pending) + len(cleaned))
                 self._pending = cleaned[:0]
                 return
         pending = np.concatenate((self._pending, cleaned))
         whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
         self._pending = pending[whole:]
         for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
-            self._hear(frame, self._detect(frame), playing=playing)
+            self._process_frame(frame, self._detect(frame), playing=playing)
 
-    def _note_played(self) -> None:
+    def _record_playback(self) -> None:
         if self._speaker:
             for block in self._speaker.reference.read():
                 self._played.append_playback(self._position, block.samples)
 
-    def _cleaned(self, samples: Samples) -> Samples:
-        canceller = self._canceller  # asked once: whoever ends an utterance may find it useless
+    def _cancel_echo(self, samples: Samples) -> Samples:
+        canceller = self._canceller  # read once: another thread may set it to None
         if canceller is None:
             return samples
         try:
@@ -221,57 +221,57 @@ class Listener(threading.Thread):
             self._go_half_duplex(error.message)
             return samples
 
-    def _hear(self, frame: Samples, probability: float, *, playing: bool) -> None:
+    def _process_frame(self, frame: Samples, probability: float, *, playing: bool) -> None:
         with self._lock:
-            if self._muted:  # meanwhile
-                self._skip(len(frame))
+            if self._muted:  # since the block was read
+                self._discard(len(frame))
                 return
             self._framed += len(frame)
-            self._tell(self._endpointer.push(frame, probability, playing))
+            self._post_speech(self._endpointer.push(frame, probability, playing))
             if self._endpointer.voiced:
                 self._quiet_seconds = 0.0
                 self._duck(playing=playing)
             else:
-                self._be_quiet(len(frame) / SAMPLE_RATE)
-            if self._let_go_at is not None and self._time_of(self._framed) >= self._let_go_at:
-                self._let_go()
+                self._count_silence(len(frame) / SAMPLE_RATE)
+            if self._key_released_at is not None and self._time_of(self._framed) >= self._key_released_at:
+                self._end_key_utterance()
 
-    def _report(self, samples: Samples) -> None:
+    def _report_level(self, samples: Samples) -> None:
         self._unreported_samples += len(samples)
         self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
         if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
             return
         level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
         self._unreported_samples, self._unreported_energy = 0, 0.0
-        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._is_open else None
+        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
         self._post(InputLevel(level_dbfs, seconds))
 
     # With the lock held.
 
-    def _is_shut(self, *, playing: bool) -> bool:
-        """Whether the microphone is not listened to now. An utterance that is open is heard to its end."""
+    def _ignores_microphone(self, *, playing: bool) -> bool:
+        """Return whether the microphone is ignored now. An open utterance is recorded to its end."""
         is_free = self._half_duplex.is_open(self._position, playing=playing)
-        return self._muted or not (is_free or self._is_open or (self._canceller and self._barge_in))
+        return self._muted or not (is_free or self._utterance_is_open or (self._canceller and self._barge_in))
 
-    def _skip(self, samples: int) -> None:
-        """Be deaf to samples, and forget what was heard before them."""
+    def _discard(self, samples: int) -> None:
+        """Leave out samples, and discard the utterance before them."""
         self._framed += samples
-        self._is_open, self._let_go_at = False, None
+        self._utterance_is_open, self._key_released_at = False, None
         self._endpointer.reset(samples)
-        self._be_quiet(samples / SAMPLE_RATE)
+        self._count_silence(samples / SAMPLE_RATE)
 
-    def _let_go(self) -> None:
-        self._let_go_at = None
-        self._tell(self._endpointer.flush())
+    def _end_key_utterance(self) -> None:
+        self._key_released_at = None
+        self._post_speech(self._endpointer.flush())
 
     def _duck(self, *, playing: bool) -> None:
-        """Fall silent at the first voice."""
+        """Duck the loudspeaker at the first voiced frame."""
         if self._speaker and self._barge_in and playing and not self._ducked:
-            self._ducked, self._may_be_noise = True, not self._is_open
+            self._ducked, self._may_be_noise = True, not self._utterance_is_open
             self._speaker.duck()
 
-    def _be_quiet(self, seconds: float) -> None:
-        """Count time without voice; go on with the reply if what was heard did not become speech."""
+    def _count_silence(self, seconds: float) -> None:
+        """Count time without voice; continue the reply if the voice did not become speech."""
         self._quiet_seconds += seconds
         if self._ducked and self._may_be_noise and self._quiet_seconds >= NOISE_SECONDS:
             self._unduck()
@@ -283,30 +283,30 @@ class Listener(threading.Thread):
             self._ducked = False
             self._speaker.unduck()
 
-    def _tell(self, events: list[EndpointEvent]) -> None:
+    def _post_speech(self, events: list[EndpointEvent]) -> None:
         for event in events:
             self._post(SpeechEvent(event, self._time_of(_last_voiced(event, self._framed))))
-            self._follow(event)
+            self._on_endpoint_event(event)
 
-    def _follow(self, event: EndpointEvent) -> None:
+    def _on_endpoint_event(self, event: EndpointEvent) -> None:
         match event:
             case SpeechStarted():
-                self._is_open, self._speech_start = True, event.start
+                self._utterance_is_open, self._speech_start = True, event.start
                 self._may_be_noise = False
             case SpeechResumed():
-                self._is_open = True
+                self._utterance_is_open = True
                 self._may_be_noise = False
             case SpeechPaused() if self._is_complete:
                 self._pauses += 1
-                self._judging.submit(self._judge, self._is_complete, event.clip, self._pauses)
+                self._turn_detection.submit(self._detect_end_of_turn, self._is_complete, event.clip, self._pauses)
             case SpeechEnded():
-                self._is_open = False
-                self._break_loop(event)
+                self._utterance_is_open = False
+                self._check_loop(event)
 
-    def _break_loop(self, event: SpeechEnded) -> None:
+    def _check_loop(self, event: SpeechEnded) -> None:
         start = event.at - len(event.clip.samples)
         if self._canceller and self._breaker.answers_itself(event.clip.samples, start, self._played):
-            self._go_half_duplex("voxcli has heard itself three times")
+            self._go_half_duplex("voxcli has answered itself three times")
 
     def _go_half_duplex(self, reason: str) -> None:
         self._canceller = None
@@ -316,20 +316,20 @@ class Listener(threading.Thread):
         """Return when a sample was captured, in monotonic seconds."""
         return min(self._captured_at - (self._position - position) / SAMPLE_RATE, time.monotonic())
 
-    # The thread of the end-of-turn model.
+    # On the thread of the end-of-turn model.
 
-    def _judge(self, is_complete: Callable[[AudioClip], bool], clip: AudioClip, pause: int) -> None:
-        """Ask the model of the present pause; what it says of one that is past is worth nothing."""
+    def _detect_end_of_turn(self, is_complete: Callable[[AudioClip], bool], clip: AudioClip, pause: int) -> None:
+        """Ask the model whether the turn is over; skip or ignore it once the pause is past."""
         with crashes_posted(self._post):
             try:
                 complete = pause == self._pauses and is_complete(clip)
             except VoxError as error:
                 self._is_complete = None
-                self._post(Notice(f"{error.message}: silence alone ends a turn from now on"))
+                self._post(Notice(f"{error.message}: from now on only silence ends a turn"))
                 return
             with self._lock:
                 if pause == self._pauses:
-                    self._tell(self._endpointer.apply_verdict(complete))
+                    self._post_speech(self._endpointer.apply_verdict(complete))
 
 
 def _last_voiced(event: EndpointEvent, now: int) -> int:

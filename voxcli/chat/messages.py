@@ -1,4 +1,4 @@
-"""What comes into the inbox of a conversation, from all its threads; and what it asks of the listener."""
+"""Messages in the inbox of a conversation, and the protocol by which it controls the listener."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from typing import Protocol
 
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
-from voxcli.chat.response import FirstAudio, NotPrepared, ResponseEvent, ResponseOver
+from voxcli.chat.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
 
 
 @dataclass(frozen=True)
 class SpeechEvent:
-    """What the end-pointer found, and when the user was last heard, in monotonic seconds."""
+    """An endpointing event, and when the user last spoke, in monotonic seconds."""
 
     event: EndpointEvent
     last_voiced_at: float
@@ -25,14 +25,14 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class ThreadCrashed:
-    """A thread of the conversation died of a defect; it is raised by `Conversation.run`."""
+    """A defect ended a thread of the conversation; `Conversation.run` raises it."""
 
     error: BaseException
 
 
 @contextmanager
 def crashes_posted(post: Callable[[ThreadCrashed], None]) -> Iterator[None]:
-    """Post what ends the context, for a thread that nobody joins."""
+    """Post an exception that ends the context; for threads whose result nobody reads."""
     try:
         yield
     except BaseException as error:  # noqa: BLE001 - raised again by `Conversation.run`
@@ -41,7 +41,7 @@ def crashes_posted(post: Callable[[ThreadCrashed], None]) -> Iterator[None]:
 
 @dataclass(eq=False)
 class InboxMarker:
-    """What was heard before this came into the inbox is forgotten."""
+    """Marks a place in the inbox: speech events in front of it are out of date."""
 
 
 Inbound = (
@@ -55,28 +55,32 @@ Inbound = (
     | ResponseEvent
     | FirstAudio
     | ResponseOver
-    | NotPrepared
+    | WorkAheadFailed
     | InboxMarker
 )
 
 
 class ListenerControl(Protocol):
-    """What the conversation asks of the listener."""
+    """Controls the listener; methods may be called on any thread."""
 
     @property
-    def overruns(self) -> int: ...
+    def overruns(self) -> int:
+        """How often samples of the microphone were lost."""
+        ...
 
     @property
-    def underruns(self) -> int: ...
+    def underruns(self) -> int:
+        """How often the loudspeaker ran out of samples."""
+        ...
 
     def commit(self) -> bool:
-        """Settle the last utterance: it can't be opened again; False while the user speaks on."""
+        """Close the last utterance for good; return False while the user may still continue it."""
         ...
 
     def mute(self, muted: bool) -> None:
-        """Forget what is being said, and post nothing of speech from now on; or hear again."""
+        """Discard the open utterance and post no speech events until called with False."""
         ...
 
-    def talk(self, talking: bool) -> None:
-        """Push-to-talk: an utterance begins now, or ends with what is said now."""
+    def push_to_talk(self, pressed: bool) -> None:
+        """Start an utterance when the key is pressed; end it when the key is released."""
         ...

@@ -1,4 +1,4 @@
-"""Keeps what was said in a conversation as files, for whoever wants to look into it later."""
+"""Writes each turn of a conversation to files: the utterance as WAV, the turn as JSON."""
 
 import json
 import os
@@ -19,21 +19,21 @@ OTHER_FOLDER = "name another folder"
 class Recording:
     """A folder with a WAV and a JSON file for each turn, readable by their owner alone.
 
-    A folder may hold several conversations: files are numbered on from those that are there, and none is
-    written over. The number of the turn in its session is in the JSON.
+    A folder may hold several conversations: numbering continues after the files that are there, and none is
+    overwritten. The JSON has the number of the turn in its session.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            ConfigError: it can't be made, read or written to.
+            ConfigError: it can't be created, read or written to.
         """
         self._folder = folder.expanduser()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [path.name for path in self._folder.iterdir()]
-        except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
+        except (OSError, ValueError) as error:  # ValueError: the name contains a null byte
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"can't record to {printable(str(folder))}: {reason}", hint=OTHER_FOLDER) from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
@@ -41,10 +41,10 @@ class Recording:
         self._last = max((int(found[1]) for name in names if (found := NAME.match(name))), default=0)
 
     def keep(self, taken: TurnTaken) -> None:
-        """Write `turn-0001.wav`, what the user said (if they spoke), and `turn-0001.json`, what came of it.
+        """Write a turn: `turn-0001.wav` unless it was typed, and `turn-0001.json`.
 
         Raises:
-            VoxError: they can't be written.
+            VoxError: the files can't be written.
         """
         self._last += 1
         stem = f"turn-{self._last:04}"

@@ -1,8 +1,8 @@
-"""One try at answering an utterance: a draft until it is released, then a turn.
+"""The response to an utterance: a speculative reply until it is released, then a turn.
 
-A draft runs the pass and synthesises its first sentence; then it waits at the gate, in front of its
-first sound or, where there is none, of its end. Released, it goes on with what is ready; dropped, it was
-never there. This module knows nothing of microphones and does not decide when a draft is released.
+A speculative reply generates its text and synthesizes its first sentence, then waits before its first sound or,
+if it makes no sound, before its end. Once released, it plays at once; once dropped, nothing of it is played or
+remembered. The conversation decides which of the two happens.
 """
 
 import threading
@@ -18,7 +18,7 @@ from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.turn import Engine, Event, PassReport, Speaker, SpeechOutput, Timings, TurnEnded, Utterance, run_turn
 
-GATE_SECONDS = 0.02  # between two looks whether the user is done speaking
+COMMIT_RETRY_SECONDS = 0.02  # how long to wait before asking again whether the user has finished
 
 
 @dataclass(eq=False)
@@ -27,46 +27,46 @@ class Response:
 
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
-    repeats: bool = False  # say the last reply again instead of asking the engine
+    repeats: bool = False  # plays the last reply again instead of asking the engine
     state: Literal["speculative", "turn", "dropped"] = "speculative"
     was_speculative: bool = False
-    dropped_speculative_replies: int = 0  # of the same utterance, before it
+    dropped_speculative_replies: int = 0  # those dropped earlier in the same turn
     interrupt: threading.Event = field(default_factory=threading.Event)
-    decided: threading.Event = field(default_factory=threading.Event)  # no longer a draft
-    held: list[Event] = field(default_factory=list)  # what happened while it was one
+    decided: threading.Event = field(default_factory=threading.Event)  # set once it was released, stopped or dropped
+    held_events: list[Event] = field(default_factory=list)  # events that came while it was speculative
     spoken: SpokenText = field(default_factory=SpokenText)
-    is_speaking: bool = False  # its first sound was told
-    ended_at: float | None = None  # monotonic seconds: the end-pointer made up its mind
-    began_at: float = 0.0  # the engine was asked
-    first_audio_at: float | None = None  # its first clip went to the loudspeaker
+    is_speaking: bool = False  # the conversation knows that the first clip was played
+    endpoint_at: float | None = None  # monotonic seconds when the utterance was found to be over
+    started_at: float = 0.0  # monotonic seconds when the engine was asked
+    first_audio_at: float | None = None  # monotonic seconds when the first clip was handed to the loudspeaker
 
     def release(self) -> list[Event]:
-        """Turn the draft into a turn; return what happened so far."""
+        """Make the speculative reply a turn; return its events so far."""
         self.state = "turn"
         self.decided.set()
-        held, self.held = self.held, []
-        return held
+        events, self.held_events = self.held_events, []
+        return events
 
     def stop(self) -> None:
-        """Interrupt it; a turn is remembered as far as it was heard."""
+        """Interrupt the response; a turn is remembered as far as it was played."""
         self.interrupt.set()
         self.decided.set()
 
     def drop(self) -> None:
-        """Stop it and forget it."""
+        """Interrupt the response and remember nothing of it."""
         self.state = "dropped"
         self.stop()
 
     def latency(self, timings: Timings) -> Latency:
-        """Return what its turn took, by what `run_turn` says and what was noted here."""
+        """Return the latency of the finished turn, given the timings that `run_turn` reported."""
 
         def since_voice(moment: float | None) -> float | None:
             return None if moment is None else 1000 * (moment - self.last_voiced_at)
 
         token_seconds = timings.first_token_seconds
         return Latency(
-            since_voice(self.ended_at),
-            since_voice(None if token_seconds is None else self.began_at + token_seconds),
+            since_voice(self.endpoint_at),
+            since_voice(None if token_seconds is None else self.started_at + token_seconds),
             since_voice(self.first_audio_at),
             "used" if self.was_speculative else "dropped" if self.dropped_speculative_replies else "none",
             self.dropped_speculative_replies,
@@ -75,7 +75,7 @@ class Response:
 
 @dataclass(frozen=True)
 class ResponseEvent:
-    """An event of an attempt's turn."""
+    """An event of `run_turn` for a response."""
 
     response: Response
     event: Event
@@ -83,16 +83,16 @@ class ResponseEvent:
 
 @dataclass(frozen=True)
 class FirstAudio:
-    """An attempt's first clip goes to the loudspeaker."""
+    """The first clip of a response goes to the loudspeaker."""
 
     response: Response
 
 
 @dataclass(frozen=True)
 class ResponseOver:
-    """Nothing of the attempt runs any more; `error` is what kept the engine from answering.
+    """Nothing of the response is running any more; `error` is what made it fail.
 
-    Only a VoxError is meant for the user; anything else is a defect, to be raised where somebody sees it.
+    A VoxError is meant for the user. Any other error is a defect and must be raised again.
     """
 
     response: Response
@@ -100,17 +100,17 @@ class ResponseOver:
 
 
 @dataclass(frozen=True)
-class NotPrepared:
-    """The engine could not work ahead of the next reply, which will be slower, or fail likewise."""
+class WorkAheadFailed:
+    """The engine failed to work ahead of the next reply, which will be slower or fail, too."""
 
     error: BaseException
 
 
-Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | NotPrepared], None]
+Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed], None]
 
 
 class Gate:
-    """Implements `voxcli.core.turn.Speaker`: lets an attempt through to the loudspeaker once it is a turn."""
+    """Implements `voxcli.core.turn.Speaker`: plays a response once it is a turn and the user has finished."""
 
     def __init__(self, speaker: Speaker, response: Response, commit: Callable[[], bool], post: Post) -> None:
         self._speaker = speaker
@@ -123,107 +123,108 @@ class Gate:
         return self._speaker.position
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
-        """Wait for the decision, then play."""
-        if self._response.first_audio_at is None and may_begin(self._response, self._commit):
+        """Wait until the first clip may be played, then play."""
+        if self._response.first_audio_at is None and wait_for_commit(self._response, self._commit):
             self._response.first_audio_at = time.monotonic()
             self._post(FirstAudio(self._response))
         return self._speaker.play(clip, interrupt)
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
-        """Wait for the decision, then for the loudspeaker."""
+        """Wait until the response is released or dropped, then for the loudspeaker."""
         self._response.decided.wait()
         self._speaker.wait(position, interrupt)
 
     def close(self) -> None:
-        """Nothing to close: the loudspeaker is its owner's."""
+        """Do nothing: the owner of the loudspeaker closes it."""
 
 
-def may_begin(response: Response, commit: Callable[[], bool]) -> bool:
-    """Wait until the attempt is a turn and its user is done; return False if it was stopped before.
+def wait_for_commit(response: Response, commit: Callable[[], bool]) -> bool:
+    """Wait until the response is a turn and its utterance is closed for good; return False if it was stopped.
 
-    A user who goes on has taken the utterance back, and the attempt is about to be dropped. A noise that
-    looked like it is over in a moment.
+    While `commit` returns False the user may be continuing the utterance. If they are, the response will be
+    dropped; if it was only a noise, `commit` soon returns True.
     """
     response.decided.wait()
     while not response.interrupt.is_set():
         if commit():
             return True
-        response.interrupt.wait(GATE_SECONDS)
+        response.interrupt.wait(COMMIT_RETRY_SECONDS)
     return False
 
 
 class Responder(threading.Thread):
-    """The thread that runs attempts one after the other: an engine answers one at a time."""
+    """Runs responses on one thread, one after another, because an engine generates one reply at a time."""
 
     def __init__(self, engine: Engine, speech: SpeechOutput | None, commit: Callable[[], bool], post: Post) -> None:
-        """Answer with `engine`, in the voice and through the loudspeaker of `speech`.
+        """Answer with `engine`; speak with `speech`, or only in text if it is None.
 
         Args:
-            commit: asked before the first sound of a reply, or its end; False while the user speaks on.
-            post: takes what happens, from any thread.
+            commit: closes the utterance for good before the first sound of its reply, or before the reply's end;
+                returns False while the user may still continue it.
+            post: receives events; called on this thread and on the one that speaks.
         """
-        super().__init__(name="answering", daemon=True)
+        super().__init__(name="responder", daemon=True)
         self.engine = engine
         self._output = speech
         self._commit = commit
         self._post = post
-        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def begin(self, response: Response, session: Session) -> None:
-        """Queue an attempt; it starts as soon as the one before is over."""
-        self._waiting.put(lambda: self._answer(response, session))
+    def submit(self, response: Response, session: Session) -> None:
+        """Queue a response; it starts once the one before it is over."""
+        self._jobs.put(lambda: self._run_response(response, session))
 
     def prefill_history(self, session: Session) -> None:
-        """Let the engine read the session ahead, unless there is something to answer."""
-        self._waiting.put(lambda: self._prepare(lambda: self.engine.prefill_history(session)))
+        """Let the engine prefill the session, unless another job is waiting."""
+        self._jobs.put(lambda: self._work_ahead(lambda: self.engine.prefill_history(session)))
 
     def encode_partial(self, clip: AudioClip) -> None:
-        """Let the engine begin on an utterance that goes on, unless there is something to answer."""
-        self._waiting.put(lambda: self._prepare(lambda: self.engine.encode_partial(clip)))
+        """Let the engine encode an utterance that is still open, unless another job is waiting."""
+        self._jobs.put(lambda: self._work_ahead(lambda: self.engine.encode_partial(clip)))
 
     def newly_played(self, response: Response) -> list[str]:
-        """Return the pieces of a reply whose end the loudspeaker has passed since the last call."""
+        """Return the sentences of a reply that were played to their end since the last call."""
         return response.spoken.newly_played(self._output.speaker.position) if self._output else []
 
     def finish(self) -> None:
-        """Return when all that was begun is over; to stop it is the caller's part."""
-        self._waiting.put(None)
+        """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""
+        self._jobs.put(None)
         self.join()
 
     def run(self) -> None:
-        for work in iter(self._waiting.get, None):
-            work()
+        for job in iter(self._jobs.get, None):
+            job()
 
-    def _answer(self, response: Response, session: Session) -> None:
+    def _run_response(self, response: Response, session: Session) -> None:
         error = None
         try:
-            for event in self._events(response, session):
+            for event in self._turn_events(response, session):
                 self._post(ResponseEvent(response, event))
-        except BaseException as failure:  # noqa: BLE001 - raised again by whoever takes it
+        except BaseException as failure:  # noqa: BLE001 - raised again by whoever receives it
             error = failure
         self._post(ResponseOver(response, error))
 
-    def _prepare(self, work: Callable[[], None]) -> None:
-        if not self._waiting.empty():  # it would keep somebody waiting
+    def _work_ahead(self, work: Callable[[], None]) -> None:
+        if not self._jobs.empty():  # a response may be waiting
             return
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever takes it
-            self._post(NotPrepared(error))
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever receives it
+            self._post(WorkAheadFailed(error))
 
-    def _events(self, response: Response, session: Session) -> Generator[Event, None, None]:
-        if response.interrupt.is_set():  # before it could begin: no pass is spent on it
+    def _turn_events(self, response: Response, session: Session) -> Generator[Event, None, None]:
+        if response.interrupt.is_set():  # interrupted before it started: no model pass is needed
             yield unanswered(response.utterance)
             return
-        engine = _Repeating() if response.repeats else self.engine
-        response.began_at = time.monotonic()
-        speech = self._speech(response)
+        engine = _RepeatEngine() if response.repeats else self.engine
+        response.started_at = time.monotonic()
+        speech = self._gated_output(response)
         for event in run_turn(engine, session, response.utterance, response.interrupt, speech, spoken=response.spoken):
             if isinstance(event, TurnEnded) and response.first_audio_at is None:
-                may_begin(response, self._commit)
+                wait_for_commit(response, self._commit)
             yield event
 
-    def _speech(self, response: Response) -> SpeechOutput | None:
+    def _gated_output(self, response: Response) -> SpeechOutput | None:
         if self._output is None:
             return None
         gate = Gate(self._output.speaker, response, self._commit, self._post)
@@ -231,14 +232,14 @@ class Responder(threading.Thread):
 
 
 def unanswered(utterance: Utterance) -> TurnEnded:
-    """Return the end of a turn that was interrupted before anything was done for it."""
+    """Return the end of a turn that was interrupted before it started."""
     report = PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
     return TurnEnded(utterance.answered("", interrupted=True), report, Timings(None, None, 0.0))
 
 
 @dataclass
-class _Repeating(Engine):
-    """Implements `voxcli.core.turn.Engine` by saying the session's last reply again, as far as it was heard."""
+class _RepeatEngine(Engine):
+    """Implements `voxcli.core.turn.Engine`: replies with the session's last reply, as far as it was played."""
 
     name: str = "repeat"
     model: str = ""

@@ -1,4 +1,4 @@
-"""Warms up the engine and the voice before "ready" is said: what a first turn costs more is paid here."""
+"""Warms up the engine and the voice, so that the first turn takes no longer than others."""
 
 import threading
 
@@ -8,20 +8,19 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, Synthesizer, Utterance
 
-WARM_SECONDS = 1.0  # of faint noise, which takes the whole way through an encoder
+NOISE_SECONDS = 1.0  # of faint noise to answer, so that the audio encoder is warmed up, too
 
 
 def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = None) -> None:
-    """Let the engine answer once in a session, and forget the answer; return when the voice is warm, too.
+    """Generate the first delta of a reply and discard it; return when the voice is warm, too.
 
-    The prompt begins with the session, as the next one will. The answer stops at its first piece. The voice warms
-    up by itself.
+    The prompt begins with the session, as that of the first turn will. The voice warms up on its own.
 
     Raises:
         ModelError: the engine can't answer.
         SpeechError: the voice can't speak.
     """
-    noise = np.random.default_rng(0).normal(0, 1e-3, round(WARM_SECONDS * SAMPLE_RATE)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 1e-3, round(NOISE_SECONDS * SAMPLE_RATE)).astype(np.float32)
     interrupt = threading.Event()
     utterance = Utterance(AudioClip(noise), "Say hello.")
     for _delta in engine.reply(session, utterance, interrupt):

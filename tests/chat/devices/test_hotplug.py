@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
-from tests.support.live_doubles import Talk
+from tests.support.live_doubles import RunningConversation
 from tests.support.virtual_audio import RATE, SoundCard, missing_program
 from tests.support.virtual_microphone import plug_in_loudspeaker, restarted, say, studio, unplug_loudspeaker, wait_until
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
@@ -341,8 +341,8 @@ def test_a_sentence_is_announced_within_a_tenth_of_a_second(card: SoundCard) -> 
         if isinstance(event, SentenceSpoken):
             late.append(speaker.position - next(ends))
 
-    with open_speaker() as speaker, Talk(FakeEngine([sentences]), speaker, show=note) as talk:
-        talk.said()
+    with open_speaker() as speaker, RunningConversation(FakeEngine([sentences]), speaker, show=note) as talk:
+        talk.utterance()
         talk.journal.wait_for(TurnTaken)
     assert len(late) == len(sentences)
     assert min(late) >= -0.002

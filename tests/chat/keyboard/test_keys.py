@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxcli.chat.keyboard.keys import PENDING_CHARS, Answer, Key, KeyParser
+from voxcli.chat.keyboard.keys import PENDING_CHARS, Key, KeyParser, TerminalReply
 from voxcli.chat.keyboard.opening import open_keys
 from voxcli.chat.keyboard.windows import WindowsKeys
 
@@ -35,8 +35,8 @@ MEANINGS = [  # what a terminal sends, and what it means
     (b"\x1b[200~", []),  # a paste
     (b"\x1b]11;rgb:0000/q/0000\x1b\\", []),  # a colour
     (b"\x1bP1$r0q\x07", []),
-    (b"\x1b[?62;22c", [Answer("c", "62;22")]),
-    (b"\x1b[?11u", [Answer("u", "11")]),
+    (b"\x1b[?62;22c", [TerminalReply("c", "62;22")]),
+    (b"\x1b[?11u", [TerminalReply("u", "11")]),
     (b"\x1b[32u", [Key(" ")]),
     (b"\x1b[32;1u", [Key(" ")]),
     (b"\x1b[32;1:1u", [Key(" ")]),
@@ -61,14 +61,14 @@ MEANINGS = [  # what a terminal sends, and what it means
 
 
 @pytest.mark.parametrize(("sent", "meant"), MEANINGS)
-def test_what_is_sent_has_a_meaning(sent: bytes, meant: list[Key | Answer]) -> None:
+def test_what_is_sent_has_a_meaning(sent: bytes, meant: list[Key | TerminalReply]) -> None:
     parser = KeyParser()
     assert parser.feed(sent) == meant
     assert not parser.pending
 
 
 @given(st.lists(st.sampled_from([case for case in MEANINGS if len(case[0]) < 100]), max_size=8), st.data())
-def test_borders_do_not_matter(cases: list[tuple[bytes, list[Key | Answer]]], data: st.DataObject) -> None:
+def test_borders_do_not_matter(cases: list[tuple[bytes, list[Key | TerminalReply]]], data: st.DataObject) -> None:
     sent = b"".join(case[0] for case in cases)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=6)))
     parser = KeyParser()
@@ -84,7 +84,7 @@ def test_noise_never_blocks_the_next_key(noise: list[bytes]) -> None:
     for data in noise:
         parser.feed(data)
     assert len(parser.pending) <= PENDING_CHARS
-    parser.forget()
+    parser.discard_pending()
     assert parser.feed(b" ") == [Key(" ")]
 
 
@@ -99,7 +99,7 @@ def test_escape_waits_for_what_follows() -> None:
     parser = KeyParser()
     assert parser.feed(b"\x1b") == []
     assert parser.pending
-    parser.forget()
+    parser.discard_pending()
     assert parser.feed(b"q") == [Key("q")]
 
 

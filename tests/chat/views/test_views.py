@@ -115,7 +115,7 @@ def screen_of(*events: LiveEvent, clock: Clock | None = None, ascii_only: bool =
     screen = Screen(clock or Clock(), ascii_only=ascii_only)
     screen.hints = {"space": "mute", "i": "interrupt", "q": "end"}
     for event in events:
-        screen.take(event)
+        screen.update(event)
     return screen
 
 
@@ -136,7 +136,7 @@ def test_the_state_is_in_words(state: State, width: int) -> None:
     assert "space mute" in shown
 
 
-def test_what_is_being_made_ready_is_said() -> None:
+def test_the_part_that_is_being_prepared_is_shown() -> None:
     screen = screen_of()
     screen.starting(f"fetching{HOSTILE}", 0.5)
     shown = text_of(screen)
@@ -158,22 +158,22 @@ def test_there_is_no_level_while_muted() -> None:
     assert "━" not in text_of(screen_of(InputLevel(-3, None), StateChanged("muted")))
 
 
-def test_the_time_since_speech_began_is_told() -> None:
+def test_the_time_since_speech_began_is_shown() -> None:
     assert "2.3 s" in text_of(screen_of(StateChanged("hearing"), InputLevel(-20, 2.34)))
 
 
-def test_the_time_of_thinking_is_told() -> None:
+def test_the_time_of_thinking_is_shown() -> None:
     clock = Clock()
     screen = screen_of(StateChanged("thinking"), clock=clock)
     clock.seconds += 1.2
-    screen.take(StateChanged("thinking"))  # again: it has not begun anew
+    screen.update(StateChanged("thinking"))  # again: it has not begun anew
     assert "1.2 s" in text_of(screen)
 
 
 def test_what_is_still_to_be_spoken_is_set_apart() -> None:
     screen = screen_of(READY, StateChanged("speaking"), ReplyDelta("One. Two, "), ReplyDelta("three."))
     assert "One. Two, three." in styled(screen.rows(console()), "dim")
-    screen.take(SentenceSpoken("One. "))
+    screen.update(SentenceSpoken("One. "))
     rows = screen.rows(console())
     assert rows[0].plain == "One. Two, three."
     assert "Two, three." in styled(rows, "dim")
@@ -273,7 +273,7 @@ def show(view: TerminalView, *events: LiveEvent) -> None:
         view.paint()
 
 
-def test_what_goes_on_stands_below_what_is_finished(tty: Tty, view: TerminalView) -> None:
+def test_the_present_turn_is_shown_below_finished_ones(tty: Tty, view: TerminalView) -> None:
     show(view, StateChanged("speaking"), ReplyDelta("Paris."), SentenceSpoken("Paris."))
     assert tty.screen()[0] == "Paris."
     show(view, taken("Paris.", transcript="What is the capital of France?"), StateChanged("listening"))
@@ -285,7 +285,7 @@ def test_what_goes_on_stands_below_what_is_finished(tty: Tty, view: TerminalView
     assert not any("speaking" in row for row in rows)
 
 
-def test_what_was_not_heard_is_not_kept(tty: Tty, view: TerminalView) -> None:
+def test_text_that_was_not_spoken_is_not_kept(tty: Tty, view: TerminalView) -> None:
     show(view, StateChanged("speaking"), ReplyDelta("Paris is the capital of France."), BargeIn("Paris is"))
     show(view, taken("Paris is", interrupted=True))
     assert "Paris is (interrupted)" in tty.screen()
@@ -431,12 +431,12 @@ def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
     assert "Paris" not in notes
 
 
-def test_what_was_said_is_told_in_words_where_they_are_known() -> None:
+def test_the_transcript_is_shown_where_there_is_one() -> None:
     assert "you: Where is Paris?\n" in Lines().after(taken("There.", transcript="Where is Paris?"))[1]
     assert f"you: {PLACEHOLDER}\nIn French.\n" in Lines().after(taken("Là.", prompt="In French."))[1]
 
 
-def test_an_interrupted_reply_is_what_was_heard() -> None:
+def test_an_interrupted_reply_is_its_spoken_text() -> None:
     out, notes = Lines().after(taken("Paris is", interrupted=True))
     assert out == "Paris is\n"
     assert "(interrupted)" in notes
@@ -451,12 +451,12 @@ def test_lines_have_no_control_characters() -> None:
     assert not CONTROLS.search(notes)
 
 
-def test_muting_is_told() -> None:
+def test_muting_is_shown() -> None:
     states: list[State] = ["listening", "muted", "listening", "hearing"]
     assert Lines().after(*map(StateChanged, states))[1] == "muted\nlistening\n"
 
 
-def test_starting_is_told_once_and_in_tenths() -> None:
+def test_progress_is_shown_in_tenths() -> None:
     lines = Lines()
     for share in (None, 0.0, 0.01, 0.04, 0.11, 1.0):
         lines.view.starting("the model", share)
@@ -509,7 +509,7 @@ def test_a_turn_has_its_latency() -> None:
     }
 
 
-def test_events_say_what_happened() -> None:
+def test_the_keys_of_events() -> None:
     assert [
         {key: value for key, value in record.items() if key not in ("event", "t")}
         for record in records(
@@ -543,7 +543,7 @@ def test_events_say_what_happened() -> None:
 # Words.
 
 
-def test_a_line_of_latency_says_only_what_is_known() -> None:
+def test_the_latency_line_has_only_known_figures() -> None:
     assert latency_line(UNKNOWN) == ""
     dropped = Latency(350, None, None, "dropped", 2)
     assert latency_line(dropped) == "end of speech 0.35 s · 2 drafts dropped"

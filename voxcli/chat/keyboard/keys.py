@@ -1,9 +1,7 @@
-"""Keys of the terminal, one by one, while a conversation runs; it knows nothing of what they do.
+"""Keys that the user presses while a conversation runs, and how they are parsed from a terminal's bytes.
 
-On POSIX the terminal is put into cbreak mode without echo and put back whatever happens: an error, a
-signal that ends the program, Ctrl-Z. Ctrl-C stays the terminal's: it comes as SIGINT. Releases of keys,
-which holding a key to talk needs, are told only by terminals with kitty's keyboard protocol
-(https://sw.kovidgoyal.net/kitty/keyboard-protocol/); others tell no more than characters.
+Most terminals report only characters. Those with kitty's keyboard protocol also report when a key is released,
+which push-to-talk with a held key needs (https://sw.kovidgoyal.net/kitty/keyboard-protocol/).
 """
 
 import codecs
@@ -14,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-PENDING_CHARS = 256  # a longer sequence is none
+PENDING_CHARS = 256  # a longer escape sequence is discarded
 
 _SHIFT, _CTRL, _LOCKS = 1, 4, 64 | 128  # bits of kitty's modifiers
 _KINDS: dict[str, Literal["press", "repeat", "release"]] = {"": "press", "1": "press", "2": "repeat", "3": "release"}
@@ -33,9 +31,9 @@ _NUMBER = re.compile(r"\d{1,7}")
 
 @dataclass(frozen=True)
 class Key:
-    """A key and what was done with it.
+    """A key that was pressed, repeated or released.
 
-    char: as the keyboard gives it, in lower case; Ctrl with a letter is a control character
+    char: in lower case; a control character for Ctrl with a letter
     """
 
     char: str
@@ -43,50 +41,53 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the terminal answered: `c` to what it is, `u` to which flags of kitty's protocol are set."""
+class TerminalReply:
+    """The terminal's reply to a query.
+
+    final: `c` for its device attributes, `u` for the flags set in kitty's protocol
+    """
 
     final: str
     parameters: str
 
 
 class KeyParser:
-    """Turns what a terminal sends into keys; a sequence that is not yet whole is kept."""
+    """Parses the bytes of a terminal into keys; keeps an incomplete escape sequence."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self.pending = ""
 
-    def feed(self, data: bytes) -> list[Key | Answer]:
-        """Take the next bytes; return what is certain now. Keys without a character are left out."""
+    def feed(self, data: bytes) -> list[Key | TerminalReply]:
+        """Parse the next bytes; return the complete keys and replies. Keys without a character are left out."""
         text = self.pending + self._decoder.decode(data)
         found = []
         end = 0
         while match := _SEQUENCE.match(text, end):
-            found.append(_meaning(match))
+            found.append(_parsed(match))
             end = match.end()
         self.pending = text[end:]
         if len(self.pending) > PENDING_CHARS:
-            self.forget()
+            self.discard_pending()
         return [each for each in found if each]
 
-    def forget(self) -> None:
-        """Drop what is pending: nothing follows it, so it was Escape itself, or broken."""
+    def discard_pending(self) -> None:
+        """Discard an incomplete sequence: it was the Escape key itself, or broken."""
         self._decoder.reset()
         self.pending = ""
 
 
-def _meaning(match: re.Match[str]) -> Key | Answer | None:
+def _parsed(match: re.Match[str]) -> Key | TerminalReply | None:
     if char := match["char"]:
         return Key(char.lower())
     final, parameters = match["final"], match["parameters"] or ""
     if final in ("c", "u") and parameters.startswith("?"):
-        return Answer(final, parameters[1:])
+        return TerminalReply(final, parameters[1:])
     return _kitty_key(parameters) if final == "u" else None
 
 
 def _kitty_key(parameters: str) -> Key | None:
-    """Read `code:alternates ; modifiers:event ; text`, of which all but the code may be missing."""
+    """Parse `code:alternates ; modifiers:event ; text`; everything but the code is optional."""
     code, modifiers, *_ = [*parameters.split(";"), ""]
     number = code.partition(":")[0]
     bits, _, event = modifiers.partition(":")
@@ -96,7 +97,7 @@ def _kitty_key(parameters: str) -> Key | None:
         return None
     char, kind = chr(int(number)).lower(), _KINDS[event]
     held = (int(bits or 1) - 1) & ~(_SHIFT | _LOCKS)
-    if kind == "release" or not held:  # a release counts whatever is held beside it: nothing may stay pressed
+    if kind == "release" or not held:  # a release always counts, or a key would stay pressed
         return Key(char, kind)
     if held == _CTRL and ("a" <= char <= "z" or char == "\\"):
         return Key(chr(ord(char) & 0x1F), kind)
@@ -104,7 +105,7 @@ def _kitty_key(parameters: str) -> Key | None:
 
 
 class Keys(Protocol):
-    """Where keys come from. `read` may run in a thread of its own while another calls `read_line`."""
+    """The keys of a terminal. One thread may call `read` while another calls `read_line`."""
 
     supports_release: bool
 
@@ -113,14 +114,14 @@ class Keys(Protocol):
         ...
 
     def read_line(self, prompt: str) -> str:
-        """Let the user type a line, with echo; empty if nothing was typed. Keys wait meanwhile."""
+        """Let the user type a line, with echo; return "" if nothing was typed. `read` waits meanwhile."""
         ...
 
 
 def typed_line(prompt: str, fd: int = 0) -> str:
-    """Let the user type a line at a terminal that echoes; empty for Ctrl-D.
+    """Let the user type a line at a terminal that echoes; return "" for Ctrl-D.
 
-    The prompt never gets into replies that go to a file.
+    The prompt goes to stderr if stdout is a file.
     """
     if fd == 0 and sys.stdout.isatty():
         with suppress(ImportError):

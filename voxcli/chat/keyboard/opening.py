@@ -1,4 +1,4 @@
-"""Opens the keys of the terminal, on POSIX or on Windows."""
+"""Opens the keyboard of the terminal, on POSIX or on Windows."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ def open_keys(
     paused: Callable[[], AbstractContextManager[None]] = nullcontext,
     stdin: TextIO | None = None,
 ) -> Iterator[Keys | None]:
-    """Give the keys of the terminal; None where standard input is none, or belongs to another program.
+    """Yield the keys of the terminal; None if standard input is no terminal, or the program is in the background.
 
-    To be called on the main thread, which signals reach.
+    Call it on the main thread, which receives signals.
 
     Args:
-        releases: ask the terminal to tell when a key is let go; `supports_release` says if it does.
-        paused: entered while somebody else has the terminal: the user types a line, or Ctrl-Z was pressed.
+        releases: ask the terminal to report released keys; `supports_release` says whether it does.
+        paused: entered while the user types a line, or while Ctrl-Z suspends the program.
     """
     stream = stdin or sys.stdin
     if stream is None or stream.closed or not stream.isatty():

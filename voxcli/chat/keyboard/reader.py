@@ -1,4 +1,4 @@
-"""Reads the keys of the terminal on a thread of its own while a conversation runs."""
+"""Reads the keys of the terminal on a thread while a conversation runs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from voxcli.chat.keyboard.keys import Key, Keys
 from voxcli.chat.messages import ThreadCrashed, crashes_posted
 
-LOOK_SECONDS = 0.1  # how long to wait for a key before looking whether the conversation is over
+READ_SECONDS = 0.1  # how long to wait for a key before checking whether the conversation is over
 
 
 @contextmanager
 def keys_posted(keys: Keys | None, post: Callable[[Key | ThreadCrashed], None]) -> Iterator[None]:
-    """Post each key that is pressed while the context lasts; None has no keys."""
+    """Post each key for the time of the context; do nothing if `keys` is None."""
     if keys is None:
         yield
         return
@@ -21,7 +21,7 @@ def keys_posted(keys: Keys | None, post: Callable[[Key | ThreadCrashed], None]) 
     def read() -> None:
         with crashes_posted(post):
             while not over.is_set():
-                if key := keys.read(LOOK_SECONDS):
+                if key := keys.read(READ_SECONDS):
                     post(key)
 
     reader = threading.Thread(target=read, name="keys", daemon=True)

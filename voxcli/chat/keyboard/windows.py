@@ -1,4 +1,4 @@
-"""The keys of a Windows console."""
+"""Reads the keys of a Windows console."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from voxcli.chat.keyboard.keys import Key, typed_line
 
-POLL_SECONDS = 0.02  # Windows has nothing to wait on
+POLL_SECONDS = 0.02  # Windows offers no wait for a key with a time-out
 
 
 class WindowsKeys:
-    """Keys of a Windows console.
+    """Implements `voxcli.chat.keyboard.keys.Keys` for a Windows console.
 
     Args:
         has_key, get_char: `msvcrt.kbhit` and `msvcrt.getwch`.

@@ -1,7 +1,6 @@
-"""Views of a live conversation: on a terminal, in lines, as JSON; they know events, not how these came about.
+"""Views of a live conversation: on a terminal, as plain lines, as JSON.
 
-Replies go to stdout, everything else to stderr. A stream that closes takes nothing with it: the
-conversation goes on.
+Replies go to stdout, everything else to stderr. The conversation goes on if a stream is closed.
 """
 
 import os
@@ -14,32 +13,36 @@ from voxcli.chat.events import LiveEvent
 
 
 class LiveView(Protocol):
-    """Shows a conversation; its methods may be called on any thread.
+    """Shows a conversation; methods may be called on any thread.
 
-    hints: keys and what they do, for the user to read; may be set at any time
+    hints: keys and what they do, shown to the user; may be set at any time
     """
 
     hints: Mapping[str, str]
 
     def starting(self, what: str, share: float | None = None) -> None:
-        """Show what is being made ready and, where it is known, how much of it is done, in [0, 1]."""
+        """Show what is being prepared and, if known, how much of it is done, from 0 to 1."""
         ...
 
     def show(self, event: LiveEvent) -> None:
-        """Show an event. `TurnTaken` shows a finished turn; the `TurnEnded` in it needs no showing."""
+        """Show an event."""
         ...
 
     def paused(self) -> AbstractContextManager[None]:
-        """Leave the terminal to somebody else for a while; what happens meanwhile is shown afterwards."""
+        """Leave the terminal alone for the time of the context; show events of that time afterwards."""
         ...
 
     def close(self) -> None:
-        """Leave the terminal as it was; raises VoxError if not all could be written."""
+        """Restore the terminal.
+
+        Raises:
+            VoxError: some output could not be written.
+        """
         ...
 
 
 def open_live_view(*, as_json: bool = False) -> LiveView:
-    """Return the view that fits standard output."""
+    """Return the view that suits standard output."""
     from voxcli.chat.views.lines import JsonLiveView, PlainView
 
     if as_json:

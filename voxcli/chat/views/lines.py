@@ -1,4 +1,4 @@
-"""Views that write line by line: for people without a terminal, and for programs."""
+"""Views that write line by line: plain text where there is no terminal, JSON for programs."""
 
 import json
 import sys
@@ -23,14 +23,14 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnTaken,
 )
-from voxcli.chat.views.words import STAGES, interruption, latency_line, notes_of, rounded_ms, said, spread
+from voxcli.chat.views.words import STAGES, interruption, latency_line, note_lines, percentiles, rounded_ms, user_text
 from voxcli.core.turn import ReplyDelta, SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
 
 
 class PlainView:
-    """Lines, where there is no terminal: a reply, as far as it was heard, on stdout; the rest on stderr."""
+    """Writes replies, as far as they were played, to stdout, and the rest to stderr."""
 
     def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
         self.hints: Mapping[str, str] = {}
@@ -50,12 +50,12 @@ class PlainView:
                 self._notes.write_dim(event.state)
             self._muted = event.state == "muted"
         else:
-            for line in notes_of(event):
+            for line in note_lines(event):
                 self._notes.write_dim(line)
 
     def _show_turn(self, taken: TurnTaken) -> None:
         turn = taken.ended.turn
-        self._notes.write_dim(f"you: {said(taken.ended)}")
+        self._notes.write_dim(f"you: {user_text(taken.ended)}")
         if turn.reply:
             self._out.write(printable(turn.reply, keep="\t\n") + "\n")
         if turn.interrupted:
@@ -71,9 +71,9 @@ class PlainView:
 
 
 class JsonLiveView:
-    """For programs: one event a line on stdout, in ASCII, which no terminal acts on.
+    """Writes one event a line to stdout, as JSON in ASCII, so that no control character reaches a terminal.
 
-    Each has `event`, its name, and `t`, seconds since the view was opened. Keys are only ever added.
+    Each has `event`, its name, and `t`, seconds since the view was opened.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class JsonLiveView:
 
 
 class _StartingLines:
-    """A line for each thing that is made ready, and for each tenth of it."""
+    """Writes a line for each part that is being prepared, and for each tenth of its progress."""
 
     def __init__(self, notes: Output) -> None:
         self._notes = notes
@@ -140,7 +140,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
 def _session_record(ended: SessionEnded) -> dict[str, Any]:
     return {
         "turns": ended.turns,
-        "latency": {stage: spread(ended.latencies, stage) for stage in STAGES},
+        "latency": {stage: percentiles(ended.latencies, stage) for stage in STAGES},
         "overruns": ended.overruns,
         "underruns": ended.underruns,
         "dropped_speculative_replies": ended.dropped_speculative_replies,
@@ -158,12 +158,12 @@ def _ended_record(event: SpeechEnded) -> dict[str, Any]:
     return {"seconds": round(event.clip.seconds, 4), "last_voiced_sample": event.last_voiced, "sample": event.at}
 
 
-# What programs are told: the name of the event, and what of it. Samples count from the opening of the microphone.
+# The name and the keys of each event. Samples count from when the microphone was opened.
 _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     Ready: ("ready", vars),
     SpeechStarted: ("speech_started", lambda event: {"sample": event.start}),
     SpeechEnded: ("speech_ended", _ended_record),
-    SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # after it `speech_ended` comes again
+    SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # another `speech_ended` will follow
     SpeechTooLong: ("speech_too_long", vars),
     ReplyDelta: ("reply_delta", vars),
     SentenceSpoken: ("sentence_spoken", vars),

@@ -1,7 +1,7 @@
-"""The view of a live conversation on a terminal: what is finished scrolls up, what goes on stays below.
+"""The view of a live conversation on a terminal: finished turns scroll up, the present one stays below them.
 
-`Screen` is what is to be seen, a pure value of the events so far; `TerminalView` paints it, a few times
-a second and only when it has changed.
+`Screen` holds what is shown below; it depends on the events and the clock alone. `TerminalView` paints it, a few
+times a second and only when it has changed.
 """
 
 import io
@@ -29,7 +29,7 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnTaken,
 )
-from voxcli.chat.views.words import interruption, latency_line, notes_of, said
+from voxcli.chat.views.words import interruption, latency_line, note_lines, user_text
 from voxcli.core.turn import ReplyDelta, SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -37,10 +37,10 @@ from voxcli.printable import printable
 PAINTS_PER_SECOND = 10
 SPINS_PER_SECOND = 8
 SILENT_DBFS = -60.0  # the input level at which the bar is empty
-BAR_CELLS = range(4, 25)  # how long the bar may be
-WIDE = 40  # columns from which on there is room for beauty
+BAR_CELLS = range(4, 25)  # lengths that the bar may have
+WIDE = 40  # columns from which on the state is padded, so that the bar keeps its place
 LONGEST_WORD = len("listening")
-ROWS_BESIDE_REPLY = 4  # an empty row, the state, the keys, and the row that the cursor needs
+ROWS_BESIDE_REPLY = 4  # an empty row, the state, the keys, and the row of the cursor
 
 STYLES: dict[State, str] = {
     "starting": "yellow",
@@ -55,11 +55,11 @@ SPINNER, SPINNER_ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
 class Screen:
-    """What is to be seen below the finished turns.
+    """The rows below the finished turns.
 
     Args:
-        clock: seconds, monotonic.
-        ascii_only: the terminal shows nothing else.
+        clock: returns monotonic seconds.
+        ascii_only: use ASCII characters only.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, ascii_only: bool = False) -> None:
@@ -68,47 +68,47 @@ class Screen:
         self._ascii_only = ascii_only
         self._state: State = "starting"
         self._since = clock()
-        self._what = ""  # is being made ready
+        self._preparing = ""  # what is being prepared
         self._share: float | None = None
         self._dbfs = SILENT_DBFS
         self._speech_seconds: float | None = None
         self._reply = ""
-        self._spoken = 0  # characters of the reply
-        self._aloud = True
+        self._spoken_chars = 0  # characters of the reply that were spoken
+        self._is_spoken = True  # replies are spoken, not only shown
 
     def starting(self, what: str, share: float | None) -> None:
-        self._what, self._share = printable(what), share
+        self._preparing, self._share = printable(what), share
 
-    def take(self, event: LiveEvent) -> None:
-        """Take an event, whatever came before it."""
+    def update(self, event: LiveEvent) -> None:
+        """Apply an event; any order of events is fine."""
         match event:
             case StateChanged(state):
-                self._enter(state)
+                self._set_state(state)
             case InputLevel(dbfs, speech_seconds):
                 self._dbfs, self._speech_seconds = dbfs, speech_seconds
             case ReplyDelta(text):
                 self._reply += text
             case SentenceSpoken(text):
-                self._spoken += len(text)
+                self._spoken_chars += len(text)
             case Ready():
-                self._aloud = event.voice is not None and event.output_device is not None
+                self._is_spoken = event.voice is not None and event.output_device is not None
             case SpeechFailed():
-                self._aloud = False
+                self._is_spoken = False
             case SpeechResumed() | TurnTaken() | TurnFailed() | SessionEnded():
-                self._forget_reply()
+                self._clear_reply()
 
-    def _enter(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         if state == self._state:
             return
         self._state, self._since = state, self._clock()
         if state in ("listening", "thinking"):  # a repeated reply ends without a turn
-            self._forget_reply()
+            self._clear_reply()
 
-    def _forget_reply(self) -> None:
-        self._reply, self._spoken = "", 0
+    def _clear_reply(self) -> None:
+        self._reply, self._spoken_chars = "", 0
 
     def rows(self, console: Console) -> list[Text]:
-        """Return the screen's rows, fewer than the console has and none wider: of a long reply, the end."""
+        """Return rows that fit the console; of a long reply, the end."""
         room = console.height - ROWS_BESIDE_REPLY
         state = self._state_row(console.width)
         if room < 0 or self._state == "starting" or not self.hints:
@@ -119,18 +119,18 @@ class Screen:
         return [*reply, Text(), *rows] if reply else rows
 
     def _reply_rows(self, console: Console) -> list[Text]:
-        """The reply so far, what has been heard of it set apart from what is still to be spoken."""
+        """Return the reply so far; the part that is still to be spoken is dim."""
         if not self._reply.strip():
             return []
-        spoken = self._spoken if self._aloud else len(self._reply)
-        parts = self._reply[:spoken].lstrip(), self._reply[spoken:] if spoken else self._reply.lstrip()
-        transcript, rest = (printable(part, keep="\n\t") for part in parts)
-        return list(Text.assemble(transcript, (rest, "dim")).wrap(console, console.width, tab_size=4))
+        chars = self._spoken_chars if self._is_spoken else len(self._reply)
+        parts = self._reply[:chars].lstrip(), self._reply[chars:] if chars else self._reply.lstrip()
+        spoken_text, rest = (printable(part, keep="\n\t") for part in parts)
+        return list(Text.assemble(spoken_text, (rest, "dim")).wrap(console, console.width, tab_size=4))
 
     def _state_row(self, width: int) -> Text:
         style = STYLES[self._state]
-        word = self._what if self._state == "starting" else self._state
-        padding = " " * (LONGEST_WORD - len(word)) if width >= WIDE else ""  # the bar stands still
+        word = self._preparing if self._state == "starting" else self._state
+        padding = " " * (LONGEST_WORD - len(word)) if width >= WIDE else ""
         row = Text.assemble((f"{self._glyph()} {word}{padding}", style))
         seconds = self._seconds()
         after = f" {seconds:.1f} s" if seconds is not None else ""
@@ -156,7 +156,7 @@ class Screen:
         return spinner[int((self._clock() - self._since) * SPINS_PER_SECOND) % len(spinner)]
 
     def _seconds(self) -> float | None:
-        """Seconds since speech began, or of waiting."""
+        """Return the seconds since speech started, or since the wait for a reply or for a part began."""
         if self._state in ("thinking", "starting"):
             return self._clock() - self._since
         return None if self._state == "muted" else self._speech_seconds
@@ -171,12 +171,12 @@ class Screen:
 
 
 class TerminalView:
-    """Paints a `Screen` on the terminal of standard output; see `voxcli.chat.views.LiveView`.
+    """Implements `voxcli.chat.views.LiveView`: paints a `Screen` on a terminal.
 
     Args:
-        stream: a terminal.
-        clock: seconds, monotonic.
-        painter: paint in a thread of its own; else only `paint` does.
+        stream: a terminal; standard output by default.
+        clock: returns monotonic seconds.
+        painter: paint on a thread of its own; otherwise only `paint` does.
     """
 
     def __init__(
@@ -185,18 +185,18 @@ class TerminalView:
         stream = stream or sys.stdout
         self._out = Output(stream)
         self._console = Console(
-            file=cast(TextIO, _Through(self._out, stream)), highlight=False, markup=False, emoji=False
+            file=cast(TextIO, _OutputStream(self._out, stream)), highlight=False, markup=False, emoji=False
         )
         self._screen = Screen(clock, ascii_only=self._console.options.ascii_only)
-        self._lock = threading.RLock()  # a signal may pause the view while it paints
+        self._lock = threading.RLock()  # reentrant: a signal handler may pause the view while it paints
         self._live: Live | None = None
         self._painted: list[Text] = []
-        self._waiting: list[Text] = []  # for the end of a pause
+        self._waiting: list[Text] = []  # printed when no pause is left
         self._pauses = 0
         self._closed = threading.Event()
-        self._defect: Exception | None = None  # that ended the painter
+        self._defect: Exception | None = None  # ended the painter's thread
         self._painter = threading.Thread(target=self._paint_regularly, name="painter", daemon=True)
-        self._begin()
+        self._start_live()
         if painter:
             self._painter.start()
 
@@ -213,17 +213,18 @@ class TerminalView:
             self._screen.starting(what, share)
 
     def show(self, event: LiveEvent) -> None:
-        """Take an event; what is finished is printed at once, the rest is painted soon.
+        """Print a finished turn or a note at once; let the painter show the rest.
 
-        Raises what ended the painter, which is a defect.
+        Raises:
+            Exception: the defect that ended the painter's thread.
         """
         if self._defect:
             raise self._defect
         with self._lock:
-            self._screen.take(event)
+            self._screen.update(event)
             if isinstance(event, SessionEnded):
-                self._end()
-            self._waiting += _finished(event, self._console.options.ascii_only)
+                self._stop_live()
+            self._waiting += _lasting_rows(event, self._console.options.ascii_only)
             self._print_waiting()
 
     @contextmanager
@@ -231,14 +232,14 @@ class TerminalView:
         with self._lock:
             painting = self._live is not None
             self._pauses += 1
-            self._end()
+            self._stop_live()
         try:
             yield
         finally:
             with self._lock:
                 self._pauses -= 1
                 if painting and not self._closed.is_set():
-                    self._begin()
+                    self._start_live()
                 self._print_waiting()
 
     def close(self) -> None:
@@ -246,11 +247,11 @@ class TerminalView:
         if self._painter.is_alive():
             self._painter.join()
         with self._lock:
-            self._end()
+            self._stop_live()
         self._out.check()
 
     def paint(self) -> None:
-        """Bring the terminal up to the screen, if it differs."""
+        """Show the screen on the terminal if it has changed."""
         with self._lock:
             if not self._live:
                 return
@@ -273,20 +274,20 @@ class TerminalView:
                 self._console.print(Group(*self._waiting))
             self._waiting.clear()
 
-    def _begin(self) -> None:
+    def _start_live(self) -> None:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
         self.paint()
 
-    def _end(self) -> None:
+    def _stop_live(self) -> None:
         if self._live:
             self._live.stop()
             self._live = None
             self._painted = []
 
 
-class _Through(io.TextIOBase):
-    """Lets rich write through an `Output`, which outlives its stream."""
+class _OutputStream(io.TextIOBase):
+    """Lets rich write to an `Output`, which tolerates a stream that closes."""
 
     def __init__(self, output: Output, stream: TextIO) -> None:
         self._output = output
@@ -297,8 +298,8 @@ class _Through(io.TextIOBase):
         return self._stream.encoding
 
     def write(self, text: str) -> int:
-        together = f"\x1b[?2026h{text}\x1b[?2026l" if os.name == "posix" else text  # in one frame, where that is known
-        self._output.write(together)
+        # Synchronized output (mode 2026): the terminal shows the text in one frame, or ignores the sequence.
+        self._output.write(f"\x1b[?2026h{text}\x1b[?2026l" if os.name == "posix" else text)
         return len(text)
 
     def isatty(self) -> bool:
@@ -308,19 +309,19 @@ class _Through(io.TextIOBase):
         return self._stream.fileno()
 
 
-def _finished(event: LiveEvent, ascii_only: bool) -> list[Text]:
-    """Return what of an event stays on the terminal."""
+def _lasting_rows(event: LiveEvent, ascii_only: bool) -> list[Text]:
+    """Return the rows of an event that stay on the terminal."""
     overflow: Literal["crop", "ellipsis"] = "crop" if ascii_only else "ellipsis"
     if isinstance(event, TurnTaken):
         turn = event.ended.turn
         reply = [(printable(turn.reply, keep="\n\t"), "")] if turn.reply else []
         mark = [(interruption(turn.reply), "dim")] if turn.interrupted else []
         return [
-            Text.assemble(("> ", "bold cyan"), (said(event.ended), "cyan")),
+            Text.assemble(("> ", "bold cyan"), (user_text(event.ended), "cyan")),
             Text(" ").join(Text.assemble(part) for part in [*reply, *mark]),
             Text.assemble((latency_line(event.latency), "dim"), no_wrap=True, overflow=overflow),
             Text(),
         ]
     style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
-    lines = [Text.assemble((line, style)) for line in notes_of(event)]
+    lines = [Text.assemble((line, style)) for line in note_lines(event)]
     return [*lines, Text()] if lines and isinstance(event, Ready) else lines

@@ -1,4 +1,4 @@
-"""What the views say of a live conversation in words, safe for a terminal. Pure functions."""
+"""Texts that describe a live conversation, shared by the views and safe for a terminal."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,50 +12,49 @@ from voxcli.printable import printable
 STAGES = {"endpoint_ms": "end of speech", "first_token_ms": "first token", "first_audio_ms": "voice"}
 
 
-def notes_of(event: LiveEvent) -> list[str]:
-    """Return what there is to say, beside turns and states, of an event; safe for a terminal."""
-    told = _NOTES.get(type(event))
-    return told(event) if told else []
+def note_lines(event: LiveEvent) -> list[str]:
+    """Return the lines that describe an event; none for turns, states and events that need no words."""
+    lines = _NOTES.get(type(event))
+    return lines(event) if lines else []
 
 
-def said(ended: TurnEnded) -> str:
-    """Return the user's side of a turn: its words where they are known, else its placeholder."""
+def user_text(ended: TurnEnded) -> str:
+    """Return the user's side of a turn: the transcript if there is one, else the placeholder; then typed text."""
     turn = ended.turn
     return printable("\n".join(part for part in (ended.report.transcript or turn.user, turn.prompt) if part), keep="\n")
 
 
-def interruption(transcript: str) -> str:
-    """Return how an interrupted reply is marked."""
-    return "(interrupted)" if transcript else "(interrupted before a word was heard)"
+def interruption(spoken_text: str) -> str:
+    """Return the mark of an interrupted reply, of which `spoken_text` was played."""
+    return "(interrupted)" if spoken_text else "(interrupted before a word was spoken)"
 
 
 def latency_line(latency: Latency) -> str:
-    """Return what a turn took, in one line, the most telling figure first; empty if nothing is known."""
+    """Return the latency of a turn in one line, the time until its first sound first; empty if nothing is known."""
     times = [
         f"{name} {value / 1000:.2f} s"
         for key, name in reversed(STAGES.items())
         if (value := getattr(latency, key)) is not None
     ]
-    speculative_replies = ["draft used"] if latency.speculative_reply == "used" else []
+    speculation = ["speculative reply used"] if latency.speculative_reply == "used" else []
     if latency.dropped_speculative_replies:
-        speculative_replies.append(_count(latency.dropped_speculative_replies, "speculative_reply") + " dropped")
-    return " · ".join(times + speculative_replies)
+        speculation.append(_dropped(latency.dropped_speculative_replies))
+    return " · ".join(times + speculation)
 
 
 def summary_lines(ended: SessionEnded) -> list[str]:
-    """Return what the conversation came to: turns, latency by stage, what went wrong, where it is kept."""
+    """Return the summary of a conversation: turns, latency by stage, counts of problems, and its session."""
     lines = [_count(ended.turns, "turn")]
     for key, name in STAGES.items():
-        if shares := spread(ended.latencies, key):
+        if shares := percentiles(ended.latencies, key):
             lines.append(f"{name:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
-    mishaps = {
-        "speculative_reply": (ended.dropped_speculative_replies, "dropped"),
-        "overrun": (ended.overruns, "of the microphone"),
-        "underrun": (ended.underruns, "of the loudspeaker"),
-    }
-    told = [f"{_count(number, what)} {how}" for what, (number, how) in mishaps.items() if number]
-    if told:
-        lines.append(" · ".join(told))
+    counts = [
+        _dropped(ended.dropped_speculative_replies) if ended.dropped_speculative_replies else "",
+        f"{_count(ended.overruns, 'overrun')} of the microphone" if ended.overruns else "",
+        f"{_count(ended.underruns, 'underrun')} of the loudspeaker" if ended.underruns else "",
+    ]
+    if any(counts):
+        lines.append(" · ".join(filter(None, counts)))
     if ended.session is not None:
         lines.append(printable(f"session {ended.session}" + (f", in {ended.store}" if ended.store else "")))
     return lines
@@ -74,23 +73,27 @@ def _in_one_line(error: VoxError) -> str:
     return printable(error.message + (f" ({error.hint})" if error.hint else ""))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
-def spread(latencies: Sequence[Latency], stage: str) -> dict[str, float] | None:
-    """Return the 50th and 95th percentile of a stage, in ms, by nearest rank; None if no turn came so far."""
+def _dropped(speculative_replies: int) -> str:
+    return _count(speculative_replies, "speculative reply", "speculative replies") + " dropped"
+
+
+def percentiles(latencies: Sequence[Latency], stage: str) -> dict[str, float] | None:
+    """Return the 50th and 95th percentile of a stage, in ms, by nearest rank; None if no turn reached it."""
     known = [value for latency in latencies if (value := getattr(latency, stage)) is not None]
     found = {f"p{share}": percentile(known, share / 100) for share in (50, 95)}
     return {name: rounded_ms(value) for name, value in found.items() if value is not None} or None
 
 
 def rounded_ms(value: float) -> float:
-    """Return milliseconds to a tenth."""
+    """Return milliseconds rounded to a tenth."""
     return round(value, 1)
 
 
-# What people are told beside turns and states.
+# The lines for each kind of event.
 _NOTES: dict[type, Callable[[Any], list[str]]] = {
     Ready: _ready_lines,
     Notice: lambda event: [printable(event.text)],

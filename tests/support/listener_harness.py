@@ -1,4 +1,4 @@
-"""A listener under test, on a microphone and a loudspeaker that the test moves."""
+"""A listener under test, with doubles of the microphone and the loudspeaker."""
 
 import threading
 import time
@@ -22,12 +22,12 @@ from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SAMPLES = SAMPLE_RATE // 100
-END = 20  # frames of silence that end an utterance, and one
+END = 20  # frames: one more than the silence that ends an utterance
 TAIL = TAIL_MS // 32 + 2  # frames for which the microphone is ignored after a reply
 
 
 class FakeMicrophone:
-    """A microphone that captures what the test gives it; before the first read it keeps the end of that."""
+    """A microphone that captures the samples a test gives it; until the first read it keeps only the latest."""
 
     def __init__(self) -> None:
         self.overruns = 0
@@ -36,11 +36,11 @@ class FakeMicrophone:
         self._news = threading.Condition()
         self._given = self._taken = self._done = 0
         self.position = 0
-        self.opened_at = time.monotonic() - 1000  # so all was captured long ago
+        self.opened_at = time.monotonic() - 1000  # long ago, so that every block was captured in the past
         self._over = False
 
     def read(self, timeout: float) -> MicrophoneBlock | None:
-        """Return what comes next; a real one gives up after `timeout`, this one when the test says so."""
+        """Return the next block. Time-outs happen only when the test calls `miss`, except that 0 never waits."""
         with self._news:
             self._is_read = True
             self._done = self._taken
@@ -53,11 +53,11 @@ class FakeMicrophone:
             return self._blocks.popleft()
 
     def be_late(self, seconds: float) -> None:
-        """What comes next was captured so long before now."""
+        """Date the next samples back by so many seconds."""
         self.opened_at = time.monotonic() - seconds - self.position / SAMPLE_RATE
 
     def capture(self, samples: Samples) -> None:
-        """Give blocks of 10 ms; return at once."""
+        """Capture samples in blocks of 10 ms; return at once."""
         with self._news:
             for first in range(0, len(samples), BLOCK_SAMPLES):
                 block = samples[first : first + BLOCK_SAMPLES]
@@ -71,14 +71,14 @@ class FakeMicrophone:
             self._news.notify_all()
 
     def miss(self) -> None:
-        """Let the next read give up."""
+        """Let the next read time out."""
         with self._news:
             self._blocks.append(None)
             self._given += 1
             self._news.notify_all()
 
     def catch_up(self) -> None:
-        """Wait until all that was captured has been dealt with."""
+        """Wait until the reader has processed every block."""
         with self._news:
             assert self._news.wait_for(lambda: self._done == self._given, PATIENCE_SECONDS)
 
@@ -90,7 +90,7 @@ class FakeMicrophone:
 
 @dataclass
 class FakeLoudspeaker:
-    """A loudspeaker that notes when it was made silent."""
+    """A loudspeaker that records when it was ducked and unducked."""
 
     is_playing: bool = False
     ducks: list[bool] = field(default_factory=list)
@@ -104,15 +104,15 @@ class FakeLoudspeaker:
         self.ducks.append(False)
 
 
-class Clean:
-    """An echo canceller that has nothing to do."""
+class PassThroughCanceller:
+    """An echo canceller that changes nothing."""
 
     def clean(self, samples: Samples) -> Samples:
         return samples
 
 
 def detect(frame: Samples) -> float:
-    """Take what is loud for speech."""
+    """Return a high probability of speech for loud frames."""
     return 0.9 if float(np.abs(frame).mean()) > 0.05 else 0.05
 
 
@@ -124,13 +124,28 @@ def silence(frames: int) -> Samples:
     return np.zeros(frames * FRAME_SAMPLES, np.float32)
 
 
-class Broken:
+class FailingCanceller:
+    """An echo canceller that fails."""
+
     def clean(self, samples: Samples) -> Samples:
         raise AudioDeviceError("the echo canceller fails")
 
 
-class Listening:
-    """A listener that runs, its devices, and what it posted."""
+class WatchedEndpointer(Endpointer):
+    """An endpointer that says when the end-of-turn model's verdict has reached it."""
+
+    def __init__(self, settings: EndpointingSettings) -> None:
+        super().__init__(settings)
+        self.has_verdict = threading.Event()
+
+    def ends_early(self, complete: bool) -> list[EndpointEvent]:
+        events = super().ends_early(complete)
+        self.has_verdict.set()
+        return events
+
+
+class ListenerHarness:
+    """A listener, doubles of its devices, and the messages that it posted."""
 
     def __init__(
         self,
@@ -146,11 +161,12 @@ class Listening:
         self.posted: list[Inbound] = []
         self.news = threading.Condition()
         self.played = Timeline(10.0)
+        self.endpointer = WatchedEndpointer(settings or EndpointingSettings())
         self.listener = Listener(
             self.microphone,
             self.speaker,
             detect,
-            Endpointer(settings or EndpointingSettings()),
+            self.endpointer,
             canceller,
             self.played,
             self._post,
@@ -163,14 +179,14 @@ class Listening:
             self.posted.append(inbound)
             self.news.notify_all()
 
-    def hear(self, *sounds: Samples) -> None:
+    def capture(self, *sounds: Samples) -> None:
         for sound in sounds:
             self.microphone.capture(sound)
         self.microphone.catch_up()
 
-    def let_go(self) -> None:
-        """Let the key go; what comes next was captured 100 ms before, three frames and a bit."""
-        self.listener.talk(False)
+    def release_key(self) -> None:
+        """Release the push-to-talk key; date the next samples back by 100 ms, a little more than three frames."""
+        self.listener.push_to_talk(False)
         self.microphone.be_late(0.1)
 
     def wait_for(self, kind: type) -> None:
@@ -194,15 +210,15 @@ class Listening:
 
 
 @contextmanager
-def listening(heard: Listening) -> Iterator[Listening]:
-    heard.listener.start()
+def running(harness: ListenerHarness) -> Iterator[ListenerHarness]:
+    harness.listener.start()
     try:
-        yield heard
+        yield harness
     finally:
-        heard.microphone.end()
-        heard.listener.close()
+        harness.microphone.end()
+        harness.listener.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("listener", "end of turn"))]
 
 
-def playing(speaker: FakeLoudspeaker) -> None:
+def start_playback(speaker: FakeLoudspeaker) -> None:
     speaker.is_playing = True
