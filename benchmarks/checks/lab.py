@@ -27,7 +27,7 @@ from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Engine, PassReport, Utterance
 
-RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
+LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
 SEED = 7
 REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
@@ -79,7 +79,7 @@ class Lab:
     device: str  # cuda or cpu
     sizes: Sizes
     emulated: bool
-    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by rung; what one step leaves to another
+    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by level; what one step leaves to another
     replays: int = 0  # of anything captured, ever
 
     @cached_property
