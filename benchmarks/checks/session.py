@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.checks.findings import Notebook, describe
-from benchmarks.checks.lab import REPLAYS_PER_TOKEN, LEVELS, Answer, Lab, ask, clip, text_of
+from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, clip, text_of
 from benchmarks.random_model import open_model
 from benchmarks.script import Script
 from voxcli.audio import AudioClip

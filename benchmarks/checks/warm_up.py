@@ -1,9 +1,9 @@
-"""Step a: how long a start takes on each level of the ladder, and the first answers after it."""
+"""Step a: how long a start takes on each level of acceleration, and the first answers after it."""
 
 import time
 
 from benchmarks.checks.findings import Notebook
-from benchmarks.checks.lab import REPLAYS_PER_TOKEN, LEVELS, Answer, Lab, ask, clip, text_of
+from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, clip, text_of
 from voxcli.engines.voxtral import VoxtralEngine
 from voxcli.session import Session
 from voxcli.turn import Utterance
