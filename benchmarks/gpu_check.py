@@ -32,8 +32,8 @@ from voxcli.engines.voxtral.quiet import quiet  # noqa: E402
 
 Check = Callable[[Lab, Notebook], None]
 CHECKS: dict[str, tuple[str, Check]] = {
-    "a": ("warm-up and first answer on each rung", warm_up.check),
-    "b": ("the same tokens on all rungs and in all formats", tokens.check),
+    "a": ("warm-up and first answer on each level", warm_up.check),
+    "b": ("the same tokens on all levels and in all formats", tokens.check),
     "c": ("time to the first token, decoding, one pass against two", speed.check),
     "d": ("a batch of replies", batch.check),
     "e": ("peak memory against what was announced", memory.check),

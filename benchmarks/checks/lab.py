@@ -28,7 +28,7 @@ from voxcli.engines.voxtral.engine import VoxtralEngine
 from voxcli.engines.voxtral.runtime.acceleration import Backends, Level
 from voxcli.engines.voxtral.runtime.cuda_graphs import GraphRecorder, Work
 
-RUNGS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
+LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
 SEED = 7
 REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
@@ -80,7 +80,7 @@ class Lab:
     device: str  # cuda or cpu
     sizes: Sizes
     emulated: bool
-    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by rung; what one step leaves to another
+    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by level; what one step leaves to another
     replays: int = 0  # of anything captured, ever
 
     @cached_property

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.checks.findings import Notebook, describe
-from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
+from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, clip, text_of
 from benchmarks.random_model import open_model
 from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
@@ -37,7 +37,7 @@ def check(lab: Lab, note: Notebook) -> None:
 def _interruptions(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
     with lab.engine(note.message) as engine:
         captured = thread.submit(lambda: list(_conversation(engine, lab))).result()
-    with lab.engine(note.message, acceleration=RUNGS[0]) as engine:
+    with lab.engine(note.message, acceleration=LEVELS[0]) as engine:
         plain = thread.submit(lambda: list(_conversation(engine, lab))).result()
     turns = lab.sizes.turns
     passes = {answer.report.model_passes for answer, _ in captured}

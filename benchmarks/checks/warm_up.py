@@ -1,9 +1,9 @@
-"""Step a: how long a start takes on each rung of the ladder, and the first answers after it."""
+"""Step a: how long a start takes on each level of acceleration, and the first answers after it."""
 
 import time
 
 from benchmarks.checks.findings import Notebook
-from benchmarks.checks.lab import REPLAYS_PER_TOKEN, RUNGS, Answer, Lab, ask, clip, text_of
+from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, clip, text_of
 from voxcli.core.session import Session
 from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.engine import VoxtralEngine
@@ -13,32 +13,32 @@ TEMPERATURE, TOP_P = 0.2, 0.95
 
 
 def check(lab: Lab, note: Notebook) -> None:
-    """Start with each rung, the plainest first, then as a user does by default."""
-    for rung in (*RUNGS, DEFAULT):
+    """Start with each level, the plainest first, then as a user does by default."""
+    for level in (*LEVELS, DEFAULT):
         try:
-            _start(lab, note, rung)
-        except Exception as error:  # noqa: BLE001 - the other rungs are worth trying
-            note.failed(f"{rung}: started and answered", error)
+            _start(lab, note, level)
+        except Exception as error:  # noqa: BLE001 - the other levels are worth trying
+            note.failed(f"{level}: started and answered", error)
     _draw(lab, note)
 
 
-def _start(lab: Lab, note: Notebook, rung: str) -> None:
-    wanted, context = (RUNGS[-1], lab.sizes.default_context) if rung == DEFAULT else (rung, lab.sizes.context)
+def _start(lab: Lab, note: Notebook, level: str) -> None:
+    wanted, context = (LEVELS[-1], lab.sizes.default_context) if level == DEFAULT else (level, lab.sizes.context)
     started = time.perf_counter()
-    with lab.engine(note.message, acceleration=rung, context_tokens=context) as engine:
+    with lab.engine(note.message, acceleration=level, context_tokens=context) as engine:
         ready = time.perf_counter() - started
-        note.require(f"{rung}: rung that works", engine.acceleration == wanted, engine.acceleration, wanted)
-        note.measured(f"{rung}: ready after", f"{ready:.1f} s", seconds=ready)
+        note.require(f"{level}: level that works", engine.acceleration == wanted, engine.acceleration, wanted)
+        note.measured(f"{level}: ready after", f"{ready:.1f} s", seconds=ready)
         answers = two_turns(engine)
-    lab.replies[rung] = [answer.ids for answer in answers]
+    lab.replies[level] = [answer.ids for answer in answers]
     for number, answer in enumerate(answers, 1):
         milliseconds = 1000 * answer.first_token_seconds
-        note.measured(f"{rung}: clip to first token, turn {number}", f"{milliseconds:.1f} ms", ms=milliseconds)
+        note.measured(f"{level}: clip to first token, turn {number}", f"{milliseconds:.1f} ms", ms=milliseconds)
     passes = {answer.report.model_passes for answer in answers}
-    note.require(f"{rung}: model passes a turn", passes == {1}, sorted(passes), 1)
+    note.require(f"{level}: model passes a turn", passes == {1}, sorted(passes), 1)
     lengths = {len(answer.ids) for answer in answers}
     note.require(
-        f"{rung}: tokens of a reply", lengths == {lab.sizes.reply_tokens}, sorted(lengths), lab.sizes.reply_tokens
+        f"{level}: tokens of a reply", lengths == {lab.sizes.reply_tokens}, sorted(lengths), lab.sizes.reply_tokens
     )
 
 

@@ -59,7 +59,7 @@ def test_all_steps_pass_where_few_packages_are_installed(emulated: dict[str, Any
 
 def test_an_emulated_run_replays_and_compiles(emulated: dict[str, Any]) -> None:
     held = {finding["what"]: finding["measured"] for step in emulated["steps"] for finding in step["findings"]}
-    assert held["auto: rung that works"] == held["int4: rung that works"] == "compiled"
+    assert held["auto: level that works"] == held["int4: level that works"] == "compiled"
     assert int(held["50 turns: replays"].split(",")[0]) > 50 * 3
 
 
