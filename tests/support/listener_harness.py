@@ -138,8 +138,8 @@ class WatchedEndpointer(Endpointer):
         super().__init__(settings)
         self.has_verdict = threading.Event()
 
-    def ends_early(self, complete: bool) -> list[EndpointEvent]:
-        events = super().ends_early(complete)
+    def apply_verdict(self, complete: bool) -> list[EndpointEvent]:
+        events = super().apply_verdict(complete)
         self.has_verdict.set()
         return events
 
