@@ -182,7 +182,7 @@ def test_spoken_replies_are_written_as_well(many: Callable[[int], Any], tmp_path
     found = answer(many(3), items(5), replies=SpokenReplies(tmp_path, voice))
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{number}.wav" for number in range(5)]
     assert all(Path(record["saved_reply"]).stat().st_size > 10_000 for record in found.values())
-    assert voice.said
+    assert voice.generated
 
 
 def test_an_interrupted_reply_leaves_its_row_to_others(one: Any, many: Callable[[int], Any]) -> None:
@@ -233,8 +233,8 @@ def test_on_a_gpu_prompts_are_written_by_those_who_ask(one: Any, many: Callable[
 def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() -> None:
     told = many_module._TokenQueue()
     for token in range(100):
-        told.tell(token)
-    told.tell(None)
+        told.notify(token)
+    told.notify(None)
     found = []
     while some := told.get():
         found.append(some)
@@ -260,9 +260,9 @@ def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
         closing.start()
         hold.set()
         closing.join()
-    said = [each.exception() for each in asked]
-    assert sum(isinstance(error, ModelError) and "closed" in str(error) for error in said) >= 11
-    assert all(error is None or isinstance(error, ModelError) for error in said)
+    generated = [each.exception() for each in asked]
+    assert sum(isinstance(error, ModelError) and "closed" in str(error) for error in generated) >= 11
+    assert all(error is None or isinstance(error, ModelError) for error in generated)
 
 
 def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:

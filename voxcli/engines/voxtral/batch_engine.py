@@ -1,11 +1,9 @@
-"""The Voxtral engine for many threads: each has its own reply, and all of them are decoded together.
+"""The Voxtral engine for many callers: replies are decoded together.
 
-    reply() on many threads --prompts--> one thread that drives `rows` --tokens--> each its own text
+    reply() on many threads --requests--> one decoding thread --tokens--> each caller decodes its own text
 
-To whoever calls it is an engine like any other. It knows how prompts are written and what an error means
-from the `voxtral` engine, which makes it; rows and caches are the business of `rows`.
-
-On a CPU one thread alone computes, spectrograms included: more threads would take turns on the same cores.
+The `VoxtralEngine` that creates it writes its prompts and translates its errors. On a CPU, the decoding thread
+makes the spectrograms too: more threads would only take turns on the same cores.
 """
 
 import threading
@@ -21,10 +19,10 @@ from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, Batch
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.errors import ModelError
 
-SECOND_TOLD = 16  # tokens of a reply when its reader is woken again: about a sentence
+SECOND_BLOCK = 16  # tokens after which a reader is woken for the second time: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
-_Asked = tuple[Request, Session, Utterance]
+_Entry = tuple[Request, Session, Utterance]
 
 
 class BatchEngine(Engine):
@@ -35,28 +33,28 @@ class BatchEngine(Engine):
     def __init__(
         self,
         model: str,
-        rows: BatchDecoder,
+        decoder: BatchDecoder,
         write: Callable[[Session, Utterance], Prompt],
         tokenizer: Tokenizer,
         errors: Callable[[int], AbstractContextManager[None]],
         close: Callable[[], None],
     ) -> None:
-        """Begin to drive `rows`.
+        """Start the thread that drives `decoder`.
 
         Args:
-            model: what it is called in records.
-            write: makes the prompt; called by one thread at a time, on a CPU by the one that computes.
-            errors: makes of what torch raises, within, what users are told; takes the length of the prompt.
-            close: called when the engine is closed, and nothing computes any more.
+            model: its name in records.
+            write: returns the prompt; called by one thread at a time, on a CPU by the decoding thread.
+            errors: context manager that turns torch's errors into VoxErrors; takes the length of the prompt.
+            close: called when the engine is closed and the decoding thread has ended.
         """
         self.model = model
-        self.replies_at_once = rows.most + min(rows.most, ENCODED_TOGETHER)  # so that the next ones wait
-        self._rows, self._tokenizer = rows, tokenizer
+        self.replies_at_once = decoder.most + min(decoder.most, ENCODED_TOGETHER)  # the next requests wait, ready
+        self._decoder, self._tokenizer = decoder, tokenizer
         self._write, self._errors, self._close = write, errors, close
-        self._writing = threading.Lock()  # tokenizers are not all for several threads
-        self._writes_ahead = rows.device != "cpu"  # on the threads that ask, while a GPU computes
-        self._inbox: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._asking = threading.Lock()  # what is asked is in the inbox before the engine is closed, or refused
+        self._writing = threading.Lock()  # some tokenizers are not thread-safe
+        self._writes_ahead = decoder.device != "cpu"  # prompts are prepared on the calling threads while a GPU computes
+        self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._asking = threading.Lock()  # a request enters the inbox before the engine is closed, or is refused
         self._is_closed = False
         self._driver = threading.Thread(target=self._drive, name="decoding", daemon=True)
         self._driver.start()
@@ -66,79 +64,79 @@ class BatchEngine(Engine):
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas of some tokens; return the report.
 
-        Once `interrupt` is set, it ends with the next token that is made for it.
+        Once `interrupt` is set, the reply ends with the next token.
 
         Raises:
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        told, closed, text = _TokenQueue(), threading.Event(), TextStream(self._tokenizer)
-        ask = Request([], None, told.tell, lambda: interrupt.is_set() or closed.is_set())
+        tokens, closed, text = _TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
         if self._writes_ahead and not self._is_closed:
-            self._prepare(ask, session, utterance)
+            self._prepare(request, session, utterance)
         with self._asking:
             if self._is_closed:
                 raise _closed()
-            self._inbox.put((ask, session, utterance))
+            self._inbox.put((request, session, utterance))
         try:
-            while (some := told.get()) is not None:
+            while (some := tokens.get()) is not None:
                 if isinstance(some, Exception):
-                    with self._errors(len(ask.ids)):
+                    with self._errors(len(request.ids)):
                         raise some
                 if delta := "".join(text.add(token_id) for token_id in some):
                     yield delta
         finally:
             closed.set()
-        passes = max(ask.encoder_calls, ask.generations)
-        return PassReport(passes, len(ask.ids), ask.cached_tokens, len(ask.said))
+        passes = max(request.encoder_calls, request.generations)
+        return PassReport(passes, len(request.ids), request.cached_tokens, len(request.generated))
 
     def close(self) -> None:
-        """Free the model's memory; replies that are under way end with an error. May be called again."""
+        """Free the model's memory. Replies in progress fail; closing twice does nothing."""
         with self._asking:
             if self._is_closed:
                 return
             self._is_closed = True
-        self._inbox.put(None)  # the driver may be waiting for something
+        self._inbox.put(None)  # wakes the decoding thread
         self._driver.join()
         error = _closed()
         while not self._inbox.empty():
-            if asked := self._inbox.get():
-                asked[0].tell(error)
-        self._rows.fail(error)
-        del self._rows
+            if entry := self._inbox.get():
+                entry[0].notify(error)
+        self._decoder.fail(error)
+        del self._decoder
         self._close()
 
     def _drive(self) -> None:
         while not self._is_closed:
-            self._take_in()
+            self._receive_requests()
             try:
-                self._rows.advance()
+                self._decoder.advance()
             except Exception as error:  # noqa: BLE001 - raised again by each `reply` that it ends
-                self._rows.fail(error)
+                self._decoder.fail(error)
 
-    def _take_in(self) -> None:
-        """Hand on as many prompts as are encoded together, waiting for one where nothing else is to be done."""
-        while self._rows.waiting < ENCODED_TOGETHER:
+    def _receive_requests(self) -> None:
+        """Move requests from the inbox to the decoder, as many as are encoded together; wait for one when idle."""
+        while self._decoder.waiting < ENCODED_TOGETHER:
             try:
-                asked = self._inbox.get(block=self._rows.is_idle)
+                entry = self._inbox.get(block=self._decoder.is_idle)
             except Empty:
                 return
-            if asked is None:
+            if entry is None:
                 return
-            self._hand_on(*asked)
+            self._add_request(*entry)
 
-    def _hand_on(self, ask: Request, session: Session, utterance: Utterance) -> None:
+    def _add_request(self, request: Request, session: Session, utterance: Utterance) -> None:
         try:
-            if not (ask.ids or ask.is_given_up()):
-                self._prepare(ask, session, utterance)
+            if not (request.ids or request.is_cancelled()):
+                self._prepare(request, session, utterance)
         except Exception as error:  # noqa: BLE001 - raised again by `reply`
-            ask.tell(error)
+            request.notify(error)
         else:
-            self._rows.add(ask)
+            self._decoder.add(request)
 
-    def _prepare(self, ask: Request, session: Session, utterance: Utterance) -> None:
+    def _prepare(self, request: Request, session: Session, utterance: Utterance) -> None:
         with self._writing, self._errors(0):
-            ask.ids, ask.features = self._write(session, utterance)
+            request.ids, request.features = self._write(session, utterance)
 
 
 def _closed() -> ModelError:
@@ -146,33 +144,33 @@ def _closed() -> ModelError:
 
 
 class _TokenQueue:
-    """Tokens on their way from the thread that drives: the first at once, then each time as many as there were.
+    """Passes tokens from the decoding thread to a reader, in blocks that double in size.
 
-    To wake a thread for each token would cost more than a step.
+    Waking a thread for every token would cost more than a step.
     """
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[list[int] | Exception | None] = SimpleQueue()
-        self._kept: list[int] = []
-        self._count, self._awaited = 0, 1  # tokens so far, and with how many the reader is woken
+        self._buffered: list[int] = []
+        self._count, self._awaited = 0, 1  # tokens so far; the count that wakes the reader
 
-    def tell(self, told: int | Exception | None) -> None:
-        """Take a token; None at the end, or why it failed."""
-        if isinstance(told, int):
-            self._kept.append(told)
+    def notify(self, tokens: int | Exception | None) -> None:
+        """Add a token, or the end of the reply: None, or the error."""
+        if isinstance(tokens, int):
+            self._buffered.append(tokens)
             self._count += 1
             if self._count == self._awaited:
-                self._awaited = max(SECOND_TOLD, 2 * self._count)
-                self._hand_over()
+                self._awaited = max(SECOND_BLOCK, 2 * self._count)
+                self._flush()
             return
-        if self._kept:
-            self._hand_over()
-        self._queue.put(told)
+        if self._buffered:
+            self._flush()
+        self._queue.put(tokens)
 
     def get(self) -> list[int] | Exception | None:
-        """Return the next tokens, waiting for them; None at the end, or why it failed."""
+        """Wait for the next tokens and return them; None at the end, or the error."""
         return self._queue.get()
 
-    def _hand_over(self) -> None:
-        self._queue.put(self._kept)
-        self._kept = []
+    def _flush(self) -> None:
+        self._queue.put(self._buffered)
+        self._buffered = []

@@ -68,9 +68,9 @@ class Asked:
 
     def __init__(self, rows: Any, ids: list[int], features: Any) -> None:
         self.told: list[Any] = []
-        self.is_given_up = False
-        self.ask = rows_module.Request(ids, features, self.told.append, lambda: self.is_given_up)
-        rows.add(self.ask)
+        self.is_cancelled = False
+        self.request = rows_module.Request(ids, features, self.told.append, lambda: self.is_cancelled)
+        rows.add(self.request)
 
     @property
     def tokens(self) -> list[int]:
@@ -104,7 +104,7 @@ def test_64_prompts_in_16_rows_get_the_replies_that_they_get_alone(
     asked = [Asked(rows, *prompt(number)) for number in range(64)]
     answer(rows)
     assert [each.tokens for each in asked] == [alone(number) for number in range(64)]
-    assert all((each.ask.generations, each.ask.encoder_calls) in {(1, 0), (1, 1)} for each in asked)
+    assert all((each.request.generations, each.request.encoder_calls) in {(1, 0), (1, 1)} for each in asked)
     lengths = {len(each.tokens) for each in asked}
     assert len(lengths) > 8, "replies of many lengths"
 
@@ -143,7 +143,7 @@ def test_replies_do_not_depend_on_who_comes_when(
         for _ in range(steps):
             rows.advance()
         for gone in given_up & set(range(len(asked))):
-            asked[gone].is_given_up = True
+            asked[gone].is_cancelled = True
     answer(rows)
     for place, ((number, _), each) in enumerate(zip(arrivals, asked, strict=True)):
         expected = alone(number)
@@ -156,7 +156,7 @@ def test_a_beginning_that_a_row_holds_is_not_fed_again(model: Any) -> None:
     answer(rows)
     second = Asked(rows, [1, 3, *range(400, 440), 500, 4], None)
     answer(rows)
-    assert (first.ask.cached_tokens, second.ask.cached_tokens) == (0, 42)
+    assert (first.request.cached_tokens, second.request.cached_tokens) == (0, 42)
 
 
 def test_the_audio_of_another_clip_is_never_taken_for_this_one(model: Any) -> None:
@@ -165,7 +165,7 @@ def test_the_audio_of_another_clip_is_never_taken_for_this_one(model: Any) -> No
     for _ in range(2):
         asked = Asked(rows, ids, features)
         answer(rows)
-    assert asked.ask.cached_tokens == ids.index(AUDIO)
+    assert asked.request.cached_tokens == ids.index(AUDIO)
 
 
 def test_rows_grow_for_a_long_prompt_and_all_are_answered_once(model: Any, alone: Callable[[int], list[int]]) -> None:
@@ -176,7 +176,7 @@ def test_rows_grow_for_a_long_prompt_and_all_are_answered_once(model: Any, alone
     asked += [Asked(rows, *prompt(number)) for number in range(6, 12)]
     answer(rows)
     assert [each.tokens for each in asked] == [alone(number) for number in range(12)]
-    assert all(each.ask.generations == 1 for each in (*asked, longest))
+    assert all(each.request.generations == 1 for each in (*asked, longest))
     decoder = decoding.Decoder(model, capacity=500)
     decoder.prefill(long)
     assert longest.tokens == list(decoder.stream(sampling(), threading.Event()))
@@ -264,11 +264,11 @@ def test_what_is_given_up_ends_with_the_next_token(model: Any) -> None:
     number = next(number for number in range(100) if prompt(number)[1] is None)
     first, second = Asked(rows, *prompt(number)), Asked(rows, *prompt(number))
     rows.advance()
-    said = len(first.told)
-    first.is_given_up = second.is_given_up = True
+    generated = len(first.told)
+    first.is_cancelled = second.is_cancelled = True
     answer(rows)
-    assert len(first.tokens) == said
-    assert (second.tokens, second.ask.generations) == ([], 0)
+    assert len(first.tokens) == generated
+    assert (second.tokens, second.request.generations) == ([], 0)
 
 
 def test_an_error_ends_all_that_was_begun(model: Any) -> None:

@@ -1,12 +1,10 @@
-"""Many prompts in, their replies out: rows of one cache that are decoded together.
+"""Decodes many requests together, each in a slot of one KV cache.
 
-    waiting -> encoded, some windows at once -> prefilled into a free row -> a token with each step -> over
+    waiting -> encoded (several windows at once) -> prefilled into a free slot -> one token a step -> finished
 
-A row is a stretch of the cache's memory, and a prompt is fed into it as into a cache of its own: rows need
-no padding. A step feeds the last token of each, and so reads the weights once for all of them. A row that
-is over is free for the next prompt before the next step: nobody waits for the longest reply.
-
-Knows nothing of text, sessions and threads. How a step is computed is the business of `llama`.
+A slot is a stretch of the cache's memory, and a prompt is prefilled into it as into a cache of its own, so
+slots need no padding. A step feeds the last token of every slot and reads the weights once for all of them. A
+slot is free for the next request as soon as its reply is finished (continuous batching).
 """
 
 from collections import deque
@@ -25,21 +23,21 @@ from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
 from voxcli.engines.voxtral.runtime.text_model import TextModel
 from voxcli.errors import ModelError
 
-ENCODED_TOGETHER = 8  # windows: enough to keep a GPU busy, and a GB of Mini's hidden states at most
-ENCODED_ON_CPU = 1  # 8 take as long as one by one with a tiny model, and a tenth longer with 150 M parameters
-SHARE_FOR_CACHE = 0.6  # of the free memory; the rest is for what encoder and steps compute with
+ENCODED_TOGETHER = 8  # windows encoded at once: enough to keep a GPU busy; at most 1 GB of hidden states with Mini
+ENCODED_ON_CPU = 1  # on a CPU, 8 windows at once are no faster than one by one
+SHARE_FOR_CACHE = 0.6  # share of the free memory for the cache; the encoder and the steps work in the rest
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt, what becomes of it, and who is told."""
+    """A prompt, the state of its reply, and the callback that receives the tokens."""
 
     ids: Sequence[int]  # the whole prompt
-    features: torch.Tensor | None  # of its clip, (windows, mels, frames); dropped when encoded
-    tell: Callable[[int | Exception | None], None]  # each token; at the end None, or why it failed
-    is_given_up: Callable[[], bool] = lambda: False  # the reply then ends within one token
-    said: list[int] = field(default_factory=list)
-    cached_tokens: int = 0  # of the prompt, what was in its row already
+    features: torch.Tensor | None  # mel spectrograms of the clip, (windows, mels, frames); None once encoded
+    notify: Callable[[int | Exception | None], None]  # receives each token; at the end None, or the error
+    is_cancelled: Callable[[], bool] = lambda: False  # checked for each token
+    generated: list[int] = field(default_factory=list)
+    cached_tokens: int = 0  # tokens of the prompt that its slot already held
     encoder_calls: int = 0
     generations: int = 0
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
@@ -49,12 +47,12 @@ class Request:
 class _Slot:
     number: int
     cache: Cache
-    ask: Request | None = None
-    token: int = 0  # to be fed next
+    request: Request | None = None
+    token: int = 0  # fed in the next step
 
 
 class BatchDecoder:
-    """Decodes with one Voxtral model. One call at a time: it is not for several threads at once."""
+    """Decodes many requests with one Voxtral model. Calls must come from one thread at a time."""
 
     def __init__(
         self,
@@ -69,14 +67,14 @@ class BatchDecoder:
         is_out_of_memory: Callable[[Exception], bool],
         smallest_capacity: int = SMALLEST_BUCKET,
     ) -> None:
-        """Take over what a `decoder.Decoder` is made of; the memory is allocated for the first prompt.
+        """Use the parts of a `decoder.Decoder`. The cache is allocated for the first request.
 
         Args:
-            sampling: of all replies. With a seed, a reply still depends on what is decoded beside it.
-            most: rows; there are fewer where the memory has no room for so many.
-            longest: tokens of prompt and reply that a row ever has to hold.
-            free_bytes: says how much memory is free now; None where that is not known.
-            smallest_capacity: tokens of a row to begin with; it doubles where a prompt needs more.
+            sampling: applies to all replies. With a seed, a reply still depends on what is decoded beside it.
+            most: number of slots; there are fewer where memory is short.
+            longest: most tokens of prompt and reply that a slot ever holds.
+            free_bytes: returns the free memory in bytes; None where it is unknown.
+            smallest_capacity: tokens of a slot at first; doubled where a prompt needs more.
         """
         self.most = most
         self.steps = 0
@@ -87,77 +85,78 @@ class BatchDecoder:
         self.device: str = text.device.type
         self._clips = count(1)
         self._waiting: deque[Request] = deque()
-        self._rows: list[_Slot] = []
-        self._cache: Cache | None = None  # of all rows
-        self._capacity = 0  # of each
+        self._slots: list[_Slot] = []
+        self._cache: Cache | None = None  # all slots
+        self._capacity = 0  # tokens of one slot
         together = ENCODED_ON_CPU if self.device == "cpu" else ENCODED_TOGETHER
-        self._tried, self._encoded_together = most, together  # less where memory ran out
+        self._slot_limit, self._encoded_together = most, together  # halved each time memory runs out
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits, and no reply is under way."""
-        return not self._waiting and not self._live()
+        """Whether no request is waiting or being decoded."""
+        return not self._waiting and not self._busy_slots()
 
     @property
     def waiting(self) -> int:
-        """How many prompts have no row yet."""
+        """Number of requests without a slot."""
         return len(self._waiting)
 
-    def add(self, ask: Request) -> None:
-        """Have a prompt answered, after those that wait already."""
-        if ask.is_given_up():
-            ask.tell(None)
+    def add(self, request: Request) -> None:
+        """Queue a request."""
+        if request.is_cancelled():
+            request.notify(None)
             return
         try:
-            inputs.check(self._config, ask.ids, ask.features, len(ask.ids) + 1)
+            inputs.check(self._config, request.ids, request.features, len(request.ids) + 1)
         except ModelError as error:
-            ask.tell(error)
+            request.notify(error)
         else:
-            self._waiting.append(ask)
+            self._waiting.append(request)
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Give free rows to those who wait, and each reply its next token.
+        """Start waiting requests in free slots, then generate the next token of every running one.
 
-        Where memory runs out, there are fewer rows from then on, and what was begun in them goes on later;
-        a prompt that does not fit alone fails.
+        When memory runs out, the number of slots is halved and running requests are requeued with their
+        tokens. A request that does not fit alone fails.
         """
         if self.device == "cuda":
-            torch.cuda.set_device(self._text.device)  # each thread has its own
+            torch.cuda.set_device(self._text.device)  # the current GPU is a setting of each thread
         try:
-            self._seat()
+            self._start_waiting()
             self._step()
         except Exception as error:
             if not self._is_out_of_memory(error):
                 raise
-            self._put_back()
-            if self._tried > 1 or self._encoded_together > 1:
-                self._tried, self._encoded_together = max(1, self._tried // 2), max(1, self._encoded_together // 2)
+            self._requeue_all()
+            if self._slot_limit > 1 or self._encoded_together > 1:
+                self._slot_limit = max(1, self._slot_limit // 2)
+                self._encoded_together = max(1, self._encoded_together // 2)
             else:
-                self._waiting.popleft().tell(error)
-                self._tried = self.most
+                self._waiting.popleft().notify(error)
+                self._slot_limit = self.most
 
     def fail(self, error: Exception) -> None:
-        """End all replies and prompts with an error."""
-        for row in self._live():
-            self._end(row, error)
+        """Fail all running and waiting requests."""
+        for slot in self._busy_slots():
+            self._finish(slot, error)
         while self._waiting:
-            self._waiting.popleft().tell(error)
+            self._waiting.popleft().notify(error)
 
-    def _live(self) -> list[_Slot]:
-        return [row for row in self._rows if row.ask]
+    def _busy_slots(self) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.request]
 
-    def _put_back(self) -> None:
-        """Let what was begun wait again, first in line and with what it has said, and free the rows."""
-        for row in reversed(self._live()):
-            if row.ask:
-                self._waiting.appendleft(row.ask)
-        self._rows, self._cache, self._capacity = [], None, 0
+    def _requeue_all(self) -> None:
+        """Requeue running requests at the front, keeping their tokens, and free the cache."""
+        for slot in reversed(self._busy_slots()):
+            if slot.request:
+                self._waiting.appendleft(slot.request)
+        self._slots, self._cache, self._capacity = [], None, 0
 
-    def _seat(self) -> None:
+    def _start_waiting(self) -> None:
         while left := self._next_group():
             try:
-                self._encode([ask for ask in left if ask.features is not None])
+                self._encode([request for request in left if request.features is not None])
                 while left:
                     self._prefill(left[0])
                     left.popleft()
@@ -166,119 +165,122 @@ class BatchDecoder:
                 raise
 
     def _next_group(self) -> deque[Request]:
-        """Take from those who wait as many as there are rows for, and as are encoded together."""
+        """Dequeue the requests that are started next: as many as have a slot and are encoded together."""
         group: deque[Request] = deque()
         windows = 0
         while self._waiting and windows < self._encoded_together:
-            ask = self._waiting[0]
-            if ask.is_given_up():
-                self._waiting.popleft().tell(None)
+            request = self._waiting[0]
+            if request.is_cancelled():
+                self._waiting.popleft().notify(None)
                 continue
-            if not self._has_row(ask, len(group)):
+            if not self._has_slot(request, len(group)):
                 break
-            windows += 0 if ask.features is None else len(ask.features)
+            windows += 0 if request.features is None else len(request.features)
             group.append(self._waiting.popleft())
         return group
 
-    def _has_row(self, ask: Request, taken: int) -> bool:
-        """Return whether a row is free beside `taken` others.
+    def _has_slot(self, request: Request, taken: int) -> bool:
+        """Return whether a slot is free for a request, after `taken` others.
 
-        None is where the rows are to be replaced, which they are once all of them are free: the prompt
-        needs longer ones, or all would do with shorter ones, of which there could be more.
+        Slots have one length. When all are free, they are allocated anew if a request needs longer ones, or if
+        shorter ones would do and leave room for more; until then such requests wait.
         """
-        live = self._live()
-        begun = [row.ask for row in live if row.ask]
+        live = self._busy_slots()
+        begun = [slot.request for slot in live if slot.request]
         wanted = max(self._capacity_for(each) for each in (*begun, *self._waiting))
         if not begun and not taken and wanted != self._capacity:
             self._allocate(wanted)
-        if self._capacity_for(ask) > self._capacity or (wanted < self._capacity and len(self._rows) < self._tried):
+        is_too_long = self._capacity_for(request) > self._capacity
+        if is_too_long or (wanted < self._capacity and len(self._slots) < self._slot_limit):
             return False
-        return len(live) + taken < len(self._rows)
+        return len(live) + taken < len(self._slots)
 
-    def _capacity_for(self, ask: Request) -> int:
-        """Return how long the row of a prompt is: one of a few lengths."""
-        needed = len(ask.ids) + self._sampler.sampling.max_tokens
+    def _capacity_for(self, request: Request) -> int:
+        """Return the tokens that the slot of a request must hold, rounded up to one of a few lengths."""
+        needed = len(request.ids) + self._sampler.sampling.max_tokens
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
         return max(needed, min(capacity, self._longest))
 
     def _allocate(self, capacity: int) -> None:
-        self._rows, self._cache = [], None  # before the new ones are there: both together may not fit
-        rows, free = self._tried, self._free_bytes()
+        self._slots, self._cache = [], None  # freed first: the old and the new ones together may not fit
+        slots, free = self._slot_limit, self._free_bytes()
         if free is not None:
             token_bytes = cache_bytes_per_token(self._config.text_config, self._text.dtype.itemsize)
-            rows = max(1, min(rows, int(SHARE_FOR_CACHE * free) // (token_bytes * capacity)))
-        self._cache = self._text.allocate(capacity, capacity, rows)
-        parts = [self._cache.part(number * capacity, capacity) for number in range(rows)]
-        self._rows, self._capacity = [_Slot(number, part) for number, part in enumerate(parts)], capacity
+            slots = max(1, min(slots, int(SHARE_FOR_CACHE * free) // (token_bytes * capacity)))
+        self._cache = self._text.allocate(capacity, capacity, slots)
+        parts = [self._cache.part(number * capacity, capacity) for number in range(slots)]
+        self._slots, self._capacity = [_Slot(number, part) for number, part in enumerate(parts)], capacity
 
-    def _encode(self, asks: Sequence[Request]) -> None:
-        """Encode the clips of some prompts, windows of several at once."""
-        if not asks:
+    def _encode(self, requests: Sequence[Request]) -> None:
+        """Encode the clips of requests, several windows at once."""
+        if not requests:
             return
-        windows: Any = torch.cat([ask.features for ask in asks if ask.features is not None])
+        windows: Any = torch.cat([request.features for request in requests if request.features is not None])
         parts = [self._encoder.together(part) for part in windows.split(self._encoded_together)]
         embeddings = torch.cat(parts)
         tokens = audio_tokens_per_window(self._config.audio_config)
-        for ask in asks:
-            length = tokens * (0 if ask.features is None else len(ask.features))
-            ask.audio, embeddings = embeddings[:length].clone(), embeddings[length:]
-            ask.features = None
-            ask.encoder_calls += 1
+        for request in requests:
+            length = tokens * (0 if request.features is None else len(request.features))
+            request.audio, embeddings = embeddings[:length].clone(), embeddings[length:]
+            request.features = None
+            request.encoder_calls += 1
 
-    def _prefill(self, ask: Request) -> None:
-        """Feed a prompt, and what was said already, into the free row that holds most of its beginning."""
-        audio_id, clip = self._config.audio_token_id, -next(self._clips)  # it stands for this clip's `[AUDIO]` alone
-        ids = [*ask.ids, *ask.said]
+    def _prefill(self, request: Request) -> None:
+        """Prefill a prompt and the tokens generated so far into the free slot with the longest common prefix."""
+        audio_id, clip = self._config.audio_token_id, -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        ids = [*request.ids, *request.generated]
         tokens = [clip if token_id == audio_id else token_id for token_id in ids]
-        free = [row for row in self._rows if not row.ask]
-        row = max(free, key=lambda row: (row.cache.common(tokens), -row.number))
-        start = min(row.cache.common(tokens), len(tokens) - 1)
-        row.cache.rewind(start)
-        ask.cached_tokens = start
-        embeddings = inputs.embeddings(self._text, ids[start:], ask.audio, audio_id)
+        free = [slot for slot in self._slots if not slot.request]
+        slot = max(free, key=lambda slot: (slot.cache.common(tokens), -slot.number))
+        start = min(slot.cache.common(tokens), len(tokens) - 1)
+        slot.cache.rewind(start)
+        request.cached_tokens = start
+        embeddings = inputs.embeddings(self._text, ids[start:], request.audio, audio_id)
         for chunk in embeddings.split(inputs.CHUNK_TOKENS):
-            hidden = self._text.prefill(chunk, start, row.cache)
-            row.cache.extend(tokens[start : start + len(chunk)])
+            hidden = self._text.prefill(chunk, start, slot.cache)
+            slot.cache.extend(tokens[start : start + len(chunk)])
             start += len(chunk)
-        ask.generations += 1
-        row.ask = ask
-        self._take(row, int(self._sampler.choose(self._text.head(hidden))))
+        request.generations += 1
+        slot.request = request
+        self._append_token(slot, int(self._sampler.choose(self._text.head(hidden))))
 
     def _step(self) -> None:
-        """Feed the last token of each reply; rows that are free between others compute something that nobody reads."""
-        live = self._live()
+        """Generate one token for every busy slot. Free slots between busy ones are computed too, and ignored."""
+        live = self._busy_slots()
         if not live or self._cache is None:
             return
-        rows = self._rows[: live[-1].number + 1]
-        longest = max(row.cache.length for row in live) + 1
-        # Kernels of few shapes pay on a GPU, where they may be captured; elsewhere, it pays to read less.
+        slots = self._slots[: live[-1].number + 1]
+        longest = max(slot.cache.length for slot in live) + 1
+        # On a GPU, few shapes are faster (they can be captured); on a CPU, reading less of the cache is.
         extent = longest if self.device == "cpu" else min(-(-longest // 256) * 256, self._capacity)
-        now = torch.tensor([[row.token for row in rows], [row.cache.length for row in rows]]).to(self._text.device)
+        now = torch.tensor([[slot.token for slot in slots], [slot.cache.length for slot in slots]]).to(
+            self._text.device
+        )
         logits = self._text.step_rows(now[0], now[1], self._cache, self._capacity, extent)
-        chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the one moment that waits for the device
+        chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the only synchronisation with the device
         self.steps += 1
-        for row in live:
-            row.cache.extend([row.token])
-            self._take(row, chosen[row.number])
+        for slot in live:
+            slot.cache.extend([slot.token])
+            self._append_token(slot, chosen[slot.number])
 
-    def _take(self, row: _Slot, token: int) -> None:
-        """Take the next token of a row's reply; it may be the last."""
-        ask, sampling = row.ask, self._sampler.sampling
-        if ask is None:
+    def _append_token(self, slot: _Slot, token: int) -> None:
+        """Append a generated token to the reply of a slot, which it may finish."""
+        request, sampling = slot.request, self._sampler.sampling
+        if request is None:
             return
-        if token in sampling.stop_ids or ask.is_given_up():
-            self._end(row)
+        if token in sampling.stop_ids or request.is_cancelled():
+            self._finish(slot)
             return
-        row.token = token
-        ask.said.append(token)
-        ask.tell(token)
-        if len(ask.said) >= sampling.max_tokens:
-            self._end(row)
+        slot.token = token
+        request.generated.append(token)
+        request.notify(token)
+        if len(request.generated) >= sampling.max_tokens:
+            self._finish(slot)
 
-    def _end(self, row: _Slot, error: Exception | None = None) -> None:
-        ask, row.ask = row.ask, None
-        if ask:
-            ask.audio = None
-            ask.tell(error)
+    def _finish(self, slot: _Slot, error: Exception | None = None) -> None:
+        request, slot.request = slot.request, None
+        if request:
+            request.audio = None
+            request.notify(error)
