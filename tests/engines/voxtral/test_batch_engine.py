@@ -182,7 +182,7 @@ def test_spoken_replies_are_written_as_well(many: Callable[[int], Any], tmp_path
     found = answer(many(3), items(5), replies=SpokenReplies(tmp_path, voice))
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{number}.wav" for number in range(5)]
     assert all(Path(record["saved_reply"]).stat().st_size > 10_000 for record in found.values())
-    assert voice.generated
+    assert voice.said
 
 
 def test_an_interrupted_reply_leaves_its_row_to_others(one: Any, many: Callable[[int], Any]) -> None:
