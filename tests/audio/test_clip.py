@@ -1,4 +1,4 @@
-"""The way in: sources, limits, and what makes a recording unusable."""
+"""Tests of reading clips: sources, limits, and unusable recordings."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def wav(samples: Any = NOISE, sample_rate: int = SAMPLE_RATE, subtype: str = "PC
 
 
 class Pipe(io.RawIOBase):
-    """What can't go back, and gives a few bytes at a time; without an end where `data` repeats."""
+    """A stream that can't seek and returns a few bytes at a time; endless where `data` repeats."""
 
     def __init__(self, data: bytes, *, endless: bool = False) -> None:
         self._data = data
@@ -54,7 +54,7 @@ def piped(data: bytes, **options: Any) -> AudioClip:
 
 
 def refused(source: str | Path, **options: Any) -> AudioInputError:
-    """The error for a source, once it is seen to be fit for the terminal."""
+    """Return the error for a source, after checking that it is safe for the terminal."""
     with pytest.raises(AudioInputError) as caught:
         read_audio(source, **options)
     error = caught.value
@@ -78,7 +78,7 @@ def test_a_file_by_name_or_path(tmp_path: Path) -> None:
         np.testing.assert_allclose(clip.samples, NOISE, atol=1 / 32768)
 
 
-def test_a_name_says_nothing_of_the_format(tmp_path: Path) -> None:
+def test_the_name_does_not_decide_the_format(tmp_path: Path) -> None:
     path = tmp_path / "question.mp3"
     path.write_bytes(wav(form="FLAC"))
     assert read_audio(path).seconds == 1
@@ -111,7 +111,7 @@ def test_terminal_as_standard_input() -> None:
 
 
 def feed(path: Path, data: bytes, times: int) -> threading.Thread:
-    """Write into a named pipe until its reader goes."""
+    """Write into a named pipe until its reader closes it."""
 
     def write() -> None:
         with suppress(BrokenPipeError), path.open("wb", buffering=0) as pipe:
@@ -132,7 +132,7 @@ def test_named_pipe(tmp_path: Path) -> None:
     assert not writer.is_alive()
 
 
-def test_pipe_without_an_end_is_left(tmp_path: Path) -> None:
+def test_an_endless_pipe_is_abandoned(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     writer = feed(path, bytes(100_000), sys.maxsize)
@@ -141,7 +141,7 @@ def test_pipe_without_an_end_is_left(tmp_path: Path) -> None:
     assert not writer.is_alive()
 
 
-def test_pipe_with_audio_without_an_end_is_left() -> None:
+def test_an_endless_pipe_with_audio_is_abandoned() -> None:
     stream = Pipe(wav(NOISE[:1000]), endless=True)
     assert "MB, too much for 1 s" in refused("-", stdin=stream, max_seconds=1).message
     assert stream.given < 80 << 20
@@ -209,7 +209,7 @@ def test_resampled_keeps_length_and_bounds() -> None:
     other = square.resampled(22_050)
     assert other.sample_rate == 22_050
     assert other.seconds == pytest.approx(1, abs=1e-3)
-    assert np.abs(other.samples).max() == 1  # the filter's overshoot is cut
+    assert np.abs(other.samples).max() == 1  # The filter's overshoot is clipped.
     assert square.resampled(SAMPLE_RATE) is square
 
 
@@ -309,7 +309,7 @@ def test_a_tenth_of_a_second_is_enough() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb\x1b[31m.wav", "a\u202eb.wav", "a\udcffb.wav", "\0", "\ud800", "x" * 300])
-def test_names_that_terminals_and_encodings_choke_on(tmp_path: Path, name: str) -> None:
+def test_names_that_break_terminals_and_encodings(tmp_path: Path, name: str) -> None:
     refused(tmp_path / name).message.encode()
 
 
@@ -323,7 +323,7 @@ def test_name_that_is_not_utf8_can_be_read(tmp_path: Path) -> None:
 
 
 class Counted(io.BytesIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes that are read from it."""
 
     taken = 0
 
@@ -374,7 +374,7 @@ def test_small_file_with_much_sound_stays_small_in_memory(tmp_path: Path) -> Non
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 4 * 4 * SAMPLE_RATE * 10  # half an hour would be 115 MB
+    assert peak < 4 * 4 * SAMPLE_RATE * 10  # Half an hour would be 115 MB.
 
 
 def test_ffmpeg_is_imported_only_to_read() -> None:

@@ -1,4 +1,4 @@
-"""Recordings that are damaged, chained, or change half-way: all that can be decoded is used, at the right speed."""
+"""Tests that damaged, chained and changing recordings are decoded as far as possible, at the right speed."""
 
 import io
 import os
@@ -22,7 +22,7 @@ def read(data: bytes) -> AudioClip:
 
 
 def assert_pitch_throughout(clip: AudioClip) -> None:
-    """Each second has the tone's pitch: neither too fast nor too slow."""
+    """Check that each second has the tone's pitch."""
     for start in range(0, len(clip.samples) - SAMPLE_RATE, SAMPLE_RATE):
         second = clip.samples[start : start + SAMPLE_RATE]
         assert pitch_of(second, SAMPLE_RATE) == pytest.approx(PITCH, rel=0.03)
@@ -49,7 +49,7 @@ DAMAGED = {
 def test_some_bad_bytes_cost_what_they_hit(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     container, codec, sample_rate = DAMAGED[kind]
     clip = read(damaged(encoded(container, codec, sample_rate, seconds=10), at=0.4))
-    assert 8.9 < clip.seconds < 10.1  # a page of Ogg holds a second
+    assert 8.9 < clip.seconds < 10.1  # An Ogg page holds a second.
     assert_pitch_throughout(clip)
     assert capfd.readouterr() == ("", "")
 
@@ -61,7 +61,7 @@ def test_what_could_not_be_decoded_is_counted(kind: str) -> None:
     assert read(whole).damaged_seconds == 0
     clip = read(damaged(whole, at=0.4, count=3000, value=0))
     assert clip.damaged_seconds > 0
-    if kind not in {"mp3", "aac"}:  # they carry no times, so bytes between packets can't be told from tags
+    if kind not in {"mp3", "aac"}:  # These carry no times, so damage between packets looks like tags.
         assert clip.seconds + clip.damaged_seconds == pytest.approx(10, abs=0.1)
 
 
@@ -178,7 +178,7 @@ def test_a_chunk_that_leads_back_does_not_hang(size: int) -> None:
 
 
 class Stuck(io.BytesIO):
-    """A file that stops giving bytes behind its head, until it is released."""
+    """A file that blocks after its header, until it is released."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -212,7 +212,7 @@ def test_no_thread_is_left_however_the_blocks_are_used(leave: Callable[[Any], An
     assert decoding_threads() == []
 
 
-def test_decoding_takes_nobody_s_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_decoding_prints_nothing_and_leaves_stderr_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "q.mp3"
     path.write_bytes(damaged(encoded("mp3", "libmp3lame", 44_100, seconds=20), at=0.3, count=2000))
     done = threading.Event()

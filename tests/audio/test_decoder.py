@@ -1,4 +1,4 @@
-"""Formats: the same second of sound, written in each, comes out as the same sound."""
+"""Tests that the same second of sound is decoded equally from every format."""
 
 import io
 import random
@@ -20,7 +20,7 @@ from voxcli.errors import AudioInputError
 def written(
     form: str, subtype: str | None = None, sample_rate: int = SAMPLE_RATE, channels: int = 1, seconds: float = 1.0
 ) -> bytes:
-    """The tone in a file, written by libsndfile."""
+    """Return the tone in a file, written by libsndfile."""
     file = io.BytesIO()
     soundfile.write(file, tone(sample_rate, channels, seconds), sample_rate, format=form, subtype=subtype)
     return file.getvalue()
@@ -29,10 +29,10 @@ def written(
 def contained(
     form: str, codec: str, sample_rate: int, layout: str = "stereo", film: bool = False, seconds: float = 1.0
 ) -> bytes:
-    """The tone in a container, written by FFmpeg; no sound, only pictures, where `codec` is empty."""
+    """Return the tone in a container, written by FFmpeg; only pictures where `codec` is empty."""
     file = io.BytesIO()
     with av.open(file, "w", format=form) as container:
-        # every stream has to be there before the first packet
+        # All streams have to be added before the first packet.
         video = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p") if film else None
         audio: Any = container.add_stream(codec, rate=sample_rate, layout=layout) if codec else None
         if video:
@@ -51,7 +51,7 @@ def read(data: bytes, max_seconds: float = 60) -> AudioClip:
 
 
 def assert_tone(clip: AudioClip, seconds: float = 1.0, slack: float = 0.0005) -> None:
-    """The clip is the tone: its length, its loudness, its pitch. `slack` is in seconds."""
+    """Check that a clip is the tone, by its length, level and pitch. `slack` is in seconds."""
     assert clip.sample_rate == SAMPLE_RATE
     assert clip.samples.dtype == np.float32
     assert clip.samples.ndim == 1
@@ -135,21 +135,21 @@ def test_wav_that_was_streamed_with_tags_before_the_samples() -> None:
     assert_tone(read(data[:start] + tags + b"data\0\0\0\0" + data[start + 8 :]))
 
 
-def test_wav_that_says_truly_that_it_is_empty() -> None:
+def test_wav_that_is_really_empty() -> None:
     file = io.BytesIO()
     soundfile.write(file, np.empty(0), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     with pytest.raises(AudioInputError, match="too short"):
         read(file.getvalue())
 
 
-def test_wav_with_endless_chunks_is_given_up() -> None:
+def test_wav_with_endless_chunks_is_abandoned() -> None:
     data = b"RIFF\0\0\0\0WAVE" + b"junk\0\0\0\0" * 100_000
     with pytest.raises(AudioInputError, match="can't be decoded"):
         read(data)
 
 
 @pytest.mark.parametrize("total", [0, 2**36 - 1])
-def test_flac_that_lies_about_its_length(total: int) -> None:
+def test_flac_that_declares_a_wrong_length(total: int) -> None:
     data = bytearray(written("FLAC"))
     field = 8 + 13  # "fLaC", a block header; the total is the low 36 bits of bytes 13 to 17
     data[field] = data[field] & 0xF0 | total >> 32
@@ -158,7 +158,7 @@ def test_flac_that_lies_about_its_length(total: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3", "webm"])
-def test_a_file_that_breaks_off_gives_what_was_there(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_file_is_decoded_as_far_as_it_goes(form: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = contained(form, "libopus", 48_000, seconds=30) if form == "webm" else written(form, seconds=30)
     clip = read(data[: len(data) * 2 // 3])
     assert_tone(clip, clip.seconds)
@@ -168,7 +168,7 @@ def test_a_file_that_breaks_off_gives_what_was_there(form: str, capfd: pytest.Ca
 
 @pytest.mark.parametrize("form", ["WAV", "WAVEX", "FLAC", "OGG", "MP3"])
 @pytest.mark.parametrize("kept", [2, 11, 20, 40])
-def test_header_that_breaks_off(form: str, kept: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_truncated_header(form: str, kept: int, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AudioInputError) as caught:
         read(written(form)[:kept])
     assert caught.value.hint
@@ -176,7 +176,7 @@ def test_header_that_breaks_off(form: str, kept: int, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("kept", [11, 40, 900])
-def test_container_that_breaks_off_in_its_header(kept: int) -> None:
+def test_container_truncated_in_its_header(kept: int) -> None:
     with pytest.raises(AudioInputError):
         read(contained("ipod", "aac", 44_100)[:kept])
 
@@ -185,7 +185,7 @@ def test_container_that_breaks_off_in_its_header(kept: int) -> None:
     "text",
     [
         b"What is the capital of France?\n",
-        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",  # a playlist: FFmpeg would open what it names
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",  # A playlist, whose entries FFmpeg would open.
         b"ffconcat version 1.0\nfile /etc/passwd\n",
         b"1\n00:00:00,000 --> 00:00:02,000\nHello\n",
         b"%PDF-1.7",
@@ -204,11 +204,11 @@ def test_header_that_leads_to_before_the_start(capfd: pytest.CaptureFixture[str]
     data = written("AIFF", "PCM_16").replace(b"SSND", b"\0SND", 1)
     with pytest.raises(AudioInputError):
         read(data)
-    assert capfd.readouterr().err == ""  # where PyAV would print exceptions in its callbacks
+    assert capfd.readouterr().err == ""  # PyAV would print exceptions of its callbacks there.
 
 
 class BadDisk(io.BytesIO):
-    """A file on a disk that fails behind the first bytes."""
+    """A file on a disk that fails after the first bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() > 10_000:
@@ -222,7 +222,7 @@ def test_failing_disk_is_named_as_such() -> None:
 
 
 def mutations(seed: bytes, count: int, chance: random.Random) -> Iterator[bytes]:
-    """Damaged copies: bytes changed, most of them in the header, and a third of them cut short."""
+    """Yield damaged copies: changed bytes, mostly in the header; a third of the copies are truncated."""
     for _ in range(count):
         data = bytearray(seed)
         reach = chance.choice([64, 256, len(data)])
@@ -256,5 +256,5 @@ def test_damaged_files_are_clips_or_errors_and_nothing_else(seed: str, capfd: py
             assert 0.1 <= clip.seconds <= 60
             clips += 1
     assert clips < len(damaged)
-    assert clips or seed in {"vorbis", "opus"}  # a page whose checksum is wrong is dropped whole
+    assert clips or seed in {"vorbis", "opus"}  # A page with a wrong checksum is dropped as a whole.
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""The stream resampler against soxr's best, block by block."""
+"""Tests of the stream resampler against soxr at its best quality, block by block."""
 
 import numpy as np
 import pytest
@@ -15,31 +15,31 @@ def noise(count: int) -> Samples:
 
 
 def band_limited(rate: int) -> Samples:
-    """A second of noise that both rates can hold."""
+    """Return a second of noise that both rates can hold."""
     spectrum = np.fft.rfft(noise(rate))
     spectrum[int(min(rate, SAMPLE_RATE) * 0.42) :] = 0
     return np.asarray(np.fft.irfft(spectrum, rate), np.float32)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000])
-def test_gives_what_soxr_gives(rate: int) -> None:
+def test_matches_soxr(rate: int) -> None:
     sound = band_limited(rate)
     resampler = StreamResampler(rate)
     given = np.concatenate([resampler.push(part) for part in np.array_split(sound, 100)])
     wanted = soxr.resample(sound, rate, SAMPLE_RATE, "VHQ")[: len(given)]
-    middle = slice(200, -200)  # soxr's own ends differ: it takes the silence around differently
+    middle = slice(200, -200)  # The ends differ: soxr treats the surrounding silence differently.
     error = np.std((given - wanted)[middle]) / np.std(wanted[middle])
     assert error < 0.002
     assert SAMPLE_RATE - len(given) <= SAMPLE_RATE * 0.006
 
 
-def test_keeps_out_what_would_alias() -> None:
+def test_suppresses_aliases() -> None:
     tone = np.sin(2 * np.pi * 9_000 * np.arange(48_000) / 48_000).astype(np.float32)
     given = StreamResampler(48_000).push(tone)
     assert np.abs(given[200:]).max() < 0.001
 
 
-def test_shifts_nothing() -> None:
+def test_does_not_shift() -> None:
     click = np.zeros(44_100, np.float32)
     click[22_050] = 1
     given = StreamResampler(44_100).push(click)
@@ -51,7 +51,7 @@ def test_shifts_nothing() -> None:
     rate=st.sampled_from([8_000, 16_000, 44_100, 48_000]),
     cuts=st.lists(st.integers(0, 4_000), max_size=20),
 )
-def test_how_the_stream_is_cut_changes_nothing(rate: int, cuts: list[int]) -> None:
+def test_block_sizes_change_nothing(rate: int, cuts: list[int]) -> None:
     sound = noise(4_000)
     whole, parted = StreamResampler(rate), StreamResampler(rate)
     parts = [parted.push(part) for part in np.split(sound, sorted(cuts))]

@@ -1,4 +1,4 @@
-"""Whether there is speech in a clip, on real voices and on what is not a voice."""
+"""Tests of speech detection in clips, on real voices and on other sounds."""
 
 from pathlib import Path
 

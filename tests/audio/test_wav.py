@@ -1,4 +1,4 @@
-"""WAV as it is written, read by another library."""
+"""Tests of WAV files, as read by another library."""
 
 import io
 
@@ -25,6 +25,6 @@ def test_floats_lose_no_bit() -> None:
 
 
 @pytest.mark.parametrize(("sample", "written"), [(2.0, 0x7FFF), (-2.0, -0x7FFF), (np.inf, 0x7FFF), (np.nan, 0)])
-def test_what_has_no_place_in_sixteen_bits_is_clipped(sample: float, written: int) -> None:
+def test_samples_outside_sixteen_bits_are_clipped(sample: float, written: int) -> None:
     data = encode_wav(AudioClip(np.array([sample], np.float32)))[HEADER_BYTES:]
     assert np.frombuffer(data, "<i2").tolist() == [written]

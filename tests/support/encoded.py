@@ -52,6 +52,6 @@ def encoded_tracks(
 
 
 def pitch_of(samples: NDArray[np.float32], sample_rate: int) -> float:
-    """Return the loudest frequency, in Hertz."""
+    """Return the strongest frequency, in Hertz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum)) * sample_rate / len(samples)

@@ -1,9 +1,9 @@
-"""A process that speaks the protocol of `voxcli.tts.worker` without a speech engine, and can misbehave.
+"""A process that implements the protocol of `voxcli.tts.worker` without a speech engine, and can misbehave.
 
     python speech_worker.py STARTS BEHAVIOUR... FOLDER
 
-STARTS is a file to which each process adds a line; the first process behaves as the first BEHAVIOUR
-says, the second as the second, and those after the last as the last.
+STARTS is a file to which each process appends a line. The nth process takes the nth BEHAVIOUR, and all later ones take
+the last.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Piper's voices: a real one where it speaks, broken and missing ones where it can't."""
+"""Tests of piper with a real voice, and with broken and missing ones."""
 
 import importlib.util
 import shutil
@@ -45,7 +45,7 @@ def test_a_voice_is_found_by_name_and_speaks(joe: Path, tmp_path: Path, monkeypa
         list(synthesizer.synthesize("Hello."))
 
 
-def test_the_rate_is_heard(joe: Path, tmp_path: Path) -> None:
+def test_the_rate_changes_the_length(joe: Path, tmp_path: Path) -> None:
     text = "This sentence is said twice, once slowly and once fast."
     seconds = []
     for rate in (120, 300):
@@ -55,7 +55,7 @@ def test_the_rate_is_heard(joe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["de_DE-thorsten-low", "../x", "a b.onnx"])
-def test_a_voice_that_is_not_there_says_how_to_get_it(tmp_path: Path, name: str) -> None:
+def test_a_missing_voice_is_reported_with_how_to_get_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is missing") as caught:
         PiperSynthesizer(name, tmp_path, words_per_minute=180)
     assert caught.value.hint.startswith("python -m piper.download_voices --download-dir ")
@@ -69,7 +69,7 @@ def test_a_voice_without_its_settings_is_not_there(joe: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("broken", "with_what"), [(".onnx", b"no model"), (".onnx.json", b"{"), (".onnx.json", b"[]")])
-def test_a_broken_voice_is_told_with_its_file(joe: Path, tmp_path: Path, broken: str, with_what: bytes) -> None:
+def test_a_broken_voice_is_reported_with_its_file(joe: Path, tmp_path: Path, broken: str, with_what: bytes) -> None:
     (tmp_path / "v.onnx").symlink_to(joe)
     shutil.copy(joe.with_name(f"{joe.name}.json"), tmp_path / "v.onnx.json")
     (tmp_path / f"v{broken}").unlink()

@@ -1,4 +1,4 @@
-"""The voices of the system: the real process where a speech engine is needed, a scripted one where it fails."""
+"""Tests of the system's voices, with the real worker process, and with a scripted one for failures."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def temp_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def scripted(tmp_path: Path, temp_files: Path) -> Opened:
-    """Opens a voice whose processes, one after the other, behave as told."""
+    """Opens a voice with a list of behaviours, one for each of its processes."""
 
     def opened(*behaviours: str, voice: str = "", timeout_seconds: float = 20) -> Pyttsx3Synthesizer:
         script = Path(__file__).with_name("speech_worker.py")
@@ -88,7 +88,7 @@ def test_long_and_short_texts_are_rendered_whole() -> None:
 
 
 def test_every_process_says_the_same() -> None:
-    """Espeak works in a thread of its own: who does not wait for it gets silence or half a sentence, now and then."""
+    """Espeak renders on its own thread; without waiting for it, sentences would sometimes be silent or incomplete."""
     lengths = set()
     for _ in range(15):
         with system_voice(words_per_minute=200) as synthesizer:
@@ -125,7 +125,7 @@ def test_twenty_turns_while_the_process_is_killed_in_between(tmp_path: Path) -> 
     assert len(set(killed)) >= 10
 
 
-def test_voice_and_rate_are_heard() -> None:
+def test_voice_and_rate_change_the_sound() -> None:
     with system_voice("English (America)") as english, system_voice("de") as german:
         assert not np.array_equal(said(english).samples, said(german).samples)
         usual = said(english)
@@ -159,11 +159,11 @@ def test_hostile_text_is_said_or_refused_and_the_voice_lives_on(text: str) -> No
         try:
             assert all(clip.seconds < 6 for clip in synthesizer.synthesize(text))
         except SpeechError:
-            assert text == "\ud800"  # no text at all
+            assert text == "\ud800"  # This is not valid text.
         assert abs(said(synthesizer, "Hello.").seconds - expected.seconds) < 0.2
 
 
-def test_ctrl_c_is_not_for_the_process() -> None:
+def test_ctrl_c_does_not_reach_the_process() -> None:
     with system_voice() as synthesizer:
         said(synthesizer)
         process = synthesizer.process_id
@@ -180,7 +180,7 @@ def test_a_process_that_fails_is_replaced(scripted: Opened, tmp_path: Path, temp
     with scripted("good", failure, "good", timeout_seconds=2 if failure == "hang" else 20) as synthesizer:
         clip = said(synthesizer)
         assert (clip.sample_rate, len(clip.samples)) == (22_050, 2205)
-        np.testing.assert_allclose(clip.samples, 0.25)  # the mean of two channels
+        np.testing.assert_allclose(clip.samples, 0.25)  # The mean of two channels.
         assert starts(tmp_path) == 3
         assert len(list(temp_files.iterdir())) == 1
     assert list(temp_files.iterdir()) == []
@@ -207,7 +207,7 @@ def test_a_sentence_is_given_up_after_the_second_failure(scripted: Opened, failu
 
 
 def test_a_system_without_a_speech_engine(scripted: Opened) -> None:
-    with scripted("no engine") as synthesizer:  # opening returns at once: what is wrong comes with the first sentence
+    with scripted("no engine") as synthesizer:  # The constructor returns at once; the first sentence reports the error.
         for action in (synthesizer.wait_until_ready, synthesizer.voices, lambda: said(synthesizer)):
             with pytest.raises(SpeechError, match="eSpeak is not there") as caught:
                 action()
@@ -320,11 +320,11 @@ VOICES = [
         ("ang", "Old English"),
     ],
 )
-def test_a_voice_is_chosen_by_what_people_type(wanted: str, found: str) -> None:
+def test_a_voice_is_chosen_by_name_id_or_language(wanted: str, found: str) -> None:
     assert choose(wanted, VOICES).name == found
 
 
-def test_an_unknown_voice_names_those_that_come_near() -> None:
+def test_an_unknown_voice_suggests_similar_names() -> None:
     with pytest.raises(ConfigError) as caught:
         choose("Germn", VOICES)
     assert caught.value.hint == "did you mean German?"

@@ -101,7 +101,7 @@ def test_close_may_be_called_again_and_then_nothing_more_is_written(tmp_path: Pa
     assert (tmp_path / "reply.wav").read_bytes() == before
 
 
-def test_a_speaker_that_hears_it_too_sets_the_position(tmp_path: Path) -> None:
+def test_a_second_speaker_sets_the_position(tmp_path: Path) -> None:
     ear = FakeSpeaker(limit=0.3)
     interrupt = threading.Event()
     with WavSpeaker(tmp_path / "reply.wav", then=ear) as speaker:
@@ -157,7 +157,7 @@ except VoxError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     target = tmp_path / "reply.wav"
     done = subprocess.run([sys.executable, "-c", FULL_DISK, target], capture_output=True, text=True, check=True)
     kind, message, hint = done.stdout.strip().split("|")

@@ -1,7 +1,7 @@
-"""Audio as values: clips, and how files, pipes and standard input become clips.
+"""Audio clips, and reading them from files, pipes and standard input.
 
-What comes in leaves as 16 kHz mono. This module knows limits and what makes audio unusable; formats
-are the business of `voxcli.audio.decoder`, which is imported, with FFmpeg, when something is read.
+All audio is converted to 16 kHz mono. This module enforces limits and rejects unusable audio. `voxcli.audio.decoder`
+handles formats; it is imported, with FFmpeg, on the first read.
 """
 
 import stat
@@ -22,17 +22,17 @@ from voxcli.printable import printable
 if TYPE_CHECKING:
     from voxcli.audio.decoder import Block
 
-SAMPLE_RATE = 16_000  # Hz; what Voxtral's and Whisper's feature extractors and Silero expect
+SAMPLE_RATE = 16_000  # Hz; the input rate of Voxtral's and Whisper's feature extractors and of Silero.
 STDIN = "-"
 
-MAX_SECONDS = 1800.0  # 22,500 tokens of the 32k that Voxtral takes, at 12.5 a second
-MIN_SECONDS = 0.1  # below it there is no word
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; below it there is no speech, above it no converter
+MAX_SECONDS = 1800.0  # 22,500 of Voxtral's 32k tokens, at 12.5 tokens per second.
+MIN_SECONDS = 0.1  # Shorter audio holds no word.
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a lower rate holds no speech, a higher one is not produced by any converter.
 
 PIPE_READ_BYTES = 1 << 16
-PIPE_MEMORY_BYTES = 1 << 24  # of a pipe; what is more goes to a temporary file
-PIPE_BYTES_PER_SECOND = 48_000 * 2 * 4  # of the limit: stereo float at 48 kHz, or a film at 3 Mbit/s
-PIPE_SPARE_BYTES = 1 << 26  # for cover pictures and other tags
+PIPE_MEMORY_BYTES = 1 << 24  # Larger input from a pipe goes to a temporary file.
+PIPE_BYTES_PER_SECOND = 48_000 * 2 * 4  # Stereo float samples at 48 kHz, or a film at 3 Mbit/s.
+PIPE_SPARE_BYTES = 1 << 26  # An allowance for cover pictures and other tags.
 
 Samples = NDArray[np.float32]
 
@@ -43,7 +43,7 @@ class AudioClip:
 
     samples: float32 in [-1, 1], shape (n,)
     sample_rate: Hertz
-    damaged_seconds: parts of the recording that could not be decoded, and are left out
+    damaged_seconds: length of the parts that could not be decoded and are left out
     """
 
     samples: Samples
@@ -73,20 +73,18 @@ def read_audio(
 ) -> AudioClip:
     """Read a recording in any known format, rate and channel count as a clip at SAMPLE_RATE.
 
-    Of several tracks the default one is read. Channels are averaged. Floating-point samples beyond
-    [-1, 1] are clipped. Damaged parts are left out and counted. Memory is bounded by `max_seconds`,
-    whatever the source says about its length.
+    The default track is read. Channels are averaged. Floating-point samples beyond [-1, 1] are clipped. Damaged parts
+    are left out and counted. `max_seconds` bounds the memory, whatever length the source declares.
 
     Args:
         source: a file, a named pipe, or "-" for standard input.
         max_seconds: longer audio is refused.
         raw_rate: the source is bare samples, 16-bit little-endian mono, at this many Hertz.
-        stdin: what "-" reads; the process's own where None.
+        stdin: the stream that "-" reads; by default, the process's standard input.
 
     Raises:
-        AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter
-            than MIN_SECONDS, longer than `max_seconds`, with samples that are not finite, or damaged
-            in a way that the decoder makes no progress with.
+        AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter than MIN_SECONDS,
+            longer than `max_seconds`, not finite, or so damaged that decoding makes no progress.
         ConfigError: standard input is a terminal, or `raw_rate` is out of range.
     """
     from voxcli.audio.decoder import decode_raw
@@ -95,11 +93,11 @@ def read_audio(
         raise ConfigError(
             f"a raw rate of {raw_rate} Hz can't be right", hint=f"give {MIN_RATE} to {MAX_RATE}, in Hertz"
         )
-    name = _shown(source)
+    name = _printable_name(source)
     try:
-        with _opened(source, name, stdin) as file:
+        with _open_source(source, name, stdin) as file:
             if raw_rate is not None:
-                return _clip(decode_raw(file, raw_rate), name, max_seconds)
+                return _checked_clip(decode_raw(file, raw_rate), name, max_seconds)
             with _seekable(file, name, max_seconds) as whole:
                 return _decoded(whole, name, max_seconds)
     except FileNotFoundError as error:
@@ -112,12 +110,12 @@ def read_audio(
 
 
 def read_stream(file: BinaryIO, name: str, *, max_seconds: float = MAX_SECONDS) -> AudioClip:
-    """Read a recording that comes as a stream, as `read_audio` reads one; `name` is what messages call it.
+    """Read a recording from a stream as `read_audio` does; messages call it `name`.
 
-    What `max_seconds` of sound may take in bytes is the most that is fetched.
+    At most the bytes that `max_seconds` of audio may take are fetched.
 
     Raises:
-        AudioInputError: as `read_audio`.
+        AudioInputError: as in `read_audio`.
         OSError: the stream can't be read to its end.
     """
     with _spooled(file, name, max_seconds) as whole:
@@ -125,7 +123,7 @@ def read_stream(file: BinaryIO, name: str, *, max_seconds: float = MAX_SECONDS) 
 
 
 def read_unchanged(path: Path) -> AudioClip:
-    """Read a file that a program has just written: at its own rate, as short or quiet as it may be.
+    """Read a file that a program has just written, at its own rate and of any length or level.
 
     Raises:
         AudioInputError: it can't be decoded.
@@ -141,21 +139,21 @@ def read_unchanged(path: Path) -> AudioClip:
     return AudioClip(samples, blocks[0].sample_rate)
 
 
-def _shown(source: str | Path) -> str:
-    """Return a source as messages name it: in one line that any terminal can print."""
+def _printable_name(source: str | Path) -> str:
+    """Return a source's name for messages, in one line that any terminal can print."""
     if str(source) == STDIN:
         return "standard input"
     return printable(str(source)) or "''"
 
 
-def _opened(source: str | Path, name: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
-    """Return the source, open; standard input stays open afterwards."""
+def _open_source(source: str | Path, name: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
+    """Open the source as a context manager, which leaves standard input open."""
     if str(source) == STDIN:
         return nullcontext(_usable_stdin(stdin))
     path = Path(source)
     try:
         mode = path.stat().st_mode
-    except ValueError as error:  # a null byte, or a character that file names can't have
+    except ValueError as error:  # A null byte, or another character that file names can't have.
         raise AudioInputError(f"{name} can't be a file's name", hint="check the name") from error
     if stat.S_ISDIR(mode):
         raise AudioInputError(f"{name} is a folder", hint="name a file in it, or: voxcli batch FOLDER")
@@ -176,7 +174,7 @@ def _usable_stdin(stdin: BinaryIO | None) -> BinaryIO:
 
 @contextmanager
 def _seekable(file: BinaryIO, name: str, max_seconds: float) -> Iterator[BinaryIO]:
-    """Give the file itself, or all that a pipe delivers."""
+    """Yield the file itself, or a pipe's whole content as a file."""
     if file.seekable() and file.tell() == 0:
         yield file
         return
@@ -201,7 +199,7 @@ def _spool(pipe: BinaryIO, spool: BinaryIO, name: str, max_seconds: float) -> No
         if len(head) < PROBE_BYTES:
             head += data
             if len(head) >= PROBE_BYTES:
-                check_format(head, name)  # now, or a pipe without an end is read up to the limit
+                check_format(head, name)  # Checked now, or an endless pipe would be read up to the limit.
         spool.write(data)
         if spool.tell() > limit:
             raise AudioInputError(
@@ -215,12 +213,12 @@ def _decoded(file: BinaryIO, name: str, max_seconds: float) -> AudioClip:
     from voxcli.audio.decoder import decode
 
     with decode(file, name) as decoding:
-        clip = _clip(decoding, name, max_seconds)
+        clip = _checked_clip(decoding, name, max_seconds)
         return replace(clip, damaged_seconds=decoding.damaged_seconds)
 
 
-def _clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip:
-    """Return decoded blocks as a clip, once they are known to be usable."""
+def _checked_clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip:
+    """Join decoded blocks to a clip; raises AudioInputError for unusable audio."""
     resampling = _Resampling()
     low, high = np.inf, -np.inf
     for block in blocks:
@@ -237,7 +235,7 @@ def _clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip
         resampling.add(mono, block.sample_rate)
         if resampling.seconds > max_seconds:
             raise _too_long(name, max_seconds)
-    _check_heard(resampling.seconds, low < high, name)
+    _check_usable(resampling.seconds, low < high, name)
     return AudioClip(resampling.finish())
 
 
@@ -248,7 +246,8 @@ def _too_long(name: str, max_seconds: float) -> AudioInputError:
     )
 
 
-def _check_heard(seconds: float, varies: bool, name: str) -> None:
+def _check_usable(seconds: float, varies: bool, name: str) -> None:
+    """Raise AudioInputError if the audio is too short, or if its samples do not vary."""
     if seconds < MIN_SECONDS:
         raise AudioInputError(
             f"{name} is too short: {seconds:.3f} s of audio", hint=f"at least {MIN_SECONDS:g} s is needed"
@@ -261,18 +260,18 @@ def _check_heard(seconds: float, varies: bool, name: str) -> None:
 
 
 class _Resampling:
-    """Collects mono blocks, and gives all of them at SAMPLE_RATE. The rate of the blocks may change."""
+    """Collects mono blocks, whose rate may change, and returns them at SAMPLE_RATE."""
 
     def __init__(self) -> None:
         self._parts: list[Samples] = []
         self._stream: Any = None
-        self._sample_rate = SAMPLE_RATE  # of the last block
-        self._frames = 0  # at that rate
-        self._seconds_before = 0.0  # at other rates
+        self._sample_rate = SAMPLE_RATE  # The last block's rate.
+        self._frames = 0  # Frames added since the rate changed.
+        self._seconds_before = 0.0  # Seconds added before the rate changed.
 
     @property
     def seconds(self) -> float:
-        """How much was added."""
+        """The length of all blocks added."""
         return self._seconds_before + self._frames / self._sample_rate
 
     def add(self, block: Samples, sample_rate: int) -> None:
@@ -282,7 +281,7 @@ class _Resampling:
         self._parts.append(self._stream.resample_chunk(block) if self._stream else block)
 
     def finish(self) -> Samples:
-        """Return everything, shape (n,); a filter's overshoot is cut to [-1, 1]."""
+        """Return all samples, shape (n,); the filter's overshoot is clipped to [-1, 1]."""
         self._change_rate(SAMPLE_RATE)
         samples = np.concatenate(self._parts)
         return np.clip(samples, -1, 1, out=samples)

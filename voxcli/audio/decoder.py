@@ -1,7 +1,6 @@
-"""Decodes recordings ahead of whoever uses the sound, and gives up on those that never end.
+"""Decodes recordings on a thread, ahead of the reader, and abandons those that stall.
 
-FFmpeg, in `voxcli.audio.ffmpeg`, does the decoding. This module knows nothing of clips, limits, target rates or
-where the bytes come from.
+`voxcli.audio.ffmpeg` does the decoding.
 """
 
 import io
@@ -29,16 +28,16 @@ from voxcli.errors import AudioInputError
 
 __all__ = ["PROBE_BYTES", "Block", "Decoding", "check_format", "decode", "decode_raw"]
 
-BLOCK_SAMPLES = 1 << 14  # in a block, all channels together; fewer cost time, more cost memory
-BLOCKS_AHEAD = 8  # decoded before they are asked for
+BLOCK_SAMPLES = 1 << 14  # A block's samples, all channels together; fewer cost time, more cost memory.
+BLOCKS_AHEAD = 8  # Blocks that are decoded ahead.
 
-STALL_SECONDS = 10.0  # without a new byte or a new block; the first sound of a large film comes after about 1 s
-TICK_SECONDS = 0.2  # between looks at the progress; on Windows Ctrl-C waits for one
-LEAVE_SECONDS = 0.5  # for the decoding thread to end; one that does not is left behind
+STALL_SECONDS = 10.0  # Without a new byte or block; the first sound of a large film comes after about 1 s.
+TICK_SECONDS = 0.2  # The interval of progress checks; on Windows, Ctrl-C waits for one.
+LEAVE_SECONDS = 0.5  # The wait for the decoding thread to end; after it, the thread is abandoned.
 
 
 def check_format(head: bytes, name: str) -> None:
-    """Raise AudioInputError if a file that begins with `head` is in no format that FFmpeg knows.
+    """Raise AudioInputError if FFmpeg does not recognise the format of a file.
 
     Args:
         head: the whole file, or its first PROBE_BYTES.
@@ -51,11 +50,11 @@ def check_format(head: bytes, name: str) -> None:
 
 @contextmanager
 def decode(file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS) -> Iterator["Decoding"]:
-    """Decode a seekable file from its start; the blocks are to be read within the context.
+    """Decode a seekable file from its start; the blocks have to be read within the context.
 
     Args:
-        name: what messages call the file.
-        stall_seconds: how long decoding may go without progress.
+        name: the file's name in messages.
+        stall_seconds: how long decoding may make no progress.
     """
     decoding = Decoding(file, name, stall_seconds)
     try:
@@ -65,7 +64,7 @@ def decode(file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS) -
 
 
 def decode_raw(file: BinaryIO, sample_rate: int) -> Iterator[Block]:
-    """Yield bare samples as blocks: 16 bit, signed, little-endian, mono, to the end of the file."""
+    """Yield a file of bare samples (16-bit, signed, little-endian, mono) as blocks."""
     odd = b""
     while data := file.read(2 * BLOCK_SAMPLES):
         data = odd + data
@@ -75,10 +74,10 @@ def decode_raw(file: BinaryIO, sample_rate: int) -> Iterator[Block]:
 
 
 class Decoding:
-    """A recording that a thread decodes while the blocks before are used; iterate over it once.
+    """A recording that a thread decodes ahead of its reader; iterate over it once.
 
-    FFmpeg holds no promise to return from a damaged file. The thread is what makes waiting for it
-    interruptible: one that makes no progress is left behind.
+    FFmpeg may never return from a damaged file. Because it runs on a thread, waiting for it can be interrupted, and a
+    thread that makes no progress is abandoned.
     """
 
     def __init__(self, file: BinaryIO, name: str, stall_seconds: float) -> None:
@@ -87,35 +86,36 @@ class Decoding:
         self._reader = SoundReader(self._source, name)
         self._decoded: SimpleQueue[Block | Exception | None] = SimpleQueue()
         self._room = threading.Semaphore(BLOCKS_AHEAD)
-        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Block]:
         """Yield the blocks.
 
         Raises:
-            AudioInputError: it is empty, not audio, has no sound, or nothing of it can be decoded; or there was
-                no progress for some seconds.
+            AudioInputError: the file is empty, not audio, has no audio track, can't be decoded, or made no progress
+                for `stall_seconds`.
             OSError: the file can't be read.
         """
-        while (found := self._next()) is not None:
-            if isinstance(found, Exception):
-                raise found
-            yield found
+        while (decoded := self._next()) is not None:
+            if isinstance(decoded, Exception):
+                raise decoded
+            yield decoded
             self._room.release()
 
     @property
     def damaged_seconds(self) -> float:
-        """What could not be decoded, and is missing from the blocks; final after the last of them."""
+        """Audio missing from the blocks, because it could not be decoded; final after the last block."""
         return self._reader.damaged_seconds
 
     def close(self) -> None:
-        """End the decoding. May be called again."""
+        """Stop decoding. May be called again."""
         self._source.close()
         self._room.release()
         self._thread.join(LEAVE_SECONDS)
 
     def _next(self) -> Block | Exception | None:
+        """Return the next block, the error that ended decoding, or None at the end."""
         stalled_seconds, furthest = 0.0, -1
         while stalled_seconds < self._stall_seconds:
             try:
@@ -127,8 +127,8 @@ class Decoding:
             f"{self._name} can't be decoded: no progress for {self._stall_seconds:g} s", hint=CONVERT_HINT
         )
 
-    def _run(self) -> None:
-        """Decode all of it, on the thread."""
+    def _decode(self) -> None:
+        """Decode the whole file; runs on the thread."""
         try:
             for block in _joined(self._reader.blocks()):
                 self._decoded.put(block)
@@ -138,22 +138,22 @@ class Decoding:
             self._decoded.put(self._source.failure)
         except AudioInputError as error:
             self._decoded.put(self._source.failure or error)
-        except Exception as error:  # noqa: BLE001 - damage shows in many ways; raised where the blocks are read
+        except Exception as error:  # noqa: BLE001 - damage causes many errors; the reader of the blocks gets it
             damage = undecodable(self._name)
             damage.__cause__ = error
             self._decoded.put(self._source.failure or damage)
 
 
 def _joined(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Join short blocks of one rate and channel count: frames of a codec have some hundred samples."""
+    """Join short blocks of equal rate and channel count; a codec's frames have only some hundred samples."""
     parts: list[Samples] = []
-    samples, form = 0, (0, 0)
+    samples, joined_format = 0, (0, 0)
     for block in blocks:
-        its_form = block.sample_rate, block.samples.shape[1]
-        if parts and (its_form != form or samples >= BLOCK_SAMPLES):
-            yield Block(np.concatenate(parts), form[0])
+        block_format = block.sample_rate, block.samples.shape[1]
+        if parts and (block_format != joined_format or samples >= BLOCK_SAMPLES):
+            yield Block(np.concatenate(parts), joined_format[0])
             parts, samples = [], 0
         parts.append(block.samples)
-        samples, form = samples + block.samples.size, its_form
+        samples, joined_format = samples + block.samples.size, block_format
     if parts:
-        yield Block(np.concatenate(parts), form[0])
+        yield Block(np.concatenate(parts), joined_format[0])

@@ -1,8 +1,8 @@
-"""Reads sound with FFmpeg (through PyAV): the bytes of a recording in, decoded blocks out.
+"""Decodes the bytes of a recording with FFmpeg, through PyAV.
 
-FFmpeg recognises the format by the content, never by a name. Formats outside FORMATS are refused: some of
-FFmpeg's demuxers open what a file names, such as the entries of a playlist. Its log stays off, as PyAV
-leaves it.
+FFmpeg recognises the format by the content, never by a name. Formats outside FORMATS are refused, because some of
+FFmpeg's demuxers open other files that a file names, such as the entries of a playlist. FFmpeg's log is off, which is
+PyAV's default.
 """
 
 import io
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-# Demuxers that may be used, by their first name in FFmpeg: those that read sound from one file alone.
+# The allowed demuxers, by their first name in FFmpeg: those that read audio from one file only.
 FORMATS = (
     *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3"),
     *("flac", "flv", "iff", "ircam", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts"),
@@ -37,18 +37,19 @@ FORMATS = (
 )
 OPEN_OPTIONS = {
     "format_whitelist": ",".join(FORMATS),
-    "max_probe_packets": "1",  # FFmpeg searches 2500 of a WAV file for DTS, which takes ten times as long as decoding
-    "max_size": "16384",  # bytes in a packet of WAV
+    # By default, FFmpeg searches 2500 packets of a WAV file for DTS, which takes ten times as long as decoding.
+    "max_probe_packets": "1",
+    "max_size": "16384",  # Bytes in a WAV packet.
 }
-PROBE_BYTES = 1 << 20  # FFmpeg's own limit (PROBE_BUF_MAX): with these it recognises a format, or never
+PROBE_BYTES = 1 << 20  # FFmpeg's own limit (PROBE_BUF_MAX) for recognising a format.
 
-# Instead of FFmpeg's own decoders, which refuse pauses (DTX), as phones leave them in voice messages.
+# Replacements for FFmpeg's own decoders, which reject the pauses (DTX) that phones leave in voice messages.
 DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
 READ_BYTES = 1 << 16
-OGG_LINK = re.compile(rb"OggS\x00[\x02\x06]")  # a page with the flag "beginning of stream" (RFC 3533, section 6)
-DEMUX_FAILURES = 100  # in a row, until the rest of a file is given up
-GAP_SECONDS = 0.05, 60.0  # between frames: less is rounding, more is a clock that was set anew
-PAUSE_BYTES = 8  # a packet of at most so many may begin a pause, in which nothing is sent (DTX)
+OGG_LINK = re.compile(rb"OggS\x00[\x02\x06]")  # A page with the flag "beginning of stream" (RFC 3533, section 6).
+MAX_DEMUX_FAILURES = 100  # Consecutive failures after which the rest of a file is skipped.
+GAP_SECONDS = 0.05, 60.0  # Missing audio between frames: less is rounding, more is a reset clock.
+PAUSE_BYTES = 8  # A packet of at most this size may start a pause in which nothing is sent (DTX).
 
 CONVERT_HINT = "where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav"
 
@@ -60,7 +61,7 @@ class Block:
     """A stretch of decoded sound.
 
     samples: float32, shape (frames, channels); the nominal range is [-1, 1]
-    sample_rate: Hertz; it may differ from that of the block before
+    sample_rate: Hertz; may differ between blocks
     """
 
     samples: Samples
@@ -68,14 +69,14 @@ class Block:
 
 
 class ByteSource:
-    """Gives FFmpeg the bytes of a file. Raises nothing: an exception can't pass through FFmpeg, PyAV would print it."""
+    """Supplies FFmpeg with a file's bytes; never raises, because exceptions can't pass through FFmpeg."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.failure: OSError | None = None  # of reading
-        self.furthest = 0  # byte of the file that was read
+        self.failure: OSError | None = None  # The last error of reading.
+        self.furthest = 0  # The furthest byte of the file that was read.
         self.is_closed = False
         self._file = file
-        self._start = 0  # byte of the file where the source begins
+        self._start = 0  # The byte of the file where the source starts.
 
     def read(self, count: int) -> bytes:
         if self.is_closed:
@@ -85,14 +86,14 @@ class ByteSource:
             self.furthest = max(self.furthest, self._file.tell())
         except OSError as error:
             self.failure = error
-        except ValueError:  # closed by its owner, who has given up
+        except ValueError:  # Its owner closed the file.
             self.is_closed = True
         else:
             return data
         return b""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Return the new position; -1 if there is none, for a damaged header may lead to before the start."""
+        """Return the new position, or -1 if it is invalid; a damaged header may point before the start."""
         try:
             return self._file.seek(offset + self._start * (whence == io.SEEK_SET), whence) - self._start
         except (OSError, ValueError):
@@ -102,19 +103,19 @@ class ByteSource:
         return self.seek(0, io.SEEK_CUR)
 
     def starts_with(self, mark: bytes) -> bool:
-        """Tell whether these are the first bytes, and go back to them."""
+        """Tell whether the source starts with `mark`; seeks to the start."""
         self.seek(0)
         found = self.read(len(mark))
         self.seek(0)
         return found == mark
 
     def skip_to(self, position: int) -> None:
-        """Let the source begin at what was this position."""
+        """Make a position the new start of the source."""
         self._start += position
         self.seek(0)
 
     def find(self, pattern: re.Pattern[bytes], position: int, reach: int) -> int | None:
-        """Return where a pattern of at most `reach` bytes occurs next, from a position on."""
+        """Return the first match at or after a position of a pattern of at most `reach` bytes, or None."""
         self.seek(position)
         data = b""
         while more := self.read(READ_BYTES):
@@ -126,7 +127,7 @@ class ByteSource:
         return None
 
     def close(self) -> None:
-        """Let the file end here."""
+        """Make the file end here."""
         self.is_closed = True
 
 
@@ -136,63 +137,63 @@ class SoundReader:
     def __init__(self, source: ByteSource, name: str) -> None:
         self._source, self._name = source, name
         self._damage = _Damage()
-        self._found = False
-        self._position = 0  # byte of the last packet
-        self._next_link: int | None = None  # byte where a chained stream begins that needs another decoder
+        self._has_frames = False
+        self._position = 0  # The byte offset of the last packet.
+        self._next_link: int | None = None  # The byte offset of a chained stream that needs another decoder.
 
     @property
     def damaged_seconds(self) -> float:
-        """What is missing from the blocks so far, because it could not be decoded."""
+        """Audio missing from the blocks so far, because it could not be decoded."""
         return self._damage.seconds
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the sound; the blocks are as short as the frames of the codec.
+        """Yield the audio in blocks as short as the codec's frames.
 
         Raises:
-            AudioInputError: it is empty, not audio, without sound, or nothing of it can be decoded.
+            AudioInputError: the file is empty, not audio, has no audio track, or can't be decoded.
         """
         yield from self._link()
         while self._next_link is not None:
             self._source.skip_to(self._next_link)
             with suppress(AudioInputError):
                 yield from self._link()
-        if self.damaged_seconds and not self._found:
+        if self.damaged_seconds and not self._has_frames:
             raise undecodable(self._name)
 
     def _link(self) -> Iterator[Block]:
-        """Decode as far as one decoder goes."""
+        """Yield the audio of one link, the part of a chained stream that one decoder can read."""
         self._position, self._next_link, packet_bytes = 0, None, 0
         self._damage.restart()
         is_big_endian = self._source.starts_with(b"RIFX")
-        with _opened(self._source, self._name) as container:
+        with _open_container(self._source, self._name) as container:
             stream = _main_stream(container, self._name)
             decoder = _decoder(stream, self._name, is_big_endian=is_big_endian)
             for packet in chain(self._packets(container, stream), [None]):
                 is_pause_possible, packet_bytes = packet_bytes <= PAUSE_BYTES, packet.size if packet is not None else 0
                 for frame in self._frames(decoder, packet):
-                    self._found = True
-                    self._damage.follow(frame, is_pause_possible=is_pause_possible)
-                    yield Block(_by_channel(frame), frame.sample_rate)
+                    self._has_frames = True
+                    self._damage.count_before(frame, is_pause_possible=is_pause_possible)
+                    yield Block(_samples(frame), frame.sample_rate)
 
     def _packets(self, container: "InputContainer", stream: "AudioStream") -> Iterator["Packet[Any]"]:
-        """Yield the packets of a stream, past places where FFmpeg finds none."""
+        """Yield the packets of a stream, continuing after errors."""
         failures = 0
-        while failures < DEMUX_FAILURES and self._next_link is None:
+        while failures < MAX_DEMUX_FAILURES and self._next_link is None:
             try:
                 for packet in container.demux(stream):
                     failures = 0
-                    if packet.size:  # an empty one would end the decoder
+                    if packet.size:  # An empty packet would end the decoder.
                         self._position = max(self._position, packet.pos or 0)
                         yield packet
             except FFmpegError:
                 failures += 1
-                if container.format.name == "ogg":  # FFmpeg does not go on where channels, rate or codec differ
+                if container.format.name == "ogg":  # FFmpeg stops where channels, rate or codec change.
                     self._next_link = self._source.find(OGG_LINK, self._position + 1, reach=len("OggS") + 2)
             else:
                 return
 
     def _frames(self, decoder: "AudioCodecContext", packet: "Packet[Any] | None") -> list["AudioFrame"]:
-        """Decode a packet, or what the decoder still holds; a packet that can't be decoded is counted."""
+        """Decode a packet, or flush the decoder for None; count a packet that can't be decoded."""
         try:
             return decoder.decode(packet)
         except FFmpegError:
@@ -202,23 +203,23 @@ class SoundReader:
 
 
 class _Damage:
-    """Counts the seconds that could not be decoded: of packets that failed, and between frames.
+    """Counts the seconds that could not be decoded, in failed packets and in gaps between frames.
 
-    A demuxer skips what it does not understand, which shows in the times of the frames alone.
+    A demuxer skips damaged bytes silently; only the frames' times show the gap.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._pending = 0.0  # of `seconds`, since the last frame
-        self._due: float | None = None  # when the next frame starts, if nothing is missing
+        self._pending = 0.0  # Seconds counted since the last frame.
+        self._due: float | None = None  # The start of the next frame, if nothing is missing.
 
     def add(self, seconds: float) -> None:
-        """Count a packet that failed."""
+        """Count a failed packet."""
         self.seconds += seconds
         self._pending += seconds
 
-    def follow(self, frame: "AudioFrame", *, is_pause_possible: bool) -> None:
-        """Count what is missing before a frame."""
+    def count_before(self, frame: "AudioFrame", *, is_pause_possible: bool) -> None:
+        """Count the audio missing before a frame."""
         if frame.pts is not None and frame.time_base:
             start = float(frame.pts * frame.time_base)
             gap = start - self._due - self._pending if self._due is not None else 0.0
@@ -230,12 +231,12 @@ class _Damage:
         self._pending = 0.0
 
     def restart(self) -> None:
-        """Expect any time: another stream begins."""
+        """Forget the expected time, because another stream begins."""
         self._due, self._pending = None, 0.0
 
 
-def _opened(source: ByteSource, name: str) -> "InputContainer":
-    """Open a container, in a format of FORMATS."""
+def _open_container(source: ByteSource, name: str) -> "InputContainer":
+    """Open a container in one of FORMATS; raises AudioInputError."""
     if not source.read(1):
         raise AudioInputError(f"{name} is empty", hint="nothing was recorded into it")
     source.seek(0)
@@ -249,18 +250,18 @@ def _opened(source: ByteSource, name: str) -> "InputContainer":
 
 
 def is_recognised(file: "ByteSource | BinaryIO") -> bool:
-    """Tell whether the bytes are in any format that FFmpeg knows. Nothing is demuxed."""
+    """Tell whether FFmpeg recognises the format; demuxes nothing."""
     try:
         with av.open(file, "r", container_options={"format_whitelist": "none"}):
             return True
     except FFmpegError as error:
-        return isinstance(error, ArgumentError)  # recognised, then refused
+        return isinstance(error, ArgumentError)  # FFmpeg recognised the format, then refused it.
 
 
 def _main_stream(container: "InputContainer", name: str) -> "AudioStream":
-    """Return the default audio track; the others are left out."""
+    """Return the default audio track, and discard the others."""
     stream = container.streams.best("audio")
-    if stream is None and container.streams.audio:  # without channels, or a rate
+    if stream is None and container.streams.audio:  # A track without channels or a rate.
         raise undecodable(name)
     if stream is None:
         raise AudioInputError(f"{name} has no sound in it", hint="it is a film or a picture without a sound track")
@@ -271,7 +272,7 @@ def _main_stream(container: "InputContainer", name: str) -> "AudioStream":
 
 
 def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool) -> "AudioCodecContext":
-    """Return what decodes a stream; FFmpeg takes the samples of big-endian WAV files (RIFX) for little-endian."""
+    """Return the decoder of a stream; corrects FFmpeg, which reads big-endian WAV (RIFX) as little-endian."""
     own = stream.codec_context
     if own is None:
         raise undecodable(name)
@@ -289,23 +290,23 @@ def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool) -> "Audio
 
 
 def _seconds(packet: "Packet[Any]", decoder: "AudioCodecContext") -> float:
-    """Return how long the sound of a packet is, as far as its container or codec says."""
+    """Return the duration of a packet, or 0 where neither container nor codec knows it."""
     if packet.duration:
         return float(packet.duration * packet.time_base)
     return decoder.frame_size / decoder.sample_rate if decoder.sample_rate else 0.0
 
 
-def _by_channel(frame: "AudioFrame") -> Samples:
+def _samples(frame: "AudioFrame") -> Samples:
     """Return the samples of a frame, shape (frames, channels)."""
-    if frame.format.name.startswith("s64"):  # which PyAV gives to nobody
+    if frame.format.name.startswith("s64"):  # PyAV can't convert this format to NumPy.
         (frame,) = av.AudioResampler(format="dbl").resample(frame)
     values = frame.to_ndarray()
     return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
 
 
 def as_float(values: NDArray[Any]) -> Samples:
-    """Return samples of any type as float32, full scale at 1."""
-    with np.errstate(over="ignore"):  # float64 may hold what is infinite in float32
+    """Convert samples of any type to float32, with full scale at 1."""
+    with np.errstate(over="ignore"):  # Large float64 values become infinite in float32.
         floats: Samples = values.astype(np.float32)
     if values.dtype == np.uint8:
         floats = (floats - 128) / np.float32(128)

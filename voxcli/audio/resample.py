@@ -1,7 +1,7 @@
-"""Resampling of a stream that never ends, with a small constant delay.
+"""Resamples a live stream with a small constant delay.
 
-soxr's stream resampler hands its output out in bursts: with 10 ms blocks from 48 kHz it came 6 to 37 ms late,
-which a conversation hears. This one is a windowed sinc, evaluated where the output samples lie. It knows no devices.
+soxr's stream resampler emits its output in bursts: with 10 ms blocks from 48 kHz it was 6 to 37 ms late, too much for
+a conversation. This one evaluates a windowed sinc at the positions of the output samples.
 """
 
 from math import gcd
@@ -10,16 +10,17 @@ import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 
-# Of the sinc on either side of its middle, at the lower of the two rates: 2.5 ms at 16 kHz.
+# The sinc's zero crossings on either side of its centre, at the lower of the two rates: 2.5 ms at 16 kHz.
 ZERO_CROSSINGS = 40
-KAISER_BETA = 8.0  # what aliases is some 80 dB down
-PASS_BAND = 0.93  # of the lower rate's half; with this window the stop band begins just beyond that half
+KAISER_BETA = 8.0  # Attenuates aliases by about 80 dB.
+PASS_BAND = 0.93  # Relative to half the lower rate; with this window, the stop band starts just above that half.
 
 
 class StreamResampler:
-    """Takes blocks of mono samples at one rate, gives the same sound at another.
+    """Converts blocks of mono samples from one rate to another.
 
-    Output sample n is the sound at n / to_rate seconds from the first input sample: nothing is shifted, only late.
+    Output sample n is the sound at n / to_rate seconds after the first input sample. So the output is late, but not
+    shifted.
     """
 
     def __init__(self, from_rate: int, to_rate: int = SAMPLE_RATE) -> None:
@@ -30,26 +31,26 @@ class StreamResampler:
         band = min(1.0, to_rate / from_rate)
         self._half = round(ZERO_CROSSINGS / band)
         self._filters = _filters(self._up, self._half, PASS_BAND * band)
-        self._taken, self._given = 0, 0
-        self._pending = np.zeros(self._half - 1, np.float32)  # before the first sample there was silence
+        self._consumed, self._produced = 0, 0  # Samples.
+        self._pending = np.zeros(self._half - 1, np.float32)  # Silence precedes the first sample.
 
     @property
     def lag_seconds(self) -> float:
-        """How much of what was taken is still to be given; at most `half` input samples and one output sample."""
+        """The duration of the input not yet output; at most half the filter's length and one output sample."""
         from_rate, to_rate = self._rates
-        return self._taken / from_rate - self._given / to_rate
+        return self._consumed / from_rate - self._produced / to_rate
 
     def push(self, samples: Samples) -> Samples:
-        """Take samples of shape (n,); return those that are ready, shape (m,)."""
+        """Add samples of shape (n,); return the output that is ready, shape (m,)."""
         if self._up == self._down:
             return samples
-        first = self._taken - len(self._pending)  # input position of the first sample that is held
+        first = self._consumed - len(self._pending)  # The input position of the first held sample.
         held = np.concatenate((self._pending, samples))
-        self._taken += len(samples)
-        ready = max(self._given, -((self._half - self._taken) * self._up // self._down))
-        places = np.arange(self._given, ready + 1) * self._down  # the last one only says what has to be kept
+        self._consumed += len(samples)
+        ready = max(self._produced, -((self._half - self._consumed) * self._up // self._down))
+        places = np.arange(self._produced, ready + 1) * self._down  # The last one only tells what has to be kept.
         starts = places // self._up - (self._half - 1) - first
-        self._given = ready
+        self._produced = ready
         self._pending = held[starts[-1] :]
         if len(starts) == 1:
             return np.zeros(0, np.float32)
@@ -58,7 +59,7 @@ class StreamResampler:
 
 
 def _filters(phases: int, half: int, band: float) -> Samples:
-    """Return the filter for each place between two input samples; shape (phases, 2 * half)."""
+    """Return the filter for each phase between two input samples; shape (phases, 2 * half)."""
     taps = np.arange(1 - half, half + 1) - np.arange(phases)[:, np.newaxis] / phases
     window = np.i0(KAISER_BETA * np.sqrt(np.clip(1 - (taps / half) ** 2, 0, 1)))
     filters = np.sinc(band * taps) * window

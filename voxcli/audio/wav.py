@@ -1,4 +1,4 @@
-"""Writes WAV: mono, as 16-bit integers, or as 32-bit floats where no bit may be lost."""
+"""Encodes mono WAV files with 16-bit integer samples, or with 32-bit float samples where no bit may be lost."""
 
 import struct
 from typing import Literal
@@ -9,12 +9,13 @@ from voxcli.audio.clip import AudioClip, Samples
 
 Encoding = Literal["pcm16", "float32"]
 
-# RIFF, "fmt " and the head of "data", as in Microsoft's "Multimedia Programming Interface and Data Specifications 1.0".
+# The headers RIFF, "fmt " and "data", as in Microsoft's "Multimedia Programming Interface and Data Specifications 1.0".
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 HEADER_BYTES = _HEADER.size
-LARGEST_DATA_BYTES = 0xFFFF_FFFF - HEADER_BYTES  # sizes are 32-bit numbers
-PCM16_BYTES = 2  # a sample
-_FORMATS: dict[Encoding, tuple[int, int]] = {"pcm16": (1, PCM16_BYTES), "float32": (3, 4)}  # format tag, sample bytes
+LARGEST_DATA_BYTES = 0xFFFF_FFFF - HEADER_BYTES  # Sizes are 32-bit numbers.
+PCM16_BYTES = 2  # Bytes per sample.
+# Format tag, bytes per sample.
+_FORMATS: dict[Encoding, tuple[int, int]] = {"pcm16": (1, PCM16_BYTES), "float32": (3, 4)}
 
 
 def encode_wav(clip: AudioClip, encoding: Encoding = "pcm16") -> bytes:
@@ -24,7 +25,7 @@ def encode_wav(clip: AudioClip, encoding: Encoding = "pcm16") -> bytes:
 
 
 def wav_header(sample_rate: int, data_bytes: int, encoding: Encoding = "pcm16") -> bytes:
-    """Return the first HEADER_BYTES of a WAV file; the samples follow."""
+    """Return the header of a WAV file, HEADER_BYTES long; the samples follow it."""
     tag, sample_bytes = _FORMATS[encoding]
     return _HEADER.pack(
         *(b"RIFF", HEADER_BYTES - 8 + data_bytes, b"WAVE"),
@@ -34,5 +35,5 @@ def wav_header(sample_rate: int, data_bytes: int, encoding: Encoding = "pcm16") 
 
 
 def pcm16(samples: Samples) -> bytes:
-    """Return samples as 16-bit little-endian integers: clipped to [-1, 1], 0 for what is not a number."""
+    """Return samples as 16-bit little-endian integers, clipped to [-1, 1]; NaN becomes 0."""
     return (np.clip(np.nan_to_num(samples), -1, 1) * 0x7FFF).round().astype("<i2").tobytes()

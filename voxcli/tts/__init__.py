@@ -1,1 +1,1 @@
-"""Text to clips: voices of the system through pyttsx3, and neural ones through piper."""
+"""Text-to-speech: system voices through pyttsx3, and neural voices through piper."""

@@ -1,7 +1,7 @@
-"""Neural voices through piper, in this process: it is a library that can be left between two sentences.
+"""Neural voices through the library piper, in this process.
 
-piper is an extra (it is GPL); its voices are pairs of files, NAME.onnx and NAME.onnx.json, in a folder.
-It knows nothing of models, turns or loudspeakers.
+piper is an extra, because its licence is the GPL. A voice is a pair of files in a folder, NAME.onnx and
+NAME.onnx.json. Synthesis can be interrupted between two sentences.
 """
 
 import shlex
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from piper import PiperVoice
 
 SUFFIX = ".onnx"
-WARM_UP = "Ready."  # the first sentence takes longer than the others
-NATIVE_WORDS_PER_MINUTE = 180  # of en_US-joe-medium at length_scale 1, measured over the README's questions
+WARM_UP = "Ready."  # The first sentence takes longer than the others.
+NATIVE_WORDS_PER_MINUTE = 180  # The rate of en_US-joe-medium at length_scale 1, measured on the README's questions.
 
 
 class PiperSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer`; a context manager with one owner.
+    """Implements `voxcli.core.turn.Synthesizer` with piper; a context manager.
 
-    Opening returns at once; the voice is loaded in the background, and the first sentence waits for it.
+    The constructor returns at once. The voice loads in the background, and the first sentence waits for it.
     """
 
     def __init__(self, voice: str, folder: Path, *, words_per_minute: int) -> None:
@@ -34,10 +34,10 @@ class PiperSynthesizer:
 
         Raises:
             SpeechError: piper is not installed.
-            ConfigError: the voice's files are not there.
+            ConfigError: a file of the voice is missing.
         """
         try:
-            import piper  # noqa: F401 - only to know whether it is there, before anything else is done
+            import piper  # noqa: F401 - only checks that piper is installed
         except ImportError as error:
             raise missing_extra(SpeechError, "the piper voice", "piper") from error
         self._pace = NATIVE_WORDS_PER_MINUTE / words_per_minute
@@ -52,7 +52,7 @@ class PiperSynthesizer:
         self.close()
 
     def wait_until_ready(self) -> None:
-        """Wait until the voice is loaded and has said a first sentence; raises SpeechError if it can't."""
+        """Wait until the voice is loaded and warm; raises SpeechError if it can't be loaded."""
         self._loading.result()
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
@@ -76,13 +76,13 @@ class PiperSynthesizer:
             raise SpeechError(f"the voice failed: {error}") from error
 
     def close(self) -> None:
-        """Let go of the voice. May be called again."""
+        """Close the voice. May be called again."""
         self._closed = True
         self._loader.shutdown()
 
 
 def find(voice: str, folder: Path) -> Path:
-    """Return the .onnx file of a voice, given by its name in `folder` or by its path; raises ConfigError."""
+    """Return the .onnx file of a voice, given by its name in `folder` or its path; raises ConfigError."""
     path = Path(voice).expanduser()
     if path.suffix != SUFFIX:
         path = folder / f"{voice}{SUFFIX}"
@@ -94,7 +94,7 @@ def find(voice: str, folder: Path) -> Path:
 
 
 def listed(folder: Path) -> list[Voice]:
-    """Return the voices in `folder`, by name."""
+    """Return the voices in `folder`, sorted by name."""
     paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if _config_of(path).is_file())
     return [Voice("piper", path.stem, str(path), (path.stem.partition("-")[0],)) for path in paths]
 

@@ -1,7 +1,4 @@
-"""A child process that answers one line of JSON with another, and can be given up at any moment.
-
-It knows the protocol's form, not what is asked; what to do when a process fails is its owner's to say.
-"""
+"""Runs a child process that answers each line of JSON with another, and that can be killed at any time."""
 
 import json
 import shutil
@@ -14,18 +11,18 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, cast
 
-GRACE_SECONDS = 1.0  # between the end of a process's output and its own
+GRACE_SECONDS = 1.0  # The wait for a process to end after its output has ended.
 
 
-class WorkerFailed(Exception):  # noqa: N818 - in the manner of subprocess.TimeoutExpired
-    """The process died, hung or answered with an error; the text says which."""
+class WorkerFailed(Exception):  # noqa: N818 - named like subprocess.TimeoutExpired
+    """The process died, hung or answered with an error; the message tells which."""
 
 
 class WorkerProcess:
-    """Runs `command` with a private folder (0700) as its last argument.
+    """Runs `command` with a private folder (mode 0700) as its last argument.
 
-    The process is not in the terminal's group, so Ctrl-C does not reach it; it must end when its
-    standard input does.
+    The process is outside the terminal's process group, so Ctrl-C does not reach it. It must exit when its standard
+    input ends.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -38,7 +35,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                start_new_session=True,  # of POSIX; the flag is of Windows
+                start_new_session=True,  # POSIX; the flag is for Windows.
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError:
@@ -46,8 +43,8 @@ class WorkerProcess:
             raise
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._output = cast("IO[bytes]", self._process.stdout)
-        self._answers: SimpleQueue[bytes] = SimpleQueue()  # lines; an empty one when there will be no more
-        self._reader = threading.Thread(target=self._read, name="speech answers", daemon=True)
+        self._answers: SimpleQueue[bytes] = SimpleQueue()  # Lines; an empty one marks the end.
+        self._reader = threading.Thread(target=self._read_answers, name="speech answers", daemon=True)
         self._reader.start()
 
     @property
@@ -60,11 +57,11 @@ class WorkerProcess:
             self._requests.write(json.dumps(request).encode("ascii") + b"\n")
             self._requests.flush()
             line = self._answers.get(timeout=timeout_seconds)
-            answer: dict[str, Any] = json.loads(line) if line else {"error": self._how_it_ended()}
+            answer: dict[str, Any] = json.loads(line) if line else {"error": self._exit_message()}
         except Empty as error:
             raise WorkerFailed(f"gave no answer within {timeout_seconds:.1f} s") from error
-        except OSError as error:  # a broken pipe
-            raise WorkerFailed(self._how_it_ended()) from error
+        except OSError as error:  # The pipe is broken.
+            raise WorkerFailed(self._exit_message()) from error
         except ValueError as error:
             raise WorkerFailed(f"gave an answer that is no JSON: {line[:80]!r}") from error
         if "error" in answer:
@@ -72,29 +69,29 @@ class WorkerProcess:
         return answer
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for an answer gets WorkerFailed."""
+        """Kill the process; a pending `ask` raises WorkerFailed."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kill the process and remove what it left."""
+        """Kill the process and remove its files."""
         self.kill()
         self._process.wait()
         self._reader.join()
         self._output.close()
-        with suppress(BrokenPipeError):  # a request that was never read
+        with suppress(BrokenPipeError):  # The process never read a request.
             self._requests.close()
         self._remove_files()
 
-    def _read(self) -> None:
+    def _read_answers(self) -> None:
         for line in self._output:
             self._answers.put(line)
         self._answers.put(b"")
 
-    def _how_it_ended(self) -> str:
+    def _exit_message(self) -> str:
         """Return the last line that the process wrote to standard error, or its exit status."""
         try:
             status = self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its output but lives on
+        except subprocess.TimeoutExpired:  # It closed its output but did not exit.
             status = 0
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").split("\n")
@@ -102,4 +99,4 @@ class WorkerProcess:
 
     def _remove_files(self) -> None:
         self._stderr.close()
-        shutil.rmtree(self.folder, ignore_errors=True)  # the process may have done so itself
+        shutil.rmtree(self.folder, ignore_errors=True)  # The process may have removed it.

@@ -1,7 +1,6 @@
-"""The system's voices (espeak-ng, macOS, Windows) through pyttsx3, which runs in a process of its own.
+"""System voices (espeak-ng, macOS, Windows) through pyttsx3, which runs in a worker process.
 
-pyttsx3 never plays anything here: it renders files, and these become clips. It knows nothing of
-models, turns or loudspeakers.
+pyttsx3 plays nothing here; it renders files, which are read as clips.
 """
 
 import itertools
@@ -19,18 +18,18 @@ from voxcli.tts import worker
 from voxcli.tts.process import WorkerFailed, WorkerProcess
 from voxcli.tts.voice import Voice, choose
 
-WORKER_COMMAND = (sys.executable, "-P", str(Path(worker.__file__)))  # -P: nothing is imported from the current folder
-START_SECONDS = 20.0  # Python, a driver and its voices from a cold disk; Windows builds COM wrappers the first time
-RENDER_SUFFIX = ".aiff" if sys.platform == "darwin" else ".wav"  # what the drivers write, whatever the name
-WARM_UP = "Ready."  # rendered in the background, for the first sentence of a process takes longer than the others
-ATTEMPTS = 2  # a sentence that fails is tried once more, in a new process
+WORKER_COMMAND = (sys.executable, "-P", str(Path(worker.__file__)))  # -P: import nothing from the current folder.
+START_SECONDS = 20.0  # Loading Python, a driver and its voices from a cold disk; Windows first builds COM wrappers.
+RENDER_SUFFIX = ".aiff" if sys.platform == "darwin" else ".wav"  # The drivers' format, whatever the name.
+WARM_UP = "Ready."  # Rendered in the background, because a process's first sentence takes longer than the others.
+ATTEMPTS = 2  # A sentence that fails is tried once more, in a new process.
 
 
 class Pyttsx3Synthesizer:
-    """Implements `voxcli.core.turn.Synthesizer`; a context manager with one owner.
+    """Implements `voxcli.core.turn.Synthesizer` with pyttsx3; a context manager.
 
-    Opening returns at once: the process starts and warms up in the background, and the first
-    sentence waits for it. A process that hangs or dies is replaced.
+    The constructor returns at once. The worker process starts and warms up in the background, and the first sentence
+    waits for it. A process that hangs or dies is replaced.
     """
 
     def __init__(
@@ -41,21 +40,21 @@ class Pyttsx3Synthesizer:
         timeout_seconds: float,
         command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
-        """Choose a voice by id, language or part of a name; "" is the system's own.
+        """Open a voice by its id, its language or a part of its name; "" is the system's default voice.
 
         Args:
-            timeout_seconds: how long a sentence may take to be rendered; longer texts get more.
-            command: starts the process that speaks `voxcli.tts.worker`'s protocol.
+            timeout_seconds: the time limit for rendering a sentence; longer texts get more.
+            command: starts a process that implements the protocol of `voxcli.tts.worker`.
 
         Raises:
-            ConfigError: there is no such voice. Only a voice that is named is looked for here.
+            ConfigError: there is no such voice.
             SpeechError: a voice is named and the system has no speech engine.
         """
         self._voice = voice
         self._words_per_minute = words_per_minute
         self._timeout_seconds = timeout_seconds
         self._command = command
-        self._lock = threading.Lock()  # one request at a time
+        self._lock = threading.Lock()  # Allows one request at a time.
         self._worker: WorkerProcess | None = None
         self._numbers = itertools.count()
         self._closed = False
@@ -73,7 +72,7 @@ class Pyttsx3Synthesizer:
 
     @property
     def process_id(self) -> int | None:
-        """The process that speaks now, as the system lists it; None between two."""
+        """The id of the worker process, or None where none runs."""
         return self._worker.pid if self._worker else None
 
     def voices(self) -> list[Voice]:
@@ -82,7 +81,7 @@ class Pyttsx3Synthesizer:
             return _voices(self._running())
 
     def wait_until_ready(self) -> None:
-        """Wait for the warm-up, in which a first sentence is rendered.
+        """Wait until a first sentence has been rendered.
 
         Raises:
             SpeechError: the voice is closed, or failed twice.
@@ -93,7 +92,7 @@ class Pyttsx3Synthesizer:
             raise self._warm_up_error
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
-        """Yield the sentence as one clip at the voice's rate, or nothing for nothing to say.
+        """Yield the sentence as one clip at the voice's rate; yield nothing for blank text.
 
         Raises:
             SpeechError: the voice is closed, or failed twice.
@@ -106,7 +105,7 @@ class Pyttsx3Synthesizer:
             yield clip
 
     def close(self) -> None:
-        """End the process; a sentence that is being rendered fails. May be called again."""
+        """Kill the process; a sentence that is being rendered fails. May be called again."""
         self._closed = True
         if worker := self._worker:
             worker.kill()
@@ -127,7 +126,7 @@ class Pyttsx3Synthesizer:
         try:
             with self._lock:
                 self._rendered(WARM_UP)
-        except BaseException as error:  # noqa: BLE001 - raised again by wait_until_ready(); a sentence tries anew
+        except BaseException as error:  # noqa: BLE001 - wait_until_ready() raises it; a sentence tries again
             self._warm_up_error = error
 
     def _rendered(self, sentence: str) -> AudioClip:
@@ -143,8 +142,8 @@ class Pyttsx3Synthesizer:
 
     def _render(self, worker: WorkerProcess, sentence: str) -> AudioClip:
         path = worker.folder / f"{next(self._numbers)}{RENDER_SUFFIX}"
-        patience = self._timeout_seconds * max(1.0, len(sentence) / LONGEST_PIECE_CHARS)
-        worker.ask(patience, do="render", text=sentence, path=str(path))
+        timeout_seconds = self._timeout_seconds * max(1.0, len(sentence) / LONGEST_PIECE_CHARS)
+        worker.ask(timeout_seconds, do="render", text=sentence, path=str(path))
         try:
             return read_unchanged(path)
         except (OSError, AudioInputError) as error:
@@ -153,17 +152,17 @@ class Pyttsx3Synthesizer:
             path.unlink(missing_ok=True)
 
     def _running(self) -> WorkerProcess:
-        """Return the process, started and set to the voice where it was not; the lock must be held."""
+        """Return the process, after starting it and setting the voice if needed; the lock must be held."""
         self._check_open()
         if self._worker is None:
             try:
                 self._worker = WorkerProcess(self._command)
-                self._check_open()  # close() may not have seen the process yet
+                self._check_open()  # close() may have missed the new process.
                 self._set_voice(self._worker)
             except (OSError, WorkerFailed) as error:
                 self._drop_worker()
                 self._check_open()
-                raise SpeechError(f"no speech engine: {error}", hint=_how_to_install()) from error
+                raise SpeechError(f"no speech engine: {error}", hint=_install_command()) from error
         return self._worker
 
     def _set_voice(self, worker: WorkerProcess) -> None:
@@ -185,8 +184,8 @@ def _voices(worker: WorkerProcess) -> list[Voice]:
     return [Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"])) for voice in listed]
 
 
-def _how_to_install() -> str:
-    """Return the command that brings this system's speech engine."""
+def _install_command() -> str:
+    """Return the command that installs this system's speech engine."""
     if sys.platform == "darwin":
         return "pip install --force-reinstall pyttsx3 pyobjc"
     if sys.platform == "win32":

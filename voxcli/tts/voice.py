@@ -1,4 +1,4 @@
-"""A voice's identity, and choosing one by what people type."""
+"""Describes voices, and chooses one by its name, id or language."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from voxcli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice that there is."""
+    """An installed voice."""
 
     kind: str  # "pyttsx3" or "piper"
     name: str
-    id: str  # the driver's, or a file
-    languages: tuple[str, ...] = ()  # as the driver gives them: "en-us", "en_US"
+    id: str  # The driver's id, or a file's path.
+    languages: tuple[str, ...] = ()  # As the driver spells them, for example "en-us" or "en_US".
 
     @property
     def setting(self) -> str:
-        """What `--voice` takes to get this voice."""
+        """The value of `--voice` that selects this voice."""
         return f"{self.kind}:{self.name}"
 
 
@@ -26,7 +26,7 @@ def choose(wanted: str, voices: Sequence[Voice]) -> Voice:
     """Return the voice whose name, id or language is `wanted`, else the first whose name or id contains it.
 
     Raises:
-        ConfigError: there is none; the hint names those that come near.
+        ConfigError: there is no such voice; the hint suggests similar names.
     """
     folded = wanted.casefold()
     names = [(voice.name.casefold(), voice.id.casefold()) for voice in voices]

@@ -1,4 +1,4 @@
-"""Which voices there are, opening the one that a setting names, and saying a text with it."""
+"""Lists voices, opens the one that a setting names, and speaks a text with it."""
 
 import threading
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from voxcli.tts.piper import PiperSynthesizer
 from voxcli.tts.system import START_SECONDS, Pyttsx3Synthesizer
 from voxcli.tts.voice import Voice
 
-LISTING_WORDS_PER_MINUTE = 180  # any will do: nothing is said
+LISTING_WORDS_PER_MINUTE = 180  # Any value works, because nothing is spoken.
 
 
 def open_synthesizer(
     voice: str, *, words_per_minute: int, timeout_seconds: float
 ) -> Pyttsx3Synthesizer | PiperSynthesizer:
-    """Open a voice; a context manager that makes ready in the background.
+    """Open a voice; the result is a context manager that loads in the background.
 
     Args:
-        voice: "pyttsx3" (the system's own voice), "pyttsx3:NAME" or "NAME" (id, language or part of a
+        voice: "pyttsx3" (the system's default voice), "pyttsx3:NAME" or "NAME" (id, language or part of a
             name), "piper:NAME" or "piper:PATH".
         timeout_seconds: how long a sentence may take before the voice's process is replaced.
 
     Raises:
         ConfigError: there is no such voice.
-        SpeechError: what speaks it is not installed.
+        SpeechError: the voice's speech engine is not installed.
     """
     kind, colon, name = voice.partition(":")
     if kind == "piper":
@@ -42,24 +42,24 @@ def open_synthesizer(
 
 
 def list_voices() -> Iterator[Voice]:
-    """Yield the piper voices that are here, then the system's; raises SpeechError without a speech engine."""
+    """Yield the installed piper voices, then the system's; raises SpeechError without a speech engine."""
     yield from piper.listed(piper_folder())
     with Pyttsx3Synthesizer(words_per_minute=LISTING_WORDS_PER_MINUTE, timeout_seconds=START_SECONDS) as synthesizer:
         yield from synthesizer.voices()
 
 
 def say(text: str, synthesizer: Synthesizer, speaker: Speaker, interrupt: threading.Event) -> str:
-    """Say a whole text and wait until it is heard; return what was said of it, which may be nothing."""
+    """Speak a text, wait until it has been played, and return its speakable part, which may be empty."""
     cutter = PieceCutter()
-    said = [sentence for piece in [*cutter.feed(text), *cutter.flush()] if (sentence := speakable(piece))]
+    sentences = [sentence for piece in [*cutter.feed(text), *cutter.flush()] if (sentence := speakable(piece))]
     end = speaker.position
-    for sentence in said:
+    for sentence in sentences:
         for clip in synthesizer.synthesize(sentence):
             end = speaker.play(clip, interrupt)
     speaker.wait(end, interrupt)
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def piper_folder() -> Path:
-    """Return where piper's voices are looked for."""
+    """Return the folder of piper's voices."""
     return data_folder() / "voices"

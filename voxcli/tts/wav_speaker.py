@@ -1,4 +1,4 @@
-"""A speaker that is a WAV file. It knows nothing of voices or devices."""
+"""A speaker that writes a WAV file."""
 
 import os
 import secrets
@@ -17,26 +17,26 @@ from voxcli.errors import ConfigError, VoxError
 class WavSpeaker:
     """Implements `voxcli.core.turn.Speaker` by writing mono PCM16; a context manager.
 
-    The sound goes into a hidden file beside the target, which takes the target's name when the
-    speaker is closed; so neither an error nor a killed run leaves half a file under that name. If
-    nothing was played, no file is written and an older one stays.
+    The sound goes to a hidden file beside the target, which `close` renames to the target. So neither an error nor a
+    killed run leaves an incomplete file under the target's name. If nothing was played, no file is written and an older
+    file stays.
     """
 
     def __init__(self, path: Path, then: Speaker | None = None) -> None:
-        """Begin a file.
+        """Create the hidden file.
 
         Args:
             path: the target, ending in .wav; an older file is replaced.
-            then: a speaker that hears every clip too, and whose position counts. Its owner closes it.
+            then: a speaker that plays every clip too and sets the position; its owner closes it.
 
         Raises:
-            ConfigError: the target is no .wav, or can't be written there.
+            ConfigError: the target is no .wav file, or can't be written.
         """
         self._path = path.expanduser()
         self._then = then
-        self._sample_rate = 0  # of the first clip
+        self._sample_rate = 0  # The first clip's rate.
         self._samples = 0
-        self._part, self._file = _begun(self._path)
+        self._part, self._file = _create_part(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +48,12 @@ class WavSpeaker:
 
     @property
     def path(self) -> Path | None:
-        """Where the file is, or will be when the speaker is closed; None while nothing was played."""
+        """The target, or None while nothing was played."""
         return self._path if self._samples else None
 
     @property
     def position(self) -> float:
-        """Seconds written, or heard by the speaker that hears it too."""
+        """Seconds played by the other speaker, if there is one; otherwise, seconds written."""
         if self._then:
             return self._then.position
         return self._samples / self._sample_rate if self._sample_rate else 0.0
@@ -62,7 +62,7 @@ class WavSpeaker:
         """Write a clip, resampled if its rate is not the first clip's, unless `interrupt` is set.
 
         Raises:
-            VoxError: the disk is full, say; the file is given up.
+            VoxError: writing failed, for example because the disk is full; the file is deleted.
         """
         if len(clip.samples) and not interrupt.is_set():
             self._sample_rate = self._sample_rate or clip.sample_rate
@@ -70,12 +70,12 @@ class WavSpeaker:
         return self._then.play(clip, interrupt) if self._then else self.position
 
     def wait(self, position: float, interrupt: threading.Event) -> None:
-        """Wait for the speaker that hears it too; a file is heard at once."""
+        """Wait for the other speaker, if there is one; a file needs no wait."""
         if self._then:
             self._then.wait(position, interrupt)
 
     def close(self) -> None:
-        """Give the file its name; raises VoxError if that fails. May be called again."""
+        """Rename the file to the target; raises VoxError if that fails. May be called again."""
         if self._file.closed:
             return
         if not self._samples:
@@ -112,17 +112,17 @@ class WavSpeaker:
         return VoxError(f"can't write {self._path}: {error.strerror}", hint="free some space, or choose another folder")
 
     def _discard(self) -> None:
-        """Remove what was written; there will be no file."""
+        """Delete the hidden file."""
         self._samples = 0
         try:
             self._file.close()
-        except OSError:  # what the buffer still holds does not fit either, and is not wanted
+        except OSError:  # The buffer's rest can't be written either, and is not needed.
             self._file.close()
         self._part.unlink(missing_ok=True)
 
 
-def _begun(path: Path) -> tuple[Path, BinaryIO]:
-    """Open the hidden file beside a target; raises ConfigError if the target can't be written."""
+def _create_part(path: Path) -> tuple[Path, BinaryIO]:
+    """Create the hidden file beside a target; raises ConfigError if the target can't be written."""
     try:
         with suppress(FileNotFoundError):
             if stat.S_ISDIR(path.stat().st_mode):
@@ -131,6 +131,6 @@ def _begun(path: Path) -> tuple[Path, BinaryIO]:
             raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
         part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
         return part, part.open("xb")
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"can't write {path}: {reason}", hint="choose a folder that you may write to") from error

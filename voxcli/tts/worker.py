@@ -1,18 +1,18 @@
-"""The process in which pyttsx3 runs, because it may hang, crash or print, and can't be stopped otherwise.
+"""The worker process of pyttsx3, which may hang, crash or print, and can be stopped only by killing its process.
 
     python -P worker.py FOLDER
 
-A request is a JSON object on a line of standard input, its answer a JSON object on a line of standard
-output; nothing else ever reaches that. When standard input ends, because whoever asks has closed it or
-was killed, the process removes FOLDER and ends at once, whatever pyttsx3 is doing.
+A request is a line of JSON on standard input, and its answer a line of JSON on standard output, which nothing else is
+written to. When standard input ends, because the parent closed it or was killed, the process removes FOLDER and exits
+at once, whatever pyttsx3 is doing.
 
     {"do": "voices"}                              {"voices": [{"id", "name", "languages"}, ...]}
     {"do": "set", "voice": ID|null, "rate": WPM}  {}
     {"do": "render", "text": ..., "path": ...}    {}
-    where it fails                                {"error": ...}
+    any request that fails                        {"error": ...}
 
-It imports nothing of voxcli, so that it starts quickly, and takes no text as a command: the text goes
-to the engine's library as a value.
+The module imports nothing from voxcli, so it starts quickly. Text reaches the engine's library only as a value, never
+as a command.
 """
 
 import json
@@ -28,32 +28,32 @@ from typing import Any, TextIO
 
 def main(folder: str) -> None:
     """Answer requests until standard input ends; files are rendered into `folder`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes standard input
-    answers = _take_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C and closes standard input.
+    answers = _reserve_stdout()
     requests: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read, args=(requests, folder), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(requests, folder), daemon=True).start()
     engine: Any = None
     while True:
         request = json.loads(requests.get())
         try:
             engine = engine or _open_engine()
             answer = _answer(engine, request)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises is the parent's to report
+        except Exception as error:  # noqa: BLE001 - the parent reports any error of a driver
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _take_stdout() -> TextIO:
-    """Return standard output for answers alone; what pyttsx3 and its libraries print goes nowhere."""
+def _reserve_stdout() -> TextIO:
+    """Return standard output for answers only; what pyttsx3 and its libraries print is discarded."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
     return answers
 
 
-def _read(requests: SimpleQueue[str], folder: str) -> None:
+def _read_requests(requests: SimpleQueue[str], folder: str) -> None:
     for line in sys.stdin:
         requests.put(line)
     shutil.rmtree(folder, ignore_errors=True)
@@ -80,7 +80,7 @@ def _answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _voice(voice: Any) -> dict[str, Any]:
-    """Return a voice as JSON; some drivers give languages as bytes with a length in front."""
+    """Return a voice as JSON; some drivers give languages as bytes with a leading priority byte."""
     languages = [
         language.decode("utf-8", "ignore").lstrip("\x05\x02") if isinstance(language, bytes) else str(language)
         for language in voice.languages or ()
@@ -90,13 +90,13 @@ def _voice(voice: Any) -> dict[str, Any]:
 
 
 def _render(engine: Any, text: str, path: str) -> None:
-    """Render text into a file; pyttsx3 hides errors in notifications, so they are raised here."""
+    """Render text to a file; raises the errors that pyttsx3 only reports as notifications."""
     errors: list[Exception] = []
     token = engine.connect("error", lambda exception, **_: errors.append(exception))
     try:
         engine.save_to_file(text, path)
         if engine.driver_name == "espeak":
-            engine.proxy.startLoop(True)  # ends when espeak's own thread is done; runAndWait() would not wait for it
+            engine.proxy.startLoop(True)  # Ends with espeak's own thread, which runAndWait() does not wait for.
         else:
             engine.runAndWait()
     finally:
