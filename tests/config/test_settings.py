@@ -96,7 +96,10 @@ def test_the_default_file_is_read_where_there_is_one(tmp_path: Path, monkeypatch
 
 
 def test_an_empty_variable_the_data_folder_and_the_key_are_no_settings() -> None:
-    assert load(None, {}, {"VOXCLI_ENGINE": "", "VOXCLI_HOME": "/x", "VOXCLI_API_KEY": "k"}) == Settings()
+    assert (
+        load(None, {}, {"VOXCLI_ENGINE": "", "VOXCLI_HOME": "/x", "VOXCLI_API_KEY": "k", "VOXCLI_LOG": "/y"})
+        == Settings()
+    )
 
 
 def test_the_ears_have_the_same_defaults() -> None:
@@ -208,15 +211,15 @@ def test_a_wrong_value_in_a_variable_names_the_variable(text: str) -> None:
     [("true", True), ("Yes", True), ("1", True), ("FALSE", False), ("no", False), ("0", False)],
 )
 def test_a_variable_says_true_or_false_in_several_ways(text: str, truth: bool) -> None:
-    settings = load(None, {}, {"VOXCLI_LIVE__DRAFTS": text, "VOXCLI_LIVE__BARGE_IN": text})
+    settings = load(None, {}, {"VOXCLI_LIVE__SPECULATIVE_REPLIES": text, "VOXCLI_LIVE__BARGE_IN": text})
     assert settings.live.speculative_replies is settings.live.barge_in is truth
 
 
 @pytest.mark.parametrize("text", ["on", "2", "tru", " true", "y", "\u0660"])
 def test_a_variable_that_says_neither_is_told_what_it_may_say(text: str) -> None:
-    error = refusal(None, {}, {"VOXCLI_LIVE__DRAFTS": text})
+    error = refusal(None, {}, {"VOXCLI_LIVE__SPECULATIVE_REPLIES": text})
     assert error.message.endswith("must be true or false; a variable may also say yes, no, 1 or 0")
-    assert "VOXCLI_LIVE__DRAFTS" in error.message
+    assert "VOXCLI_LIVE__SPECULATIVE_REPLIES" in error.message
 
 
 def test_a_wrong_flag_is_explained() -> None:
@@ -334,7 +337,7 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
     for name, field in fields().items():
         default = "see below" if name == "instructions" else f"`{json.dumps(field.default)}`"
         assert f"| `{name}` | `{variable(name)}` | {default} | {allowed(field)} | {field.description} |\n" in text
-    assert text.count("| `VOXCLI_") == len(fields()) + 2  # and VOXCLI_HOME, VOXCLI_API_KEY
+    assert text.count("| `VOXCLI_") == len(fields()) + 3  # and VOXCLI_HOME, VOXCLI_API_KEY, VOXCLI_LOG
     assert f"> {DEFAULT_INSTRUCTIONS}\n" in text
 
 

@@ -1,5 +1,7 @@
 """The parts that chats, turns and batch runs have in common, opened by the settings."""
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from voxcli.core.memory import Memory
     from voxcli.core.turn import Engine, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
+
+log = logging.getLogger(__name__)
 
 Notice = Callable[[str], None]  # shows the user a line beside the output
 
@@ -89,7 +93,9 @@ def open_engine(
     from voxcli.engines import factory
 
     options = replace(engine_options(settings), rows=rows, items=items)
+    started = time.perf_counter()
     engine = factory.open_engine(options, cache_folder(), notice, fetching, warming)
+    log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)
     return stack.enter_context(closing(engine))
 
 

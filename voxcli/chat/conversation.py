@@ -12,6 +12,7 @@ under way.
     barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: the draft is released
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -46,6 +47,8 @@ from voxcli.chat.response import FirstAudio, NotPrepared, Responder, Response, R
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
+
+log = logging.getLogger(__name__)
 
 # How late a spoken sentence may be announced, and how long Ctrl-C may wait on Windows, where no signal ends a wait.
 LOOK_SECONDS = 0.05
@@ -236,6 +239,7 @@ class Conversation:
         response.last_voiced_at = last_voiced_at
         response.dropped_speculative_replies, self._dropped_of_turn = self._dropped_of_turn, 0
         held = response.release()
+        log.debug("reply released: %s", "it was speculative" if response.was_speculative else "its turn begins now")
         self._show_state()  # before the reply that may be there already
         for event in held:
             self._follow(response, event)
@@ -243,6 +247,7 @@ class Conversation:
     def _begin(self, response: Response) -> Response:
         self._stop_turn()
         self._drop()
+        log.debug("reply begun")
         self._response = response
         self._waiting.append(response)
         self._start()
@@ -257,6 +262,7 @@ class Conversation:
     def _drop(self) -> None:
         """Forget the newest attempt: a draft, or a turn of which nothing was heard, whose utterance goes on."""
         if self._response:
+            log.debug("reply dropped")
             self._response.drop()
             self._dropped_speculative_replies += 1
             self._dropped_of_turn += 1 + self._response.dropped_speculative_replies
@@ -265,6 +271,7 @@ class Conversation:
     def _stop_turn(self) -> None:
         """Interrupt the turn; it is remembered, so what is said next is another one."""
         if self._response and self._response.state == "turn":
+            log.debug("turn interrupted")
             self._response.stop()
             self._response = None
             self._listener.commit()

@@ -6,6 +6,7 @@ voiced frame during playback the loudspeaker falls silent, and goes on where it 
 Whether a reply is to be given up, and what is said next, is the conversation's business.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
 from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
 from voxcli.errors import AudioDeviceError, VoxError
+
+log = logging.getLogger(__name__)
 
 PLAYED_SECONDS = 5.0  # of what was played, kept beyond the longest utterance: the loop breaker looks back
 READ_SECONDS = 0.1  # how long to wait for a block before looking whether to stop
@@ -268,6 +271,7 @@ class Listener(threading.Thread):
         """Fall silent at the first voice."""
         if self._speaker and self._barge_in and playing and not self._ducked:
             self._ducked, self._may_be_noise = True, not self._is_open
+            log.debug("playback ducked")
             self._speaker.duck()
 
     def _be_quiet(self, seconds: float) -> None:
@@ -281,10 +285,12 @@ class Listener(threading.Thread):
     def _unduck(self) -> None:
         if self._ducked and self._speaker:
             self._ducked = False
+            log.debug("playback no longer ducked")
             self._speaker.unduck()
 
     def _tell(self, events: list[EndpointEvent]) -> None:
         for event in events:
+            log.debug("%s at %.2f s", type(event).__name__, self._framed / SAMPLE_RATE)
             self._post(SpeechEvent(event, self._time_of(_last_voiced(event, self._framed))))
             self._follow(event)
 

@@ -5,6 +5,7 @@ first sound or, where there is none, of its end. Released, it goes on with what 
 never there. This module knows nothing of microphones and does not decide when a draft is released.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +18,8 @@ from voxcli.chat.events import Latency
 from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.turn import Engine, Event, PassReport, Speaker, SpeechOutput, Timings, TurnEnded, Utterance, run_turn
+
+log = logging.getLogger(__name__)
 
 GATE_SECONDS = 0.02  # between two looks whether the user is done speaking
 
@@ -126,6 +129,7 @@ class Gate:
         """Wait for the decision, then play."""
         if self._response.first_audio_at is None and may_begin(self._response, self._commit):
             self._response.first_audio_at = time.monotonic()
+            log.debug("first audio goes to the loudspeaker")
             self._post(FirstAudio(self._response))
         return self._speaker.play(clip, interrupt)
 

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command needs it: commands import inside their functions.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,8 +20,12 @@ from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
+from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
+from voxcli.errors import VoxError
+
+log = logging.getLogger(__name__)
 
 
 class _Root(TyperGroup):
@@ -28,6 +33,7 @@ class _Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            ctx.with_resource(logging_to_file())
             return super().invoke(ctx)
         except typer.Abort as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C at a question; elsewhere Typer sees to it
@@ -36,6 +42,7 @@ class _Root(TyperGroup):
         except (typer.Exit, TyperException):  # exits and usage errors: Typer's to print
             raise
         except Exception as error:  # the one place that prints errors
+            log.info("failed: %s", error.code if isinstance(error, VoxError) else type(error).__name__)
             raise typer.Exit(report(error, verbose="verbose" in ctx.meta)) from error
 
 

@@ -1,5 +1,6 @@
 """`voxcli chat`: the live conversation."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from voxcli.cli.common import (
     VoiceFlag,
     given,
 )
+from voxcli.cli.log import leave_stderr
 
 
 def chat(
@@ -76,6 +78,8 @@ def chat(
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
+    if sys.stdout.isatty() and not json:
+        leave_stderr()
     options = ChatOptions(session, instructions is not None, not no_speak, max_turns, record, json)
     if run_chat(load_settings(config, flags), options):
         raise typer.Exit(INTERRUPTED)

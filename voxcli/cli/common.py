@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from voxcli.cli.log import StderrHandler, logging_to
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -21,13 +22,21 @@ INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
 
 
 def _be_verbose(context: typer.Context, value: bool) -> bool:
-    if value:
-        context.find_root().meta["verbose"] = True
+    root = context.find_root()
+    if value and not root.meta.get("verbose"):
+        root.meta["verbose"] = True
+        root.with_resource(logging_to(StderrHandler()))
     return value
 
 
 VerboseFlag = Annotated[
-    bool, typer.Option("--verbose", callback=_be_verbose, help="Show where an error came from.", show_default=False)
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=_be_verbose,
+        help="Log each stage to stderr, and show where an error came from.",
+        show_default=False,
+    ),
 ]
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")

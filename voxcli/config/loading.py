@@ -33,9 +33,8 @@ from voxcli.errors import ConfigError
 
 __all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
 
-NOT_SETTINGS = frozenset(
-    {"VOXCLI_HOME", "VOXCLI_API_KEY"}
-)  # read by `voxcli.config.paths`, `voxcli.engines.openai.server`
+# Read by `voxcli.config.paths`, `voxcli.engines.openai.server` and `voxcli.cli.log`.
+NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_LOG"})
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger file is another one
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -4,6 +4,7 @@
 on disk before anybody is told that it ended. How a turn runs is not known here but in `voxcli.core.turn`.
 """
 
+import logging
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -12,6 +13,8 @@ from dataclasses import replace
 from voxcli.core.session import Session
 from voxcli.core.store import Store, TurnDetails
 from voxcli.core.turn import Engine, Event, SpeechOutput, TurnEnded, Utterance, run_turn
+
+log = logging.getLogger(__name__)
 
 
 class Memory:
@@ -68,3 +71,4 @@ class Memory:
             self.turn_number = self._store.append(
                 self.session.name, ended.turn, details, instructions=self.session.instructions
             )
+        log.debug("turn %d remembered", self.turn_number)

@@ -11,6 +11,7 @@ either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.app.vi
 `voxcli.core.testing` has a double of each protocol.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +25,8 @@ from voxcli.core.sentences import PieceCutter, speakable
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.spoken_text import SpokenText
 from voxcli.errors import VoxError
+
+log = logging.getLogger(__name__)
 
 SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 PIECES_AHEAD = 4  # pieces of text that generation may be ahead of the voice: the back-pressure
@@ -202,6 +205,7 @@ def run_turn(
         VoxError: raised by the engine; the turn did not take place.
     """
     stopwatch = _Stopwatch(clock)
+    log.debug("turn begins: %s", utterance.placeholder or "typed text")
     speaking = _Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
     try:
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
@@ -219,7 +223,16 @@ def run_turn(
     interrupted = interrupt.is_set()  # read once: it may be set at any moment
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted)
-    yield TurnEnded(turn, generation.report, stopwatch.timings())
+    report, timings = generation.report, stopwatch.timings()
+    log.info(
+        "turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens%s",
+        timings.total_seconds,
+        report.prompt_tokens,
+        report.cached_tokens,
+        report.reply_tokens,
+        ", interrupted" if interrupted else "",
+    )
+    yield TurnEnded(turn, report, timings)
 
 
 class _Stopwatch:
@@ -233,6 +246,7 @@ class _Stopwatch:
     def note(self, what: str) -> None:
         if what not in self._first:
             self._first[what] = self._clock() - self._started
+            log.debug("first %s after %.3f s", what, self._first[what])
 
     def timings(self) -> Timings:
         return Timings(self._first.get("token"), self._first.get("audio"), self._clock() - self._started)
@@ -321,6 +335,7 @@ class _Speaking(threading.Thread):
                 self.failed = True
                 self._spoken.stop(self._output.speaker.position)
                 self._error = error
+                log.info("speech failed: %s", error.code)
         except BaseException as error:  # noqa: BLE001 - raised again by failures(), on the caller's thread
             self._error = error
         finally:
@@ -349,6 +364,7 @@ class _Speaking(threading.Thread):
             self._stopwatch.note("audio")
             end = self._play(clip, end)
         self._spoken.finish(end)
+        log.debug("sentence synthesized: it ends at %.2f s of the speaker", end)
 
     def _play(self, clip: AudioClip, start: float) -> float:
         """Queue a clip; return the position at which it ends, or would have ended."""

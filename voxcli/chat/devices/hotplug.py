@@ -5,6 +5,7 @@ goes on. PortAudio sees new devices only when it is started again, for which eve
 done where both are lost, or where another process finds a new device.
 """
 
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,8 @@ from voxcli.chat.devices.speaker import OutputSpeaker
 from voxcli.chat.events import Notice
 from voxcli.chat.messages import ThreadCrashed, crashes_posted
 from voxcli.errors import AudioDeviceError
+
+log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.25
 TOGETHER_SECONDS = 0.1  # a sound server takes both devices along, one a little after the other
@@ -62,6 +65,7 @@ class AudioDevices:
             self.microphone.close()
             raise
         self._ends: list[Microphone | OutputSpeaker] = [self.microphone, *([self.speaker] if self.speaker else [])]
+        log.info("opened: %s", _names(self._ends))
         self._away: list[Microphone | OutputSpeaker] = []  # those that the user was told of
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._keep, name="audio devices", daemon=True)
@@ -101,6 +105,7 @@ class AudioDevices:
             end.close()
         self._away += lost
         self._listed_at = -math.inf
+        log.info("lost: %s", _names(lost))
         self._post(Notice(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device"))
 
     def _bring_back(self) -> None:
@@ -110,6 +115,7 @@ class AudioDevices:
         back = [end for end in self._away if self._open(end)]
         self._away = [end for end in self._away if end not in back]
         if back:
+            log.info("found: %s", _names(back))
             self._post(Notice(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back"))
 
     def _has_new_devices(self) -> bool:
