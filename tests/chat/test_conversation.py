@@ -86,7 +86,7 @@ def test_each_turn_sees_those_before_it() -> None:
 
 
 def has_settled(engine: FakeEngine, count: int) -> bool:
-    return len(engine.settled) == count
+    return len(engine.prefilled) == count
 
 
 def test_the_engine_reads_a_turn_ahead_once_it_is_remembered() -> None:
@@ -96,7 +96,7 @@ def test_the_engine_reads_a_turn_ahead_once_it_is_remembered() -> None:
             talk.said()
             talk.journal.wait_for(TurnTaken, count)
             talk.until(partial(has_settled, engine, count))
-    assert [[turn.reply for turn in session.turns] for session in engine.settled] == [["One."], ["One.", "Two."]]
+    assert [[turn.reply for turn in session.turns] for session in engine.prefilled] == [["One."], ["One.", "Two."]]
 
 
 def test_nothing_is_read_ahead_while_somebody_waits_for_an_answer() -> None:
@@ -110,7 +110,7 @@ def test_nothing_is_read_ahead_while_somebody_waits_for_an_answer() -> None:
     while not isinstance(posted.get(), ResponseOver):
         pass
     answering.finish()
-    assert engine.settled == []
+    assert engine.prefilled == []
     assert len(engine.asked) == 1
 
 
@@ -119,10 +119,10 @@ def test_an_engine_may_begin_on_what_is_still_being_said() -> None:
     with Talk(engine) as talk:
         talk.started()
         talk.put(SpeechEvent(SpeechGoesOn(clip_of(80_000)), 0.0))
-        talk.until(lambda: bool(engine.heard))
+        talk.until(lambda: bool(engine.partial_clips))
         talk.finished()
         talk.journal.wait_for(TurnTaken)
-    assert [len(clip.samples) for clip in engine.heard] == [80_000]
+    assert [len(clip.samples) for clip in engine.partial_clips] == [80_000]
     assert len(engine.asked) == 1
 
 
