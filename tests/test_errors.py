@@ -131,7 +131,7 @@ def test_no_error_can_drive_the_terminal(error: Exception, verbose: bool, capsys
 def test_only_verbose_shows_where_an_error_came_from(error: Exception) -> None:
     assert "Traceback" not in run(raising(error)).stderr
     lines = run(raising(error), "--verbose").stderr.splitlines()
-    assert lines[0] == "Traceback (most recent call last):"
+    assert "Traceback (most recent call last):" in lines
     assert any("raise error" in line for line in lines)
     assert any(line.startswith("voxcli: ") and line.endswith("it broke") for line in lines)
 

@@ -1,4 +1,4 @@
-"""`python -m voxcli` is `voxcli`."""
+"""Runs `voxcli` for `python -m voxcli`."""
 
 from voxcli.cli import main
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as users see it: one line, a hint, an exit code.
+"""Errors as users see them: one line, a hint, an exit code.
 
     VoxError                     1   failed
     ├── StoreError               1   sessions on disk
@@ -9,8 +9,8 @@
     ├── AudioDeviceError         5   microphone or loudspeaker
     └── RemoteError              6   remote server
 
-Foreign errors are turned into one of these where they enter (`raise ... from error`), so that the
-one `except` in `voxcli.cli` can print them. This module knows nothing of the rest of the program.
+An error of another library is turned into one of these where it enters voxcli (`raise ... from error`).
+`voxcli.cli` prints them.
 """
 
 from typing import ClassVar
@@ -35,46 +35,46 @@ class StoreError(VoxError):
 
 
 class SpeechError(VoxError):
-    """No voice, or a voice that does not speak."""
+    """There is no voice, or it does not speak."""
 
     code = "speech"
 
 
 class ConfigError(VoxError):
-    """A flag, a setting or a name that does not exist or has a wrong value."""
+    """A flag, a setting or a name does not exist or has a wrong value."""
 
     code = "config"
     exit_code = 2
 
 
 class AudioInputError(VoxError):
-    """Audio that is missing, empty, not decodable or too long."""
+    """Audio is missing, empty, not decodable or too long."""
 
     code = "audio_input"
     exit_code = 3
 
 
 class ModelError(VoxError):
-    """A model that can't be found, fetched, loaded or run."""
+    """A model can't be found, fetched, loaded or run."""
 
     code = "model"
     exit_code = 4
 
 
 class AudioDeviceError(VoxError):
-    """A microphone or loudspeaker that is missing or fails."""
+    """A microphone or loudspeaker is missing or fails."""
 
     code = "audio_device"
     exit_code = 5
 
 
 class RemoteError(VoxError):
-    """A remote server that refuses, fails or does not answer."""
+    """A remote server refuses, fails or does not answer."""
 
     code = "remote"
     exit_code = 6
 
 
 def missing_extra(kind: type[VoxError], what: str, extra: str) -> VoxError:
-    """The error for a feature whose optional packages are not installed."""
+    """Return the error for a feature whose optional packages are not installed."""
     return kind(f"{what} needs packages that are not installed", hint=f"pip install 'voxcli[{extra}]'")

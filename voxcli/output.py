@@ -7,14 +7,14 @@ from voxcli.errors import VoxError
 
 
 class Output:
-    """A stream that may close or fill up: what writes to it goes on, and the failure is kept."""
+    """Writes to a stream that may close or fill up. Keeps the failure instead of raising it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.failure: OSError | None = None
 
     def write(self, text: str) -> None:
-        """Write text at once; escape characters that the encoding lacks. After a failure, text goes nowhere."""
+        """Write text and flush; escape characters that the encoding lacks. After a failure, discard the text."""
         encoding = self._stream.encoding or "utf-8"
         try:
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -33,20 +33,20 @@ class Output:
         return isinstance(self.failure, BrokenPipeError)
 
     def check(self, what: str = "the reply") -> None:
-        """Raise VoxError if not all was written, unless the reader has closed the stream."""
+        """Raise VoxError if some text was not written, unless the reader closed the stream."""
         if self.failure and not self.is_closed:
             raise VoxError(
-                f"can't write {what}: {self.failure.strerror}", hint="look where standard output goes"
+                f"can't write {what}: {self.failure.strerror}", hint="check where standard output goes"
             ) from self.failure
 
     def _has_styles(self) -> bool:
         if not self._stream.isatty() or os.environ.get("NO_COLOR"):
             return False
-        return os.name == "posix" and os.environ.get("TERM") != "dumb"  # on Windows not every console has them
+        return os.name == "posix" and os.environ.get("TERM") != "dumb"  # some Windows consoles have no styles
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a broken stream still holds nowhere; else the interpreter fails at its last flush."""
+    """Discard what a broken stream still holds; otherwise the interpreter fails at its last flush."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

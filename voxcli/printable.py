@@ -1,14 +1,14 @@
-"""Anybody's text - names, prompts, replies, errors - made safe for a terminal."""
+"""Makes text from anywhere (names, prompts, replies, errors) safe for a terminal."""
 
 import unicodedata
 
-ERROR_CHARACTERS = 200  # of somebody else's error, in a message of ours
+ERROR_CHARACTERS = 200  # longest quote from another library's error in a voxcli message
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: control, format (bidi), surrogate, separators
 JOINERS = "\u200c\u200d"  # format characters that Persian, Indic scripts and emoji are written with
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return text with every character escaped that a terminal may act on, save those in `keep`."""
+    """Return text in which characters that a terminal may act on are escaped, except those in `keep`."""
     return "".join(
         char if char in keep or char in JOINERS or unicodedata.category(char) not in UNSAFE else _escaped(char)
         for char in text
@@ -16,7 +16,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def first_line(error: object, characters: int = ERROR_CHARACTERS) -> str:
-    """Return the first line of what an error says, or its type: shortened, and safe for a terminal."""
+    """Return the first line of an error's message, or its type; shortened, and safe for a terminal."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[0].strip())[:characters]
 

@@ -93,7 +93,7 @@ def test_each_turn_sees_those_before_it() -> None:
 
 
 def has_settled(engine: FakeEngine, count: int) -> bool:
-    return len(engine.settled) == count
+    return len(engine.prefilled) == count
 
 
 def test_the_history_is_prefilled_once_a_turn_is_remembered() -> None:
@@ -103,7 +103,7 @@ def test_the_history_is_prefilled_once_a_turn_is_remembered() -> None:
             live.utterance()
             live.journal.wait_for(TurnTaken, count)
             live.until(partial(has_settled, engine, count))
-    assert [[turn.reply for turn in session.turns] for session in engine.settled] == [["One."], ["One.", "Two."]]
+    assert [[turn.reply for turn in session.turns] for session in engine.prefilled] == [["One."], ["One.", "Two."]]
 
 
 def test_nothing_is_prefilled_while_a_response_waits() -> None:
@@ -117,7 +117,7 @@ def test_nothing_is_prefilled_while_a_response_waits() -> None:
     while not isinstance(posted.get(), ResponseOver):
         pass
     responder.finish()
-    assert engine.settled == []
+    assert engine.prefilled == []
     assert len(engine.asked) == 1
 
 
@@ -126,10 +126,10 @@ def test_an_engine_may_encode_an_open_utterance() -> None:
     with RunningConversation(engine) as live:
         live.speech_started()
         live.put(SpeechEvent(SpeechGoesOn(clip_of(80_000)), 0.0))
-        live.until(lambda: bool(engine.heard))
+        live.until(lambda: bool(engine.partial_clips))
         live.speech_ended()
         live.journal.wait_for(TurnTaken)
-    assert [len(clip.samples) for clip in engine.heard] == [80_000]
+    assert [len(clip.samples) for clip in engine.partial_clips] == [80_000]
     assert len(engine.asked) == 1
 
 

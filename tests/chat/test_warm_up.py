@@ -21,7 +21,7 @@ def test_the_engine_answers_once_in_the_session_and_no_longer_than_it_must() -> 
     assert asked == session
     assert utterance.clip  # takes the whole way, the listener included
     assert counts == [0, 1]  # asked for the second piece, it saw the interrupt
-    assert engine.settled == [session]  # without what it was asked to warm up
+    assert engine.prefilled == [session]  # without what it was asked to warm up
 
 
 def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_latency_line_names_what_happened() -> None:
         "timings": {"first_token_seconds": 0.31, "first_audio_seconds": 0.52, "total_seconds": 1.9},
     }
     assert latency_line(record) == (
-        "2.2 s heard · first token 0.31 s · first audio 0.52 s · total 1.90 s · 379 + 21 tokens · interrupted"
+        "2.2 s of audio · first token 0.31 s · first audio 0.52 s · total 1.90 s · 379 + 21 tokens · interrupted"
     )
     nothing = {"first_token_seconds": None, "first_audio_seconds": None, "total_seconds": 1.9}
     assert latency_line({**record, "audio": None, "interrupted": False, "timings": nothing}) == (

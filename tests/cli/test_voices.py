@@ -57,7 +57,7 @@ def test_the_path_is_what_is_printed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--save", "x.wav"], "--save needs something to say"),
+        (["--save", "x.wav"], "--save needs --say"),
         (["--say", "hi", "--save", "x.mp3"], "x.mp3 is not a .wav file"),
         (["--say", "hi", "--save", "missing/x.wav"], "can't write missing/x.wav"),
         (["--say", "😀 ***", "--save", "x.wav"], "there is nothing to say"),

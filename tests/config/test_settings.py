@@ -96,7 +96,10 @@ def test_the_default_file_is_read_where_there_is_one(tmp_path: Path, monkeypatch
 
 
 def test_an_empty_variable_the_data_folder_and_the_key_are_no_settings() -> None:
-    assert load(None, {}, {"VOXCLI_ENGINE": "", "VOXCLI_HOME": "/x", "VOXCLI_API_KEY": "k"}) == Settings()
+    assert (
+        load(None, {}, {"VOXCLI_ENGINE": "", "VOXCLI_HOME": "/x", "VOXCLI_API_KEY": "k", "VOXCLI_LOG": "/y"})
+        == Settings()
+    )
 
 
 def test_the_ears_have_the_same_defaults() -> None:
@@ -334,7 +337,7 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
     for name, field in fields().items():
         default = "see below" if name == "instructions" else f"`{json.dumps(field.default)}`"
         assert f"| `{name}` | `{variable(name)}` | {default} | {allowed(field)} | {field.description} |\n" in text
-    assert text.count("| `VOXCLI_") == len(fields()) + 2  # and VOXCLI_HOME, VOXCLI_API_KEY
+    assert text.count("| `VOXCLI_") == len(fields()) + 3  # and VOXCLI_HOME, VOXCLI_API_KEY, VOXCLI_LOG
     assert f"> {DEFAULT_INSTRUCTIONS}\n" in text
 
 

@@ -16,7 +16,7 @@ from voxcli.batch.inputs import sources
 from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, survey
 from voxcli.batch.prefetch import Prefetcher
-from voxcli.batch.runner import Run, View
+from voxcli.batch.runner import ProgressView, Run
 from voxcli.batch.scheduler import Finished, Scheduler
 from voxcli.batch.stats import Stats, Status
 from voxcli.batch.worker import EngineWorker
@@ -127,7 +127,7 @@ def answer(
     *,
     workers: int = 1,
     finished: Finished | None = None,
-    view: View | None = None,
+    view: ProgressView | None = None,
     write: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     fail_fast: bool = False,

@@ -1,5 +1,4 @@
-"""The composition root: builds a chat, a single turn, a batch run or a check-up from the settings.
+"""The composition root: builds a chat, a single turn, a batch run or doctor's checks from the settings.
 
-Commands and benchmarks call it. It opens the parts, those first that are cheap and may be refused; an exit stack
-closes them.
+Commands and benchmarks call it. Parts that are cheap to open and may fail are opened first; an exit stack closes them.
 """

@@ -33,14 +33,14 @@ WARMING = "warming up"
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What a conversation is asked for, beside the settings."""
+    """Options of a conversation that are not settings."""
 
-    session: str | None = None  # name; None keeps the conversation in memory alone
-    new_instructions: bool = False  # a stored session takes over those of the settings
+    session: str | None = None  # name; None keeps the conversation in memory only
+    new_instructions: bool = False  # a stored session takes its instructions from the settings
     speak: bool = True
-    max_turns: int | None = None  # the conversation ends after so many
-    record: Path | None = None  # folder that keeps each utterance and its record
-    as_json: bool = False  # events on stdout instead of a view for people
+    max_turns: int | None = None  # the conversation ends after this many turns
+    record: Path | None = None  # folder for a recording and a record of each turn
+    as_json: bool = False  # print events as JSON instead of showing a view for people
 
 
 def run_chat(
@@ -50,14 +50,14 @@ def run_chat(
     engine: "Engine | None" = None,
     synthesizer: "Synthesizer | None" = None,
 ) -> bool:
-    """Converse until the user ends it; return whether Ctrl-C did.
+    """Run a conversation until the user ends it; return whether Ctrl-C ended it.
 
     Args:
-        engine: answers in place of the one that the settings name; stays its owner's to close.
-        synthesizer: speaks in place of the voice that the settings name, likewise.
+        engine: used instead of the one in the settings; the caller closes it.
+        synthesizer: used instead of the voice in the settings; the caller closes it.
 
     Raises:
-        VoxError: a part can't be opened, or fails for good.
+        VoxError: a part can't be opened, or fails permanently.
     """
     with ExitStack() as stack:
         return _run(settings, options, stack, engine, synthesizer)
@@ -70,7 +70,7 @@ def _run(
     engine: "Engine | None",
     synthesizer: "Synthesizer | None",
 ) -> bool:
-    """Open the parts, those that may be refused first; run the conversation."""
+    """Open the parts and run the conversation."""
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.recording import Recording
@@ -91,15 +91,15 @@ def _run(
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
         engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
-    _warm(engine, synthesizer, memory.session, view)
+    _warm_up(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
-    answering = Responder(engine, speech, listener.commit, inbox.put)
+    responder = Responder(engine, speech, listener.commit, inbox.put)
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
-    show = _shown_and_kept(view, recording)
-    conversation = Conversation(memory, answering, listener, inbox, show, turns, partial(_typed, keys))
+    show = _show_and_record(view, recording)
+    conversation = Conversation(memory, responder, listener, inbox, show, turns, partial(_read_typed, keys))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
     ready.set()
-    with keys_posted(keys, inbox.put), _running(listener, answering), _ctrl_c_to(inbox):
+    with keys_posted(keys, inbox.put), _running(listener, responder), _ctrl_c_posted(inbox):
         conversation.run()
     return conversation.interrupted
 
@@ -113,7 +113,7 @@ def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys |
         raise ConfigError("push-to-talk needs a terminal for its key", hint="leave out --push-to-talk")
     if hold and keys and not keys.supports_release:
         raise ConfigError(
-            "this terminal does not tell when a key is let go",
+            "this terminal does not report when a key is released",
             hint="use --push-to-talk toggle, or the terminal kitty or foot",
         )
     if keys:
@@ -143,7 +143,7 @@ def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
 
 
 def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
-    """Show what the engine has to say: while it loads in the view's line for that, later as a notice."""
+    """Show a message of the engine: in the view's starting line while it loads, later as a notice."""
     from voxcli.chat.events import Notice
 
     if ready.is_set():
@@ -152,7 +152,7 @@ def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threadi
         view.starting(text)
 
 
-def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
+def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
     from voxcli.chat.warm_up import warm_up
 
     view.starting(WARMING)
@@ -162,7 +162,7 @@ def _warm(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session
 def _open_listener(
     settings: "Settings", devices: "AudioDevices", view: "LiveView", inbox: "SimpleQueue[Inbound]"
 ) -> tuple["Listener", str]:
-    """Return the listener, and how it keeps voxcli from hearing itself."""
+    """Return the listener, and how echo is handled: off, cancelled or half-duplex."""
     from voxcli.audio.vad import Detector
     from voxcli.chat.events import Notice
     from voxcli.chat.listener import PLAYED_SECONDS, Listener
@@ -175,7 +175,7 @@ def _open_listener(
     given |= {
         "speculative_replies": live.speculative_replies or live.end_of_turn != "silence",
         "by_voice": by_voice,
-    }  # both need pauses
+    }  # speculative replies and the end-of-turn model both need pauses
     endpointer = Endpointer(EndpointingSettings(**given))
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
     canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
@@ -219,7 +219,7 @@ def _ready(
     )
 
 
-def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
+def _show_and_record(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
     from voxcli.chat.events import TurnFailed, TurnTaken
 
     def show(event: "LiveEvent") -> None:
@@ -233,8 +233,8 @@ def _shown_and_kept(view: "LiveView", recording: "Recording | None") -> "Callabl
     return show
 
 
-def _typed(keys: "Keys | None") -> str:
-    """Let the user type a line; Ctrl-C gives it up."""
+def _read_typed(keys: "Keys | None") -> str:
+    """Let the user type a line; Ctrl-C cancels it and gives an empty line."""
     if keys is None:
         return ""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -247,7 +247,7 @@ def _typed(keys: "Keys | None") -> str:
 
 
 @contextmanager
-def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
+def _ctrl_c_posted(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
     from voxcli.chat.messages import Interrupt
 
     before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
@@ -258,11 +258,11 @@ def _ctrl_c_to(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
 
 
 @contextmanager
-def _running(listener: "Listener", answering: "Responder") -> Iterator[None]:
+def _running(listener: "Listener", responder: "Responder") -> Iterator[None]:
     listener.start()
-    answering.start()
+    responder.start()
     try:
         yield
     finally:
         listener.close()
-        answering.finish()
+        responder.finish()

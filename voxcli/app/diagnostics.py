@@ -1,7 +1,7 @@
-"""What `voxcli doctor` looks at: each check takes plain values and says what was found and what mends it.
+"""The checks of `voxcli doctor`: each takes plain values and returns what was found and how to mend it.
 
-The checks ask nobody: `voxcli.cli.doctor` gathers the values. Whether a finding that is not well is a
-failure depends on whether `voxcli once` needs the thing: without a loudspeaker it still prints.
+`voxcli.app.doctor` gathers the values. A problem counts as a failure only if `voxcli once` needs the part: without a
+loudspeaker, for example, it still prints.
 """
 
 import os
@@ -19,37 +19,37 @@ from voxcli.engines.voxtral.device.hardware import GB, Accelerator, Hardware, cu
 from voxcli.engines.voxtral.device.placement import Wanted, needed_bytes, plan
 from voxcli.errors import VoxError
 
-PYTHONS = ((3, 11), (3, 13))  # the first and the last that voxcli runs on
+PYTHONS = ((3, 11), (3, 13))  # oldest and newest version that voxcli supports
 VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors", "soundfile")
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
-MODELS_SHOWN = 5  # of a server
-DATA_BYTES = 10_000_000  # room for some ten thousand turns
+MODELS_SHOWN = 5  # most models of a server that are listed
+DATA_BYTES = 10_000_000  # space for about ten thousand turns
 
 EngineName = Literal["voxtral", "embedded", "remote"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `mend` is the command or the step that helps where it is not well."""
+    """The result of a check; `mend` is the command or step that mends a problem."""
 
     well: bool
     found: str
     mend: str = ""
-    blocks: bool = True  # whether what is not well keeps `once` from working, where it needs the thing
+    blocks: bool = True  # whether the problem keeps `once` from working, if it needs the part
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A check to be made, under the name that its line has."""
+    """A check that has not been made yet, with the name of its line."""
 
     name: str
     check: Callable[[], Finding]
-    needed: bool = True  # whether `once` needs it, with the present settings
+    needed: bool = True  # whether `once` needs the part with these settings
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that was made."""
+    """A check that has been made."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -58,12 +58,12 @@ class Check:
 
 
 def examine(probes: Iterable[Probe]) -> list[Check]:
-    """Make all checks; a VoxError in one is its finding, and stops none of the others."""
+    """Make all checks. A VoxError becomes the finding of its check."""
     return [_examined(probe) for probe in probes]
 
 
 def would_work(checks: Iterable[Check]) -> bool:
-    """Return whether `voxcli once` has all that it needs."""
+    """Return whether `voxcli once` has everything it needs."""
     return all(check.state != "fail" for check in checks)
 
 
@@ -89,15 +89,15 @@ def python(version: tuple[int, int, int]) -> Finding:
 
 
 def settings_file(path: Path, exists: bool) -> Finding:
-    """Tell which settings file is read; one that can't be read is a ConfigError before this."""
+    """Report which settings file is read."""
     return Finding(True, str(path) if exists else f"defaults; {path} does not exist")
 
 
 def engine_in_use(wanted: str, why_not: str, checkpoint: Path | None) -> EngineName:
-    """Return the engine that `once` would use; `auto` takes voxtral where it needs nothing more.
+    """Return the engine that `once` would use. `auto` is voxtral only if it can run without a download.
 
     Args:
-        why_not: why Voxtral can't run on a GPU here; empty where it can.
+        why_not: why Voxtral can't run on a GPU here; empty if it can.
     """
     if wanted == "remote":
         return "remote"
@@ -107,7 +107,7 @@ def engine_in_use(wanted: str, why_not: str, checkpoint: Path | None) -> EngineN
 
 
 def engine(wanted: str, used: EngineName, why_not: str) -> Finding:
-    """Tell which engine answers."""
+    """Report which engine answers."""
     if wanted != "auto":
         return Finding(True, used)
     reason = why_not or ("there is a GPU" if used == "voxtral" else "the checkpoint is not here yet")
@@ -115,13 +115,13 @@ def engine(wanted: str, used: EngineName, why_not: str) -> Finding:
 
 
 def torch_device(found: Hardware | None, missing: Sequence[str], device: str, *, gpu_present: bool) -> Finding:
-    """Check that torch is there, with the device that the settings ask for.
+    """Check that torch is installed and can use the device in the settings.
 
     Args:
-        found: None where torch is not installed.
+        found: None if torch is not installed.
         missing: packages of the voxtral extra that are not installed.
         device: auto, cuda, cuda:N, mps or cpu.
-        gpu_present: whether the machine has something that looks like a GPU.
+        gpu_present: whether the machine appears to have a GPU.
     """
     if found is None or missing:
         return Finding(False, f"not installed: {', '.join(missing or ['torch'])}", "pip install 'voxcli[voxtral]'")
@@ -150,11 +150,11 @@ def _unusable(found: Hardware, wanted: str, gpu: Accelerator) -> Finding:
 
 
 def memory(found: Hardware, wanted: Wanted, needs: Demand) -> Finding:
-    """Check that a model fits where it would run, with which format and how long a context.
+    """Check that a model fits in the memory of its device; report its number format and context length.
 
     Raises:
-        ModelError: it does not fit, or torch can't use the device.
-        ConfigError: no such device, or a format that is of no use there.
+        ModelError: the model does not fit, or torch can't use the device.
+        ConfigError: there is no such device, or it does not support the format.
     """
     where = plan(wanted, found, needs)
     need, free = needed_bytes(where, needs, found, wanted.reply_tokens), found.free_bytes(where.device)
@@ -166,24 +166,24 @@ def memory(found: Hardware, wanted: Wanted, needs: Demand) -> Finding:
 
 
 def acceleration(level: str, why: str) -> Finding:
-    """Tell at which level of acceleration the voxtral engine computes here.
+    """Report the level of acceleration that the voxtral engine reaches here.
 
     Args:
-        level: compiled, graphs or none, as `voxcli.engines.voxtral.runtime.acceleration` has them.
-        why: why not at a higher one; empty where there is none.
+        level: compiled, graphs or none; see `voxcli.engines.voxtral.runtime.acceleration`.
+        why: why no higher level works; empty if this is the highest.
     """
     names = {"compiled": "compiled kernels in CUDA graphs", "graphs": "CUDA graphs", "none": "none"}
     return Finding(True, names[level] + (f" ({why})" if why else ""))
 
 
 def checkpoint(model: str, folder: Path | None, download_bytes: int, free_bytes: int, hub: Path) -> Finding:
-    """Check that the checkpoint is here; where it isn't, whether there is room for it.
+    """Check that the checkpoint is here or, if not, that there is disk space for it.
 
     Args:
         model: its name in the settings.
-        folder: where it lies, None where it isn't here.
-        download_bytes: what fetching takes on disk; 0 where that is not known.
-        free_bytes: what is free where it would be put, in the folder `hub`.
+        folder: where it is; None if it is not here.
+        download_bytes: disk space that fetching takes; 0 if unknown.
+        free_bytes: free disk space in the folder `hub`, where it would be put.
     """
     if folder:
         return Finding(True, f"{model} in {folder}")
@@ -198,22 +198,22 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     """Check the packages of the embedded engine, and its weights.
 
     Args:
-        folder: where its weights were made ready, None where they were not yet.
-        missing: packages that it still needs: to run, and to make the weights ready.
+        folder: where its prepared weights are; None if they are not prepared yet.
+        missing: packages that it still needs, to run or to prepare the weights.
         install: the command that installs them.
     """
     if missing:
         return Finding(False, f"not installed: {', '.join(missing)}", install)
-    return Finding(True, f"weights in {folder}" if folder else "installed; its weights are made ready on first use")
+    return Finding(True, f"weights in {folder}" if folder else "installed; its weights are prepared on first use")
 
 
 def server(model: str, names: Sequence[str], wrong: str = "") -> Finding:
-    """Check that a server which answered has the model, and computes it as it should.
+    """Check that a server that answered has the model and computes it correctly.
 
     Args:
-        model: its name; empty for the only one that the server has.
-        names: of the models that it lists.
-        wrong: what is known to be wrong with the kind of server, in words.
+        model: name of the model; empty for the only one that the server has.
+        names: models that the server lists.
+        wrong: known problem of this kind of server, in words.
     """
     shown = ", ".join(names[:MODELS_SHOWN]) or "no models"
     if model in names or (not model and len(names) == 1):
@@ -224,7 +224,7 @@ def server(model: str, names: Sequence[str], wrong: str = "") -> Finding:
 
 
 def folder(path: Path, needed_bytes: int) -> Finding:
-    """Check that a folder is, or can be made, and that what will be written fits."""
+    """Check that a folder exists or can be created, and that `needed_bytes` are free."""
     existing = _nearest(path)
     if not os.access(existing, os.W_OK | os.X_OK):
         return Finding(False, f"{existing} can't be written", f"chmod u+rwx {shlex.quote(str(existing))}")
@@ -236,7 +236,7 @@ def folder(path: Path, needed_bytes: int) -> Finding:
 
 
 def permissions(path: Path) -> Finding:
-    """Check that nobody else can read the data folder, or what lies in it."""
+    """Check that only their owner can read the data folder and its files."""
     open_paths = _open_to_others(path) if os.name == "posix" and path.is_dir() else []
     if not open_paths:
         return Finding(True, "private" if path.is_dir() else "nothing is stored yet")
@@ -245,14 +245,18 @@ def permissions(path: Path) -> Finding:
 
 
 def devices(outputs: Sequence[str], inputs: Sequence[str]) -> Finding:
-    """Check that there is a loudspeaker; a microphone is told of. Names as PortAudio has them, the default first."""
-    heard = f"out: {outputs[0]}" if outputs else "no output device"
-    spoken = f"in: {inputs[0]}" if inputs else "no input device"
-    return Finding(bool(outputs), f"{heard}; {spoken}", "connect a loudspeaker, or use --save-reply FILE.wav")
+    """Check that there is a loudspeaker, and report the microphone.
+
+    Args:
+        outputs, inputs: names of the devices as PortAudio lists them, the default first.
+    """
+    output = f"out: {outputs[0]}" if outputs else "no output device"
+    input_ = f"in: {inputs[0]}" if inputs else "no input device"
+    return Finding(bool(outputs), f"{output}; {input_}", "connect a loudspeaker, or use --save-reply FILE.wav")
 
 
 def voice(name: str, spoken_seconds: float) -> Finding:
-    """Check that a voice made sound when it was asked for a word."""
+    """Check that a voice produced audio for a word."""
     text = f"{name} speaks" if spoken_seconds > 0 else f"{name} is silent"
     return Finding(spoken_seconds > 0, text, "voxcli voices; then choose one with --voice NAME")
 
@@ -261,12 +265,12 @@ def voice(name: str, spoken_seconds: float) -> Finding:
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
-    """Return which of these packages are not installed, importing none."""
+    """Return the packages that are not installed, without importing any."""
     return [name for name in names if find_spec(name) is None]
 
 
 def free_bytes(path: Path) -> int:
-    """Return what is free on the disk of a folder that need not exist yet."""
+    """Return the free disk space for a folder that need not exist yet."""
     return shutil.disk_usage(_nearest(path)).free
 
 
@@ -275,9 +279,9 @@ def _nearest(path: Path) -> Path:
 
 
 def _open_to_others(path: Path) -> list[Path]:
-    """Return the folder and its files that group or others have a permission for.
+    """Return the folder and those of its files that group or others have any permission for.
 
-    What lies in folders inside, such as voices, is not private; a sticky folder belongs to everybody.
+    Subfolders, which hold voices, are not private. A folder with the sticky bit is shared.
     """
     parts = [path, *(part for part in path.iterdir() if part.is_file() and not part.is_symlink())]
     modes = {part: part.stat().st_mode for part in parts}

@@ -1,4 +1,4 @@
-"""Gathers what `voxcli doctor` looks at: the settings, the engine, the devices, the voice, the folders."""
+"""Gathers the checks of `voxcli doctor`: settings, engine, devices, voice, folders."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
-    """Give the checks for the settings in force, in the order in which they are shown."""
+    """Yield the checks for the settings in force, in the order in which they are shown."""
     from voxcli.config.loading import Settings
     from voxcli.config.paths import config_file, data_folder
 
@@ -30,7 +30,7 @@ def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
     try:
         settings = load_settings(config, flags)
     except ConfigError:
-        settings = Settings()  # its own line says so; the others tell of the defaults
+        settings = Settings()  # the line "settings" reports it; the others check the defaults
     yield Probe("python", lambda: checks.python(sys.version_info[:3]))
     yield Probe("settings", settings_file)
     yield from _engine_probes(settings)
@@ -74,7 +74,7 @@ def _engine_probes(settings: "Settings") -> Iterator[Probe]:
 
 
 def _hardware(device: str) -> "Hardware | None":
-    """Return what torch finds; None without torch."""
+    """Return the hardware that torch finds; None without torch."""
     from voxcli.engines.voxtral.device.hardware import look
 
     try:
@@ -86,7 +86,7 @@ def _hardware(device: str) -> "Hardware | None":
 def _memory_check(
     settings: "Settings", hardware: "Hardware | None", here: Path | None
 ) -> Callable[[], "Finding"] | None:
-    """Return the check that the model fits; None where there is no torch, or its size is not known."""
+    """Return the check that the model fits in memory; None without torch, or if its size is unknown."""
     from voxcli.engines.factory import demand_here
     from voxcli.engines.voxtral.device.placement import Wanted
 
@@ -95,7 +95,7 @@ def _memory_check(
     wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, settings.reply.max_tokens)
     try:
         needs = demand_here(settings.model, here)
-    except VoxError:  # the line about the checkpoint tells why
+    except VoxError:  # the line "checkpoint" says why
         return None
     return partial(checks.memory, hardware, wanted, needs) if needs else None
 
@@ -110,7 +110,7 @@ def _why_not(check: Callable[[], "Finding"] | None) -> str:
 
 
 def _server(settings: "Settings") -> "Finding":
-    """Ask the server for its models: nothing is generated."""
+    """Ask the server for its models, without generating anything."""
     from voxcli.engines.factory import find_server
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
@@ -122,7 +122,7 @@ def _server(settings: "Settings") -> "Finding":
 
 
 def _acceleration(device: str, settings: "Settings", cache: Path) -> "Finding":
-    """Try a small computation at each level."""
+    """Try a small computation at each level of acceleration."""
     from voxcli.engines.voxtral.runtime import acceleration
 
     backends = acceleration.Backends.of(device.partition(":")[0])
@@ -143,7 +143,7 @@ def _located(model: str) -> Path | None:
     try:
         return catalog.locate(model)
     except ModelError:
-        return None  # the line about the checkpoint tells why
+        return None  # the line "checkpoint" says why
 
 
 def _checkpoint(model: str) -> "Finding":
@@ -154,7 +154,7 @@ def _checkpoint(model: str) -> "Finding":
     size = next((known.bytes for known in catalog.KNOWN.values() if known.repo_id == name), 0)
     try:
         hub = catalog.Hub().folder()
-    except ImportError:  # the line about torch names the package
+    except ImportError:  # the line "torch" names the package
         hub = Path.home()
     return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)
 
@@ -170,7 +170,7 @@ def _devices() -> "Finding":
 
 
 def _voice(settings: "Settings") -> "Finding":
-    """Let the voice say a word: a voice that is listed may still not speak."""
+    """Let the voice say a word, because a voice that is listed may still not speak."""
     with open_voice(settings) as synthesizer:
         seconds = sum(clip.seconds for clip in synthesizer.synthesize("Ready."))
     return checks.voice(settings.voice, seconds)

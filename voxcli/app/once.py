@@ -1,4 +1,4 @@
-"""Builds and runs a single turn, from a file or from standard input."""
+"""Builds and runs a single turn from a file or standard input."""
 
 import threading
 import time
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
 
 Speak = Literal["always", "if possible", "never"]
 
-MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, such as where two MP3 files were joined
+MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, for example where two MP3 files were joined
 
 
 @dataclass(frozen=True)
 class OnceOptions:
-    """What a single turn is asked for, beside the settings."""
+    """Options of a single turn that are not settings."""
 
-    source: str  # a recording; - is standard input
-    prompt: str = ""  # text beside the audio
-    session: str | None = None  # name; None keeps the turn in memory alone
-    new_instructions: bool = False  # a stored session takes over those of the settings
+    source: str  # a recording; "-" is standard input
+    prompt: str = ""  # text given with the audio
+    session: str | None = None  # name; None keeps the turn in memory only
+    new_instructions: bool = False  # a stored session takes its instructions from the settings
     speak: Speak = "never"  # through the default output device
     save_reply: Path | None = None  # WAV file for the spoken reply
-    raw_rate: int | None = None  # Hz of standard input, where it is raw 16-bit mono PCM
+    raw_rate: int | None = None  # Hz; standard input is raw 16-bit mono PCM
 
     @property
     def needs_speech(self) -> bool:
-        """Whether the turn has failed if there is no speech."""
+        """Whether the turn fails if the reply can't be spoken."""
         return self.speak == "always" or self.save_reply is not None
 
 
 @dataclass(frozen=True)
 class SingleTurn:
-    """A turn with all its parts open."""
+    """A turn whose parts are all open."""
 
     options: OnceOptions
     memory: "Memory"
     engine: "Engine"
     utterance: "Utterance"
     speech: "SpeechOutput | None"
-    load_seconds: float  # until the engine was ready
+    load_seconds: float  # time until the engine was ready
 
     def answer(self, view: "View", interrupt: threading.Event) -> None:
-        """Run the turn and show it; it ends early once `interrupt` is set.
+        """Run and show the turn. It ends early once `interrupt` is set.
 
         Raises:
-            VoxError: the engine can't answer, or speech that was asked for failed.
+            VoxError: the engine can't answer, or required speech failed.
         """
         from voxcli.core.record import Context, record_of
         from voxcli.core.turn import SpeechFailed, TurnEnded
@@ -80,7 +80,7 @@ class SingleTurn:
 
 
 def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
-    """Read the recording and open all that the turn needs; raises VoxError."""
+    """Read the recording and open all that the turn needs. Raises VoxError."""
     from voxcli.app.views import loading_progress
     from voxcli.audio.clip import read_audio
     from voxcli.core.turn import Utterance
@@ -89,7 +89,7 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     speech = _open_speech(settings, options, stack, notice)
     clip = read_audio(options.source, max_seconds=settings.audio.max_seconds, raw_rate=options.raw_rate)
     if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
-        notice(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is to the rest")
+        notice(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is based on the rest")
     detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
     detection.start()  # while the engine loads
     started = time.perf_counter()
@@ -101,7 +101,7 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
 
 
 def _utf8(text: str) -> str:
-    """Return text from the command line without what was not UTF-8 in it, which no model and no store can take."""
+    """Return text from the command line with invalid UTF-8 replaced, which models and the store can't take."""
     return text.encode(errors="replace").decode()
 
 
@@ -109,17 +109,17 @@ def _note_if_without_speech(clip: "AudioClip", notice: Notice) -> None:
     from voxcli.audio.vad import has_speech
 
     if not has_speech(clip):
-        notice("no speech was found in the recording; it is asked about as the sound it is")
+        notice("no speech was found in the recording; it is sent to the model as it is")
 
 
 def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> "SpeechOutput | None":
-    """Open the voice and what plays it; None for a reply that is only read."""
+    """Open the voice and the speaker; None if the reply is not spoken."""
     speaker = _open_loudspeaker(options, stack)
     if options.save_reply:
         from voxcli.tts.wav_speaker import WavSpeaker
 
-        losable = _failsafe(speaker, options, stack, notice)
-        speaker = stack.enter_context(WavSpeaker(options.save_reply, then=losable))
+        failsafe = _failsafe(speaker, options, stack, notice)
+        speaker = stack.enter_context(WavSpeaker(options.save_reply, then=failsafe))
     if speaker is None:
         return None
     from voxcli.core.turn import SpeechOutput
@@ -147,21 +147,21 @@ def _open_loudspeaker(options: OnceOptions, stack: ExitStack) -> "Speaker | None
 
 
 def _failsafe(speaker: "Speaker | None", options: OnceOptions, stack: ExitStack, notice: Notice) -> "Speaker | None":
-    """Return a loudspeaker whose failure is reported once the file with the reply is complete."""
+    """Return a loudspeaker whose failure is reported only after the reply has been saved."""
     if speaker is None:
         return None
     from voxcli.chat.devices.failsafe import FailsafeSpeaker
 
-    losable = FailsafeSpeaker(speaker)
+    failsafe = FailsafeSpeaker(speaker)
 
     def report() -> None:
-        if losable.failure and options.speak == "always":
-            raise losable.failure
-        if losable.failure:
-            notice(f"no speech: {losable.failure}")
+        if failsafe.failure and options.speak == "always":
+            raise failsafe.failure
+        if failsafe.failure:
+            notice(f"no speech: {failsafe.failure}")
 
     stack.callback(report)
-    return losable
+    return failsafe
 
 
 @contextmanager

@@ -1,5 +1,7 @@
-"""The parts that chats, turns and batch runs have in common, opened by the settings."""
+"""Opens the parts that chats, single turns and batch runs share, as the settings say."""
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
@@ -14,17 +16,18 @@ if TYPE_CHECKING:
     from voxcli.core.turn import Engine, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
 
-Notice = Callable[[str], None]  # shows the user a line beside the output
+log = logging.getLogger(__name__)
 
+Notice = Callable[[str], None]  # shows the user a line next to the output
 
-SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # the rest are called as their setting
+SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # other flags have the name of their setting
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
-    """Return the settings in force. With the remote engine, the flags `url` and `model` name the server and its model.
+    """Return the settings in force. For the remote engine, the flags `url` and `model` name the server and its model.
 
     Raises:
-        ConfigError: a wrong setting, or a server for another engine.
+        ConfigError: a setting is wrong, or a server is given for another engine.
     """
     from voxcli.config.loading import load
 
@@ -39,10 +42,10 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
 
 
 def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new_instructions: bool) -> "Memory":
-    """Open the named session, or one that is kept in memory alone.
+    """Open the named session, or one that is kept in memory only.
 
     Args:
-        new_instructions: whether a stored session takes over the instructions of the settings.
+        new_instructions: whether a stored session takes its instructions from the settings.
     """
     from voxcli.config.paths import data_folder
     from voxcli.core.memory import Memory
@@ -57,7 +60,7 @@ def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new
 
 
 def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:
-    """Return the voice, which makes itself ready in the background."""
+    """Return the voice, which gets ready in the background."""
     from voxcli.tts.voices import open_synthesizer
 
     return open_synthesizer(
@@ -77,19 +80,21 @@ def open_engine(
     rows: int = 1,
     items: int = 0,
 ) -> "Engine":
-    """Choose and load the engine; `notice` is told which and why.
+    """Choose and load the engine. `notice` is told which one, and why.
 
     Args:
-        fetching: told how far a download is, if there is one.
-        warming: told how far the engine's warm-up is, where there is much to do.
-        rows: replies that the voxtral engine gives at once; 0: as many as suit the device.
-        items: replies that it will be asked for, where `rows` is not 1; 0: nobody knows.
+        fetching: told the progress of a download, if there is one.
+        warming: told the progress of a long warm-up.
+        rows: replies that the voxtral engine generates at once; 0: as many as suit the device.
+        items: replies that it will be asked for, if `rows` is not 1; 0: unknown.
     """
     from voxcli.config.paths import cache_folder
     from voxcli.engines import factory
 
     options = replace(engine_options(settings), rows=rows, items=items)
+    started = time.perf_counter()
     engine = factory.open_engine(options, cache_folder(), notice, fetching, warming)
+    log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)
     return stack.enter_context(closing(engine))
 
 
@@ -99,8 +104,8 @@ def open_servers(
     """Open one engine for several servers.
 
     Args:
-        urls: the servers; none means the one of the settings.
-        concurrency: requests that each of them is sent at once.
+        urls: the servers; if empty, the one in the settings.
+        concurrency: requests to each server at once.
     """
     from voxcli.engines import factory
 
@@ -108,7 +113,7 @@ def open_servers(
 
 
 def engine_options(settings: "Settings") -> "EngineOptions":
-    """Return what the settings say about the engine, as plain values."""
+    """Return the settings that concern the engine, as plain values."""
     from voxcli.engines.factory import EngineOptions, RemoteOptions
 
     return EngineOptions(

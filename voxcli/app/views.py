@@ -1,7 +1,6 @@
-"""Draws a turn: what a person reads of it, and what a program reads (a conversation: `voxcli.chat.views`).
+"""Shows a single turn or a batch run, to people or as JSON. Views of a conversation are in `voxcli.chat.views`.
 
-The reply goes to stdout, everything else to stderr, dim where that is a terminal (and `NO_COLOR` is not
-set). It knows events and records, not how they came about.
+Replies go to stdout, everything else to stderr, dim on a terminal unless `NO_COLOR` is set.
 """
 
 import json
@@ -37,21 +36,21 @@ class View(Protocol):
     def finish(self, record: dict[str, Any]) -> None: ...
 
     def abandon(self) -> None:
-        """Leave a turn that failed: what is printed next begins a line of its own."""
+        """End the view of a failed turn, so that the next output begins on a new line."""
         ...
 
 
 class TextView:
-    """For people: the reply as it streams, then dim lines: why there was no speech, and what the turn took."""
+    """Shows people the reply as it streams, then why there was no speech, and the latency."""
 
     def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
         self._out = out or Output(sys.stdout)
         self._notes = notes or Output(sys.stderr)
         self._failures: list[str] = []
-        self._in_line = False  # of a reply that has begun
+        self._in_line = False  # whether the line of a reply is open
 
     def show(self, event: Event) -> None:
-        """Draw one event; a failure waits for the end of the reply's line."""
+        """Show an event. A failure is shown after the reply."""
         if isinstance(event, ReplyDelta):
             self._out.write(printable(event.text, keep="\n\t"))
             self._in_line = True
@@ -65,7 +64,7 @@ class TextView:
             self._failures.clear()
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Draw the line of latency.
+        """Show the latency.
 
         Raises:
             VoxError: the reply could not be written.
@@ -74,19 +73,19 @@ class TextView:
         self._out.check()
 
     def abandon(self) -> None:
-        """End the line that a reply stands in."""
+        """End the line of the reply."""
         if self._in_line:
             self._out.write("\n")
 
 
 class JsonView:
-    """For programs: one object on stdout, when the turn is over, in ASCII, which no terminal acts on."""
+    """Prints the record of a turn as one JSON object, in ASCII, which is safe for a terminal."""
 
     def __init__(self, out: Output | None = None) -> None:
         self._out = out or Output(sys.stdout)
 
     def show(self, event: Event) -> None:
-        """Draw nothing: the record says it all."""
+        """Do nothing: the record holds everything."""
 
     def finish(self, record: dict[str, Any]) -> None:
         """Print the record.
@@ -98,25 +97,25 @@ class JsonView:
         self._out.check()
 
     def abandon(self) -> None:
-        """Leave nothing: nothing was printed."""
+        """Do nothing: nothing was printed."""
 
 
-Show = Callable[[int, int], None]  # is told what is done, and what there is in all
+Show = Callable[[int, int], None]  # takes the amount done and the total
 
 
 @contextmanager
 def download_progress() -> Iterator[Show]:
-    """Give a function that shows (bytes done, bytes in all) on stderr, as the first one of `loading_progress`."""
+    """Give a function that shows the progress of a download, in bytes, on stderr."""
     with loading_progress() as (fetching, _warming):
         yield fetching
 
 
 @contextmanager
 def loading_progress() -> Iterator[tuple[Show, Show]]:
-    """Give two functions that show on stderr how far an engine is: the bytes of its download, the parts of its warm-up.
+    """Give two functions that show the progress of an engine on stderr: its download in bytes, its warm-up in parts.
 
-    Neither shows anything before its first call. Where stderr is a terminal, each draws a bar, one at a
-    time; that of the warm-up goes away. Else there is a line for each tenth, and for each quarter.
+    Neither shows anything before its first call. On a terminal each draws a bar, one at a time; the bar of the warm-up
+    disappears. Elsewhere a line is written for each tenth of the download and each quarter of the warm-up.
     """
     if not sys.stderr.isatty():
         yield (
@@ -131,7 +130,7 @@ def loading_progress() -> Iterator[tuple[Show, Show]]:
 
 
 def _bar(shown: ExitStack, columns: Sequence[ProgressColumn], *, goes_away: bool) -> Show:
-    """Return what draws a bar, with the first call and in place of what is shown."""
+    """Return a function that draws a bar. Its first call replaces the bar that is shown."""
     bar = Progress(*columns, console=Console(stderr=True), transient=goes_away)
 
     def show(done: int, total: int) -> None:
@@ -145,7 +144,7 @@ def _bar(shown: ExitStack, columns: Sequence[ProgressColumn], *, goes_away: bool
 
 
 def _lines(parts: int, line: Callable[[int, int], str]) -> Show:
-    """Return what writes a line for each of so many equal parts."""
+    """Return a function that writes a line for each of `parts` equal parts."""
     notes = Output(sys.stderr)
     shown = -1
 
@@ -159,18 +158,18 @@ def _lines(parts: int, line: Callable[[int, int], str]) -> Show:
     return show
 
 
-LINE_SECONDS = 10.0  # between lines of a run that nobody watches
+LINE_SECONDS = 10.0  # between lines of progress outside a terminal
 
 
 class BatchLines:
-    """Shows how far a batch is where stderr is no terminal: a line from time to time."""
+    """Shows the progress of a batch outside a terminal: a line every `LINE_SECONDS`."""
 
     def __init__(self, notes: Output | None = None) -> None:
         self._notes = notes or Output(sys.stderr)
         self._due = LINE_SECONDS
 
     def show(self, status: Status) -> None:
-        """Write a line if the last one was long enough ago."""
+        """Write a line if one is due."""
         if status.seconds >= self._due:
             self._due = status.seconds + LINE_SECONDS
             self.say(f"{status.done} of {status.items} · {status.pace} · {_left(status)}")
@@ -181,14 +180,14 @@ class BatchLines:
 
 
 class BatchBar:
-    """Shows how far a batch is on a terminal."""
+    """Shows the progress of a batch as a bar on a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, pace="", left="")
 
     def show(self, status: Status) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._progress.update(
             self._task, completed=status.done, total=status.items, pace=status.pace, left=_left(status)
         )
@@ -200,7 +199,7 @@ class BatchBar:
 
 @contextmanager
 def batch_progress() -> Iterator[BatchLines | BatchBar]:
-    """Give what shows how far a batch is: a bar on a terminal, else lines."""
+    """Give a view of the progress of a batch: a bar on a terminal, otherwise lines."""
     if not sys.stderr.isatty():
         yield BatchLines()
         return
@@ -220,10 +219,10 @@ def _left(status: Status) -> str:
 
 
 def latency_line(record: dict[str, Any]) -> str:
-    """Return what a turn took, in one line."""
+    """Return the latency and the tokens of a turn in one line."""
     timings, tokens = record["timings"], record["tokens"]
     parts = [
-        f"{record['audio']['seconds']:.1f} s heard" if record["audio"] else "",
+        f"{record['audio']['seconds']:.1f} s of audio" if record["audio"] else "",
         f"first token {timings['first_token_seconds']:.2f} s" if timings["first_token_seconds"] is not None else "",
         f"first audio {timings['first_audio_seconds']:.2f} s" if timings["first_audio_seconds"] is not None else "",
         f"total {timings['total_seconds']:.2f} s",

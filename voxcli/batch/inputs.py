@@ -14,7 +14,7 @@ from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
 from voxcli.audio.clip import STDIN
-from voxcli.batch.item import BOM, Item, Source, openable
+from voxcli.batch.item import BOM, Item, ItemSource, openable
 from voxcli.batch.manifest import Manifest
 from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
@@ -115,7 +115,7 @@ def _file(path: str, origin: str) -> Item:
     return Item(path, openable(path), origin)
 
 
-def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> list[Source]:
+def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> list[ItemSource]:
     """Return what the arguments of `voxcli batch` name, for as long as `stack` lasts.
 
     Raises:
@@ -125,7 +125,7 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
     if inputs.count(STDIN) > 1:
         raise ConfigError("standard input can be read only once", hint="give - once")
     files: list[str] = []
-    others: list[Source] = []
+    others: list[ItemSource] = []
     for given in inputs:
         if given == STDIN:
             others.append(PathList(_kept(stdin, stack)))

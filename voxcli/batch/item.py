@@ -21,7 +21,7 @@ class Item:
     instructions: str | None = None  # None: those of the session, or of the run
 
 
-class Source(Protocol):
+class ItemSource(Protocol):
     """Gives the same items each time it is iterated."""
 
     has_unique_ids: bool  # by construction, so that nobody has to remember them

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.batch.inputs import SUFFIXES
-from voxcli.batch.item import Item, Source
+from voxcli.batch.item import Item, ItemSource
 from voxcli.errors import AudioInputError, ConfigError
 
 
@@ -30,7 +30,7 @@ class Planned(NamedTuple):
 class Plan:
     """All that is to be answered; iterate it for the items, in order."""
 
-    sources: Sequence[Source]
+    sources: Sequence[ItemSource]
     items: int
     session_ends: NDArray[np.bool_]  # for each item that has a session: whether it is the last of it
 
@@ -44,7 +44,7 @@ class Plan:
                 number += 1
 
 
-def survey(sources: Sequence[Source]) -> Plan:
+def survey(sources: Sequence[ItemSource]) -> Plan:
     """Read all sources to their end and return the plan.
 
     Raises:
@@ -73,7 +73,7 @@ def digest(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _items(sources: Sequence[Source]) -> Iterator[Item]:
+def _items(sources: Sequence[ItemSource]) -> Iterator[Item]:
     for source in sources:
         yield from source
 
@@ -83,7 +83,7 @@ def _repeated(hashes: "array[int]") -> set[int]:
     return {int(value) for value in found[1:][found[1:] == found[:-1]]}
 
 
-def _refuse_clash(sources: Sequence[Source], repeated: set[int]) -> None:
+def _refuse_clash(sources: Sequence[ItemSource], repeated: set[int]) -> None:
     """Raise ConfigError if ids of these hashes are indeed the same."""
     first: dict[str, str] = {}
     for item in _items(sources):

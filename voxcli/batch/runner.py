@@ -19,7 +19,7 @@ TICK_SECONDS = 0.1  # between looks at the clock and at `stop` while nothing is 
 OUTCOMES_WAITING = 256  # that workers may be ahead of the disk
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows how far a run is."""
 
     def show(self, status: Status) -> None: ...
@@ -35,7 +35,7 @@ class Run:
     items: int  # to be answered
     write: Callable[[dict[str, Any]], None]
     stats: Stats  # counts what is written
-    view: View
+    view: ProgressView
     stop: threading.Event  # set it, and what is in flight is finished, nothing more is begun
     fail_fast: bool = False  # stop at the first item that fails
     clock: Callable[[], float] = time.monotonic

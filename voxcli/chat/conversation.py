@@ -11,6 +11,7 @@ remembers turns. Responses run one after another, so each of them sees the turns
     barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: it is released and becomes a turn
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -45,6 +46,8 @@ from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent,
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
+
+log = logging.getLogger(__name__)
 
 # How often to check what was played. Also how long Ctrl-C may take on Windows, where no signal ends a wait.
 POLL_SECONDS = 0.05
@@ -225,6 +228,7 @@ class Conversation:
         response.last_voiced_at = last_voiced_at
         response.dropped_speculative_replies, self._dropped_in_turn = self._dropped_in_turn, 0
         events = response.release()
+        log.debug("reply released: %s", "it was speculative" if response.was_speculative else "its turn begins now")
         self._show_state()  # before its events, which may hold the whole reply
         for event in events:
             self._on_response_event(response, event)
@@ -233,6 +237,7 @@ class Conversation:
         """Put a response in place of the present one."""
         self._stop_turn()
         self._drop_response()
+        log.debug("reply begun")
         self._response = response
         self._waiting.append(response)
         self._start_next_response()
@@ -247,6 +252,7 @@ class Conversation:
     def _drop_response(self) -> None:
         """Drop the newest response: a speculative reply, or an unplayed turn whose utterance continues."""
         if self._response:
+            log.debug("reply dropped")
             self._response.drop()
             self._dropped_speculative_replies += 1
             self._dropped_in_turn += 1 + self._response.dropped_speculative_replies
@@ -255,6 +261,7 @@ class Conversation:
     def _stop_turn(self) -> None:
         """Interrupt the turn, which will be remembered; further speech is a new utterance."""
         if self._response and self._response.state == "turn":
+            log.debug("turn interrupted")
             self._response.stop()
             self._response = None
             self._listener.commit()

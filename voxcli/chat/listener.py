@@ -6,6 +6,7 @@ can't wait; if the voice was only a noise, playback continues where it stopped. 
 reply is interrupted.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
 from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
 from voxcli.errors import AudioDeviceError, VoxError
+
+log = logging.getLogger(__name__)
 
 PLAYED_SECONDS = 5.0  # of playback kept, beyond the longest utterance, for the loop breaker
 READ_SECONDS = 0.1  # how long to wait for a block before checking whether to stop
@@ -268,6 +271,7 @@ class Listener(threading.Thread):
         """Duck the loudspeaker at the first voiced frame."""
         if self._speaker and self._barge_in and playing and not self._ducked:
             self._ducked, self._may_be_noise = True, not self._utterance_is_open
+            log.debug("playback ducked")
             self._speaker.duck()
 
     def _count_silence(self, seconds: float) -> None:
@@ -281,10 +285,12 @@ class Listener(threading.Thread):
     def _unduck(self) -> None:
         if self._ducked and self._speaker:
             self._ducked = False
+            log.debug("playback no longer ducked")
             self._speaker.unduck()
 
     def _post_speech(self, events: list[EndpointEvent]) -> None:
         for event in events:
+            log.debug("%s at %.2f s", type(event).__name__, self._framed / SAMPLE_RATE)
             self._post(SpeechEvent(event, self._time_of(_last_voiced(event, self._framed))))
             self._on_endpoint_event(event)
 

@@ -5,6 +5,7 @@ if it makes no sound, before its end. Once released, it plays at once; once drop
 remembered. The conversation decides which of the two happens.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +18,8 @@ from voxcli.chat.events import Latency
 from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.turn import Engine, Event, PassReport, Speaker, SpeechOutput, Timings, TurnEnded, Utterance, run_turn
+
+log = logging.getLogger(__name__)
 
 COMMIT_RETRY_SECONDS = 0.02  # how long to wait before asking again whether the user has finished
 
@@ -126,6 +129,7 @@ class Gate:
         """Wait until the first clip may be played, then play."""
         if self._response.first_audio_at is None and wait_for_commit(self._response, self._commit):
             self._response.first_audio_at = time.monotonic()
+            log.debug("first audio goes to the loudspeaker")
             self._post(FirstAudio(self._response))
         return self._speaker.play(clip, interrupt)
 

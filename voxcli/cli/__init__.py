@@ -1,8 +1,9 @@
 """The command line: parses flags, calls `voxcli.app`, maps errors to exit codes.
 
-Nothing heavy is imported before a command needs it: commands import inside their functions.
+Commands import inside their functions, so that `--help` imports nothing heavy.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,23 +20,31 @@ from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
+from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.voices import voices
+from voxcli.errors import VoxError
+
+log = logging.getLogger(__name__)
 
 
 class _Root(TyperGroup):
-    """Where every error becomes a line and an exit code."""
+    """Turns every error into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            ctx.with_resource(logging_to_file())
             return super().invoke(ctx)
         except typer.Abort as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C at a question; elsewhere Typer sees to it
+            if isinstance(
+                error.__context__, KeyboardInterrupt
+            ):  # Ctrl-C at a confirmation prompt; Typer handles it elsewhere
                 raise typer.Exit(INTERRUPTED) from None
             raise
-        except (typer.Exit, TyperException):  # exits and usage errors: Typer's to print
+        except (typer.Exit, TyperException):  # Typer prints exits and usage errors
             raise
-        except Exception as error:  # the one place that prints errors
+        except Exception as error:  # the only place that prints errors
+            log.info("failed: %s", error.code if isinstance(error, VoxError) else type(error).__name__)
             raise typer.Exit(report(error, verbose="verbose" in ctx.meta)) from error
 
 
@@ -43,7 +52,7 @@ app = typer.Typer(
     cls=_Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Talk with Voxtral from a terminal: one audio pass a turn, replies spoken aloud.",
+    help="Talk with Voxtral from a terminal: one audio pass per turn, spoken replies.",
 )
 app.command()(chat)
 app.command()(once)
@@ -80,5 +89,5 @@ def main() -> None:
 
 
 def _nowhere() -> TextIO:
-    """Return what stands for a stream that was closed before the program began, where Python has None."""
+    """Return a stream that discards text, for a standard stream that was closed before the program started."""
     return Path(os.devnull).open("w", encoding="utf-8")

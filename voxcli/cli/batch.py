@@ -1,4 +1,4 @@
-"""`voxcli batch`: many recordings, one record each."""
+"""`voxcli batch`: many recordings, one record for each."""
 
 import os
 import shlex
@@ -33,18 +33,23 @@ if TYPE_CHECKING:
 
 def batch(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, a .jsonl manifest; - is a list.")
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Files, folders, globs, .jsonl manifests; - reads a list of paths."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="Where the records go, one a line.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that has records in it.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Go on, and try failed items again.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="Results file: one record per line.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a results file.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Continue, and answer failed items again.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first item that fails.")] = False,
     save_replies: Annotated[
-        Path | None, typer.Option("--save-replies", metavar="DIR", help="Write the spoken replies too.")
+        Path | None, typer.Option("--save-replies", metavar="DIR", help="Save the spoken replies in DIR.")
     ] = None,
     max_p95: Annotated[
         float | None,
-        typer.Option("--max-p95", metavar="SECONDS", min=0, help="Fail if 1 first token in 20 comes later."),
+        typer.Option(
+            "--max-p95", metavar="SECONDS", min=0, help="Fail if the p95 of the time to first token is higher."
+        ),
     ] = None,
     concurrency: Annotated[
         int | None,
@@ -53,25 +58,30 @@ def batch(
             metavar="N",
             min=1,
             max=1024,
-            help="Items at once, if the engine allows it; for each server.",
+            help="Items at once, if the engine allows it; on each server.",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine makes at once."
+            "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine generates at once."
         ),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on a Ray cluster, by all its machines.")
+        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on all machines of a Ray cluster.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="N", min=1, help="Engines on the cluster; else all it has room for."),
+        typer.Option("--workers", metavar="N", min=1, help="Engines on the cluster; by default as many as fit."),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option("--gpus-per-worker", metavar="N", min=0, help="1 where the cluster has GPUs, else 0."),
+        typer.Option(
+            "--gpus-per-worker",
+            metavar="N",
+            min=0,
+            help="GPUs of each engine; by default 1 if the cluster has any, else 0.",
+        ),
     ] = None,
     url: UrlsFlag = None,
     engine: EngineFlag = None,
@@ -111,15 +121,15 @@ def batch(
                 status = run.answer(stop)
             code = _conclude(run.stats, status, max_p95)
     except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # before the first item, while an engine may be loading that would keep the end waiting
+        os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if stop.is_set():
-        note(f"stopped; to go on: {_again('--resume')}")
+        note(f"stopped; to continue: {_again('--resume')}")
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(code)
 
 
 def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) -> int:
-    """Say what the run has come to; return the exit code."""
+    """Print the result of the run. Returns the exit code."""
     median, p95 = (stats.first_token_seconds(share) for share in (0.5, 0.95))
     parts = [f"{stats.answered} answered, {stats.failed} failed"]
     if status:
@@ -131,7 +141,7 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) ->
         note(f"  {code}: {failures.count}, the first {failures.first}")
     if stats.failed:
         note(f"to try failed items again: {_again('--retry-failed')}")
-    missed = status.items - status.done if status else 0  # stopped, or gone from a folder since it was looked through
+    missed = status.items - status.done if status else 0  # stopped, or deleted from a folder since it was listed
     if missed:
         note(f"{missed} items were not answered")
     if max_p95 is None or (p95 or 0.0) <= max_p95:
@@ -141,6 +151,6 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) ->
 
 
 def _again(flag: str) -> str:
-    """Return the command line that goes on."""
+    """Return the command line that continues the run."""
     words = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["voxcli", *words, flag])

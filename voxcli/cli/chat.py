@@ -1,5 +1,6 @@
 """`voxcli chat`: the live conversation."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,31 +21,33 @@ from voxcli.cli.common import (
     VoiceFlag,
     given,
 )
+from voxcli.cli.log import leave_stderr
 
 
 def chat(
     session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
+        str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
     ] = None,
     input_device: Annotated[
         str | None,
         typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
     ] = None,
     output_device: Annotated[
-        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
+        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker: part of its name, or number.")
     ] = None,
     push_to_talk: Annotated[
-        str | None, typer.Option("--push-to-talk", metavar="hold|toggle", help="Listen only at the space key.")
+        str | None,
+        typer.Option(
+            "--push-to-talk",
+            metavar="hold|toggle",
+            help="Listen only while the space key is held, or between two presses.",
+        ),
     ] = None,
-    no_barge_in: Annotated[
-        bool, typer.Option("--no-barge-in", help="Don't let speech stop a reply that plays.")
-    ] = False,
-    no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies, don't speak them.")] = False,
-    max_turns: Annotated[
-        int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after so many turns.")
-    ] = None,
+    no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
+    no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
+    max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
     record: Annotated[
-        Path | None, typer.Option("--record", metavar="DIR", help="Keep each utterance and its record in a folder.")
+        Path | None, typer.Option("--record", metavar="DIR", help="Save a recording and a record of each turn in DIR.")
     ] = None,
     engine: EngineFlag = None,
     url: UrlFlag = None,
@@ -58,7 +61,7 @@ def chat(
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
-    """Talk: it listens, answers aloud, and stops when you speak."""
+    """Hold a live conversation: speak, listen, and interrupt at any time."""
     from voxcli.app.chat import ChatOptions, run_chat
     from voxcli.app.parts import load_settings
 
@@ -76,6 +79,8 @@ def chat(
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
+    if sys.stdout.isatty() and not json:
+        leave_stderr()
     options = ChatOptions(session, instructions is not None, not no_speak, max_turns, record, json)
     if run_chat(load_settings(config, flags), options):
         raise typer.Exit(INTERRUPTED)

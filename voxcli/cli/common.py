@@ -1,4 +1,4 @@
-"""What the commands share: flags, printing, errors, Ctrl-C."""
+"""Shared by the commands: flags, printing, errors, Ctrl-C."""
 
 import json
 import os
@@ -13,21 +13,30 @@ from typing import Annotated, Any
 
 import typer
 
+from voxcli.cli.log import StderrHandler, logging_to
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable
 
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+INTERRUPTED = 130  # exit code: 128 + SIGINT, by the convention of shells
 
 
 def _be_verbose(context: typer.Context, value: bool) -> bool:
-    if value:
-        context.find_root().meta["verbose"] = True
+    root = context.find_root()
+    if value and not root.meta.get("verbose"):
+        root.meta["verbose"] = True
+        root.with_resource(logging_to(StderrHandler()))
     return value
 
 
 VerboseFlag = Annotated[
-    bool, typer.Option("--verbose", callback=_be_verbose, help="Show where an error came from.", show_default=False)
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=_be_verbose,
+        help="Log each stage to stderr, and show where an error came from.",
+        show_default=False,
+    ),
 ]
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")
@@ -38,16 +47,16 @@ EngineFlag = Annotated[
 ]
 ModelFlag = Annotated[
     str | None,
-    typer.Option("--model", metavar="ID|PATH", help="mini, small, a hub id or a folder; a server's own name for one."),
+    typer.Option(
+        "--model", metavar="ID|PATH", help="mini, small, a hub id or a folder; for a server, its name of the model."
+    ),
 ]
 UrlFlag = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="Server of the remote engine: http://HOST:8000/v1")
 ]
 UrlsFlag = Annotated[
     list[str] | None,
-    typer.Option(
-        "--url", metavar="URL", help="Server of the remote engine; given more than once, they share the work."
-    ),
+    typer.Option("--url", metavar="URL", help="Server of the remote engine; repeat it to share the work."),
 ]
 DeviceFlag = Annotated[
     str | None, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="What the voxtral engine runs on.")
@@ -60,18 +69,18 @@ QuantizeFlag = Annotated[
 ]
 TemperatureFlag = Annotated[
     str | None,
-    typer.Option("--temperature", metavar="auto|N", help="How freely words are chosen; 0: the likeliest each time."),
+    typer.Option("--temperature", metavar="auto|N", help="Sampling temperature; 0 always takes the most likely token."),
 ]
 InstructionsFlag = Annotated[
-    str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="What the model is told about how to answer.")
+    str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="System prompt: how the model should answer.")
 ]
 VoiceFlag = Annotated[
-    str | None, typer.Option("--voice", metavar="NAME", help="Voice that speaks; see `voxcli voices`.")
+    str | None, typer.Option("--voice", metavar="NAME", help="Voice for replies; `voxcli voices` lists them.")
 ]
 
 
 def print_text(text: str, end: str = "\n") -> None:
-    """Print text on stdout; end the program where its reader has had enough.
+    """Print text on stdout. Exit if its reader has closed the stream.
 
     Raises:
         VoxError: the text can't be written.
@@ -89,7 +98,7 @@ def print_json(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line beside the output: on stderr, dim on a terminal."""
+    """Print a line on stderr, dim on a terminal."""
     Output(sys.stderr).write_dim(printable(text))
 
 
@@ -99,7 +108,7 @@ def given(**flags: Any) -> dict[str, Any]:
 
 
 def report(error: Exception, *, verbose: bool) -> int:
-    """Print an error in one line and its hint in a second; return the exit code."""
+    """Print an error in one line and its hint in a second. Returns the exit code."""
     lines = [printable("".join(traceback.format_exception(error)).rstrip(), keep="\n")] if verbose else []
     known = isinstance(error, VoxError)
     message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
@@ -110,10 +119,10 @@ def report(error: Exception, *, verbose: bool) -> int:
 
 
 def write_private(path: Path, text: str, *, overwrite: bool, option: str) -> None:
-    """Write a file that only its owner can read; make missing folders that only their owner can enter.
+    """Write a file that only its owner can read, and create missing folders that only their owner can enter.
 
     Args:
-        option: names the file on the command line.
+        option: the flag that names the file.
 
     Raises:
         ConfigError: the file exists and is not to be overwritten, or can't be written.
@@ -126,14 +135,14 @@ def write_private(path: Path, text: str, *, overwrite: bool, option: str) -> Non
         with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConfigError(f"{path} exists", hint="add --force to write over it") from error
+        raise ConfigError(f"{path} exists", hint="add --force to overwrite it") from error
     except OSError as error:
         raise ConfigError(f"can't write {path}: {error.strerror}", hint=f"choose another {option} FILE") from error
 
 
 @contextmanager
 def set_by_ctrl_c(event: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C set an event; the second ends the program, whatever it is busy with."""
+    """Let the first Ctrl-C set an event. The second one ends the program at once."""
 
     def on_signal(_number: int, _frame: object) -> None:
         if event.is_set():

@@ -1,4 +1,4 @@
-"""`voxcli config`: what the settings are, where they stand, and a file to begin with."""
+"""`voxcli config`: shows the settings, the path of their file, and writes an example."""
 
 from typing import Annotated
 
@@ -6,12 +6,12 @@ import typer
 
 from voxcli.cli.common import ConfigFlag, JsonFlag, note, print_json, print_text, write_private
 
-app = typer.Typer(no_args_is_help=True, help="Show the settings, find their file, begin one.")
+app = typer.Typer(no_args_is_help=True, help="Show the settings, find or create the settings file.")
 
 
 @app.command()
 def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
-    """Show the settings in force, and where each comes from."""
+    """Show the settings in force and the origin of each."""
     from voxcli.config.loading import explain, values
     from voxcli.config.toml_text import as_toml
 
@@ -28,7 +28,7 @@ def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
 
 @app.command()
 def path() -> None:
-    """Print the path of the settings file that is read where `--config` names none."""
+    """Print the path of the settings file that is read without --config."""
     from voxcli.config.paths import config_file
 
     print_text(str(config_file()))
@@ -37,7 +37,7 @@ def path() -> None:
 @app.command()
 def init(
     config: ConfigFlag = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a settings file that documents every setting and changes none."""
     from voxcli.config.paths import config_file

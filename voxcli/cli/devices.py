@@ -1,4 +1,4 @@
-"""`voxcli devices`: which microphones and loudspeakers there are, and what can be done with them."""
+"""`voxcli devices`: lists microphones and loudspeakers, shows levels, measures echo."""
 
 import sys
 from contextlib import closing
@@ -15,40 +15,40 @@ if TYPE_CHECKING:
     from voxcli.chat.devices.portaudio import Device
     from voxcli.config.loading import Settings
 
-METER_SECONDS = 0.1  # between two levels on a terminal
-LINE_SECONDS = 1.0  # and between two lines elsewhere
-METER_DBFS = 60  # what the bar spans
+METER_SECONDS = 0.1  # between levels on a terminal
+LINE_SECONDS = 1.0  # between levels elsewhere
+METER_DBFS = 60  # range of the bar
 METER_WIDTH = 30
 ADVICE = {
-    "full-duplex": "talk at any time, also while a reply plays",
-    "half-duplex": 'don\'t talk while a reply plays: set echo = "off" in [live]',
+    "full-duplex": "talk at any time, even during a reply",
+    "half-duplex": 'don\'t talk during a reply: set echo = "off" in [live]',
     "push-to-talk": "it is too loud here to find speech: voxcli chat --push-to-talk toggle",
 }
 
 
 def devices(
-    meter: Annotated[bool, typer.Option("--meter", help="Show how loud the microphone is, until Ctrl-C.")] = False,
+    meter: Annotated[bool, typer.Option("--meter", help="Show the level of the microphone until Ctrl-C.")] = False,
     loopback: Annotated[
-        bool, typer.Option("--loopback", help="Play a chirp; measure delay, echo and noise, and advise.")
+        bool, typer.Option("--loopback", help="Play a chirp, measure delay, echo and noise, and give advice.")
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", metavar="N", min=0.1, help="End --meter after so long.")
+        float | None, typer.Option("--seconds", metavar="N", min=0.1, help="End --meter after N seconds.")
     ] = None,
     input_device: Annotated[
         str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number.")
     ] = None,
     output_device: Annotated[
-        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker, likewise.")
+        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker: part of its name, or number.")
     ] = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
-    """List the audio devices, or try them."""
+    """List the audio devices, or test them."""
     if meter and loopback:
-        raise ConfigError("--meter and --loopback can't go together", hint="voxcli devices --loopback")
+        raise ConfigError("--meter and --loopback exclude each other", hint="voxcli devices --loopback")
     if seconds is not None and not meter:
-        raise ConfigError("--seconds says how long --meter goes on", hint="voxcli devices --meter --seconds 10")
+        raise ConfigError("--seconds needs --meter", hint="voxcli devices --meter --seconds 10")
     if not (meter or loopback):
         _list(as_json=json)
         return
@@ -126,12 +126,12 @@ def _loopback(settings: "Settings", *, as_json: bool) -> None:
     from voxcli.chat.devices.speaker import open_speaker
 
     canceller = settings.live.echo != "off" and find_spec("livekit") is not None
-    heard = find_device("input", settings.live.input_device or None)
-    with open_speaker(settings.live.output_device or None) as speaker, closing(Microphone(heard)) as microphone:
+    input_device = find_device("input", settings.live.input_device or None)
+    with open_speaker(settings.live.output_device or None) as speaker, closing(Microphone(input_device)) as microphone:
         found = measure(microphone, speaker)
     advice = found.advice(canceller=canceller)
     if as_json:
-        record = {"input": heard.name, "output": speaker.device.name, "canceller": canceller, "advice": advice}
+        record = {"input": input_device.name, "output": speaker.device.name, "canceller": canceller, "advice": advice}
         measured = {"delay_ms": found.delay_ms, "echo_db": found.echo_db, "noise_dbfs": found.noise_dbfs}
         rounded = {name: None if value is None else round(value, 1) for name, value in measured.items()}
         print_json(record | rounded)

@@ -1,4 +1,4 @@
-"""`voxcli doctor`: whether `voxcli once` would work here, and what mends what would not."""
+"""`voxcli doctor`: checks whether `voxcli once` would work here, and says how to mend problems."""
 
 import sys
 from dataclasses import asdict
@@ -42,7 +42,7 @@ def doctor(
     json_: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
-    """Check what `voxcli once` needs; the exit code is 0 only if it would work."""
+    """Check what `voxcli once` needs. The exit code is 0 only if it would work."""
     from voxcli.app.diagnostics import examine, would_work
     from voxcli.app.doctor import probes
 
@@ -66,7 +66,7 @@ def doctor(
 
 
 def _line(check: "Check", encoding: str) -> str:
-    """Return the line of a check, in characters that `encoding` has."""
+    """Return the line of a check, in characters of `encoding`."""
     mark = (MARKS if encoding.lower().replace("-", "") == "utf8" else ASCII_MARKS)[check.state]
     mend = f" -> {check.mend}" if check.mend else ""
     line = printable(f"{mark} {check.name:<12} {check.found}{mend}")

@@ -1,4 +1,4 @@
-"""`voxcli models`: which models there are, and fetching them."""
+"""`voxcli models`: lists models and fetches them."""
 
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -10,25 +10,25 @@ from voxcli.printable import printable
 if TYPE_CHECKING:
     from voxcli.engines.voxtral.checkpoint.catalog import Listed
 
-app = typer.Typer(no_args_is_help=True, help="List the models, and fetch them.")
+app = typer.Typer(no_args_is_help=True, help="List and fetch models.")
 EMBEDDED = "embedded"
 
 
 class Row(TypedDict):
-    """A model, as `models list --json` shows it."""
+    """A model as `models list --json` shows it."""
 
     name: str  # what --model and `models pull` take
     id: str
-    bytes: int | None  # on disk; unknown of an unfinished download that has no short name
+    bytes: int | None  # size on disk; None for an unfinished download without a short name
     cached: bool
     path: str | None
-    fetched_bytes: int  # of what is not wholly here
-    get: str | None  # the command that brings what is not here
+    fetched_bytes: int  # of a model that is not complete
+    get: str | None  # command that fetches what is missing
 
 
 @app.command("list")
 def list_models(json_output: JsonFlag = False) -> None:
-    """List the models that have a short name, and every other Voxtral that is here."""
+    """List the models with a short name and all other Voxtral models on this machine."""
     from voxcli.engines.voxtral.checkpoint import catalog
 
     rows = [_embedded_row(), *(_checkpoint_row(model) for model in catalog.listed())]
@@ -46,7 +46,7 @@ def list_models(json_output: JsonFlag = False) -> None:
 def pull(
     model: Annotated[str, typer.Argument(metavar="mini|small|ID", help="Short name, or id on the hub.")],
 ) -> None:
-    """Fetch a model and print its folder; an interrupted download goes on where it stopped."""
+    """Fetch a model and print its folder. An interrupted download is continued."""
     from voxcli.app.views import download_progress
     from voxcli.config import paths
     from voxcli.engines.embedded import weights

@@ -1,4 +1,4 @@
-"""`voxcli once`: one turn from a file or from standard input."""
+"""`voxcli once`: one turn from a file or standard input."""
 
 import os
 import sys
@@ -34,22 +34,24 @@ if TYPE_CHECKING:
 def once(
     source: Annotated[str, typer.Argument(metavar="FILE|-", help="A recording; - is standard input.")],
     session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to go on with, or to begin.")
+        str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
     ] = None,
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give beside the audio.")] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TEXT", help="Text to give the model with the audio.")
+    ] = "",
     speak: Annotated[
         bool | None,
         typer.Option(
             "--speak/--no-speak",
             help="Speak the reply through the default output device.",
-            show_default="if stdout is a terminal and there is a device",
+            show_default="if stdout is a terminal and a device exists",
         ),
     ] = None,
     save_reply: Annotated[
-        Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Write the spoken reply to a file.")
+        Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Save the spoken reply.")
     ] = None,
     raw_rate: Annotated[
-        int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM of this rate.")
+        int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM at this rate.")
     ] = None,
     engine: EngineFlag = None,
     url: UrlFlag = None,
@@ -88,13 +90,13 @@ def once(
             with set_by_ctrl_c(interrupt):
                 turn.answer(JsonView() if json else TextView(), interrupt)
     except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # an engine may still be loading: an interpreter that ends would wait for its threads
+        os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if interrupt.is_set():
         raise typer.Exit(INTERRUPTED)
 
 
 def _speech(speak: bool | None, *, as_json: bool) -> "Speak":
-    """Return whether to speak; without a flag, where somebody is likely to listen."""
+    """Return whether to speak; without a flag, only if a person is likely to listen."""
     if speak is None:
         return "if possible" if not as_json and sys.stdout is not None and sys.stdout.isatty() else "never"
     return "always" if speak else "never"

@@ -1,4 +1,4 @@
-"""`voxcli sessions`: what was said, as text, Markdown or JSON."""
+"""`voxcli sessions`: lists, shows, exports and deletes conversations."""
 
 import json
 from enum import StrEnum
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and delete conversations.")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The session's name.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the session.")]
 
 
 class ExportFormat(StrEnum):
@@ -25,7 +25,7 @@ class ExportFormat(StrEnum):
 
 @app.command("list")
 def list_sessions(json_: JsonFlag = False) -> None:
-    """List the sessions, the one that was used last first."""
+    """List the sessions, most recently used first."""
     from voxcli.core import export
 
     with _store() as store:
@@ -40,7 +40,7 @@ def list_sessions(json_: JsonFlag = False) -> None:
 
 @app.command()
 def show(name: NameArgument, json_: JsonFlag = False) -> None:
-    """Show what was said in a session."""
+    """Show the turns of a session."""
     from voxcli.core import export
 
     with _store() as store:
@@ -54,11 +54,13 @@ def show(name: NameArgument, json_: JsonFlag = False) -> None:
 @app.command()
 def export(
     name: NameArgument,
-    format_: Annotated[ExportFormat, typer.Option("--format", help="Markdown, or one JSON object.")] = ExportFormat.MD,
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="md: Markdown; json: one JSON object.")
+    ] = ExportFormat.MD,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Export a session as Markdown or JSON."""
     from voxcli.core import export
@@ -79,13 +81,13 @@ def export(
 def delete(
     name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
-    """Delete a session for good."""
+    """Delete a session permanently."""
     from voxcli.core.export import turn_count
 
     with _store() as store:
         stored = _found(store, name)
         what = f"session {printable(stored.name)} ({turn_count(len(stored.turns))})"
-        if not yes and not typer.confirm(f"Delete {what} for good?", err=True):
+        if not yes and not typer.confirm(f"Delete {what} permanently?", err=True):
             note("nothing was deleted")
             raise typer.Exit(1)
         store.delete(stored.name)
@@ -100,7 +102,7 @@ def _store() -> "Store":
 
 
 def _found(store: "Store", name: str) -> "StoredSession":
-    """Return a session that must exist; where it doesn't, the error names the nearest ones."""
+    """Return a stored session. If there is none, the ConfigError suggests similar names."""
     from difflib import get_close_matches
 
     from voxcli.core.session import session_name

@@ -1,4 +1,4 @@
-"""`voxcli voices`: which voices there are, and how one sounds."""
+"""`voxcli voices`: lists voices, and speaks or saves a text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 def voices(
-    say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Say this instead of listing.")] = None,
+    say: Annotated[
+        str | None, typer.Option("--say", metavar="TEXT", help="Say TEXT instead of listing the voices.")
+    ] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE.wav", help="Write what is said to a file, don't play it.")
+        Path | None, typer.Option("--save", metavar="FILE.wav", help="Save the speech instead of playing it.")
     ] = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -30,9 +32,7 @@ def voices(
     """List the voices, or try one."""
     if say is None:
         if save:
-            raise ConfigError(
-                "--save needs something to say", hint='voxcli voices --say "Hello there." --save hello.wav'
-            )
+            raise ConfigError("--save needs --say", hint='voxcli voices --say "Hello there." --save hello.wav')
         _list(as_json=json)
         return
     from voxcli.config.loading import load
@@ -61,7 +61,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _found() -> "list[Voice]":
-    """Return the voices; without a speech engine, those of piper if there are any."""
+    """Return the voices. Without a speech engine, return those of piper if there are any."""
     from voxcli.tts.voices import list_voices
 
     found: list[Voice] = []

@@ -1,7 +1,7 @@
-"""Loads the settings: flags come before the `VOXCLI_*` environment, the settings file and the built-in defaults.
+"""Loads the settings. Flags override `VOXCLI_*` variables, these the settings file, and this the defaults.
 
-`voxcli.config.schema` declares the settings, pydantic checks them. What stands here is what neither does: where each
-value came from, and errors that name the place and the nearest setting.
+`voxcli.config.schema` declares the settings and pydantic checks them. This module merges the sources, records where
+each value came from, and raises errors that name the place and the nearest setting.
 """
 
 import os
@@ -33,19 +33,18 @@ from voxcli.errors import ConfigError
 
 __all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
 
-NOT_SETTINGS = frozenset(
-    {"VOXCLI_HOME", "VOXCLI_API_KEY"}
-)  # read by `voxcli.config.paths`, `voxcli.engines.openai.server`
-FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger file is another one
+# Read by `voxcli.config.paths`, `voxcli.engines.openai.server` and `voxcli.cli.log`.
+NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_LOG"})
+FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger one is something else
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a setting's value came from."""
+    """The source of a setting's value."""
 
     kind: Literal["default", "file", "environment", "flag"]
-    where: str = ""  # file and line, or variable
+    where: str = ""  # file and line, or name of the variable
 
     def __str__(self) -> str:
         return f"{self.kind} {self.where}".rstrip()
@@ -53,11 +52,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Given:
-    """A value that a source gives to a setting, before it is checked."""
+    """A value from one source, before it is checked."""
 
     value: Any
     origin: Origin
-    folder: Path = Path()  # relative `@FILE` names start from here
+    folder: Path = Path()  # base of relative `@FILE` names
 
 
 Layer = dict[str, Given]  # by dotted name
@@ -67,12 +66,12 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     """Return the settings in force.
 
     Args:
-        path: the settings file; None for the default one, which need not exist.
+        path: the settings file; None for the default file, which need not exist.
         flags: by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
-        environ: has the `VOXCLI_*` variables; an empty one counts as not set.
+        environ: holds the `VOXCLI_*` variables; an empty variable counts as not set.
 
     Raises:
-        ConfigError: a file that can't be read or is not TOML, an unknown setting, a value that is not allowed.
+        ConfigError: a file can't be read or is not TOML, a setting is unknown, or a value is not allowed.
     """
     return explain(path, flags, environ)[0]
 
@@ -80,7 +79,7 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
 def explain(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> tuple[Settings, dict[str, Origin]]:
-    """Return the settings in force, as `load` does, and the origin of each by dotted name."""
+    """Return the settings in force, like `load`, and the origin of each by dotted name."""
     given = _file_layer(path) | _environment_layer(environ) | _flag_layer(flags)
     if "instructions" in given:
         given["instructions"] = _with_file_read(given["instructions"])
@@ -113,7 +112,7 @@ def _environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _from_text(field: FieldInfo, text: str) -> Any:
-    """Return a text as the number or truth value of a setting; text that is neither stays text, to be refused."""
+    """Convert a text to the number or boolean that a setting needs; return other text unchanged, to be refused."""
     if field.annotation is bool:
         return TRUTHS.get(text.lower(), text)
     kind = number_type(field)
@@ -132,7 +131,9 @@ def _file_layer(path: Path | None) -> Layer:
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or a number with too many digits
-        raise ConfigError(f"{path} is not TOML: {error}", hint="mend that line, or see config.example.toml") from error
+        raise ConfigError(
+            f"{path} is not TOML: {error}", hint="correct that line; config.example.toml is an example"
+        ) from error
     layer: Layer = {}
     for name, value in _flat(tables).items():
         line = _line(text, name)
@@ -146,7 +147,7 @@ def _file_layer(path: Path | None) -> Layer:
 
 
 def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a parsed file by dotted name; an empty known section has none."""
+    """Return the values of a parsed file by dotted name; an empty known section adds none."""
     flat: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, dict) and (value or name in Settings.model_fields):
@@ -157,7 +158,7 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(text: str, name: str) -> int | None:
-    """Return the line that sets `name` in TOML, counted from 1; None where the key is quoted or split."""
+    """Return the line that sets `name` in TOML, counted from 1; None if the key is quoted or split."""
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+\s*([\w.-]+)\s*\]", line):
@@ -175,19 +176,19 @@ def _unknown(what: str, name: str, known: Mapping[str, Any], where: str) -> Conf
 
 
 def _with_file_read(given: Given) -> Given:
-    """Return instructions with the text of the file that `@FILE` names."""
+    """Replace instructions of the form `@FILE` by the text of the file."""
     if not isinstance(given.value, str) or not given.value.startswith("@"):
         return given
     try:
         path = given.folder / Path(given.value[1:]).expanduser()
-    except RuntimeError as error:  # ~ of a user who doesn't exist
+    except RuntimeError as error:  # "~name" of an unknown user
         raise ConfigError(f"can't read instructions from {given.value[1:]}: {error}") from error
     text = _read(path, 4 * INSTRUCTIONS_CHARACTERS, "instructions from")  # a character takes at most 4 bytes
     return Given(text.strip(), Origin(given.origin.kind, f"{given.origin.where} @{path}".strip()))
 
 
 def _read(path: Path, limit: int, what: str) -> str:
-    """Return a file's text; `limit` is in bytes."""
+    """Return the text of a file of at most `limit` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -195,7 +196,7 @@ def _read(path: Path, limit: int, what: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"can't read {what} {path}: {reason}", hint=_reading_hint(error)) from error
     if len(content) > limit:
-        raise ConfigError(f"can't read {what} {path}: more than {limit} bytes", hint="is it the right file?")
+        raise ConfigError(f"can't read {what} {path}: more than {limit} bytes", hint="check that it is the right file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -207,7 +208,7 @@ def _read(path: Path, limit: int, what: str) -> str:
 def _reading_hint(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "check the name; `voxcli config init` writes a settings file"
-    return "give the name of a text file that you may read"
+    return "give the name of a text file that you can read"
 
 
 def _checked(given: Layer) -> Settings:
@@ -231,7 +232,7 @@ def _nested(layer: Layer) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, cut short: a file can hold anything."""
+    """Return a value for a message, shortened."""
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number with too many digits"
     return reprlib.repr(value)

@@ -8,24 +8,24 @@ from platformdirs import user_cache_path, user_config_path, user_data_path
 
 
 def data_folder() -> Path:
-    """Return where conversations are kept; `VOXCLI_HOME` overrides the platform's folder."""
+    """Return the folder of conversations; `VOXCLI_HOME` overrides the platform's folder."""
     home = os.environ.get("VOXCLI_HOME")
     return Path(home).expanduser() if home else user_data_path("voxcli", appauthor=False)
 
 
 def cache_folder() -> Path:
-    """Return where weights lie that can be made or fetched again."""
+    """Return the folder of weights that can be prepared or fetched again."""
     return user_cache_path("voxcli", appauthor=False)
 
 
 def config_file() -> Path:
-    """Return the settings file that is read where `--config` names none."""
+    """Return the settings file that is read without `--config`."""
     return user_config_path("voxcli", appauthor=False) / "config.toml"
 
 
 def owner_only(path: str, flags: int) -> int:
-    """Open a file that its owner alone can read; `open(..., opener=owner_only)`."""
+    """Open a file that only its owner can read; for `open(..., opener=owner_only)`."""
     descriptor = os.open(path, flags, 0o600)
     if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.fchmod(descriptor, 0o600)  # a file that existed may have been open to others
+        os.fchmod(descriptor, 0o600)  # an existing file may have been readable by others
     return descriptor

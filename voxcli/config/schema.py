@@ -1,7 +1,6 @@
-"""Every setting, declared once: what it means, what it may hold, what it is where nobody says.
+"""Declares every setting once: its meaning, its allowed values and its default.
 
-Pure: it reads neither files nor the environment, and doesn't know what a setting does. The messages of
-errors, the example file and the table in the documentation are made from what stands here.
+Error messages, the example file and the table in the documentation are generated from these declarations.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 PREFIX = "VOXCLI_"
-INSTRUCTIONS_CHARACTERS = 16_384  # some 4,000 tokens, half of the default context budget
+INSTRUCTIONS_CHARACTERS = 16_384  # about 4,000 tokens, half of the default context
 
 DEFAULT_INSTRUCTIONS = (
     "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
@@ -20,7 +19,7 @@ DEFAULT_INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a text setting may hold, in words, where its constraints don't say it."""
+    """Describes the allowed values of a setting whose constraints don't say it."""
 
     text: str
 
@@ -78,7 +77,7 @@ class _Table(BaseModel):
 
 
 class AudioSettings(_Table):
-    """What comes in."""
+    """Audio input."""
 
     max_seconds: Number = Field(
         default=1800.0, ge=0.1, le=86_400, description="Longest recording that is taken, in seconds."
@@ -86,7 +85,7 @@ class AudioSettings(_Table):
 
 
 class SessionSettings(_Table):
-    """What is remembered."""
+    """Memory of a conversation."""
 
     context_tokens: WholeNumber = Field(
         default=8192,
@@ -97,7 +96,7 @@ class SessionSettings(_Table):
 
 
 class ReplySettings(_Table):
-    """How a reply is generated."""
+    """Generation of replies."""
 
     max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
     temperature: Temperature = Field(
@@ -113,7 +112,7 @@ class ReplySettings(_Table):
 
 
 class SpeechSettings(_Table):
-    """How a reply is spoken."""
+    """Speech output."""
 
     words_per_minute: WholeNumber = Field(
         default=180, ge=80, le=500, description="Speed of the voice, in words per minute."
@@ -127,7 +126,7 @@ class SpeechSettings(_Table):
 
 
 class LiveSettings(_Table):
-    """How a live conversation listens; the numbers are explained in `voxcli.chat.speech.endpointing`."""
+    """Listening in a live conversation; `voxcli.chat.speech.endpointing` explains the numbers."""
 
     input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists what there is.")
     output_device: DeviceName = Field(default="", description="Loudspeaker, likewise.")
@@ -179,7 +178,7 @@ class LiveSettings(_Table):
 
 
 class VoxtralSettings(_Table):
-    """How the voxtral engine computes."""
+    """Computation of the voxtral engine."""
 
     acceleration: Literal["auto", "compiled", "graphs", "none"] = Field(
         default="auto",
@@ -189,7 +188,7 @@ class VoxtralSettings(_Table):
 
 
 class RemoteSettings(_Table):
-    """The server that the remote engine asks; its key is no setting."""
+    """Server of the remote engine; its key is not a setting."""
 
     url: ServerUrl = Field(default="", description="Address of the server.")
     model: ServerModel = Field(
@@ -216,7 +215,7 @@ class RemoteSettings(_Table):
 
 
 class Settings(_Table):
-    """All settings, checked; text that named a file holds what the file says."""
+    """All settings, checked. `instructions` of the form `@FILE` hold the text of the file."""
 
     engine: Literal["auto", "voxtral", "embedded", "remote"] = Field(
         default="auto",
@@ -247,7 +246,7 @@ class Settings(_Table):
 
 
 def fields() -> dict[str, FieldInfo]:
-    """Return the declaration of every setting by dotted name, in the order of the settings file."""
+    """Return the declaration of each setting by dotted name, in the order of the settings file."""
     found: dict[str, FieldInfo] = {}
     for name, field in Settings.model_fields.items():
         if section := _section(field):
@@ -263,7 +262,7 @@ def variable(name: str) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """Return in words what a setting may hold."""
+    """Describe the allowed values of a setting."""
     if get_origin(field.annotation) is Literal:
         return "one of " + ", ".join(get_args(field.annotation))
     words = next((entry.text for entry in field.metadata if isinstance(entry, Allowed)), "")
@@ -275,7 +274,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def number_type(field: FieldInfo) -> type[int] | type[float] | None:
-    """Return the type of the numbers that a setting may hold; None where it holds none."""
+    """Return the type of number that a setting takes; None if it takes none."""
     kinds = [field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))]
     return next((kind for kind in (int, float) if kind in kinds), None)
 

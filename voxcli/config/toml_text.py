@@ -1,4 +1,4 @@
-"""Settings as TOML: the example file, and what is in force. Reads and writes nothing."""
+"""Formats settings as TOML: the example file, and the settings in force."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ INTRODUCTION = """\
 
 
 def as_toml(settings: Settings, origins: Mapping[str, Origin]) -> str:
-    """Return the settings as TOML, each with its origin in a comment."""
+    """Return the settings in force as TOML, each with its origin in a comment."""
     return _tables(
         {name: f"{_assignment(name, value)}  # {_comment(origins[name])}\n" for name, value in values(settings).items()}
     )
@@ -28,7 +28,7 @@ def example() -> str:
 
 
 def _tables(entries: Mapping[str, str]) -> str:
-    """Join entries, given by dotted name; each table gets its header before its first."""
+    """Join entries by dotted name, with a header before the first entry of each table."""
     text = current = ""
     for name, entry in entries.items():
         table = name.rpartition(".")[0]
@@ -44,11 +44,11 @@ def _documented(name: str, field: FieldInfo) -> str:
 
 
 def _assignment(name: str, value: Any) -> str:
-    """Return `key = value` in TOML; its text is JSON's, but for one control character."""
+    """Return `key = value` in TOML. Its strings are those of JSON, except for one control character."""
     text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return f"{name.rpartition('.')[2]} = {text}"
 
 
 def _comment(origin: Origin) -> str:
-    """Return an origin without what a comment can't hold: a file's name may have a line break."""
+    """Return an origin that fits in a comment: a file name may contain a line break."""
     return "".join(char if char.isprintable() else "?" for char in str(origin))

@@ -1,8 +1,7 @@
-"""A stored session as text for a terminal, as Markdown, or as JSON.
+"""Formats a stored session as text for a terminal, as Markdown, or as JSON.
 
-Names, prompts and replies are anybody's text: none of the three forms lets them move the cursor,
-colour the screen or add to the structure of the document. This module opens no file and prints
-nothing.
+Names, prompts and replies are untrusted: in none of the three formats can they drive the terminal or change the
+structure of the document.
 """
 
 import re
@@ -53,20 +52,20 @@ def as_list(summaries: list[SessionSummary]) -> str:
 
 def as_text(stored: StoredSession) -> str:
     """Return a conversation for a terminal; times are local."""
-    instructions = [_said("instructions", stored.instructions)] if stored.instructions else []
+    instructions = [_labelled("instructions", stored.instructions)] if stored.instructions else []
     return "\n\n".join([*instructions, *map(_turn_as_text, stored.turns)])
 
 
 def _turn_as_text(stored: StoredTurn) -> str:
-    transcript = [_said("transcript", stored.details.transcript)] if stored.details.transcript else []
-    reply = _said("interrupted" if stored.turn.interrupted else "reply", stored.turn.reply)
+    transcript = [_labelled("transcript", stored.details.transcript)] if stored.details.transcript else []
+    reply = _labelled("interrupted" if stored.turn.interrupted else "reply", stored.turn.reply)
     return "\n".join(
-        [f"{stored.number}  {_local(stored.created_at)}", _said("you", stored.turn.user_text), *transcript, reply]
+        [f"{stored.number}  {_local(stored.created_at)}", _labelled("you", stored.turn.user_text), *transcript, reply]
     )
 
 
-def _said(label: str, text: str) -> str:
-    """Return text behind its label; later lines are indented, so that none can pose as a label."""
+def _labelled(label: str, text: str) -> str:
+    """Return text after its label; further lines are indented so that none can pose as a label."""
     return f"  {label}: " + printable(text, keep="\n").replace("\n", "\n    ")
 
 
@@ -80,7 +79,7 @@ def _local(moment: datetime) -> str:
 
 
 def as_markdown(stored: StoredSession) -> str:
-    """Return a session as CommonMark; all text stands in code spans and fenced blocks."""
+    """Return a session as CommonMark; all untrusted text is in code spans and fenced blocks."""
     head = [f"# Session {_span(stored.name)}", f"{turn_count(len(stored.turns))}; times are UTC."]
     instructions = ["## Instructions", _fenced(stored.instructions)] if stored.instructions else []
     return "\n\n".join([*head, *instructions, *map(_turn_as_markdown, stored.turns)]) + "\n"
@@ -92,7 +91,7 @@ def _turn_as_markdown(stored: StoredTurn) -> str:
     parts = [f"## Turn {stored.number}", f"{stored.created_at:%Y-%m-%d %H:%M:%S}{made_by}"]
     parts += ["User:", _fenced(turn.user_text)]
     if details.transcript:
-        parts += ["Heard:", _fenced(details.transcript)]
+        parts += ["Transcript:", _fenced(details.transcript)]
     parts += ["Reply (interrupted):" if turn.interrupted else "Reply:", _fenced(turn.reply)]
     return "\n\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""The record of a turn, as `once --json` prints it and `batch` writes it."""
+"""Builds the record of a turn that `once --json` prints and `batch` writes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +9,18 @@ from voxcli.errors import VoxError
 
 @dataclass(frozen=True)
 class Context:
-    """What a record says beside the turn itself."""
+    """Facts in a record that are not part of the turn."""
 
     engine: Engine
     utterance: Utterance
-    path: str | None  # of the recording; "-" is standard input
+    path: str | None  # the recording; "-" is standard input
     session: str | None
-    turn: int  # its number in the session, from 1
-    load_seconds: float  # until the engine was ready
+    turn: int  # number in the session, from 1
+    load_seconds: float  # time until the engine was ready
 
 
 def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
-    """Return the JSON object of a finished turn; keys are only ever added, never renamed."""
+    """Return the JSON object of a finished turn. Keys may be added, but are never renamed."""
     clip = context.utterance.clip
     turn, report, timings = ended.turn, ended.report, ended.timings
     return {
@@ -55,7 +55,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
 def failure_of(
     error: Exception, engine: Engine, *, path: str | None, prompt: str, session: str | None
 ) -> dict[str, Any]:
-    """Return the JSON object of a turn that did not take place; `error` stands where the reply would."""
+    """Return the JSON object of a turn that failed, with `error` in place of the reply."""
     code = error.code if isinstance(error, VoxError) else "unexpected"
     message = error.message if isinstance(error, VoxError) else f"{type(error).__name__}: {error}"
     return {

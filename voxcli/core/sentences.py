@@ -1,7 +1,6 @@
-"""Text for the ear: a stream of deltas is cut into pieces, and a piece is made fit to be spoken.
+"""Cuts a stream of deltas into pieces that can be spoken, and turns a piece into text for a voice.
 
-Pure functions of text. This module knows nothing of voices, threads or screens: what is printed is
-the text as it came, and only what a voice gets passes through `speakable`.
+Printed text is never changed; only text for a voice passes through `speakable`.
 """
 
 # ruff: noqa: RUF001 - the marks of other scripts are meant
@@ -10,22 +9,22 @@ import html
 import re
 import unicodedata
 
-FIRST_CLAUSE_CHARS = 24  # about 1.5 s of speech: by then any model has written the next piece
-LONGEST_PIECE_CHARS = 240  # nearly every sentence is shorter; about 16 s of speech
-WIDE_CHARS_WEIGHT = 3  # a Chinese character or a kana is spoken as long as three letters
+FIRST_CLAUSE_CHARS = 24  # about 1.5 s of speech, in which any model writes the next piece
+LONGEST_PIECE_CHARS = 240  # about 16 s of speech; nearly every sentence is shorter
+WIDE_CHARS_WEIGHT = 3  # a Chinese character or a kana takes as long to speak as three letters
 
 _CLOSERS = "\"'”’»›)\\]}*_」』】）〉》"
 _MARK = re.compile(
-    rf"""(?P<end>[.!?…。！？｡]+[{_CLOSERS}]*)      # perhaps the end of a sentence
-       | (?P<clause>[,;:，、；：—–-]+[{_CLOSERS}]*)  # perhaps the end of a clause
+    rf"""(?P<end>[.!?…。！？｡]+[{_CLOSERS}]*)      # may end a sentence
+       | (?P<clause>[,;:，、；：—–-]+[{_CLOSERS}]*)  # may end a clause
        | (?P<code>`+|~+)
        | (?P<line>\n)
        | (?P<space>[^\S\n])""",
     re.VERBOSE,
 )
-_WIDE_MARKS = frozenset("。！？｡，、；：—")  # need no space after them
+_WIDE_MARKS = frozenset("。！？｡，、；：—")  # end a sentence or clause without a space after them
 _BLANKS = re.compile(r"[^\S\n]*")
-_INFO = re.compile(r"[^\S\n]*[^\s`]*[^\S\n]*")  # the rest of the line that opens a code block
+_INFO = re.compile(r"[^\S\n]*[^\s`]*[^\S\n]*")  # rest of the line that opens a code block
 _LAST_WORD = re.compile(r"(?<![^\s\"'“‘«(\[*_])[^\W\d_]+(?:\.[^\W\d_]+)*$")
 _LIST_NUMBER = re.compile(r"[\s#*>_(-]*\d{1,3}$")
 
@@ -44,24 +43,24 @@ _MAY_BE_LAST = frozenset({"a.m", "p.m", "I"})  # though they look like initials
 class PieceCutter:
     """Cuts streamed text into pieces that can be spoken one by one.
 
-    A piece ends after a sentence, at a line's end, or after `LONGEST_PIECE_CHARS`; the very first
-    may end at a clause, so that the voice can start early. A block of code is never cut. The pieces
-    joined are the deltas joined, to the character, and they are the same wherever the borders of the
-    deltas lie: text is held back only while what follows could still change where a piece ends.
+    A piece ends after a sentence, at the end of a line, or after `LONGEST_PIECE_CHARS`. The first piece may end after
+    a clause, so that the voice can start early. A code block is never cut. The joined pieces equal the joined deltas,
+    and do not depend on how the text was divided into deltas: text is held back while later text could still change
+    where a piece ends.
     """
 
     def __init__(self) -> None:
-        self._text = ""  # not yet cut
+        self._text = ""  # text not cut yet
         self._first = True
         self._line_start = True
 
     def feed(self, delta: str) -> list[str]:
-        """Take the next delta; return the pieces that are certain now."""
+        """Add a delta; return the pieces that are complete now."""
         self._text += delta
         return self._pieces(final=False)
 
     def flush(self) -> list[str]:
-        """Return what is left, in pieces; the next delta begins a new text."""
+        """Return the rest as pieces; the next delta begins a new text."""
         pieces = self._pieces(final=True)
         self._first = self._line_start = True
         return pieces
@@ -82,14 +81,14 @@ class PieceCutter:
 
 
 class _Unsure(Exception):  # noqa: N818 - a signal, not an error
-    """What comes next decides."""
+    """The decision depends on text that has not arrived yet."""
 
 
 class _Scan:
-    """One look for the end of the piece that begins at `start`.
+    """Searches for the end of the piece that begins at `start`.
 
-    Marks are judged from left to right, each only once all that its judgement rests on is there;
-    that is why the borders of the deltas don't matter.
+    Marks are judged from left to right, each once all the text that decides about it has arrived. Therefore the
+    division into deltas does not matter.
     """
 
     def __init__(self, text: str, start: int, first: bool, line_start: bool, final: bool) -> None:
@@ -97,9 +96,9 @@ class _Scan:
         self._start = start
         self._first = first
         self._line_start = line_start
-        self._final = final  # nothing follows
-        self._space = 0  # where the piece may be cut for its length
-        self._clause = 0  # where it would better be cut
+        self._final = final  # no text follows
+        self._space = 0  # last space: a piece that is too long may be cut there
+        self._clause = 0  # last clause end: a better place to cut
 
     def end(self) -> int | None:
         """Return where the piece ends; None if more text is needed to know."""
@@ -122,7 +121,7 @@ class _Scan:
         return self._space or limit
 
     def _judge(self, mark: re.Match[str]) -> tuple[int, int]:
-        """Return (where to cut, 0 for not here; where to look on)."""
+        """Return where to cut (0: not here) and where to continue the search."""
         match mark.lastgroup:
             case "end":
                 return self._after(mark) if self._ends_sentence(mark) else 0, mark.end()
@@ -136,13 +135,13 @@ class _Scan:
         return 0, mark.end()
 
     def _peek(self, position: int) -> str:
-        """Return the character at `position`; empty at the very end."""
+        """Return the character at `position`; empty at the end of the text."""
         if position >= len(self._text) and not self._final:
             raise _Unsure
         return self._text[position : position + 1]
 
     def _after(self, mark: re.Match[str]) -> int:
-        """Return the cut after a mark: the one blank that follows belongs to the piece."""
+        """Return the position after a mark and the one blank that may follow it."""
         return mark.end() + self._peek(mark.end()).isspace()
 
     def _ends_sentence(self, mark: re.Match[str]) -> bool:
@@ -150,7 +149,7 @@ class _Scan:
         if _WIDE_MARKS.intersection(mark[0]) or not following:
             return True
         if not following.isspace() or following == "\n":
-            return False  # a newline cuts by itself
+            return False  # the newline ends the piece
         blanks = _BLANKS.match(self._text, mark.end())
         following = self._peek(blanks.end() if blanks else mark.end())
         if following.islower():
@@ -180,7 +179,7 @@ class _Scan:
         return self._clause if self._first and long_enough else 0
 
     def _end_of_code(self, mark: re.Match[str]) -> int:
-        """Return where to look on after backticks: behind what they enclose, if they enclose anything."""
+        """Return where to continue the search: after the code that backticks or tildes enclose, if they enclose any."""
         self._peek(mark.end())
         ticks = mark[0]
         if ticks[0] == "~" and len(ticks) < 3:
@@ -212,7 +211,7 @@ class _Scan:
 
 
 def _weight(text: str) -> int:
-    """Return how long text is when spoken, in letters."""
+    """Return how long the text takes to speak, in letters."""
     return len(text) + (WIDE_CHARS_WEIGHT - 1) * sum(char >= "\u2e80" for char in text)
 
 
@@ -222,10 +221,10 @@ _CODE_BLOCK = re.compile(
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.MULTILINE), replacement)
     for pattern, replacement in (
-        (r"[^\S\n]+", " "),  # first, so that no later rule tries every length of a run of blanks
+        (r"[^\S\n]+", " "),  # first, so that later rules need not try every length of a run of blanks
         # whole lines
-        (r"^[ \t]*(?:[-*_=][ \t]*){3,}$", ""),  # rules
-        (r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$", ""),  # below a table's head
+        (r"^[ \t]*(?:[-*_=][ \t]*){3,}$", ""),  # horizontal rules
+        (r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$", ""),  # line below a table header
         (r"^[ \t]*\|[ \t]*(.*?)[ \t]*\|?[ \t]*$", r"\1"),
         (r"^[ \t]*(?:>[ \t]?)+", ""),
         (r"^[ \t]*#{1,6}[ \t]+", ""),
@@ -236,7 +235,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"`+", ""),
         (r"\\(?=[^\w\s])", ""),
         (r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)|(?<!\w)\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?!\w)|~~", ""),
-        # what voices would take for commands, or spell out
+        # characters that voices take for commands, or spell out
         (r"[-=]+>|<[-=]+", ", "),
         (r"<", " less than "),
         (r">", " greater than "),
@@ -257,9 +256,9 @@ _SENTENCE_END = tuple(".!?…:;,。！？")
 def speakable(piece: str) -> str:
     """Return what a voice should say for a piece of Markdown; empty if there is nothing to say.
 
-    Links are said by their text or domain, a block of code as "code block"; marks, emoji, control
-    and direction characters are dropped, and so is all that a voice would read as a command (SSML
-    of espeak and SAPI, `[[...]]` of macOS and piper).
+    A link is replaced by its text or domain, a code block by "code block". Markup, emoji, control and direction
+    characters are dropped, and so is whatever a voice would read as a command (SSML for espeak and SAPI, `[[...]]`
+    for macOS and piper).
     """
     text = _CODE_BLOCK.sub("\nCode block.\n", html.unescape(piece))
     text = "".join(char for char in text if _is_audible(char))
@@ -273,9 +272,9 @@ def speakable(piece: str) -> str:
 
 
 def _is_audible(char: str) -> bool:
-    """Tell whether a voice can make something of a character; see Unicode's general categories."""
+    """Return whether a voice can pronounce a character or pause at it, by its Unicode category."""
     category = unicodedata.category(char)
-    if category == "So":  # pictures from U+2190 on, but for the units among the Chinese signs
+    if category == "So":  # symbols from U+2190 on are pictures, except units among the CJK characters
         return char < "\u2190" or "\u3200" <= char <= "\u33ff"
     if category in {"Sk", "Me"}:  # skin tones, keycaps
         return char in "`^"

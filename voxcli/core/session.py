@@ -1,7 +1,7 @@
-"""What is remembered of a conversation: pure values, no files, no models, no audio samples.
+"""Defines the memory of a conversation: turns and sessions, without audio samples.
 
-A finished user turn is remembered as a placeholder that gives the length of the audio; the audio
-itself is dropped, so that a turn feeds the model no sound but its own.
+A finished user turn is remembered as a placeholder that gives the length of the audio. The audio itself is dropped,
+so that each turn feeds the model only its own audio.
 """
 
 import unicodedata
@@ -12,19 +12,19 @@ from typing import Self
 
 from voxcli.errors import ConfigError
 
-NAME_LENGTH = 100  # characters of a session's name, at most
+NAME_LENGTH = 100  # most characters in a session name
 
 
 def audio_placeholder(samples: int, sample_rate: int) -> str:
-    """Return what stands for spoken audio in memory; `samples` is counted at `sample_rate` Hz."""
+    """Return the placeholder for an utterance of `samples` at `sample_rate` Hz."""
     return f"[User audio input - {samples} samples, {samples / sample_rate:.2f}s]"
 
 
 def session_name(text: str) -> str:
-    """Return a name that a user gave, as it is stored: composed (NFC), no spaces around it.
+    """Return a session name in the form in which it is stored: NFC, without spaces around it.
 
     Raises:
-        ConfigError: it is empty, too long, or has a slash or a control character in it.
+        ConfigError: the name is empty, too long, or contains a slash or a control character.
     """
     name = unicodedata.normalize("NFC", text).strip()
     if not name or len(name) > NAME_LENGTH:
@@ -43,13 +43,13 @@ class Turn:
     """A finished exchange, as later prompts and the store see it."""
 
     user: str  # the placeholder
-    reply: str  # what was heard of it
+    reply: str  # of an interrupted reply, the spoken text
     interrupted: bool = False
-    prompt: str = ""  # text that was given beside the audio
+    prompt: str = ""  # text given with the audio
 
     @property
     def user_text(self) -> str:
-        """The user's side as a model reads it: the placeholder, then the text beside it."""
+        """The user's side as a model reads it: the placeholder, then the prompt."""
         return f"{self.user}\n{self.prompt}" if self.prompt else self.user
 
 
@@ -57,7 +57,7 @@ class Turn:
 class Session:
     """Instructions and the ordered turns of one conversation."""
 
-    name: str | None = None  # None: kept in memory only
+    name: str | None = None  # None: not stored
     instructions: str = ""
     turns: tuple[Turn, ...] = ()
 
@@ -66,18 +66,18 @@ class Session:
         return replace(self, turns=(*self.turns, turn))
 
     def last(self, count: int) -> Self:
-        """Return the session with its newest `count` turns alone."""
+        """Return the session with only its newest `count` turns."""
         return replace(self, turns=self.turns[-count:] if count else ())
 
     def within(self, budget: int, cost: Callable[[Turn], int]) -> Self:
         """Return the session with as many of its newest turns as fit.
 
         Args:
-            budget: what the turns may cost together, in the unit of `cost` (tokens).
-            cost: what one turn costs in a prompt.
+            budget: most tokens that the turns may take together.
+            cost: returns the tokens that one turn takes in a prompt.
 
-        Whole oldest turns leave; the instructions never do. `cost` is asked no further back than
-        the first turn that does not fit, so a long memory costs no more than a short one.
+        The oldest turns are dropped whole; the instructions stay. `cost` is called from the newest turn back to the
+        first that does not fit, so that a long session takes no more time than a short one.
         """
         costs = accumulate(cost(turn) for turn in reversed(self.turns))
         return self.last(sum(1 for _ in takewhile(lambda total: total <= budget, costs)))

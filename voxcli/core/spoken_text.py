@@ -1,34 +1,32 @@
-"""The spoken text of a reply: where its pieces lie in what the speaker plays, and which of them were played.
-
-Nothing here knows devices: the caller passes how far the speaker has played.
-"""
+"""Records where the pieces of a reply lie in the speaker's playback, and which of them were played."""
 
 import math
 import re
 from dataclasses import dataclass, replace
 
-ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to its own samples
+ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to whole samples of its device
 
 _HAN_KANA = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"  # written without spaces
-_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # including the character that ends it
+_WORD = re.compile(rf"[^\s{_HAN_KANA}]*[\s{_HAN_KANA}]")  # with the character after it
 
 
 @dataclass(frozen=True)
 class SpokenPiece:
-    """Where a piece of the reply lies in what the speaker plays, in seconds.
+    """A piece of the reply and its place in the speaker's playback, in seconds.
 
     A piece without sound, such as an emoji or a rule, ends where it starts.
     """
 
     text: str
     start: float
-    end: float  # infinite while it is not known
+    end: float  # infinite until it is known
 
     def is_over(self, position: float) -> bool:
+        """Return whether all of the piece was played once the speaker has reached `position`."""
         return position >= self.end - ROUNDING_SECONDS
 
-    def heard(self, position: float) -> str:
-        """Return the words that were over when the speaker had played to `position`."""
+    def spoken_until(self, position: float) -> str:
+        """Return the words that were fully played once the speaker has reached `position`."""
         if self.is_over(position):
             return self.text
         if position <= self.start:
@@ -40,13 +38,13 @@ class SpokenPiece:
 class SpokenText:
     """Records the pieces of one reply as they are handed to the speaker.
 
-    One thread hands the pieces over, another may ask at any time which were played. What was played never
-    includes what an interrupt or a failure kept from being played.
+    One thread adds the pieces; another may ask at any time which were played. Text that an interrupt or a failure
+    kept from being played never counts as played.
     """
 
     def __init__(self) -> None:
         self._pieces: list[SpokenPiece] = []
-        self._announced = 0  # pieces that newly_played() has returned
+        self._announced = 0  # number of pieces that newly_played() has returned
         self._limit = math.inf  # position at which the speech was stopped
 
     @property
@@ -55,7 +53,7 @@ class SpokenText:
         return self._pieces[-1].end if self._pieces else None
 
     def begin(self, piece: str, position: float) -> float:
-        """Add a piece whose length is not known yet, after the one before or at `position`; return its start."""
+        """Add a piece of unknown length after the last one, or at `position` if it is the first; return its start."""
         start = self._pieces[-1].end if self._pieces else position
         self._pieces.append(SpokenPiece(piece, start, math.inf))
         return start
@@ -65,16 +63,16 @@ class SpokenText:
         self._pieces[-1] = replace(self._pieces[-1], end=end)
 
     def stop(self, position: float) -> None:
-        """Count nothing as played that lies beyond `position`: the speech was stopped there."""
+        """Record that speech stopped at `position`: nothing after it counts as played."""
         self._limit = min(self._limit, position)
 
     def text(self, position: float) -> str:
-        """Stop at `position`; return what was played, up to the last whole word."""
+        """Stop at `position`; return the spoken text, up to the last whole word."""
         self.stop(position)
-        return "".join(piece.heard(self._limit) for piece in self._pieces)
+        return "".join(piece.spoken_until(self._limit) for piece in self._pieces)
 
     def newly_played(self, position: float) -> list[str]:
-        """Return the pieces whose end the speaker has passed since the last call."""
+        """Return the pieces whose end the speaker has passed since the previous call."""
         passed = []
         for piece in self._pieces[self._announced :]:
             if not piece.is_over(min(position, self._limit)):

@@ -1,13 +1,10 @@
-"""Sessions on disk: one SQLite file, one transaction a turn.
+"""Stores sessions in one SQLite file, one transaction per turn.
 
     folder/               0700
     └── sessions.db       0600, and so are the -wal and -shm files that SQLite puts beside it
 
-A turn whose `append` has returned is on the disk: it survives `kill -9` and loss of power. Several
-processes may use one file at a time; writers wait for one another. Nothing here deletes or replaces
-a file that it can't read.
-
-This module knows nothing of audio, engines or terminals, nor where the folder should be.
+Once `append` has returned, the turn is on disk and survives `kill -9` and loss of power. Several processes may use
+one file at a time; writers wait for one another. A file that can't be read is never deleted or replaced.
 """
 
 import os
@@ -28,10 +25,10 @@ from voxcli.core.session import Session, Turn
 from voxcli.errors import StoreError
 
 FILE_NAME = "sessions.db"
-LOCK_SECONDS = 10.0  # how long to wait for another process; a turn holds the lock for milliseconds
+LOCK_SECONDS = 10.0  # longest wait for another process; a turn holds the lock for milliseconds
 BUSY_PAUSE_SECONDS = 0.01
 
-Migration = Sequence[str]  # the statements that lead from one schema version to the next
+Migration = Sequence[str]  # statements that lead from one schema version to the next
 
 MIGRATIONS: tuple[Migration, ...] = (
     (
@@ -56,23 +53,23 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("ALTER TABLE turns RENAME COLUMN heard TO transcript",),
 )
-"""`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1; only ever add to the end."""
+"""`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1. New ones are added at the end."""
 
 
 @dataclass(frozen=True)
 class TurnDetails:
-    """What is kept beside a turn for people; it never enters a prompt."""
+    """Details stored with a turn for people to read; they never enter a prompt."""
 
     engine: str = ""
     model: str = ""
-    transcript: str | None = None  # what was said, where the engine learnt it
+    transcript: str | None = None  # None: the engine has none
 
 
 @dataclass(frozen=True)
 class StoredTurn:
-    """A turn as it lies on disk."""
+    """A turn as it is stored."""
 
-    number: int  # in its session, from 1
+    number: int  # number in the session, from 1
     created_at: datetime  # UTC, when it was stored
     turn: Turn
     details: TurnDetails
@@ -80,7 +77,7 @@ class StoredTurn:
 
 @dataclass(frozen=True)
 class StoredSession:
-    """A session with all that is kept of it; has at least one turn."""
+    """A stored session with its details; it has at least one turn."""
 
     name: str
     instructions: str
@@ -88,7 +85,7 @@ class StoredSession:
 
     @property
     def session(self) -> Session:
-        """The part that prompts are made of."""
+        """The session as prompts need it."""
         return Session(self.name, self.instructions, tuple(stored.turn for stored in self.turns))
 
 
@@ -98,14 +95,14 @@ class SessionSummary:
 
     name: str
     turns: int
-    started: datetime  # UTC, first turn
-    last: datetime  # UTC, newest turn
+    started: datetime  # UTC, when the first turn was stored
+    last: datetime  # UTC, when the newest turn was stored
 
 
 class Store:
-    """The sessions in one folder. The thread that opens it uses and closes it.
+    """The sessions in one folder. It is opened, used and closed on one thread.
 
-    Every method raises `StoreError` where the file can't be read or written.
+    Every method raises `StoreError` if the file can't be read or written.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -116,10 +113,10 @@ class Store:
     def open(
         cls, folder: Path, *, migrations: Sequence[Migration] = MIGRATIONS, lock_seconds: float = LOCK_SECONDS
     ) -> Self:
-        """Open the sessions in `folder`; create what is missing, and bring an old schema up to date.
+        """Open the sessions in `folder`; create missing files and upgrade an old schema.
 
         Raises:
-            StoreError: no place to write, not a database, or written by a newer voxcli.
+            StoreError: the folder can't be written, or the file is no database or was written by a newer voxcli.
         """
         path = folder / FILE_NAME
         with _foreign_errors(path):
@@ -146,12 +143,12 @@ class Store:
         self.close()
 
     def append(self, name: str, turn: Turn, details: TurnDetails | None = None, *, instructions: str = "") -> int:
-        """Add a turn to a session and return its number, from 1; it is on the disk on return.
+        """Add a turn to a session and return its number, from 1; it is on disk when this returns.
 
         Args:
-            name: as `voxcli.core.session.session_name` gives it; the session is created where it is new.
-            details: what is kept beside the turn.
-            instructions: kept with a new session; those of an old one stay as they are.
+            name: as `voxcli.core.session.session_name` returns it; a new session is created.
+            details: stored with the turn.
+            instructions: stored with a new session; those of an existing one stay as they are.
         """
         details = details or TurnDetails()
         texts = [_storable(text) for text in (turn.user, turn.prompt, turn.reply, details.engine, details.model)]
@@ -166,7 +163,7 @@ class Store:
                 FROM sessions LEFT JOIN turns ON session_id = id WHERE name = ? GROUP BY id""",
                 (name,),
             )
-            # The clock is read under the lock, so that times and numbers run the same way.
+            # The clock is read under the lock, so that times are in the order of the numbers.
             values = (session_id, number, _now(), *texts, turn.interrupted, transcript)
             execute(
                 """INSERT INTO turns (session_id, number, created_at, user, prompt, reply, engine, model,
@@ -176,12 +173,12 @@ class Store:
         return int(number)
 
     def session(self, name: str) -> Session | None:
-        """Return a session as prompts need it, None where there is none of that name."""
+        """Return a session as prompts need it; None if there is none of that name."""
         stored = self.stored(name)
         return stored.session if stored else None
 
     def stored(self, name: str) -> StoredSession | None:
-        """Return a session with all that is kept of it, None where there is none of that name."""
+        """Return a session with its details; None if there is none of that name."""
         with _foreign_errors(self.path):
             rows = self._connection.execute(
                 """SELECT instructions, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
@@ -191,7 +188,7 @@ class Store:
         return StoredSession(name, rows[0][0], tuple(_stored_turn(*row[1:]) for row in rows)) if rows else None
 
     def summaries(self) -> list[SessionSummary]:
-        """Return all sessions, the one that was used last first."""
+        """Return all sessions, most recently used first."""
         with _foreign_errors(self.path):
             rows = self._connection.execute(
                 """SELECT name, count(*), min(created_at), max(created_at)
@@ -209,7 +206,7 @@ class Store:
             with _transaction(self._connection):
                 execute("DELETE FROM turns WHERE session_id IN (SELECT id FROM sessions WHERE name = ?)", (name,))
                 found = execute("DELETE FROM sessions WHERE name = ?", (name,)).rowcount > 0
-            # The write-ahead log still has the text; while others read, SQLite leaves that for later.
+            # The write-ahead log still holds the text. SQLite empties it later if other processes are reading.
             execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return found
 
@@ -234,37 +231,36 @@ def _now() -> str:
 
 
 def _storable(text: str) -> str:
-    """Return text without lone surrogates, which UTF-8 has no bytes for; arguments of a process can hold them."""
+    """Return text without lone surrogates, which command-line arguments can hold and UTF-8 can't encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _make_private(path: Path) -> None:
-    """Create folder and file for their owner alone, and tighten them where they are open to others.
+    """Create folder and file for their owner only, and restrict them if they are open to others.
 
     SQLite gives its -wal and -shm files the permissions of the database when it creates them.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(
-        FileExistsError
-    ):  # never open a file that exists: closing it would end SQLite's locks in this process
+    # An existing file is not opened: closing it would end the locks that SQLite holds in this process.
+    with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     if os.name != "posix":
-        return  # on Windows the user's own folder is private as it is
+        return  # on Windows the user's folder is private by default
     for part in (path.parent, *path.parent.glob(f"{path.name}*")):
-        with suppress(FileNotFoundError):  # another process that closes the file removes the log
+        with suppress(FileNotFoundError):  # another process may close the file, which removes the log
             mode = part.stat().st_mode
-            # A folder with the sticky bit, such as /tmp, belongs to everybody: only the files are ours.
+            # A folder with the sticky bit, such as /tmp, is shared, so only the files are changed.
             if mode & 0o077 and not mode & stat.S_ISVTX:
                 part.chmod(stat.S_IMODE(mode) & 0o700)
 
 
 def _configure(connection: sqlite3.Connection, lock_seconds: float) -> None:
-    """Set what SQLite does not remember from one connection to the next, and the log that it does."""
-    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode: the log reaches the disk with each commit
-    connection.execute("PRAGMA fullfsync=ON")  # macOS, whose fsync() leaves data in the disk's cache; others ignore it
+    """Set up a connection, and switch the file to write-ahead logging."""
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode, the log is on disk after each commit
+    connection.execute("PRAGMA fullfsync=ON")  # for macOS, where fsync() leaves data in the disk cache
     connection.execute("PRAGMA secure_delete=ON")
     deadline = time.monotonic() + lock_seconds
-    while True:  # two that switch to WAL, or recover it, at one moment get an error where others would wait
+    while True:  # two processes that switch to WAL, or recover it, at the same moment get an error instead of a wait
         try:
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
         except sqlite3.OperationalError as error:
@@ -276,11 +272,11 @@ def _configure(connection: sqlite3.Connection, lock_seconds: float) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
-    """Bring the schema from its version to the newest, in one transaction."""
+    """Upgrade the schema to the newest version, in one transaction."""
     if _version(connection, path, migrations) == len(migrations):
         return
     with _transaction(connection):
-        version = _version(connection, path, migrations)  # another process may have been faster
+        version = _version(connection, path, migrations)  # another process may have upgraded it meanwhile
         for statement in chain.from_iterable(migrations[version:]):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={len(migrations)}")
@@ -299,25 +295,25 @@ def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mi
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Take the lock for writing at once (a lock taken later can fail without waiting), then all or nothing."""
+    """Run statements in one transaction. It locks for writing at once: a lock taken later can fail without waiting."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # SQLite may have rolled back by itself
+        if connection.in_transaction:  # SQLite may have rolled back already
             connection.execute("ROLLBACK")
         raise
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's result code without what extends it; 0 where the error is Python's own."""
+    """Return SQLite's primary result code; 0 if the error is raised by Python itself."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextmanager
 def _foreign_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into `StoreError`."""
+    """Turn errors of SQLite and the file system into `StoreError`."""
     try:
         yield
     except OSError as error:
@@ -340,7 +336,7 @@ def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
                 f"{path} can't be written: {error}",
                 hint=f"ls -la {shlex.quote(str(path.parent))} shows who may; or set VOXCLI_HOME to another folder",
             )
-        case _:  # SQLITE_NOTADB, SQLITE_CORRUPT, or a schema that is not ours
+        case _:  # SQLITE_NOTADB, SQLITE_CORRUPT, or a foreign schema
             folder = shlex.quote(str(path.parent))
             return StoreError(
                 f"{path} can't be used: {error}",

@@ -1,4 +1,4 @@
-"""Doubles of the protocols in `voxcli.core.turn`, for the tests of voxcli and of what is built on it."""
+"""Test doubles of the protocols in `voxcli.core.turn`, for voxcli's tests and for programs built on it."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -13,14 +13,14 @@ from voxcli.core.turn import Engine, PassReport, Utterance
 
 @dataclass
 class FakeEngine(Engine):
-    """An engine that is queued with replies: each a list of deltas, or an error to raise."""
+    """Gives the queued replies: each a list of deltas, or an error to raise. Records what it was asked."""
 
     replies: list[Iterable[str] | Exception]
     name: str = "fake"
     model: str = "fake"
     asked: list[tuple[Session, Utterance]] = field(default_factory=list)
-    settled: list[Session] = field(default_factory=list)
-    heard: list[AudioClip] = field(default_factory=list)
+    prefilled: list[Session] = field(default_factory=list)
+    partial_clips: list[AudioClip] = field(default_factory=list)
     before_delta: Callable[[int], object] = lambda _: None
 
     def reply(
@@ -40,10 +40,10 @@ class FakeEngine(Engine):
         return PassReport(model_passes=1, prompt_tokens=10, cached_tokens=0, reply_tokens=count)
 
     def prefill_history(self, session: Session) -> None:
-        self.settled.append(session)
+        self.prefilled.append(session)
 
     def encode_partial(self, clip: AudioClip) -> None:
-        self.heard.append(clip)
+        self.partial_clips.append(clip)
 
     def close(self) -> None:
         pass
@@ -51,7 +51,7 @@ class FakeEngine(Engine):
 
 @dataclass
 class FakeSynthesizer:
-    """A voice that takes a tenth of a second of sound for each character; raises what it is given."""
+    """Gives a tenth of a second of audio for each character; raises `error` if one is set."""
 
     error: Exception | None = None
     said: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class FakeSynthesizer:
 
 @dataclass
 class FakeSpeaker:
-    """A speaker that has heard all of a clip at once, or up to `limit` seconds and then interrupts."""
+    """Plays each clip in no time. At `limit` seconds, if there is one, it sets the interrupt."""
 
     limit: float | None = None
     position: float = 0.0

@@ -1,8 +1,6 @@
-"""One turn: an utterance goes in, events come out.
+"""Runs one turn: takes an utterance, yields events. Defines the protocols of engine, synthesizer and speaker.
 
-The protocols here are the seams of the program. An engine knows nothing of voices, devices or
-screens; a synthesizer knows nothing of models; `run_turn` joins them and knows no implementation of
-either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.app.views` renders its events.
+`run_turn` is the only way a turn runs. `chat`, `once` and `batch` drive it; views render its events.
 
                     deltas                pieces                  clips
     engine.reply() --------> PieceCutter -------> synthesize() --------> speaker.play()
@@ -11,6 +9,7 @@ either. `chat`, `once` and `batch` all drive `run_turn`, and only `voxcli.app.vi
 `voxcli.core.testing` has a double of each protocol.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,13 +24,15 @@ from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.spoken_text import SpokenText
 from voxcli.errors import VoxError
 
-SIGNAL_SECONDS = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
-PIECES_AHEAD = 4  # pieces of text that generation may be ahead of the voice: the back-pressure
+log = logging.getLogger(__name__)
+
+SIGNAL_SECONDS = 0.1  # longest delay of Ctrl-C on Windows, where a signal does not end a wait
+PIECES_AHEAD = 4  # pieces that generation may be ahead of the voice; then it waits
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What the user said: speech at `audio.SAMPLE_RATE`, text typed beside it, or text alone."""
+    """What the user said: speech at `SAMPLE_RATE`, speech with typed text, or text only."""
 
     clip: AudioClip | None
     prompt: str = ""
@@ -42,11 +43,11 @@ class Utterance:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the clip in memory; empty where there is none."""
+        """The placeholder of the clip; empty if there is no clip."""
         return audio_placeholder(len(self.clip.samples), self.clip.sample_rate) if self.clip else ""
 
     def answered(self, reply: str, *, interrupted: bool = False) -> Turn:
-        """Return the finished turn, as it is remembered."""
+        """Return the finished turn as it is remembered."""
         if self.clip is None:
             return Turn(self.prompt, reply, interrupted)
         return Turn(self.placeholder, reply, interrupted, self.prompt)
@@ -54,17 +55,17 @@ class Utterance:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What an engine did for one reply."""
+    """Counts of what an engine did for one reply."""
 
-    model_passes: int  # the greater of audio-encoder calls and generations; the promise is one
-    prompt_tokens: int  # of the whole prompt, cached ones included
-    cached_tokens: int  # of these, how many were in the KV cache already
+    model_passes: int  # the larger of audio-encoder calls and generations; one is the promise
+    prompt_tokens: int  # the whole prompt, cached tokens included
+    cached_tokens: int  # prompt tokens that were in the KV cache already
     reply_tokens: int
-    transcript: str | None = None  # what was said, where the engine learns it anyway
+    transcript: str | None = None  # None: the engine has none
 
 
 class Engine(Protocol):
-    """Turns (session, utterance) into a reply."""
+    """Replies to an utterance in a session."""
 
     name: str
     model: str
@@ -74,22 +75,22 @@ class Engine(Protocol):
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas, each valid text; return the report.
 
-        Ends early, within one token, once `interrupt` is set.
+        Ends within one token once `interrupt` is set.
         """
         ...
 
     def prefill_history(self, session: Session) -> None:
-        """Read ahead what the next prompt will begin with; called after a turn, while nobody waits.
+        """Prefill what the next prompt will begin with. Called after a turn, while nobody waits.
 
-        Never called while a reply is under way, and neither is `encode_partial`. An engine that keeps nothing
-        between turns does nothing.
+        Neither this nor `encode_partial` is called during a reply. An engine that keeps nothing between turns does
+        nothing.
         """
-        del session  # so that this is no abstract method
+        del session  # a body makes the method optional
 
     def encode_partial(self, clip: AudioClip) -> None:
-        """Begin on a long utterance that goes on; `clip` is all of it so far, and how the next will begin.
+        """Encode a part of an utterance while the user is still speaking; `clip` is the utterance so far.
 
-        An engine that takes an utterance as a whole does nothing.
+        An engine that encodes only whole utterances does nothing.
         """
         del clip
 
@@ -97,10 +98,10 @@ class Engine(Protocol):
 
 
 class Synthesizer(Protocol):
-    """Turns text into clips, in one voice. It makes itself ready in the background once it is opened."""
+    """Turns text into clips in one voice. It gets ready in the background once it is opened."""
 
     def wait_until_ready(self) -> None:
-        """Return when a first sentence takes no longer than others; raises what keeps the voice from speaking."""
+        """Wait until the first sentence takes no longer than later ones; raise the error if the voice can't speak."""
         ...
 
     def synthesize(self, sentence: str) -> Iterator[AudioClip]: ...
@@ -109,18 +110,17 @@ class Synthesizer(Protocol):
 
 
 class Speaker(Protocol):
-    """Where clips are heard: a loudspeaker or a file."""
+    """Plays clips: a loudspeaker, or a file that records them."""
 
     @property
     def position(self) -> float:
-        """Seconds of sound that have been heard since it was opened."""
+        """Seconds of audio played since it was opened."""
         ...
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
-        """Queue a clip, blocking while the queue is full; silent within one block of `interrupt`.
+        """Queue a clip; block while the queue is full. Falls silent within one block once `interrupt` is set.
 
-        Returns the position at which the clip will have been heard; once `interrupt` is set, that
-        means nothing.
+        Returns the position at which the clip ends; meaningless once `interrupt` is set.
         """
         ...
 
@@ -133,7 +133,7 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class SpeechOutput:
-    """A voice and where it is heard; whoever opened the two closes them."""
+    """A voice and the speaker that plays it; their owner closes both."""
 
     synthesizer: Synthesizer
     speaker: Speaker
@@ -148,23 +148,23 @@ class ReplyDelta:
 
 @dataclass(frozen=True)
 class SpeechFailed:
-    """The voice or the speaker gave up; the reply goes on as text. At most once a turn."""
+    """The voice or the speaker failed; the reply continues as text. At most one per turn."""
 
     error: VoxError
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds since the utterance was handed over."""
+    """Times in seconds since the engine was given the utterance."""
 
     first_token_seconds: float | None
-    first_audio_seconds: float | None  # first clip handed to the speaker
+    first_audio_seconds: float | None  # when the speaker was given the first clip
     total_seconds: float
 
 
 @dataclass(frozen=True)
 class TurnEnded:
-    """The turn as it is to be remembered, and what it took."""
+    """The turn to be remembered, with its report and timings."""
 
     turn: Turn
     report: PassReport
@@ -186,22 +186,22 @@ def run_turn(
 ) -> Generator[Event, None, None]:
     """Run one turn; the last event is `TurnEnded`.
 
-    The reply is generated on the caller's thread, as the events are taken, and spoken on a thread of its own.
-    Close the generator to stop early; that interrupts the turn. Once it is exhausted, closed or has raised,
-    nothing of the turn is running.
+    The reply is generated on the caller's thread while events are consumed, and spoken on another thread. Close the
+    generator to interrupt the turn. Once it is exhausted, closed or has raised, both have stopped.
 
     Args:
-        interrupt: a fresh event for this turn; set it to stop generation and speech. It is never cleared, so
-            an old turn can't revive.
-        speech: None for a reply that is only read.
-        spoken: records where the pieces of the reply lie in what the speaker plays; another thread may ask it
-            meanwhile which of them were played.
+        interrupt: a new event for each turn; set it to stop generation and speech. It is never cleared, so that an
+            old turn can't resume.
+        speech: None for a reply that is not spoken.
+        spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
+            were played.
         clock: monotonic seconds.
 
     Raises:
         VoxError: raised by the engine; the turn did not take place.
     """
     stopwatch = _Stopwatch(clock)
+    log.debug("turn begins: %s", utterance.placeholder or "typed text")
     speaking = _Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
     try:
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
@@ -216,14 +216,23 @@ def run_turn(
     except BaseException:
         interrupt.set()
         raise
-    interrupted = interrupt.is_set()  # read once: it may be set at any moment
+    interrupted = interrupt.is_set()  # read once, because it may be set at any moment
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted)
-    yield TurnEnded(turn, generation.report, stopwatch.timings())
+    report, timings = generation.report, stopwatch.timings()
+    log.info(
+        "turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens%s",
+        timings.total_seconds,
+        report.prompt_tokens,
+        report.cached_tokens,
+        report.reply_tokens,
+        ", interrupted" if interrupted else "",
+    )
+    yield TurnEnded(turn, report, timings)
 
 
 class _Stopwatch:
-    """Notes when things first happened in a turn."""
+    """Records when each thing first happened in a turn."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -233,13 +242,14 @@ class _Stopwatch:
     def note(self, what: str) -> None:
         if what not in self._first:
             self._first[what] = self._clock() - self._started
+            log.debug("first %s after %.3f s", what, self._first[what])
 
     def timings(self) -> Timings:
         return Timings(self._first.get("token"), self._first.get("audio"), self._clock() - self._started)
 
 
 class _Generation:
-    """A reply that is being generated: its text so far and, at the end, the engine's report."""
+    """Holds the text of a reply while it is generated and, at the end, the engine's report."""
 
     def __init__(self, reply: Generator[str, None, PassReport], stopwatch: _Stopwatch) -> None:
         self._reply = reply
@@ -259,7 +269,7 @@ class _Generation:
 
 
 class _Speaking(threading.Thread):
-    """Speaks a reply while it is being generated; the thread lives as long as its context."""
+    """Speaks a reply while it is generated. The thread runs for as long as the context lasts."""
 
     def __init__(
         self, output: SpeechOutput, interrupt: threading.Event, stopwatch: _Stopwatch, spoken: SpokenText
@@ -271,17 +281,17 @@ class _Speaking(threading.Thread):
         self._spoken = spoken
         self._cutter = PieceCutter()
         self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
-        self._closed = False  # the last piece was taken
-        self._error: BaseException | None = None  # that ended the speech
+        self._closed = False  # whether the last piece was taken from the queue
+        self._error: BaseException | None = None  # why speech ended
         self._is_reported = False
-        self.failed = False  # the voice or the speaker gave up
+        self.failed = False  # whether the voice or the speaker failed
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        """Speak what is left and return when it was played; after an error, fall silent."""
+        """Speak the rest and wait until it was played; after an error, stop speaking at once."""
         try:
             if error:
                 self._interrupt.set()
@@ -293,12 +303,12 @@ class _Speaking(threading.Thread):
                 self.join(SIGNAL_SECONDS)
 
     def add(self, delta: str) -> None:
-        """Take the next delta; blocks while the voice is too far behind."""
+        """Add a delta; block while the voice is too far behind."""
         for piece in self._cutter.feed(delta):
             self._put(piece)
 
     def failures(self) -> Iterator[SpeechFailed]:
-        """Report once that the voice or the speaker gave up; raises what else ended the speech."""
+        """Report once that the voice or the speaker failed; raise any other error that ended speech."""
         if self._error is None or self._is_reported:
             return
         self._is_reported = True
@@ -307,24 +317,25 @@ class _Speaking(threading.Thread):
         yield SpeechFailed(self._error)
 
     def spoken_text(self) -> str:
-        """Return what was played of a reply that was interrupted."""
+        """Return the spoken text of an interrupted reply."""
         return self._spoken.text(self._output.speaker.position)
 
     def run(self) -> None:
         try:
             for piece in self._next_pieces():
-                self._say(piece)
+                self._speak(piece)
             if (end := self._spoken.end) is not None:
                 self._output.speaker.wait(end, self._interrupt)
         except VoxError as error:
-            if not self._interrupt.is_set():  # otherwise nobody waits for the rest
+            if not self._interrupt.is_set():  # after an interrupt the rest is not wanted
                 self.failed = True
                 self._spoken.stop(self._output.speaker.position)
                 self._error = error
+                log.info("speech failed: %s", error.code)
         except BaseException as error:  # noqa: BLE001 - raised again by failures(), on the caller's thread
             self._error = error
         finally:
-            for _ in self._next_pieces():  # or add() would block for ever
+            for _ in self._next_pieces():  # otherwise add() would block for ever
                 pass
 
     def _put(self, piece: str | None) -> None:
@@ -340,7 +351,7 @@ class _Speaking(threading.Thread):
             elif not self._interrupt.is_set():
                 yield piece
 
-    def _say(self, piece: str) -> None:
+    def _speak(self, piece: str) -> None:
         end = self._spoken.begin(piece, self._output.speaker.position)
         sentence = speakable(piece)
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
@@ -349,8 +360,9 @@ class _Speaking(threading.Thread):
             self._stopwatch.note("audio")
             end = self._play(clip, end)
         self._spoken.finish(end)
+        log.debug("sentence synthesized: it ends at %.2f s of the speaker", end)
 
     def _play(self, clip: AudioClip, start: float) -> float:
-        """Queue a clip; return the position at which it ends, or would have ended."""
+        """Queue a clip; return the position at which it ends, or would have ended without the interrupt."""
         end = self._output.speaker.play(clip, self._interrupt)
         return start + clip.seconds if self._interrupt.is_set() else end

@@ -1,5 +1,6 @@
 """Where a key comes from, and that it comes out nowhere; addresses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -185,10 +186,27 @@ def test_no_output_of_a_failure_has_the_key_in_it(home: Path, case: str) -> None
     assert all(CANARY.encode() not in file.read_bytes() for file in home.iterdir())
 
 
+def test_the_log_of_a_remote_turn_has_neither_the_key_nor_the_request(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("VOXCLI_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+    with OpenAIServer() as server:
+        command = ["once", str(QUESTION), "--prompt", "be brief", "--engine", "remote", "--url", server.url, "--json"]
+        done = CliRunner().invoke(app, ["--verbose", *command])
+    assert done.exit_code == 0
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "voxcli.core.turn: turn over" in log
+    assert "voxcli.core.turn: turn over" in done.stderr
+    for secret in (CANARY, "be brief", json.loads(done.stdout)["reply"]):
+        assert secret not in log + done.stderr
+
+
 def test_no_record_and_no_log_has_the_key_in_it(home: Path) -> None:
     pytest.importorskip("openai")
     with OpenAIServer() as server:
-        command = ["once", str(QUESTION), "--engine", "remote", "--url", server.url, "--json", "--verbose"]
+        command = ["once", str(QUESTION), "--engine", "remote", "--url", server.url, "--json"]
         done = subprocess.run(
             [sys.executable, "-m", "voxcli", *command],
             env={**os.environ, "OPENAI_LOG": "debug", "HTTPX_LOG_LEVEL": "trace"},

@@ -55,7 +55,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Ready:
+class WorkerReady:
     """What a station says of itself once its engine is loaded."""
 
     name: str  # of the engine
@@ -89,7 +89,7 @@ class ActorWorker:
         self._threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
         for thread in self._threads:
             thread.start()
-        self.ready = Ready(
+        self.ready = WorkerReady(
             self._engine.name,
             self._engine.model,
             socket.gethostname(),

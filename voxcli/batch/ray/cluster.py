@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, cast
 
 from voxcli import __version__
-from voxcli.batch.ray.actor import ActorWorker, Answer, Ready, Setup
+from voxcli.batch.ray.actor import ActorWorker, Answer, Setup, WorkerReady
 from voxcli.batch.scheduler import Job, Outcome, Scheduler
 from voxcli.core.record import failure_of
 from voxcli.core.turn import Engine
@@ -58,7 +58,7 @@ class AnsweringActor:
         except VoxError as error:  # raised here it would reach the caller as a text of many lines
             self._failure = error
 
-    async def ready(self) -> Ready | VoxError:
+    async def ready(self) -> WorkerReady | VoxError:
         """Return what the station is, or why there is none."""
         return self._worker.ready if self._worker else self._failure or VoxError("the worker is not there")
 
@@ -115,7 +115,7 @@ class _Actor:
 
     actor: Any
     failed_starts: int = 0  # since it was ready
-    ready: Ready | None = None  # None: it is starting, for the first time or again
+    ready: WorkerReady | None = None  # None: it is starting, for the first time or again
     is_lost: bool = False  # it starts no more
     calls: int = 0  # jobs that are there
     is_reserved: bool = False  # for one job that has seen an actor die
@@ -274,7 +274,7 @@ class ActorPool:
         record, turn = cast("Answer", value)
         report(Outcome(call.job, record, turn))
 
-    def _welcome(self, member: _Actor, said: Ready | VoxError) -> None:
+    def _welcome(self, member: _Actor, said: WorkerReady | VoxError) -> None:
         if isinstance(said, VoxError):
             self._leave_out(member, said)
         elif said.version != __version__:

@@ -5,6 +5,7 @@ devices only after a restart, which needs every stream closed. So PortAudio is r
 lost, or where another process finds a new device.
 """
 
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,8 @@ from voxcli.chat.devices.speaker import OutputSpeaker
 from voxcli.chat.events import Notice
 from voxcli.chat.messages import ThreadCrashed, crashes_posted
 from voxcli.errors import AudioDeviceError
+
+log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.25
 TOGETHER_SECONDS = 0.1  # When a sound server ends, both devices fail within this time.
@@ -62,6 +65,7 @@ class AudioDevices:
             self.microphone.close()
             raise
         self._devices: list[Microphone | OutputSpeaker] = [self.microphone, *([self.speaker] if self.speaker else [])]
+        log.info("opened: %s", _names(self._devices))
         self._lost: list[Microphone | OutputSpeaker] = []  # The lost devices that the user knows of.
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._watch_devices, name="audio devices", daemon=True)
@@ -101,6 +105,7 @@ class AudioDevices:
             device.close()
         self._lost += lost
         self._listed_at = -math.inf
+        log.info("lost: %s", _names(lost))
         self._post(Notice(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device"))
 
     def _reopen_lost_devices(self) -> None:
@@ -110,6 +115,7 @@ class AudioDevices:
         back = [device for device in self._lost if self._open(device)]
         self._lost = [device for device in self._lost if device not in back]
         if back:
+            log.info("found: %s", _names(back))
             self._post(Notice(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back"))
 
     def _has_new_devices(self) -> bool:

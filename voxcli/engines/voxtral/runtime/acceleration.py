@@ -111,6 +111,7 @@ class FastPath:
             notice(f"acceleration: {self.level} instead of {acceleration}: {why}")
         self._plan = _Plan(sampling, cache.capacity, folder, notice)
         self._establish(cache, progress)
+        log.info("acceleration: %s", self.level)
 
     def fit(self, cache: Cache) -> bool:
         """Capture anew for a cache, where it has the size of the first one and nothing is captured.

@@ -6,6 +6,7 @@ before; `stream` goes on from there. Whoever calls knows nothing of caches, buck
 It knows nothing of text, turns or samples, and needs torch alone.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.voxtral.runtime.sampler import OVER, Sampler, Sampling
 from voxcli.engines.voxtral.runtime.text_model import TextModel
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Backends", "Decoder", "PrefillResult", "Sampling"]
 
@@ -175,6 +178,7 @@ class Decoder:
         tokens = [clip if token_id == audio_id else token_id for token_id in ids]
         start = min(self._cache.common(tokens), len(tokens) - 1)
         self._cache.rewind(start)
+        log.debug("prefill: %d tokens to feed, %d cached", len(tokens) - start, start)
         fed = PrefillResult(len(tokens), start)
         audio = self._encoder.encode(features, interrupt) if features is not None else None
         if features is not None and audio is None:
