@@ -13,8 +13,8 @@ from queue import SimpleQueue
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.hearing import FakeMicrophone, detect, silence, voice
-from tests.support.live_doubles import Talk
+from tests.support.listener_harness import FakeMicrophone, detect, silence, voice
+from tests.support.live_doubles import RunningConversation
 from voxcli.chat.events import TurnTaken
 from voxcli.chat.listener import Listener
 from voxcli.chat.messages import Inbound
@@ -47,12 +47,12 @@ def chat_with_one_turn() -> None:
     microphone, endpointer = FakeMicrophone(), Endpointer(EndpointingSettings())
     listener = Listener(microphone, None, detect, endpointer, None, Timeline(10.0), inbox.put)
     engine = TranscribingEngine([[REPLY, "Indeed."], [REPLY, "Indeed."]])
-    with Talk(engine, FakeSpeaker(), ears=listener, inbox=inbox) as talk:
-        talk.memory.session = Session(instructions=PROMPT)
+    with RunningConversation(engine, FakeSpeaker(), listener=listener, inbox=inbox) as live:
+        live.memory.session = Session(instructions=PROMPT)
         listener.start()
         for samples in (voice(20), silence(10), voice(10), silence(20)):
             microphone.capture(samples)
-        talk.journal.wait_for(TurnTaken)
+        live.journal.wait_for(TurnTaken)
         microphone.end()
         listener.close()
 
@@ -70,13 +70,13 @@ def test_a_chat_can_be_followed_through_its_threads_without_what_was_said(tmp_pa
         chat_with_one_turn()
     text = path.read_text(encoding="utf-8")
     lines = records(text)
-    heard = [message.split()[0] for thread, _, message in lines if thread == "listener"]
-    assert heard == ["SpeechStarted", "SpeechPaused", "SpeechResumed", "SpeechPaused", "SpeechEnded"]
+    spoken = [message.split()[0] for thread, _, message in lines if thread == "listener"]
+    assert spoken == ["SpeechStarted", "SpeechPaused", "SpeechResumed", "SpeechPaused", "SpeechEnded"]
     decided = [message for thread, _, message in lines if thread == "conversation"]
     assert decided[:3] == ["reply begun", "reply dropped", "reply begun"]
     assert decided[3:] == ["reply released: it was speculative", "turn 1 remembered"]
     assert any(thread == "speech" and message.startswith("sentence synthesized") for thread, _, message in lines)
-    last_turn = [message for thread, _, message in lines if thread == "answering"][-3:]
+    last_turn = [message for thread, _, message in lines if thread == "responder"][-3:]
     assert [re.split(":| after", message)[0] for message in last_turn] == ["turn begins", "first token", "turn over"]
     assert "prompt 10 tokens, 7 of them cached" in last_turn[-1]
     for secret in (*REPLY.split(), "Indeed", TRANSCRIPT, PROMPT):
