@@ -61,7 +61,7 @@ def records(text: str) -> list[tuple[str, str, str]]:
     """Return the thread, the module and the message of each line."""
     found = [RECORD.fullmatch(line) for line in text.splitlines()]
     assert all(found), text
-    return [match.group(1, 2, 3) for match in found if match]
+    return [(match[1], match[2], match[3]) for match in found if match]
 
 
 def test_a_chat_can_be_followed_through_its_threads_without_what_was_said(tmp_path: Path) -> None:
