@@ -270,7 +270,7 @@ def test_a_failed_turn_is_shown_and_the_next_one_is_answered() -> None:
         assert live.journal.wait_for(TurnFailed).error is error
         live.catch_up()
         assert live.journal.states() == ["listening", "hearing", "thinking", "listening"]
-        assert live.fake_listener.commits == 1  # what is said next is not more of the same
+        assert live.fake_listener.commits == 1  # further speech is a new utterance
         live.utterance()
         live.journal.wait_for(TurnTaken)
     assert live.remembered == [("It rains. Take a coat.", False)]

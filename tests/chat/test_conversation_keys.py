@@ -234,7 +234,7 @@ def test_an_empty_line_asks_nothing(line: str) -> None:
 
 
 def test_typing_a_line_discards_the_open_utterance() -> None:
-    engine = FakeEngine([["Draft."], ["Typed."]])
+    engine = FakeEngine([["Speculative."], ["Typed."]])
     with RunningConversation(engine, read_line=lambda: "Hello") as live:
         live.speech_started()
         live.speech_paused(4000)
@@ -337,7 +337,7 @@ def test_an_utterance_without_voice_is_no_turn() -> None:
         live.catch_up()
         assert live.journal.states() == ["listening", "hearing", "listening"]
     assert engine.asked == []
-    assert live.notices == ["nothing was heard"]
+    assert live.notices == ["no speech was detected"]
 
 
 def test_events_are_shown_on_the_thread_that_runs_the_conversation() -> None:

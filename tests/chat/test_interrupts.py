@@ -1,4 +1,4 @@
-"""Interrupts at any moment of a turn: what is remembered is what was heard, and nothing runs on."""
+"""Interrupts at any moment of a turn: memory has the spoken text, and no thread of the turn runs on."""
 
 import threading
 
@@ -76,7 +76,7 @@ def test_an_interrupt_between_deltas_ends_the_reply_there(at: int, speaks: bool)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "heard"),
+    ("seconds", "spoken_text"),
     [
         (0.05, ""),
         (0.2, ""),  # "It"; the word is over when the blank is
@@ -87,9 +87,9 @@ def test_an_interrupt_between_deltas_ends_the_reply_there(at: int, speaks: bool)
         (2.75, "It rains today. Take a coat."),
     ],
 )
-def test_memory_is_the_spoken_text(seconds: float, heard: str) -> None:
+def test_memory_is_the_spoken_text(seconds: float, spoken_text: str) -> None:
     events = list(turn_events(FakeEngine([REPLY]), speaker=FakeSpeaker(limit=seconds)))
-    assert ended(events).turn == Turn(QUESTION.placeholder, heard, interrupted=True)
+    assert ended(events).turn == Turn(QUESTION.placeholder, spoken_text, interrupted=True)
 
 
 def test_scripts_without_blanks_are_cut_between_characters() -> None:

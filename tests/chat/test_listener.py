@@ -21,7 +21,7 @@ from voxcli.chat.devices.microphone import KEPT_SECONDS
 from voxcli.chat.events import InputLevel, Notice, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
 from voxcli.chat.messages import SpeechEvent
 
-# What is harness.
+# Utterances.
 
 
 def test_an_utterance_has_every_voiced_sample_and_its_time() -> None:
@@ -118,7 +118,7 @@ def test_the_time_since_speech_began_goes_on_when_it_is_reopened() -> None:
     assert last.speech_seconds > (20 + END) * 0.032
 
 
-# The loudspeaker falls silent.
+# The loudspeaker is ducked.
 
 
 def test_the_first_voiced_frame_ducks_the_loudspeaker_and_speech_keeps_it_ducked() -> None:
@@ -270,7 +270,7 @@ def test_answering_itself_three_times_switches_to_half_duplex() -> None:
             harness.listener.commit()
     assert harness.kinds.count(SpeechEnded) == 3
     (notice,) = [each for each in harness.posted if isinstance(each, Notice)]
-    assert notice.text.startswith("voxcli has harness itself three times")
+    assert notice.text.startswith("voxcli has answered itself three times")
 
 
 def test_muting_posts_nothing_and_discards_the_open_utterance() -> None:

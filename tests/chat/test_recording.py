@@ -78,9 +78,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
-    Recording(tmp_path / "said").keep(taken())
-    assert stat.S_IMODE((tmp_path / "said").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "said").iterdir()} == {0o600}
+    Recording(tmp_path / "kept").keep(taken())
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "kept").iterdir()} == {0o600}
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_goes_away_is_an_error(tmp_path: Path) -> None:
-    recording = Recording(tmp_path / "said")
-    (tmp_path / "said").rmdir()
-    with pytest.raises(VoxError, match=r"can't record to .*said: No such file"):
+    recording = Recording(tmp_path / "kept")
+    (tmp_path / "kept").rmdir()
+    with pytest.raises(VoxError, match=r"can't record to .*kept: No such file"):
         recording.keep(taken())
 
 

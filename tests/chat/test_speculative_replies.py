@@ -1,4 +1,4 @@
-"""Drafts, and turns that are taken back because the user speaks on."""
+"""Speculative replies, and turns that are dropped because the user continues the utterance."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_speculative_reply_is_silent_until_the_end_of_the_utterance() -> None:
         live.speech_paused()
         engine.wait_until_asked()
         engine.go_on.release(2)
-        live.until(lambda: engine.active == 0)  # it has said all
+        live.until(lambda: engine.active == 0)  # the whole reply is generated
         live.catch_up()
         assert live.journal.of(ReplyDelta) == []
         assert speaker.queued == 0
@@ -148,7 +148,7 @@ def test_a_speculative_reply_answers_no_other_utterance() -> None:
     assert live.remembered == [("New.", False)]
 
 
-# Speech goes on before anything was played.
+# Speech resumes before anything was played.
 
 
 def test_speech_that_resumes_before_the_first_audio_drops_the_turn() -> None:
@@ -173,7 +173,7 @@ def test_speech_that_resumes_before_the_first_audio_drops_the_turn() -> None:
 
 @pytest.mark.parametrize("aloud", [True, False])
 def test_a_finished_reply_waits_while_the_user_continues(aloud: bool) -> None:
-    """The listener knows first; the reply must neither be heard nor remembered before the conversation does."""
+    """The listener knows first that speech resumed; nothing is played or remembered before the conversation knows."""
     listener, speaker = FakeListener(is_open=True), FakeSpeaker()
     engine = FakeEngine([["Half."], ["Whole."]])
     with RunningConversation(engine, speaker if aloud else None, listener=listener, options=NO_SPECULATION) as live:

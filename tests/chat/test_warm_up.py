@@ -1,10 +1,11 @@
-"""What is done before "ready" is said."""
+"""Warming up the engine and the voice."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import speech_worker
 from voxcli.chat.warm_up import warm_up
 from voxcli.core.session import Session, Turn
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
@@ -19,22 +20,22 @@ def test_the_engine_answers_once_in_the_session_and_no_longer_than_it_must() -> 
     warm_up(engine, session)
     ((asked, utterance),) = engine.asked
     assert asked == session
-    assert utterance.clip  # takes the whole way, the listener included
+    assert utterance.clip  # goes through the audio encoder, too
     assert counts == [0, 1]  # asked for the second piece, it saw the interrupt
-    assert engine.prefilled == [session]  # without what it was asked to warm up
+    assert engine.prefilled == [session]  # without the turn that warmed it up
 
 
 def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    spoken = tmp_path / "spoken"
     command = (
         sys.executable,
-        str(Path(__file__).with_name("speech_worker.py")),
+        str(Path(speech_worker.__file__)),
         str(tmp_path / "starts"),
-        f"note {said}",
+        f"note {spoken}",
     )
     with Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20, command=command) as synthesizer:
         warm_up(FakeEngine([["Hello"]]), Session(), synthesizer)
-        assert said.read_text().splitlines() == ["Ready."]
+        assert spoken.read_text().splitlines() == ["Ready."]
 
 
 def test_a_voice_that_can_not_speak_is_an_error() -> None:

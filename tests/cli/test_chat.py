@@ -233,7 +233,7 @@ def test_a_question_silences_the_reply_and_is_answered(
         assert talk.exit_code() == 0
         sound = np.abs(recording.samples)
     assert stopped["interrupted"]
-    assert talk.wait_for("barge_in")["transcript"] == stopped["reply"]
+    assert talk.wait_for("barge_in")["spoken_text"] == stopped["reply"]
     assert "".join(event["text"] for event in talk.events("reply_delta")).startswith(stopped["reply"])
     assert 1 <= len(words(stopped["reply"])) <= 5 * (stop - start) / RATE  # at 180 words a minute: 3 a second
     assert sound[start:stop].max() > LOUD

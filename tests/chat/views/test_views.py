@@ -291,7 +291,7 @@ def test_text_that_was_not_spoken_is_not_kept(tty: Tty, view: TerminalView) -> N
     assert "Paris is (interrupted)" in tty.screen()
     assert not any("capital" in row for row in tty.screen())
     show(view, taken("", interrupted=True))
-    assert "(interrupted before a word was heard)" in tty.screen()
+    assert "(interrupted before a word was spoken)" in tty.screen()
 
 
 def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
@@ -425,7 +425,7 @@ def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
     )
     assert out == "Paris.\n"
     assert f"you: {PLACEHOLDER}\n" in notes
-    assert "voice 0.71 s · first token 0.52 s · end of speech 0.35 s · draft used\n" in notes
+    assert "voice 0.71 s · first token 0.52 s · end of speech 0.35 s · speculative reply used\n" in notes
     assert "ready: embedded (smol), voice system:en, session trip\n" in notes
     assert "the microphone is gone\n" in notes
     assert "Paris" not in notes
@@ -522,7 +522,7 @@ def test_the_keys_of_events() -> None:
     ] == [
         {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
         {"text": "\ud800é"},
-        {"transcript": "One."},
+        {"spoken_text": "One."},
         {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
         {
             "turns": 2,
@@ -546,17 +546,19 @@ def test_the_keys_of_events() -> None:
 def test_the_latency_line_has_only_known_figures() -> None:
     assert latency_line(UNKNOWN) == ""
     dropped = Latency(350, None, None, "dropped", 2)
-    assert latency_line(dropped) == "end of speech 0.35 s · 2 drafts dropped"
+    assert latency_line(dropped) == "end of speech 0.35 s · 2 speculative replies dropped"
+    one = Latency(None, None, None, "used", 1)
+    assert latency_line(one) == "speculative reply used · 1 speculative reply dropped"
 
 
 def test_the_summary_has_percentiles_by_nearest_rank() -> None:
     latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
-    lines = summary_lines(SessionEnded(100, latencies, 1, 2, 0, "a\x1bb", None))
+    lines = summary_lines(SessionEnded(100, latencies, 1, 2, 3, "a\x1bb", None))
     assert lines == [
         "100 turns",
         "end of speech  p50 0.50 s  p95 0.95 s",
         "first token    p50 1.00 s  p95 1.90 s",
-        "1 overrun of the microphone · 2 underruns of the loudspeaker",
+        "3 speculative replies dropped · 1 overrun of the microphone · 2 underruns of the loudspeaker",
         "session a\\x1bb",
     ]
 
