@@ -86,7 +86,7 @@ class Results:
         return len(self._ids)
 
     def __contains__(self, item_id: str) -> bool:
-        """Return whether an earlier run finished an item. Two million items give a wrong answer in 1 of 18 million runs."""
+        """Return whether an earlier run finished an item. Wrong in 1 of 18 million runs of two million items."""
         return self._place(item_id) is not None
 
     def turn(self, item_id: str) -> Turn | None:
