@@ -209,12 +209,12 @@ def test_what_editors_leave_in_a_manifest_does_no_harm() -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"{", "no JSON"),
-        (b'{"id": "b" "audio": "x"}', "no JSON: .* column 12"),
+        (b"{", "not JSON"),
+        (b'{"id": "b" "audio": "x"}', "not JSON: .* column 12"),
         (b"\xff\xfe{", "not UTF-8"),
-        (b"[1]", "no JSON object"),
-        (b"[" * 100_000, "no JSON"),
-        (b"9" * 10_000, "no JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"[" * 100_000, "JSON"),
+        (b"9" * 10_000, "JSON"),
         (b'{"audio": "x"}', "'id' is missing"),
         (b'{"id": "b"}', "'audio' is missing"),
         (b'{"id": 7, "audio": "x"}', "'id' has to be text"),

@@ -210,7 +210,7 @@ def test_however_often_it_is_killed_every_item_is_answered_once(folder: Path) ->
         (["empty", "--out", "out.jsonl"], 3, "no recordings"),
         (["-", "--out", "out.jsonl"], 3, "no recordings"),
         (["in", "in", "--out", "out.jsonl"], 2, "two items have the id 'a.wav'"),
-        (["bad.jsonl", "--out", "out.jsonl"], 2, "bad.jsonl, line 2: no JSON"),
+        (["bad.jsonl", "--out", "out.jsonl"], 2, "bad.jsonl, line 2: not JSON"),
         (["in", "--out", "in"], 2, "in is a folder"),
         (["in", "--out", "bad.jsonl", "--resume"], 2, "line 1: not a record"),
         (["in", "--out", "out.jsonl", "--save-replies", "in/said"], 2, "answered as recordings"),

@@ -1,1 +1,1 @@
-"""Many recordings answered in one run, whose results file is also where it goes on after a stop."""
+"""Answers many recordings in one run. The results file lets a stopped run continue."""

@@ -1,7 +1,7 @@
-"""What a batch is asked to answer: files, folders, globs, a list on standard input, manifests.
+"""Finds the items of a batch: files, folders, globs, a list on standard input, manifests.
 
-Sources are iterated twice, once to check them and once to run them, and never listed into memory: a
-folder of a million files costs what a folder of ten costs. This module reads no recording.
+Sources are iterated twice, to check them and to run them. They are never listed in memory, so that a folder of a
+million files needs no more than one of ten.
 """
 
 import os
@@ -20,7 +20,7 @@ from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
-# Of the formats that `voxcli.audio.decoder` knows. In a folder only these are taken: notes and lists may lie there too.
+# Suffixes of formats that `voxcli.audio.decoder` reads. Other files in a folder are ignored.
 SUFFIXES = frozenset(
     (
         *(".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi", ".caf"),
@@ -30,11 +30,11 @@ SUFFIXES = frozenset(
     )
 )
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson"})
-LIST_MEMORY_BYTES = 1 << 24  # of a list on standard input; what is more goes to a temporary file
+LIST_MEMORY_BYTES = 1 << 24  # a longer list on standard input goes to a temporary file
 
 
 class Files:
-    """Recordings that were named one by one; a file's id is the path as it was named."""
+    """Recordings named one by one. An id is the path as it was given."""
 
     has_unique_ids = False
 
@@ -47,9 +47,9 @@ class Files:
 
 
 class Folder:
-    """All recordings below a folder, by suffix; an id is the path within it, with slashes.
+    """All recordings below a folder, by suffix. An id is the path within the folder, with slashes.
 
-    Hidden files are left out, and links to folders are not followed: they may lead round in a circle.
+    Hidden files are ignored. Links to folders are not followed, because they may form a loop.
     """
 
     has_unique_ids = True
@@ -58,7 +58,7 @@ class Folder:
         self.path = path
 
     def __iter__(self) -> Iterator[Item]:
-        """Walk the folder, in no order: sorting would need all names at once; raises AudioInputError."""
+        """Yield the items, unsorted, because sorting would need all names in memory. Raises AudioInputError."""
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -80,27 +80,29 @@ class Folder:
 
 
 class PathList:
-    """A path a line, as `find` prints them; an id is the path as it is in the list. Blank lines count for nothing."""
+    """A list of paths, one per line, as `find` prints them. An id is the path in the list; blank lines are ignored."""
 
     has_unique_ids = False
 
     def __init__(self, lines: BinaryIO) -> None:
-        """Take lines that can be read again and again."""
+        """Take a seekable list."""
         self._lines = lines
 
     def __iter__(self) -> Iterator[Item]:
-        """Give the items; raises ConfigError where a line is no path."""
+        """Yield the items. Raises ConfigError if a line is not a path."""
         self._lines.seek(0)
         for number, line in enumerate(self._lines, start=1):
             path = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
             if b"\0" in path:
-                raise ConfigError(f"standard input, line {number}: a null byte is in it", hint="give one path a line")
+                raise ConfigError(
+                    f"standard input, line {number}: it contains a null byte", hint="give one path per line"
+                )
             if path.strip():
                 yield _file(os.fsdecode(path), f"line {number} of standard input")
 
 
-def _kept(stdin: BinaryIO | None, stack: ExitStack) -> BinaryIO:
-    """Return a copy of standard input, which can be read only once; raises ConfigError if nothing comes from it."""
+def _copied(stdin: BinaryIO | None, stack: ExitStack) -> BinaryIO:
+    """Return a seekable copy of standard input. Raises ConfigError if it is closed or a terminal."""
     if stdin is None or stdin.isatty():
         raise ConfigError(
             f"standard input is {'closed' if stdin is None else 'a terminal'}: no list comes from it",
@@ -116,10 +118,10 @@ def _file(path: str, origin: str) -> Item:
 
 
 def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> list[ItemSource]:
-    """Return what the arguments of `voxcli batch` name, for as long as `stack` lasts.
+    """Return the sources that the arguments of `voxcli batch` name, open for as long as `stack` lasts.
 
     Raises:
-        AudioInputError: one names nothing.
+        AudioInputError: an argument names nothing.
         ConfigError: standard input is named twice, or is a terminal.
     """
     if inputs.count(STDIN) > 1:
@@ -128,7 +130,7 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
     others: list[ItemSource] = []
     for given in inputs:
         if given == STDIN:
-            others.append(PathList(_kept(stdin, stack)))
+            others.append(PathList(_copied(stdin, stack)))
             continue
         for path in _matches(given):
             if Path(path).is_dir():
@@ -141,7 +143,7 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
 
 
 def _matches(given: str) -> list[str]:
-    """Return the path that an argument names, or all that a glob matches, as a shell would."""
+    """Return the path that an argument names, or all paths that a glob matches, as a shell would."""
     if not given or "\0" in given:
         raise AudioInputError(f"{printable(given)!r} can't be a file's name", hint="check the name")
     if os.path.lexists(given):

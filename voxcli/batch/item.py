@@ -1,4 +1,4 @@
-"""The items of a batch: one recording to answer each, and where they come from."""
+"""Defines the items of a batch, one recording each, and the protocol of their sources."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from voxcli.audio.clip import STDIN
 
-BOM = b"\xef\xbb\xbf"  # which some programs write at the start of UTF-8 text
+BOM = b"\xef\xbb\xbf"  # byte-order mark that some programs write at the start of UTF-8 text
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +14,21 @@ class Item:
     """One recording to answer."""
 
     id: str
-    path: str  # of the recording, as it is opened
-    origin: str = ""  # where it was asked for, for messages
+    path: str  # path or URL of the recording, as it is opened
+    origin: str = ""  # where the item was named, for messages
     prompt: str = ""
-    session: str | None = None  # the conversation that it is a turn of; None: it stands alone
-    instructions: str | None = None  # None: those of the session, or of the run
+    session: str | None = None  # the conversation it is a turn of; None: none
+    instructions: str | None = None  # None: those of the session or the run
 
 
 class ItemSource(Protocol):
-    """Gives the same items each time it is iterated."""
+    """Yields the same items each time it is iterated."""
 
-    has_unique_ids: bool  # by construction, so that nobody has to remember them
+    has_unique_ids: bool  # unique by construction, so that they need no check
 
     def __iter__(self) -> Iterator[Item]: ...
 
 
 def openable(path: str) -> str:
-    """Return a path under which a file is opened even where it is named like standard input."""
+    """Return a path that opens a file even if its name is the one for standard input."""
     return f"./{path}" if path == STDIN else path

@@ -1,7 +1,6 @@
-"""Manifests: one JSON object a line, `{"id", "audio", "prompt"?, "session"?, "instructions"?}`.
+"""Reads manifests: one JSON object per line, `{"id", "audio", "prompt"?, "session"?, "instructions"?}`.
 
-A manifest is refused as a whole, by line number, before anything of it runs. It is held in memory a
-line at a time.
+A manifest with an error is refused with its line number before any item runs. One line at a time is in memory.
 """
 
 import json
@@ -15,25 +14,25 @@ from voxcli.batch.urls import is_url
 from voxcli.errors import ConfigError
 
 REQUIRED, OPTIONAL = ("id", "audio"), ("prompt", "session", "instructions")
-LINE_BYTES = 1 << 20  # at most: a line is a name, a path and a prompt
+LINE_BYTES = 1 << 20  # longest line: a name, a path and a prompt
 
 
 class Manifest:
-    """The items of a JSONL file; paths in it are relative to it, URLs are as they are."""
+    """The items of a JSONL file. Paths in it are relative to its folder."""
 
     has_unique_ids = False
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None  # size and time of the file that was checked
+        self._stamp: tuple[int, int] | None = None  # size and time of the file when it was checked
 
     def __iter__(self) -> Iterator[Item]:
-        """Give the items.
+        """Yield the items.
 
         Raises:
-            ConfigError: a line that is no item, a file that can't be read, or that has changed since it was first read.
+            ConfigError: a line is not an item, or the file can't be read or has changed since it was first read.
         """
-        folder = os.path.dirname(self._path)  # noqa: PTH120 - a Path would lose the "./" of "./-"
+        folder = os.path.dirname(self._path)  # noqa: PTH120 - a Path would drop the "./" of "./-"
         try:
             with Path(self._path).open("rb") as file:
                 self._check_unchanged(os.fstat(file.fileno()))
@@ -52,7 +51,7 @@ class Manifest:
         self._stamp = stamp
 
     def _item(self, line: bytes, number: int, folder: str) -> Item | None:
-        """Return what a line says, None for a blank one."""
+        """Return the item of a line; None for a blank line."""
         if len(line) > LINE_BYTES:
             raise self._refused(number, f"longer than {LINE_BYTES >> 20} MB")
         if not line.strip():
@@ -75,11 +74,11 @@ class Manifest:
         except UnicodeDecodeError as error:
             raise self._refused(number, "not UTF-8") from error
         except json.JSONDecodeError as error:
-            raise self._refused(number, f"no JSON: {error.msg} at column {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-            raise self._refused(number, "no JSON that can be read") from error
+            raise self._refused(number, f"not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # a number with thousands of digits, or deeply nested brackets
+            raise self._refused(number, "JSON that can't be read") from error
         if not isinstance(values, dict):
-            raise self._refused(number, "no JSON object")
+            raise self._refused(number, "not a JSON object")
         if problem := _problem(values):
             raise self._refused(number, problem)
         return values
@@ -92,9 +91,9 @@ class Manifest:
 
 
 def _problem(values: dict[str, Any]) -> str:
-    """Return what is wrong with an item; empty where nothing is."""
+    """Return what is wrong with an item; empty if nothing is."""
     for key in values:
-        if key not in (*REQUIRED, *OPTIONAL):  # a misspelt "session" would run thousands of items without memory
+        if key not in (*REQUIRED, *OPTIONAL):  # with a misspelt "session", thousands of items would run without memory
             return f"unknown key {key!r}"
     for key in REQUIRED:
         if not isinstance(values.get(key), str) or not values[key]:
@@ -106,5 +105,5 @@ def _problem(values: dict[str, Any]) -> str:
 
 
 def _writable(text: str) -> str:
-    """Return text without lone surrogates, which no model can take."""
+    """Return text with lone surrogates replaced, which no model can take."""
     return text.encode(errors="replace").decode()

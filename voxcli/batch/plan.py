@@ -1,8 +1,7 @@
-"""The items of a run, checked as a whole before the first is answered.
+"""Checks all items of a run before the first is answered.
 
-Of an id it remembers eight bytes of its hash, in one flat array: a million ids take 8 MB, where a set of
-strings takes over 100 MB. Two ids that share a hash are compared themselves. Of a folder alone nothing is
-remembered: no two files in it have the same path.
+Ids must be unique. Eight bytes of the hash of each id are kept in one array: a million ids take 8 MB, a set of strings
+over 100 MB. Ids with the same hash are then compared. Nothing is kept for a single folder, whose paths are unique.
 """
 
 from array import array
@@ -20,7 +19,7 @@ from voxcli.errors import AudioInputError, ConfigError
 
 
 class Planned(NamedTuple):
-    """An item in its run."""
+    """An item of a run."""
 
     item: Item
     ends_session: bool = False  # no later item belongs to its session
@@ -28,11 +27,11 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be answered; iterate it for the items, in order."""
+    """All items of a run. Iterating it yields them in order."""
 
     sources: Sequence[ItemSource]
     items: int
-    session_ends: NDArray[np.bool_]  # for each item that has a session: whether it is the last of it
+    session_ends: NDArray[np.bool_]  # for each item with a session: whether it is the last of the session
 
     def __iter__(self) -> Iterator[Planned]:
         number = 0
@@ -45,10 +44,10 @@ class Plan:
 
 
 def survey(sources: Sequence[ItemSource]) -> Plan:
-    """Read all sources to their end and return the plan.
+    """Read all sources and return the plan.
 
     Raises:
-        AudioInputError: there is nothing to answer.
+        AudioInputError: there are no items.
         ConfigError: two items have the same id, or a manifest is wrong.
     """
     ids, sessions, count = array("Q"), array("Q"), 0
@@ -61,7 +60,8 @@ def survey(sources: Sequence[ItemSource]) -> Plan:
             sessions.append(digest(item.session))
     if not count:
         raise AudioInputError(
-            "there are no recordings to answer", hint=f"of a folder these are taken: {' '.join(sorted(SUFFIXES))}"
+            "there are no recordings to answer",
+            hint=f"in a folder, files with these suffixes are taken: {' '.join(sorted(SUFFIXES))}",
         )
     if repeated := _repeated(ids):
         _refuse_clash(sources, repeated)
@@ -69,7 +69,7 @@ def survey(sources: Sequence[ItemSource]) -> Plan:
 
 
 def digest(text: str) -> int:
-    """Return 64 bits of a text's hash; of a million ids two share them once in 37 million runs (n * n / 2**65)."""
+    """Return 64 bits of a hash. Two of a million ids share them once in 37 million runs (n * n / 2**65)."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -84,7 +84,7 @@ def _repeated(hashes: "array[int]") -> set[int]:
 
 
 def _refuse_clash(sources: Sequence[ItemSource], repeated: set[int]) -> None:
-    """Raise ConfigError if ids of these hashes are indeed the same."""
+    """Raise ConfigError if two ids with these hashes are the same."""
     first: dict[str, str] = {}
     for item in _items(sources):
         if digest(item.id) not in repeated:
@@ -98,9 +98,9 @@ def _refuse_clash(sources: Sequence[ItemSource], repeated: set[int]) -> None:
 
 
 def _ends(sessions: "array[int]") -> NDArray[np.bool_]:
-    """Return for each item of a session whether its hash comes up no more.
+    """Return for each item of a session whether its hash does not occur again.
 
-    Two sessions that share a hash are at worst remembered longer than they need be.
+    If two sessions share a hash, the first is only kept in memory longer than needed.
     """
     ends = np.zeros(len(sessions), np.bool_)
     if sessions:

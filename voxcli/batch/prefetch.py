@@ -1,7 +1,4 @@
-"""Recordings read ahead of the engine, on threads of their own, a bounded number of seconds of them.
-
-It knows the desk that jobs come from and how a recording is read; what becomes of the clips it does not know.
-"""
+"""Reads recordings ahead of the engine on two threads, up to a limit in seconds."""
 
 import os
 import stat
@@ -18,31 +15,31 @@ from voxcli.batch.scheduler import Job
 from voxcli.errors import AudioInputError
 from voxcli.printable import printable
 
-READERS = 2  # threads: a second of FLAC is decoded in a millisecond, so what they wait for is the disk
-SECONDS_AHEAD = 600.0  # of sound: 38 MB. Each reader may take one recording more
-CLIPS_AHEAD = 16  # enough for workers that ask for one at a time
+READERS = 2  # threads; they wait for the disk, as a second of FLAC is decoded in a millisecond
+SECONDS_AHEAD = 600.0  # audio read ahead, 38 MB; each reader may exceed it by one recording
+CLIPS_AHEAD = 16  # clips read ahead, enough for workers that take one at a time
 
 Read = Callable[[str], AudioClip]
 
 
 class Jobs(Protocol):
-    """Where jobs come from, such as a desk."""
+    """The source of jobs, such as a scheduler."""
 
     @property
     def stopped(self) -> bool: ...
 
     def take(self) -> Job | None:
-        """Return the next job, waiting for it; None: no more."""
+        """Wait for the next job and return it; None if there are no more."""
         ...
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Hand out no more jobs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job with its recording, or with why there is none."""
+    """A job with its recording, or with the error of reading it."""
 
     job: Job
     clip: AudioClip | Exception
@@ -53,18 +50,18 @@ class Prepared:
 
 
 class Prefetcher:
-    """Where workers find jobs whose recordings have been read; a context manager that ends its threads."""
+    """Gives workers jobs whose recordings have been read. A context manager that ends its threads."""
 
     def __init__(self, scheduler: Jobs, read: Read, clips_ahead: int = CLIPS_AHEAD) -> None:
-        """Take jobs from `scheduler`; `read` returns the clip of a path, or raises VoxError."""
+        """Take jobs from `scheduler`. `read` returns the clip of a path, or raises VoxError."""
         self._clips_ahead = clips_ahead
-        self._failure: Exception | None = None  # of a reader, not of a recording
+        self._failure: Exception | None = None  # error of the scheduler, not of a recording
         self._scheduler = scheduler
         self._read = read
         self._changed = threading.Condition()
         self._prepared: deque[Prepared] = deque()
         self._seconds = 0.0
-        self._readers = [threading.Thread(target=self._fill, name="reader", daemon=True) for _ in range(READERS)]
+        self._readers = [threading.Thread(target=self._read_ahead, name="reader", daemon=True) for _ in range(READERS)]
         self._reading = len(self._readers)
 
     def __enter__(self) -> Self:
@@ -80,9 +77,9 @@ class Prefetcher:
             reader.join()
 
     def take(self) -> Prepared | None:
-        """Return the next job, waiting for its recording; None: no more, or the desk was stopped.
+        """Wait for the next job with its recording; None if there are no more, or the scheduler was stopped.
 
-        Raises what the desk raised: without its readers a run would seem to be done.
+        Raises what the scheduler raised on a reader's thread.
         """
         with self._changed:
             while not self._prepared and self._reading and not self._scheduler.stopped:
@@ -96,23 +93,23 @@ class Prefetcher:
             self._seconds -= prepared.seconds
             return prepared
 
-    def _fill(self) -> None:
+    def _read_ahead(self) -> None:
         try:
-            while self._waited_for_room() and (job := self._scheduler.take()):
+            while self._wait_for_room() and (job := self._scheduler.take()):
                 prepared = Prepared(job, self._clip(job.item))
                 with self._changed:
                     self._prepared.append(prepared)
                     self._seconds += prepared.seconds
                     self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001 - raised by take(), where somebody sees it
+        except Exception as error:  # noqa: BLE001 - raised again by take()
             self._failure = error
         finally:
             with self._changed:
                 self._reading -= 1
                 self._changed.notify_all()
 
-    def _waited_for_room(self) -> bool:
-        """Wait until a recording may be read; return False once the desk was stopped."""
+    def _wait_for_room(self) -> bool:
+        """Wait until another recording may be read; return False once the scheduler is stopped."""
         with self._changed:
             while not self._scheduler.stopped and (
                 self._seconds >= SECONDS_AHEAD or len(self._prepared) >= self._clips_ahead
@@ -129,7 +126,7 @@ class Prefetcher:
 
 
 def _refuse_pipe(path: str) -> None:
-    """Raise AudioInputError for a named pipe: it could be read once, and might never end."""
-    with suppress(OSError, ValueError):  # what can't be looked at, reading tells why
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116 - a Path would lose the "./" of "./-"
+    """Raise AudioInputError for a named pipe, which can be read only once and may never end."""
+    with suppress(OSError, ValueError):  # reading reports why a path can't be inspected
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116 - a Path would drop the "./" of "./-"
             raise AudioInputError(f"{printable(path)} is a pipe, not a file", hint="voxcli once - reads a pipe")

@@ -1,13 +1,13 @@
-"""The results file: JSON Lines that only grow, one record an item, and how a run goes on with them.
+"""Writes the results file: JSON Lines, one record per item, appended only. Reads it to continue a run.
 
     {"id": "q1", "reply": ...}\n        answered
     {"id": "q2", "error": {...}}\n      failed
-    {"id": "q3", "rep                   torn: whoever wrote it was killed
+    {"id": "q3", "rep                   torn: its process was killed
 
-A record is written with one call and is the operating system's from then on: it outlives `kill -9`. Nothing
-but a torn record is ever cut off, and a file with anything else in it is refused as it is. The file is locked
-(flock; on Windows a byte far behind its end) for as long as it is open, so that no two runs write to it; the
-lock ends with the process, however that ends. Only its owner can read it.
+A record is passed to the operating system in one call, so it survives `kill -9`. Only a torn record at the end is
+ever removed; a file with other content is refused and not changed. The file is locked while it is open (flock; on
+Windows a byte far past its end), so that no two runs write to it. The lock ends with the process. Only the owner of
+the file can read it.
 """
 
 import errno
@@ -31,38 +31,38 @@ from voxcli.config.paths import owner_only
 from voxcli.core.session import Turn
 from voxcli.errors import ConfigError, VoxError
 
-BEGINNING = b'{"id": '  # of every record
-CLOSED = -1  # in place of a descriptor
-LINE_BYTES = 1 << 26  # a longer line is none of ours
-LOCKED_BYTE = 1 << 62  # on Windows, where a locked byte can't be read by others
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of a file system that has none, such as some of clusters
+BEGINNING = b'{"id": '  # start of every record
+CLOSED = -1  # no descriptor
+LINE_BYTES = 1 << 26  # longest record
+LOCKED_BYTE = 1 << 62  # past the end, because on Windows other processes can't read a locked byte
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # file systems without locks, such as some of clusters
 
 Record = dict[str, Any]
 
 
 class Results:
-    """An open results file; a context manager. Implements `voxcli.batch.scheduler.Finished`."""
+    """An open results file. A context manager. Implements `voxcli.batch.scheduler.Finished`."""
 
     def __init__(
         self, path: Path, *, resume: bool = False, retry_failed: bool = False, count: Callable[[Record], None]
     ) -> None:
-        """Open or create the file, and read what it holds.
+        """Open or create the file, and read its records.
 
         Args:
-            resume: go on with a file that has records in it.
-            retry_failed: take out the failed ones, so that they run again.
+            resume: continue a file that has records.
+            retry_failed: remove failed records, so that their items run again.
             count: called with each record that stays.
 
         Raises:
-            ConfigError: it has records and `resume` is not given, it has something else in it, another
-                run writes to it, or it can't be written.
+            ConfigError: the file has records and `resume` is not set, it has other content, another run writes to
+                it, or it can't be written.
         """
         self._path = path
         self._descriptor = CLOSED
         try:
             with _foreign_errors(path):
                 self._descriptor = _opened(path)
-                self._begin(resume, retry_failed, count)
+                self._load(resume, retry_failed, count)
         except BaseException:
             self._release()
             raise
@@ -74,7 +74,7 @@ class Results:
         self.close()
 
     def close(self) -> None:
-        """Close the file, and with it the lock; what was written is on the disk. May be called again."""
+        """Close and unlock the file, after its records are on disk. May be called again."""
         try:
             if self._descriptor != CLOSED and self._is_regular:
                 os.fsync(self._descriptor)
@@ -82,15 +82,15 @@ class Results:
             self._release()
 
     def __len__(self) -> int:
-        """Return how many items earlier runs have finished."""
+        """Return how many items earlier runs finished."""
         return len(self._ids)
 
     def __contains__(self, item_id: str) -> bool:
-        """Tell whether an earlier run finished an item (of two million, by chance, once in 18 million runs wrongly)."""
+        """Return whether an earlier run finished an item. Wrong in 1 of 18 million runs of two million items."""
         return self._place(item_id) is not None
 
     def turn(self, item_id: str) -> Turn | None:
-        """Return what a session remembers of an item that an earlier run finished; None if it failed."""
+        """Return the turn of an item that an earlier run finished; None if it failed."""
         place = self._place(item_id)
         if place is None:
             return None
@@ -102,38 +102,38 @@ class Results:
         return Turn(record["user"], record["reply"], bool(record.get("interrupted")), record.get("prompt") or "")
 
     def write(self, record: Record) -> None:
-        """Add a record.
+        """Append a record.
 
         Raises:
-            VoxError: the disk is full, say; the records before it are whole.
+            VoxError: the record can't be written, for example because the disk is full. Earlier records are whole.
         """
         line = json.dumps(record).encode() + b"\n"
         try:
             written = os.write(self._descriptor, line)
-            while written < len(line):  # the disk may have had room for a part
+            while written < len(line):  # a full disk may take only a part
                 written += os.write(self._descriptor, line[written:])
         except OSError as error:
-            self._cut(self._size)
+            self._truncate(self._size)
             raise VoxError(
-                f"can't write {self._path}: {error.strerror}", hint="make room, then run again with --resume"
+                f"can't write {self._path}: {error.strerror}", hint="free disk space, then run again with --resume"
             ) from error
         self._size += len(line)
 
-    def _begin(self, resume: bool, retry_failed: bool, count: Callable[[Record], None]) -> None:
+    def _load(self, resume: bool, retry_failed: bool, count: Callable[[Record], None]) -> None:
         status = os.fstat(self._descriptor)
         self._is_regular = stat.S_ISREG(status.st_mode)
         self._size = status.st_size if self._is_regular else 0
         if self._size and not resume:
             raise ConfigError(
-                f"{self._path} has results in it already",
-                hint="--resume goes on with it; or name another file with --out",
+                f"{self._path} already has results",
+                hint="--resume continues it; or name another file with --out",
             )
-        self._read(retry_failed, count)
+        self._read_records(retry_failed, count)
         if self._is_regular:
             os.close(owner_only(str(self._path), os.O_RDONLY))
             os.lseek(self._descriptor, 0, os.SEEK_END)
 
-    def _read(self, retry_failed: bool, count: Callable[[Record], None]) -> None:
+    def _read_records(self, retry_failed: bool, count: Callable[[Record], None]) -> None:
         ids, offsets, has_failed = array("Q"), array("Q"), False
         for offset, record in self._whole_records():
             if retry_failed and "error" in record:
@@ -143,12 +143,12 @@ class Results:
             ids.append(digest(record["id"]))
             offsets.append(offset)
         if has_failed:
-            self._keep(offsets)
+            self._rewrite(offsets)
         order = np.argsort(_numbers(ids), kind="stable")
         self._ids, self._offsets = _numbers(ids)[order], _numbers(offsets)[order]
 
     def _whole_records(self) -> Iterator[tuple[int, Record]]:
-        """Give each record and where its line begins; at the end, repair a torn one."""
+        """Yield each record and the offset of its line; repair a torn record at the end."""
         if not self._size:
             return
         offset = number = 0
@@ -159,31 +159,31 @@ class Results:
                     break
                 record = _parsed(line)
                 if record is None:
-                    raise self._foreign(number)
+                    raise self._not_a_record(number)
                 yield offset, record
                 offset += len(line)
             else:
                 return
-        torn = line.rstrip(b"\0")  # what a file system may leave after a loss of power
+        torn = line.rstrip(b"\0")  # zeros that a file system may leave after a loss of power
         if torn and not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
-            raise self._foreign(number)
-        if torn.endswith(b"}") and (record := _parsed(torn)):  # whole, but for the end of its line
-            self._cut(offset + len(torn))
+            raise self._not_a_record(number)
+        if torn.endswith(b"}") and (record := _parsed(torn)):  # whole, except for the newline
+            self._truncate(offset + len(torn))
             self._size += os.write(self._descriptor, b"\n")
             yield offset, record
         else:
-            self._cut(offset)
+            self._truncate(offset)
 
-    def _foreign(self, number: int) -> ConfigError:
+    def _not_a_record(self, number: int) -> ConfigError:
         return ConfigError(
             f"{self._path}, line {number}: not a record of voxcli batch; nothing was changed",
             hint="name another file with --out",
         )
 
-    def _keep(self, offsets: "array[int]") -> None:
-        """Put a file with these records alone in this one's place, and let `offsets` be those in it."""
+    def _rewrite(self, offsets: "array[int]") -> None:
+        """Replace the file by one with only these records, and update `offsets` to their new places."""
         part = self._path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
-        descriptor = _opened(part)  # locked before it has the name, or another run could lock it first
+        descriptor = _opened(part)  # locked before it gets its name, so that no other run can lock it first
         try:
             with self._reader() as old, open(descriptor, "wb", closefd=False) as new:
                 for index, offset in enumerate(offsets):
@@ -208,13 +208,13 @@ class Results:
         self._descriptor = descriptor
 
     def _replaced_on_windows(self, part: Path) -> int:
-        """Put a file in this one's place, where only closed files can be; return its descriptor."""
+        """Replace the file on Windows, where it has to be closed first; return the new descriptor."""
         self._release()
         part.replace(self._path)
         return _opened(self._path)
 
     def _release(self) -> None:
-        """Close the descriptor, once: its number may be another file's by then."""
+        """Close the descriptor once; later its number may belong to another file."""
         descriptor, self._descriptor = self._descriptor, CLOSED
         if descriptor != CLOSED:
             os.close(descriptor)
@@ -222,7 +222,7 @@ class Results:
     def _reader(self) -> BinaryIO:
         return self._path.open("rb")
 
-    def _cut(self, size: int) -> None:
+    def _truncate(self, size: int) -> None:
         if self._is_regular:
             os.ftruncate(self._descriptor, size)
             os.lseek(self._descriptor, size, os.SEEK_SET)
@@ -237,7 +237,7 @@ class Results:
 
 
 def _parsed(line: bytes) -> Record | None:
-    """Return the record in a line; None if that is none of a batch."""
+    """Return the record in a line; None if it is not a record of a batch."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -255,7 +255,7 @@ def _numbers(values: "array[int]") -> NDArray[np.uint64]:
 
 
 def _opened(path: Path) -> int:
-    """Open a file and lock it; raises ConfigError if another process has the lock."""
+    """Open and lock a file. Raises ConfigError if another process holds the lock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         try:
@@ -265,7 +265,7 @@ def _opened(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # another run has put a new file in its place meanwhile
+        os.close(descriptor)  # another run has replaced the file meanwhile
 
 
 def _lock(descriptor: int, path: Path) -> None:
@@ -298,5 +298,5 @@ def _foreign_errors(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path} is a folder", hint=f"--out {shlex.quote(str(path / 'results.jsonl'))}") from error
     except OSError as error:
         raise ConfigError(
-            f"can't write {path}: {error.strerror}", hint="choose a folder that is there and that you may write to"
+            f"can't write {path}: {error.strerror}", hint="choose an existing folder that you can write to"
         ) from error

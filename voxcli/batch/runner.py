@@ -1,7 +1,4 @@
-"""Runs a batch: workers answer, one thread writes what they report, counts it and shows how far it is.
-
-It knows no engine, no recording and no terminal. Whatever answers jobs of a desk is a worker.
-"""
+"""Runs a batch: workers answer; one thread writes and counts their outcomes and shows the progress."""
 
 import threading
 import time
@@ -15,12 +12,12 @@ from voxcli.batch.scheduler import Outcome, Scheduler
 from voxcli.batch.stats import Stats, Status
 from voxcli.batch.worker import Worker
 
-TICK_SECONDS = 0.1  # between looks at the clock and at `stop` while nothing is reported
-OUTCOMES_WAITING = 256  # that workers may be ahead of the disk
+TICK_SECONDS = 0.1  # between checks of the clock and `stop` while nothing is reported
+OUTCOMES_WAITING = 256  # outcomes that workers may be ahead of the disk
 
 
 class ProgressView(Protocol):
-    """Shows how far a run is."""
+    """Shows the progress of a run."""
 
     def show(self, status: Status) -> None: ...
 
@@ -29,25 +26,24 @@ class ProgressView(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of, beside its workers."""
+    """A run, without its workers."""
 
     scheduler: Scheduler
-    items: int  # to be answered
+    items: int  # items to answer
     write: Callable[[dict[str, Any]], None]
-    stats: Stats  # counts what is written
+    stats: Stats  # counts all records of the results file
     view: ProgressView
-    stop: threading.Event  # set it, and what is in flight is finished, nothing more is begun
+    stop: threading.Event  # set it to begin no more items; those in flight are finished
     fail_fast: bool = False  # stop at the first item that fails
     clock: Callable[[], float] = time.monotonic
 
     def answer(self, workers: Sequence[Worker]) -> Status:
-        """Have all items answered and written; return how far it got. Nothing of it runs on.
+        """Answer and write all items; return the final status. All threads have ended when it returns.
 
         Raises:
-            VoxError: the results can't be written, or the inputs can't be read to their end; what was
-                answered before is written.
+            VoxError: the results can't be written, or the inputs can't be read. Earlier outcomes are written.
         """
-        started, done = self.clock(), Stats()  # of this run alone: the other may hold what others wrote
+        started, done = self.clock(), Stats()  # this run only; `self.stats` also counts earlier runs
         status = done.status(self.items, 0.0)
         with closing(_outcomes(self.scheduler, workers)) as outcomes:
             for outcome in outcomes:
@@ -55,7 +51,7 @@ class Run:
                     self.write(outcome.record)
                     self.stats.add(outcome.record)
                     done.add(outcome.record)
-                if not self.scheduler.stopped and self._is_to_stop(done):
+                if not self.scheduler.stopped and self._should_stop(done):
                     self.scheduler.stop()
                 status = done.status(self.items, self.clock() - started)
                 self.view.show(status)
@@ -63,7 +59,7 @@ class Run:
             raise self.scheduler.failure
         return status
 
-    def _is_to_stop(self, done: Stats) -> bool:
+    def _should_stop(self, done: Stats) -> bool:
         if self.stop.is_set():
             self.view.say("finishing what is in flight; Ctrl-C again ends at once")
             return True
@@ -71,20 +67,20 @@ class Run:
 
 
 def _outcomes(scheduler: Scheduler, workers: Sequence[Worker]) -> Generator[Outcome | None, None, None]:
-    """Give outcomes as they are reported, and None from time to time; end with the last worker.
+    """Yield outcomes as they are reported, and None when none came for a while, until the last worker has ended.
 
-    Closing it lets the workers finish what is in flight. Raises what a worker raised.
+    Close the generator to let the workers finish the items in flight. Raises what a worker raised.
     """
     reported: Queue[Outcome | BaseException | None] = Queue(OUTCOMES_WAITING)
 
     def report(outcome: Outcome) -> None:
-        reported.put(outcome)  # before the session goes on: so its records come in order
+        reported.put(outcome)  # before the session continues, so that its records are in order
         scheduler.finish(outcome.job, outcome.turn)
 
     def work(worker: Worker) -> None:
         try:
             worker.work(report)
-        except BaseException as error:  # noqa: BLE001 - raised again, on the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
             reported.put(error)
         reported.put(None)
 
@@ -107,7 +103,7 @@ def _outcomes(scheduler: Scheduler, workers: Sequence[Worker]) -> Generator[Outc
                 yield outcome
     finally:
         scheduler.stop()
-        while busy:  # nobody writes these: a worker must not wait for room
+        while busy:  # these outcomes are not written, but no worker may wait for space in the queue
             busy -= reported.get() is None
         for thread in threads:
             thread.join()

@@ -1,8 +1,6 @@
-"""Hands out the items of a run, in order and to many takers, the turns of a session one after the other.
+"""Hands out the items of a run in order to any number of workers; the turns of a session one after the other.
 
-What of the plan has been read and can't be handed out yet, because its session is busy, waits here: at
-most WINDOW items, so that a plan of any length takes the same memory. The desk knows no recording, no
-engine and no file. Whoever answers somewhere else - on other machines, many at once - takes jobs here.
+Items whose session is busy wait here. At most WINDOW items wait, so that a plan of any length takes the same memory.
 """
 
 import threading
@@ -15,78 +13,79 @@ from voxcli.batch.item import Item
 from voxcli.batch.plan import Planned
 from voxcli.core.session import Session, Turn
 
-WINDOW = 4096  # items, of half a kilobyte: how far apart turns may lie that run side by side
+WINDOW = 4096  # most items that wait, each about 500 bytes; a session blocks others only beyond that
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An item that may be answered now, and the session as it is before it."""
+    """An item that may be answered now, with its session so far."""
 
     item: Item
     session: Session
-    ends_session: bool = False  # no later item belongs to it
+    ends_session: bool = False  # no later item belongs to the session
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An item that was answered, or has failed."""
+    """The result of an item that was answered or has failed."""
 
     job: Job
     record: dict[str, Any]
-    turn: Turn | None  # what its session remembers of it; None: it has failed
+    turn: Turn | None  # the turn that its session remembers; None: it failed
 
 
 class Finished(Protocol):
-    """What earlier runs have finished."""
+    """The items that earlier runs finished."""
 
     def __contains__(self, item_id: str) -> bool: ...
 
     def turn(self, item_id: str) -> Turn | None:
-        """Return what is to be remembered of a finished item; None if it failed."""
+        """Return the turn of a finished item; None if it failed."""
         ...
 
 
 @dataclass
 class _SessionQueue:
-    """A session in this run."""
+    """A session of this run, and its items that wait."""
 
     session: Session
     waiting: deque[Planned] = field(default_factory=deque)
     is_busy: bool = False
-    is_over: bool = False  # no later item belongs to it
+    is_over: bool = False  # no later item belongs to the session
 
 
 class Scheduler:
-    """See the module. Every method may be called from any thread."""
+    """Hands out jobs. Every method may be called from any thread."""
 
     def __init__(self, plan: Iterator[Planned], finished: Finished, instructions: str) -> None:
         """Begin a run.
 
         Args:
-            finished: items that are not handed out; what they said is remembered by their sessions.
-            instructions: of items and sessions that bring none.
+            finished: items that are not handed out again; their sessions remember their turns.
+            instructions: for items and sessions without their own.
         """
-        self._plan: Iterator[Planned] | None = plan  # None: read to its end
+        self._plan: Iterator[Planned] | None = plan  # None: all of it has been read
         self._finished = finished
         self._instructions = instructions
         self._changed = threading.Condition()
         self._ready: deque[Job] = deque()
         self._sessions: dict[str, _SessionQueue] = {}
-        self._waiting = 0  # items, in all talks
+        self._waiting = 0  # waiting items of all sessions
         self.stopped = False
-        self.failure: Exception | None = None  # why the plan could not be read to its end
+        self.failure: Exception | None = None  # why the plan could not be read
 
     def take(self, *, wait: bool = True) -> Job | None:
-        """Return the next job, waiting while all that is left depends on turns being answered; None: no more.
+        """Return the next job; None if there are no more.
 
-        Without `wait`, None may mean as well that there is none before one of those handed out is finished.
+        Args:
+            wait: wait while every item that is left depends on a turn in flight; otherwise return None then, too.
         """
         with self._changed:
             while not self.stopped:
                 if self._ready:
                     return self._ready.popleft()
                 if self._plan is not None and self._waiting < WINDOW:
-                    self._read(self._plan)
+                    self._read_next(self._plan)
                 elif self._waiting and wait:
                     self._changed.wait()
                 else:
@@ -95,7 +94,7 @@ class Scheduler:
             return None
 
     def finish(self, job: Job, turn: Turn | None) -> None:
-        """Let a job's session go on, with `turn` remembered unless that is None."""
+        """Continue the session of a job. It remembers `turn` unless that is None."""
         if job.item.session is None:
             return
         with self._changed:
@@ -107,39 +106,39 @@ class Scheduler:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Hand out nothing more."""
-        self.stopped = True  # without the lock: whoever skips a million finished items looks here
+        """Hand out no more jobs."""
+        self.stopped = True  # without the lock, which is held while many finished items are skipped
         with self._changed:
             self._changed.notify_all()
 
-    def _read(self, plan: Iterator[Planned]) -> None:
-        """Take in the next item of the plan."""
+    def _read_next(self, plan: Iterator[Planned]) -> None:
+        """Read the next item of the plan."""
         try:
             planned = next(plan, None)
-        except Exception as error:  # noqa: BLE001 - what was handed out goes on, and the runner raises it
+        except Exception as error:  # noqa: BLE001 - raised by the runner, after jobs in flight are finished
             self.failure, planned = error, None
         if planned is None:
             self._plan = None
             return
         item = planned.item
-        own = self._instructions if item.instructions is None else item.instructions
+        instructions = self._instructions if item.instructions is None else item.instructions
         if item.session is None:
             if item.id not in self._finished:
-                self._ready.append(Job(item, Session(instructions=own)))
+                self._ready.append(Job(item, Session(instructions=instructions)))
             return
-        queue = self._sessions.setdefault(item.session, _SessionQueue(Session(item.session, own)))
+        queue = self._sessions.setdefault(item.session, _SessionQueue(Session(item.session, instructions)))
         queue.waiting.append(planned)
         self._waiting += 1
         self._advance(item.session, queue)
 
     def _advance(self, name: str, queue: _SessionQueue) -> None:
-        """Make the session's next item ready; remember those that were finished before."""
+        """Make the next item of a session ready, and remember the turns of finished ones."""
         while queue.waiting and not queue.is_busy:
             item, queue.is_over = queue.waiting.popleft()
             self._waiting -= 1
             if item.id not in self._finished:
-                told = queue.session.instructions if item.instructions is None else item.instructions
-                self._ready.append(Job(item, replace(queue.session, instructions=told), queue.is_over))
+                instructions = queue.session.instructions if item.instructions is None else item.instructions
+                self._ready.append(Job(item, replace(queue.session, instructions=instructions), queue.is_over))
                 queue.is_busy = True
             elif turn := self._finished.turn(item.id):
                 queue.session = queue.session.add(turn)

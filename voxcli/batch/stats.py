@@ -1,4 +1,4 @@
-"""What a run has come to, counted record by record."""
+"""Counts the records of a run."""
 
 from array import array
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from voxcli.core.percentiles import percentile
 
 @dataclass
 class Failures:
-    """Items that failed in one way."""
+    """The items that failed with one error code."""
 
     count: int
-    first: str  # the first of them, as a message
+    first: str  # id and message of the first one
 
 
 class Stats:
-    """Counts records; of each it keeps eight bytes at most."""
+    """Counts records; keeps at most eight bytes for each."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -34,7 +34,7 @@ class Stats:
         return self.answered + self.failed
 
     def add(self, record: dict[str, Any]) -> None:
-        """Count a record that `results.check` has accepted."""
+        """Count a record."""
         if error := record.get("error"):
             failures = self.failures.setdefault(error["code"], Failures(0, f"{record['id']}: {error['message']}"))
             failures.count += 1
@@ -46,33 +46,33 @@ class Stats:
             self._first_token_seconds.append(seconds)
 
     def status(self, items: int, seconds: float) -> "Status":
-        """Return how far a run is that counts here, `seconds` after it began, with `items` to do."""
+        """Return the status of a run of `items` items, `seconds` after it started."""
         return Status(items, self.done, self.failed, self.audio_seconds, self.reply_tokens, seconds)
 
     def first_token_seconds(self, share: float) -> float | None:
-        """Return the time in which this share of the replies began, by nearest rank; None if none did."""
+        """Return the time to first token that this share of the replies did not exceed; None without replies."""
         return percentile(self._first_token_seconds, share)
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is."""
+    """The progress of a run."""
 
-    items: int  # that this run has to do
-    done: int  # of these
+    items: int  # items to answer
+    done: int  # items answered or failed
     failed: int
     audio_seconds: float
     reply_tokens: int
-    seconds: float  # since it began
+    seconds: float  # since the start
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the end at the pace so far; None before the first item is done."""
+        """Estimated seconds until the end; None before the first item is done."""
         return self.seconds / self.done * (self.items - self.done) if self.done else None
 
     @property
     def pace(self) -> str:
-        """What is done in which time, in words."""
+        """The throughput in words."""
         seconds = max(self.seconds, 1e-9)
         return (
             f"{self.audio_seconds / seconds:.1f} audio hours an hour · {self.reply_tokens / seconds:.1f} tokens/s"
@@ -81,7 +81,7 @@ class Status:
 
 
 def _number(record: dict[str, Any], part: str, key: str) -> float:
-    """Return a number in a record, 0 where there is none: a person may have edited the file."""
+    """Return a number from a record; 0 if it is missing, because a person may have edited the file."""
     inner = record.get(part)
     value = inner.get(key) if isinstance(inner, dict) else None
     return float(value) if isinstance(value, int | float) else 0.0

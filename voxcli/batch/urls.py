@@ -1,8 +1,7 @@
-"""Recordings behind URLs, fetched where the item is answered: `s3://bucket/q.wav`.
+"""Reads recordings from URLs such as `s3://bucket/q.wav`, on the machine that answers the item.
 
-fsspec fetches, through drivers that are the user's to install; credentials are those that a driver finds on the
-machine (of S3 in `AWS_*` and `~/.aws`, say). A URL may be signed, so no message shows its query or its user.
-This module knows neither items nor engines.
+fsspec fetches them with drivers that the user installs. A driver finds the credentials on its machine, for S3 for
+example in `AWS_*` and `~/.aws`. A URL may be signed, so messages never show its query or user.
 """
 
 import re
@@ -13,11 +12,11 @@ from voxcli.audio.clip import AudioClip, read_audio, read_stream
 from voxcli.errors import AudioInputError, VoxError
 from voxcli.printable import printable
 
-# What fsspec needs beside itself, for the kinds of URL that are taken. It knows others, some of which run
-# programs or look into further files.
+# Packages that fsspec needs for each accepted scheme. Its other schemes are refused: some run programs or open
+# further files.
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp requests", "http": "aiohttp requests", "file": ""}
-BUCKETS = frozenset({"s3", "gs"})  # the others may have secrets in their query, and their errors show it
-MESSAGE_CHARACTERS = 200  # of what a driver says
+BUCKETS = frozenset({"s3", "gs"})  # errors of the others may show secrets in the query
+MESSAGE_CHARACTERS = 200  # longest quote from a driver's error
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -27,11 +26,11 @@ def is_url(text: str) -> bool:
 
 
 def read_recording(source: str, *, max_seconds: float) -> AudioClip:
-    """Read a file or what a URL names, as a clip at SAMPLE_RATE; of standard input nothing is known here.
+    """Read a file or a URL as a clip at SAMPLE_RATE.
 
     Raises:
-        AudioInputError: as `voxcli.audio.clip.read_audio`; or the kind of URL is not known, its driver is not
-            installed, or it can't be fetched.
+        AudioInputError: see `voxcli.audio.clip.read_audio`; or the scheme is not accepted, its driver is not
+            installed, or the URL can't be fetched.
     """
     if not is_url(source):
         return read_audio(source, max_seconds=max_seconds)
@@ -41,32 +40,34 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
             return read_stream(file, name, max_seconds=max_seconds)
     except VoxError:
         raise
-    except Exception as error:  # each driver has errors of its own, few of them an OSError
+    except Exception as error:  # drivers raise their own errors, few of them OSErrors
         raise _unreadable(error, scheme, name) from error
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:
     if scheme not in DRIVERS:
         known = ", ".join(f"{scheme}://" for scheme in DRIVERS)
-        raise AudioInputError(f"{name}: of URLs, {known} can be read", hint="copy it to one of these, or to a folder")
+        raise AudioInputError(
+            f"{name}: only these URLs can be read: {known}", hint="copy it to one of these, or to a folder"
+        )
     try:
         from fsspec import filesystem
 
         files = filesystem(scheme)
     except ImportError as error:
         command = f"pip install fsspec {DRIVERS[scheme]}".strip()
-        # In the message, for it goes into a record, and may be about another machine.
+        # The command is in the message because a record has no hint, and may come from another machine.
         raise AudioInputError(f"{name} needs packages where it is read: {command}", hint=command) from error
     return cast("BinaryIO", files.open(source, "rb"))
 
 
 def _shown(url: str) -> str:
-    """Return a URL as messages name it: without user, password, query and fragment."""
+    """Return a URL for messages: without user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
         raise AudioInputError("this can't be a URL", hint="check the name") from error
-    query = f"?{parts.query}" if parts.query and parts.scheme in BUCKETS else ""  # part of the name there
+    query = f"?{parts.query}" if parts.query and parts.scheme in BUCKETS else ""  # part of the name in a bucket
     return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}")
 
 
@@ -83,7 +84,7 @@ def _unreadable(error: Exception, scheme: str, name: str) -> AudioInputError:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """Return what a server said; fsspec may say of any answer but a good one that there is no such file."""
+    """Return the status of a server's answer, because fsspec may report any failure as a missing file."""
     for each in (error, error.__cause__):
         status = getattr(each, "status", None)
         if isinstance(status, int) and status:

@@ -1,7 +1,7 @@
-"""What answers the items of a run: an engine that replies to one utterance at a time, in one thread or in several.
+"""Answers the items of a run with an engine, on one thread or several.
 
-The same path as `once`: `Memory.take_turn`, then `record_of`. Where a spoken reply is wanted, it is synthesised
-while it is being written, into a file of its own.
+A turn takes the same path as in `once`: `Memory.take_turn`, then `record_of`. A spoken reply is synthesized while it
+is generated, and saved in a file.
 """
 
 import threading
@@ -21,35 +21,35 @@ from voxcli.core.turn import Engine, SpeechFailed, SpeechOutput, Synthesizer, Tu
 from voxcli.errors import ConfigError, VoxError
 from voxcli.tts.wav_speaker import WavSpeaker
 
-NAME_BYTES = 200  # of one part of a path: file systems take 255
-PLAIN = frozenset(" ._-+,=@()'")  # kept in file names, beside letters and digits
+NAME_BYTES = 200  # longest part of a path; file systems take 255
+PLAIN = frozenset(" ._-+,=@()'")  # allowed in file names, like letters and digits
 
 
 class Worker(Protocol):
-    """Answers jobs until there are no more; the runner gives each a thread."""
+    """Answers jobs until there are no more. Each worker runs on its own thread."""
 
     def work(self, report: Callable[[Outcome], None]) -> None:
-        """Take jobs from a desk or a shelf, and report each that is over, in any order.
+        """Take jobs from a scheduler or prefetcher, and report each outcome, in any order.
 
-        A job that fails is an outcome; an error that is raised ends the run.
+        A job that fails is an outcome, too; an error that is raised ends the run.
         """
         ...
 
 
 class SpokenReplies:
-    """Writes spoken replies below a folder, in one voice."""
+    """Saves spoken replies below a folder, in one voice."""
 
     def __init__(self, folder: Path, synthesizer: Synthesizer) -> None:
-        """Write to `folder`, which is made for its owner alone; raises ConfigError if that can't be written to."""
+        """Create `folder` for its owner only. Raises ConfigError if it can't be created."""
         self._folder = folder
-        self._synthesizer = _OneAtATime(synthesizer)
+        self._synthesizer = _SharedSynthesizer(synthesizer)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"can't make the folder {folder}: {error.strerror}", hint="choose another one") from error
 
     def speaker(self, item_id: str) -> WavSpeaker:
-        """Begin the file of an item; raises VoxError if it can't be written."""
+        """Open the file for an item's reply. Raises VoxError if it can't be written."""
         path = self._folder / reply_path(item_id)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,12 +62,12 @@ class SpokenReplies:
 
 
 class EngineWorker:
-    """Implements `Worker` with an engine; several may share one that replies to several at once."""
+    """Implements `Worker` with an engine. Several workers may share an engine that takes several turns at once."""
 
     def __init__(
         self, prefetcher: Prefetcher, engine: Engine, load_seconds: float, replies: SpokenReplies | None = None
     ) -> None:
-        """Answer what is on `prefetcher`; `load_seconds` is for the records."""
+        """Answer the jobs of `prefetcher`; `load_seconds` goes into the records."""
         self._prefetcher = prefetcher
         self._engine = engine
         self._load_seconds = load_seconds
@@ -84,7 +84,7 @@ class EngineWorker:
             if isinstance(prepared.clip, Exception):
                 raise prepared.clip
             return self._answer(job, prepared.clip)
-        except Exception as error:  # noqa: BLE001 - one item's failure, even by a bug, does not end thousands
+        except Exception as error:  # noqa: BLE001 - a failed item, even one that hits a bug, does not end the run
             item = job.item
             record = failure_of(error, self._engine, path=item.path, prompt=item.prompt, session=item.session)
             return Outcome(job, {"id": item.id, **record}, None)
@@ -108,35 +108,38 @@ class EngineWorker:
 
 
 def replies_at_once(engine: Engine) -> int | None:
-    """Return how many replies an engine is best asked for at the same time; None: it takes one at a time."""
+    """Return how many replies an engine should be asked for at once; None: it takes one at a time."""
     return getattr(engine, "replies_at_once", None)
 
 
 def workers_wanted(engine: Engine, concurrency: int | None) -> int:
-    """Return how many workers ask an engine at once, where `concurrency` are asked for.
+    """Return how many workers should share an engine.
+
+    Args:
+        concurrency: the number that the user asked for; None for the engine's own.
 
     Raises:
-        ConfigError: it takes one at a time.
+        ConfigError: the engine takes one turn at a time, but `concurrency` is higher.
     """
     best = replies_at_once(engine)
     if best is None and concurrency not in (None, 1):
-        raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave --concurrency out")
+        raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave out --concurrency")
     return concurrency or best or 1
 
 
 def reply_path(item_id: str) -> Path:
-    """Return the file of an item's spoken reply, relative to their folder: the id as a path, and `.wav`.
+    """Return the path of an item's spoken reply within the folder: the id as a path, with `.wav`.
 
-    No two ids have the same file, and none lies outside the folder, whatever an id is made of.
+    No two ids share a file, and no id leads out of the folder.
     """
     *folders, name = (_file_name(part) for part in item_id.split("/"))
-    # No folder may have the name of another id's file.
+    # A folder must not have the name of another id's file.
     return Path(*(f"{folder[:-4]}%2Ewav" if folder.endswith(".wav") else folder for folder in folders), f"{name}.wav")
 
 
 def _file_name(part: str) -> str:
     if not part:
-        return "%"  # never written by quote(), which always adds two digits
+        return "%"  # quote() never returns it, because it always adds two digits
     written = "".join(char if char.isalnum() or char in PLAIN else _quoted(char) for char in part)
     if written.startswith("."):  # "..", and hidden files
         written = f"%2E{written[1:]}"
@@ -149,8 +152,8 @@ def _quoted(char: str) -> str:
     return quote(char, safe="", errors="surrogatepass")
 
 
-class _OneAtATime:
-    """A voice that several workers share."""
+class _SharedSynthesizer:
+    """Lets several workers share a voice, one sentence at a time."""
 
     def __init__(self, synthesizer: Synthesizer) -> None:
         self._synthesizer = synthesizer

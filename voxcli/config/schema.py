@@ -80,7 +80,7 @@ class AudioSettings(_Table):
     """Audio input."""
 
     max_seconds: Number = Field(
-        default=1800.0, ge=0.1, le=86_400, description="Longest recording that is taken, in seconds."
+        default=1800.0, ge=0.1, le=86_400, description="Longest accepted recording, in seconds."
     )
 
 
@@ -91,7 +91,7 @@ class SessionSettings(_Table):
         default=8192,
         ge=512,
         le=131_072,
-        description="Longest prompt, in tokens; the oldest turns leave it when it would grow longer.",
+        description="Longest prompt, in tokens; the oldest turns are dropped when it would be longer.",
     )
 
 
@@ -101,13 +101,13 @@ class ReplySettings(_Table):
     max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
     temperature: Temperature = Field(
         default="auto",
-        description="How freely words are chosen (no unit); 0 takes the likeliest word each time. "
-        "auto goes by the model: 0.2 for Voxtral, else 0.",
+        description="Sampling temperature (no unit); 0 always takes the most likely token. "
+        "auto depends on the model: 0.2 for Voxtral, else 0.",
     )
     top_p: TopP = Field(
         default="auto",
-        description="Share of the likeliest words that are chosen from (no unit, 1 is all of them). "
-        "auto goes by the model: 0.95 for Voxtral, else 1.",
+        description="Nucleus sampling: share of the probability that tokens are drawn from (no unit, 1 is all). "
+        "auto depends on the model: 0.95 for Voxtral, else 1.",
     )
 
 
@@ -121,44 +121,45 @@ class SpeechSettings(_Table):
         default=5.0,
         ge=0.5,
         le=300,
-        description="How long a sentence may take to synthesize, in seconds; then the voice restarts.",
+        description="Longest time to synthesize a sentence, in seconds; then the voice restarts.",
     )
 
 
 class LiveSettings(_Table):
     """Listening in a live conversation; `voxcli.chat.speech.endpointing` explains the numbers."""
 
-    input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists what there is.")
-    output_device: DeviceName = Field(default="", description="Loudspeaker, likewise.")
+    input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists them.")
+    output_device: DeviceName = Field(default="", description="Loudspeaker; `voxcli devices` lists them.")
     push_to_talk: Literal["off", "toggle", "hold"] = Field(
-        default="off", description="Whether the space key says when to listen: pressed twice, or held."
+        default="off",
+        description="Whether to listen only between two presses of the space key (toggle) or while it is held (hold).",
     )
-    barge_in: Truth = Field(default=True, description="Whether speech stops a reply that plays.")
+    barge_in: Truth = Field(default=True, description="Whether speech interrupts a reply.")
     barge_in_ms: WholeNumber = Field(
-        default=300, ge=32, le=5000, description="How long speech must last to stop a reply, in milliseconds."
+        default=300, ge=32, le=5000, description="How long speech must last to interrupt a reply, in milliseconds."
     )
     speculative_replies: Truth = Field(
-        default=True, description="Whether a reply is begun in a pause, before the end is certain."
+        default=True, description="Whether a reply is started during a pause, before end of turn."
     )
     echo: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Whether echo is cancelled; auto where the extra is installed. "
-        "Without, the microphone is ignored while a reply plays.",
+        description="Whether echo is cancelled; auto: if the extra echo is installed. "
+        "Without it the microphone is ignored during a reply.",
     )
     end_of_turn: Literal["silence", "smart-turn"] = Field(
-        default="silence", description="What ends a turn: silence alone, or a model that is asked in the first pause."
+        default="silence", description="What ends a turn: silence alone, or a model that judges the first pause."
     )
     threshold: Number = Field(
-        default=0.5, ge=0.01, le=1, description="Probability of speech at which voice begins (no unit)."
+        default=0.5, ge=0.01, le=1, description="Probability of speech at which voice starts (no unit)."
     )
     off_threshold: Number = Field(
-        default=0.35, ge=0.01, le=1, description="Probability of speech below which voice is over (no unit)."
+        default=0.35, ge=0.01, le=1, description="Probability of speech below which voice ends (no unit)."
     )
     min_speech_ms: WholeNumber = Field(
-        default=200, ge=32, le=5000, description="How much voice begins an utterance, in milliseconds."
+        default=200, ge=32, le=5000, description="Voice that starts an utterance, in milliseconds."
     )
     speculate_after_ms: WholeNumber = Field(
-        default=200, ge=32, le=10_000, description="Silence that is a pause, in milliseconds."
+        default=200, ge=32, le=10_000, description="Silence that counts as a pause, in milliseconds."
     )
     min_silence_ms: WholeNumber = Field(
         default=600, ge=32, le=10_000, description="Silence that ends an utterance, in milliseconds."
@@ -167,13 +168,13 @@ class LiveSettings(_Table):
         default=2000,
         ge=32,
         le=30_000,
-        description="Silence that ends one which the end-of-turn model calls incomplete, in milliseconds.",
+        description="Silence that ends an utterance that the end-of-turn model considers incomplete, in milliseconds.",
     )
     pre_roll_ms: WholeNumber = Field(
-        default=500, ge=0, le=5000, description="Audio that is kept from before the first voice, in milliseconds."
+        default=500, ge=0, le=5000, description="Audio kept from before the start of speech, in milliseconds."
     )
     max_utterance_seconds: Number = Field(
-        default=120.0, ge=3, le=1800, description="Longest utterance, in seconds; then it ends by itself."
+        default=120.0, ge=3, le=1800, description="Longest utterance, in seconds; then it is ended."
     )
 
 
@@ -192,25 +193,25 @@ class RemoteSettings(_Table):
 
     url: ServerUrl = Field(default="", description="Address of the server.")
     model: ServerModel = Field(
-        default="", description="Model to ask the server for; nothing for the only one it has. --model names it too."
+        default="", description="Model to request; empty: the only one that the server has. --model sets it too."
     )
     audio_style: Literal["object", "string"] = Field(
         default="object", description="How a clip is sent: vLLM takes an object, Mistral's API a string."
     )
     connect_seconds: Number = Field(
-        default=5.0, ge=0.1, le=300, description="How long the server may take to accept a connection, in seconds."
+        default=5.0, ge=0.1, le=300, description="Longest wait for a connection, in seconds."
     )
     first_token_seconds: Number = Field(
-        default=60.0, ge=0.1, le=3600, description="How long the first token may take, in seconds."
+        default=60.0, ge=0.1, le=3600, description="Longest wait for the first token, in seconds."
     )
     token_seconds: Number = Field(
-        default=20.0, ge=0.1, le=3600, description="How long each further token may take, in seconds."
+        default=20.0, ge=0.1, le=3600, description="Longest wait for each further token, in seconds."
     )
     retries: WholeNumber = Field(
         default=3,
         ge=0,
         le=20,
-        description="How often a request is sent again that was refused for the moment or dropped (no unit).",
+        description="How often a request is repeated that was refused temporarily or dropped (no unit).",
     )
 
 
@@ -219,23 +220,21 @@ class Settings(_Table):
 
     engine: Literal["auto", "voxtral", "embedded", "remote"] = Field(
         default="auto",
-        description="What answers; auto takes voxtral where there is a GPU for it, else embedded, and never remote.",
+        description="What answers; auto takes voxtral if there is a GPU for it, otherwise embedded, and never remote.",
     )
     model: ModelName = Field(default="mini", description="Checkpoint of the voxtral engine.")
     device: ComputeDevice = Field(
         default="auto",
-        description="What the voxtral engine runs on; auto takes the best there is, cuda the GPU with the most memory.",
+        description="Device of the voxtral engine; auto takes the best one, cuda the GPU with the most memory.",
     )
     quantize: Literal["auto", "none", "int8", "int4", "fp8"] = Field(
         default="auto",
-        description="How the voxtral engine keeps its large matrices; auto takes the best format that fits.",
+        description="Number format of the voxtral engine's large matrices; auto takes the best one that fits.",
     )
     instructions: Instructions = Field(
-        default=DEFAULT_INSTRUCTIONS, description="What the model is told about how to answer."
+        default=DEFAULT_INSTRUCTIONS, description="System prompt: how the model should answer."
     )
-    voice: VoiceName = Field(
-        default="pyttsx3", description="Voice that speaks replies; `voxcli voices` lists what there is."
-    )
+    voice: VoiceName = Field(default="pyttsx3", description="Voice for replies; `voxcli voices` lists them.")
     audio: AudioSettings = AudioSettings()
     session: SessionSettings = SessionSettings()
     reply: ReplySettings = ReplySettings()

@@ -132,7 +132,7 @@ def test_a_node_that_is_killed_at_half_loses_and_doubles_nothing(cluster: Any, t
     assert sorted(record["id"] for record in found) == sorted(each["id"] for each in asked)
     assert [record for record in found if "error" in record] == []
     assert status.done == 300
-    assert any("gone" in text for text in run.said)
+    assert any("lost" in text for text in run.said)
     pids: dict[str, list[str]] = defaultdict(list)
     before: dict[str, str] = {}
     for record in found:  # in the order in which they were written

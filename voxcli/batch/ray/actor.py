@@ -1,7 +1,6 @@
-"""What answers on one machine of several: an engine, and jobs that come one by one from elsewhere.
+"""Answers jobs that arrive from elsewhere with an engine on this machine.
 
-It is what a run on one machine is made of - a shelf that reads recordings ahead, workers with an engine - but its
-jobs are handed in instead of taken from a desk. It knows nothing of what carries them here.
+It has a prefetcher and workers, like a run on one machine, but jobs are passed to it instead of taken from a scheduler.
 """
 
 import socket
@@ -24,21 +23,21 @@ from voxcli.core.session import Turn
 from voxcli.core.turn import Engine
 from voxcli.engines import factory
 
-READ_AHEAD = 2  # items at a station, for each that it answers: while one is answered, the next is read
+READ_AHEAD = 2  # items per worker: while one is answered, the next is read
 
-Answer = tuple[dict[str, Any], Turn | None]  # a record, and what the session remembers of it
+Answer = tuple[dict[str, Any], Turn | None]  # a record, and the turn that the session remembers
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Opens the engine that a user asked for, with the weights and the key that are found where it is called."""
+    """Opens the engine that the user asked for, with the weights and the key of the machine it is called on."""
 
     options: factory.EngineOptions
-    urls: Sequence[str] = ()  # of servers, which share the work
-    concurrency: int = 1  # on each server
+    urls: Sequence[str] = ()  # servers that share the work
+    concurrency: int = 1  # requests at once to each server
 
     def __call__(self, notice: factory.Notice) -> Engine:
-        """Return the engine; raises what `voxcli.engines.factory.open_engine` raises."""
+        """Return the engine. Raises what `voxcli.engines.factory.open_engine` raises."""
         if self.options.engine == "remote":
             return factory.open_pool(self.options, self.urls, self.concurrency, notice)
         return factory.open_engine(self.options, cache_folder(), notice)
@@ -46,43 +45,43 @@ class EngineChoice:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a station is made of: plain values, and a function that is imported where it is made."""
+    """What a worker is built from; it is pickled and sent to its machine."""
 
     open_engine: Callable[[factory.Notice], Engine]
-    folder: str  # that relative paths are meant from
-    max_seconds: float  # of a recording
-    concurrency: int | None = None  # items at once; None: what the engine does best
+    folder: str  # base of relative paths
+    max_seconds: float  # longest recording
+    concurrency: int | None = None  # items at once; None: as the engine prefers
 
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """What a station says of itself once its engine is loaded."""
+    """Facts about a worker whose engine is loaded."""
 
-    name: str  # of the engine
+    name: str  # name of the engine
     model: str
     host: str
-    version: str  # of voxcli
-    room: int  # items that may be there at once
+    version: str  # version of voxcli
+    room: int  # items that it may have at once
     load_seconds: float
     notices: tuple[str, ...]
 
 
 class ActorWorker:
-    """Answers jobs; one that is asked for is one that is answered, or its future has the error."""
+    """Answers jobs. The future of each gets its answer or an error."""
 
     def __init__(self, setup: Setup, read: Read | None = None) -> None:
-        """Load the engine and begin; raises what opening the engine raises."""
+        """Load the engine and start. Raises what opening the engine raises."""
         self._setup = setup
-        self._asked: dict[int, _Asked] = {}  # by the identity of a job: an item may be asked for twice
-        self._failure: BaseException | None = None  # of a worker
-        self._inbox = _Inbox()
+        self._pending: dict[int, _PendingJob] = {}  # by the id() of a job, because an item may be sent twice
+        self._failure: BaseException | None = None  # error that ended a worker's thread
+        self._jobs = _JobQueue()
         notices: list[str] = []
         started = time.perf_counter()
         self._engine = setup.open_engine(notices.append)
         load_seconds = time.perf_counter() - started
         count = workers_wanted(self._engine, setup.concurrency)
         self._prefetcher = Prefetcher(
-            self._inbox, read or (lambda path: read_recording(path, max_seconds=setup.max_seconds))
+            self._jobs, read or (lambda path: read_recording(path, max_seconds=setup.max_seconds))
         )
         self._prefetcher.__enter__()
         workers = [EngineWorker(self._prefetcher, self._engine, load_seconds) for _ in range(count)]
@@ -100,18 +99,18 @@ class ActorWorker:
         )
 
     def answer(self, job: Job) -> Future[Answer]:
-        """Take a job; its record names the recording as the job does."""
-        asked = _Asked(job.item.path)
-        if not is_url(asked.path):
-            job = replace(job, item=replace(job.item, path=str(Path(self._setup.folder, asked.path))))
-        self._asked[id(job)] = asked
-        self._inbox.put(job)
+        """Queue a job. Its record names the recording as the job does."""
+        pending = _PendingJob(job.item.path)
+        if not is_url(pending.path):
+            job = replace(job, item=replace(job.item, path=str(Path(self._setup.folder, pending.path))))
+        self._pending[id(job)] = pending
+        self._jobs.put(job)
         if self._failure:
             self._fail(self._failure)
-        return asked.answer
+        return pending.answer
 
     def close(self) -> None:
-        """Finish what is being answered, and end."""
+        """Finish the jobs in flight and stop."""
         self._prefetcher.__exit__()
         for thread in self._threads:
             thread.join()
@@ -120,28 +119,28 @@ class ActorWorker:
     def _work(self, worker: EngineWorker) -> None:
         try:
             worker.work(self._report)
-        except BaseException as error:  # noqa: BLE001 - raised again where the answers are waited for
+        except BaseException as error:  # noqa: BLE001 - raised again where the answers are awaited
             self._failure = error
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        while self._asked:
-            self._asked.popitem()[1].answer.set_exception(error)
+        while self._pending:
+            self._pending.popitem()[1].answer.set_exception(error)
 
     def _report(self, outcome: Outcome) -> None:
-        asked = self._asked.pop(id(outcome.job))
-        outcome.record["audio"]["path"] = asked.path
-        asked.answer.set_result((outcome.record, outcome.turn))
+        pending = self._pending.pop(id(outcome.job))
+        outcome.record["audio"]["path"] = pending.path
+        pending.answer.set_result((outcome.record, outcome.turn))
 
 
 @dataclass(frozen=True)
-class _Asked:
-    path: str  # of the recording, as the job names it
+class _PendingJob:
+    path: str  # path of the recording as the job names it
     answer: Future[Answer] = field(default_factory=Future)
 
 
-class _Inbox:
-    """Implements `voxcli.batch.prefetch.Jobs` with what is put in."""
+class _JobQueue:
+    """Implements `voxcli.batch.prefetch.Jobs` with a queue."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -153,7 +152,7 @@ class _Inbox:
     def take(self) -> Job | None:
         job = self._jobs.get()
         if job is None:
-            self._jobs.put(None)  # for the next who asks
+            self._jobs.put(None)  # for the next caller
         return job
 
     def stop(self) -> None:

@@ -1,11 +1,9 @@
-"""A batch on a Ray cluster: actors that each load an engine once, and the jobs that are with them.
+"""Runs a batch on a Ray cluster: a pool of actors that each load an engine once.
 
-Ray places the actors, and carries jobs and answers. Here an actor whose process or machine died is started again, and
-it is kept which job is with which actor: that of an actor that died goes to another, and a session's turns go to the
-actor that had the last one. What an actor does with a job is the business of `station.py`; nothing is known here
-of engines, recordings and files.
+Ray places the actors and transports jobs and answers. The pool restarts an actor whose process or machine died, gives
+its jobs to others, and sends the turns of a session to the actor that had the last one. `actor.py` answers the jobs.
 
-Jobs and answers are pickled by Ray, among processes of the cluster alone.
+Ray pickles jobs and answers, only between processes of the cluster.
 """
 
 import asyncio
@@ -30,39 +28,40 @@ from voxcli.errors import ConfigError, VoxError, missing_extra
 from voxcli.printable import first_line
 
 CONNECT_SECONDS = 5.0
-TICK_SECONDS = 0.1  # between looks at whether the run is to stop
-PATIENCE_SECONDS = 30.0  # without any actor, before it is said again what is waited for
-ATTEMPTS = 3  # at an item whose actor dies each time; from the second on it is alone there, for it may be the cause
-START_ATTEMPTS = 3  # in a row, of an actor whose process dies while it loads, for lack of memory say
-CALLS_AT_ONCE = 4096  # to one actor; more than any asks for
+TICK_SECONDS = 0.1  # between checks whether the run should stop
+WAITING_SECONDS = 30.0  # between notices while no actor is ready
+ATTEMPTS = 3  # for an item whose actor dies; a retry runs alone on its actor, as the item may be the cause
+START_ATTEMPTS = 3  # in a row, for an actor that dies while it loads, for example for lack of memory
+CALLS_AT_ONCE = 4096  # calls to one actor; more than any worker takes
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many actors, and what each is given; beside that a CPU."""
+    """How many actors there are, and how many GPUs each gets besides one CPU."""
 
-    workers: int | None = None  # None: as many as there is room for now
-    gpus: float | None = None  # of each; None: 1 where the cluster has any, else 0
+    workers: int | None = None  # None: as many as the cluster has room for now
+    gpus: float | None = None  # for each; None: 1 if the cluster has GPUs, otherwise 0
 
 
 class AnsweringActor:
-    """A station behind Ray; `voxcli` has to be installed on each machine."""
+    """The Ray actor around an `ActorWorker`. `voxcli` must be installed on each machine."""
 
     def __init__(self, setup: Setup) -> None:
         self._worker: ActorWorker | None = None
         self._failure: VoxError | None = None
         try:
             self._worker = ActorWorker(setup)
-        except VoxError as error:  # raised here it would reach the caller as a text of many lines
+        except VoxError as error:  # raised here, it would reach the caller as text of many lines
             self._failure = error
 
     async def ready(self) -> WorkerReady | VoxError:
-        """Return what the station is, or why there is none."""
+        """Return facts about the worker, or why there is none."""
         return self._worker.ready if self._worker else self._failure or VoxError("the worker is not there")
 
     async def answer(self, job: Job) -> Answer:
+        """Answer a job."""
         if self._worker is None:
             raise self._failure or VoxError("the worker is not there")
         return await asyncio.wrap_future(self._worker.answer(job))
@@ -70,22 +69,22 @@ class AnsweringActor:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be part of a running cluster.
+    """Stay connected to a running cluster for as long as the context lasts.
 
     Args:
-        address: `auto` for the one that runs on this machine, `HOST:PORT`, or `ray://HOST:PORT`.
+        address: `auto` for the cluster of this machine, `HOST:PORT`, or `ray://HOST:PORT`.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers there.
+        ConfigError: Ray is not installed, or no cluster answers at the address.
     """
-    on_terminate = signal.getsignal(signal.SIGTERM)  # which Ray puts its own in place of
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20 tries to reach a cluster, each takes half a minute
+    on_terminate = signal.getsignal(signal.SIGTERM)  # Ray replaces it
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # instead of 20 tries of half a minute each
     try:
         import ray
     except ImportError as error:
         raise missing_extra(ConfigError, "--ray", "ray") from error
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (RuntimeError, ValueError, OverflowError, OSError) as error:
         raise ConfigError(
@@ -93,15 +92,15 @@ def connected(address: str) -> Iterator[None]:
             hint="ray start --head on one machine, ray start --address HOST:6379 on the others; then --ray HOST:6379",
         ) from error
     try:
-        with redirect_stdout(sys.stderr):  # where Ray prints what becomes of the cluster
+        with redirect_stdout(sys.stderr):  # Ray prints the state of the cluster
             yield
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, on_terminate)
 
 
-def _knock(address: str) -> None:
-    """Raise OSError or ValueError if nothing listens at an address; Ray would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens at the address, because Ray would try for minutes."""
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not host or not port.isdecimal():
@@ -110,35 +109,36 @@ def _knock(address: str) -> None:
 
 
 @dataclass(eq=False)
-class _Actor:
-    """A place for an actor, from its first start to the end of the run."""
+class _PooledActor:
+    """An actor of the pool. A restart replaces its handle."""
 
-    actor: Any
-    failed_starts: int = 0  # since it was ready
-    ready: WorkerReady | None = None  # None: it is starting, for the first time or again
-    is_lost: bool = False  # it starts no more
-    calls: int = 0  # jobs that are there
-    is_reserved: bool = False  # for one job that has seen an actor die
-    waiting: deque[Job] = field(default_factory=deque)  # turns of its sessions, while there is no room
+    handle: Any  # Ray's
+    failed_starts: int = 0  # since it was last ready
+    ready: WorkerReady | None = None  # None: it is starting
+    is_removed: bool = False  # it is not started again
+    jobs: int = 0  # jobs that it has
+    is_reserved: bool = False  # for one job whose earlier actor died
+    waiting: deque[Job] = field(default_factory=deque)  # turns of its sessions that wait for room
 
     @property
     def has_room(self) -> bool:
-        return self.ready is not None and self.calls < self.ready.room and not self.is_reserved
+        """Whether it can take a job now."""
+        return self.ready is not None and self.jobs < self.ready.room and not self.is_reserved
 
     def release(self) -> None:
-        """Take note that a job is there no more."""
-        self.calls -= 1
+        """Record that a job has left it."""
+        self.jobs -= 1
         self.is_reserved = False
 
 
 @dataclass(frozen=True)
 class _Call:
-    member: _Actor
-    job: Job | None  # None: it was asked whether it is ready
+    actor: _PooledActor
+    job: Job | None  # None: the call waits until the actor is ready
 
 
 class ActorPool:
-    """The actors of a run. Implements `voxcli.batch.worker.Worker`, for all of them at once."""
+    """The actors of a run. Implements `voxcli.batch.worker.Worker` for all of them together."""
 
     def __init__(
         self,
@@ -146,197 +146,196 @@ class ActorPool:
         setup: Setup,
         size: Size,
         items: int,
-        say: Say,
+        notify: Notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin within `connected`.
+        """Start the actors; call it within `connected`.
 
         Args:
-            items: how many there are to answer: no more actors than that are started.
-            say: is told what becomes of the actors.
+            items: number of items to answer; no more actors than that are started.
+            notify: told when actors are ready, lost or removed.
 
         Raises:
-            ConfigError: the cluster has no GPU, though they are asked for.
+            ConfigError: the cluster has no room for an actor.
         """
         import ray
 
-        workers, gpus = _measured(size, ray.cluster_resources())
-        self._scheduler, self._say, self._clock = scheduler, say, clock
+        workers, gpus = _pool_size(size, ray.cluster_resources())
+        self._scheduler, self._notify, self._clock = scheduler, notify, clock
         actor_class = ray.remote(AnsweringActor).options(
             num_cpus=1,
             num_gpus=gpus,
-            max_restarts=0,  # Ray would start one that dies while it loads again and again
-            max_task_retries=0,  # a job goes to another actor at once, instead of waiting for this one to be back
+            max_restarts=0,  # Ray would endlessly restart an actor that dies while it loads
+            max_task_retries=0,  # a job goes to another actor at once instead of waiting for a restart
             max_concurrency=CALLS_AT_ONCE,
             scheduling_strategy="SPREAD",
         )
         self._start = partial(actor_class.remote, setup)
-        self._members = [_Actor(self._start()) for _ in range(min(workers, items))]
-        self._calls: dict[Any, _Call] = {}  # by Ray's reference to the answer
-        self._homes: dict[str, _Actor] = {}  # of sessions
-        self._returned: deque[Job] = deque()  # by actors that died; each runs alone, when an actor has nothing to do
-        self._displaced: deque[Job] = deque()  # that waited for an actor that died
-        self._deaths: Counter[str] = Counter()  # that an item has seen
-        self._said: set[str] = set()
-        self._failure = VoxError("no worker can be started")
+        self._actors = [_PooledActor(self._start()) for _ in range(min(workers, items))]
+        self._calls: dict[Any, _Call] = {}  # by Ray's reference to the result
+        self._session_actors: dict[str, _PooledActor] = {}  # by name of the session
+        self._retries: deque[Job] = deque()  # jobs whose actor died; each runs alone on an idle actor
+        self._requeued: deque[Job] = deque()  # jobs that waited for an actor that died
+        self._deaths: Counter[str] = Counter()  # actors that died, by id of the item
+        self._notified: set[str] = set()
 
     def work(self, report: Callable[[Outcome], None]) -> None:
-        """See `Worker`; raises VoxError where no actor can be had, or one has a bug."""
+        """See `Worker`. Raises VoxError if no actor can be started, or one has a bug."""
         import ray
 
         try:
-            for member in self._members:
-                self._ask_whether_ready(member)
-            heard = self._clock()
-            while not (self._hand_out() and not any(member.calls for member in self._members)):
+            for actor in self._actors:
+                self._request_ready(actor)
+            ready_at = self._clock()
+            while not (self._dispatch_jobs() and not any(actor.jobs for actor in self._actors)):
                 done, _ = ray.wait(list(self._calls), num_returns=1, timeout=TICK_SECONDS)
                 if done:
                     done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
                 for reference in done:
-                    self._settle(reference, report)
-                heard = self._complained_since(heard)
+                    self._on_call_done(reference, report)
+                ready_at = self._notify_while_waiting(ready_at)
         finally:
-            for member in self._members:
-                ray.kill(member.actor)
+            for actor in self._actors:
+                ray.kill(actor.handle)
 
-    def _hand_out(self) -> bool:
-        """Give jobs to actors as long as they have room; return whether there were too few."""
+    def _dispatch_jobs(self) -> bool:
+        """Send jobs to actors that have room; return whether no jobs were left before the room was used up."""
         if self._scheduler.stopped:
             return True
-        while member := self._freest():
-            job = member.waiting.popleft() if member.waiting else self._next(member)
+        while actor := self._least_busy():
+            job = actor.waiting.popleft() if actor.waiting else self._next_job(actor)
             if job is None:
                 return True
-            home = self._home(job, member)
-            if home is member or home.has_room:
-                self._send(home, job)
+            owner = self._actor_for(job, actor)
+            if owner is actor or owner.has_room:
+                self._send(owner, job)
             else:
-                home.waiting.append(job)
+                owner.waiting.append(job)
         return False
 
-    def _freest(self) -> _Actor | None:
-        free = [member for member in self._members if member.has_room]
-        return min(free, key=lambda member: (not member.waiting, member.calls)) if free else None
+    def _least_busy(self) -> _PooledActor | None:
+        free = [actor for actor in self._actors if actor.has_room]
+        return min(free, key=lambda actor: (not actor.waiting, actor.jobs)) if free else None
 
-    def _next(self, member: _Actor) -> Job | None:
-        if self._returned and not member.calls:
-            member.is_reserved = True
-            return self._returned.popleft()
-        return self._displaced.popleft() if self._displaced else self._scheduler.take(wait=False)
+    def _next_job(self, actor: _PooledActor) -> Job | None:
+        if self._retries and not actor.jobs:
+            actor.is_reserved = True
+            return self._retries.popleft()
+        return self._requeued.popleft() if self._requeued else self._scheduler.take(wait=False)
 
-    def _home(self, job: Job, member: _Actor) -> _Actor:
-        """Return where a job belongs: to the actor that knows its session if that is there, else to `member`."""
+    def _actor_for(self, job: Job, actor: _PooledActor) -> _PooledActor:
+        """Return the actor that has the job's session if it is ready, otherwise `actor`."""
         if job.item.session is None:
-            return member
-        home = self._homes.get(job.item.session)
-        if home is None or home.ready is None or member.is_reserved:
-            home = self._homes[job.item.session] = member
-        return home
+            return actor
+        owner = self._session_actors.get(job.item.session)
+        if owner is None or owner.ready is None or actor.is_reserved:
+            owner = self._session_actors[job.item.session] = actor
+        return owner
 
-    def _send(self, member: _Actor, job: Job) -> None:
-        member.calls += 1
-        self._calls[member.actor.answer.remote(job)] = _Call(member, job)
+    def _send(self, actor: _PooledActor, job: Job) -> None:
+        actor.jobs += 1
+        self._calls[actor.handle.answer.remote(job)] = _Call(actor, job)
 
-    def _ask_whether_ready(self, member: _Actor) -> None:
-        """Have Ray answer when the actor is there, wherever and whenever that is."""
-        self._calls[member.actor.ready.remote()] = _Call(member, None)
+    def _request_ready(self, actor: _PooledActor) -> None:
+        """Call the actor; the result arrives when it is ready."""
+        self._calls[actor.handle.ready.remote()] = _Call(actor, None)
 
-    def _start_again(self, member: _Actor) -> None:
-        """Put a new actor in the place of one that is gone, or can't be reached."""
+    def _restart(self, actor: _PooledActor) -> None:
+        """Replace an actor that died or can't be reached."""
         import ray
 
-        ray.kill(member.actor)
-        member.actor = self._start()
-        self._ask_whether_ready(member)
+        ray.kill(actor.handle)
+        actor.handle = self._start()
+        self._request_ready(actor)
 
-    def _settle(self, reference: Any, report: Callable[[Outcome], None]) -> None:
-        """Take what a call has come to."""
+    def _on_call_done(self, reference: Any, report: Callable[[Outcome], None]) -> None:
+        """Handle the result or the error of a call."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         call = self._calls.pop(reference)
         try:
             value = ray.get(reference)
-        except RayTaskError as error:  # raised by our own code there
+        except RayTaskError as error:  # raised by voxcli's code in the actor
             raise VoxError(f"a worker failed: {first_line(error.cause)}", hint="please report it") from error
         except RayError as error:
             if call.job:
-                self._lose(call.member, call.job, error, report)
+                self._on_actor_lost(call.actor, call.job, error, report)
             else:
-                self._on_failed_start(call.member, error)
+                self._on_failed_start(call.actor, error)
             return
         if call.job is None:
-            self._welcome(call.member, value)
+            self._on_ready(call.actor, value)
             return
-        call.member.release()
+        call.actor.release()
         if call.job.ends_session and call.job.item.session:
-            self._homes.pop(call.job.item.session, None)
+            self._session_actors.pop(call.job.item.session, None)
         record, turn = cast("Answer", value)
         report(Outcome(call.job, record, turn))
 
-    def _welcome(self, member: _Actor, said: WorkerReady | VoxError) -> None:
-        if isinstance(said, VoxError):
-            self._leave_out(member, said)
-        elif said.version != __version__:
-            self._leave_out(member, ConfigError(f"{said.host} has voxcli {said.version}, this machine {__version__}"))
+    def _on_ready(self, actor: _PooledActor, reply: WorkerReady | VoxError) -> None:
+        if isinstance(reply, VoxError):
+            self._remove(actor, reply)
+        elif reply.version != __version__:
+            self._remove(actor, ConfigError(f"{reply.host} has voxcli {reply.version}, this machine {__version__}"))
         else:
-            for notice in said.notices:
-                self._say_once(notice)
-            self._say(f"worker on {said.host}: {said.name} engine, ready in {said.load_seconds:.1f} s")
-            member.ready, member.failed_starts = said, 0
+            for notice in reply.notices:
+                self._notify_once(notice)
+            self._notify(f"worker on {reply.host}: {reply.name} engine, ready in {reply.load_seconds:.1f} s")
+            actor.ready, actor.failed_starts = reply, 0
 
-    def _on_failed_start(self, member: _Actor, error: Exception) -> None:
-        """Start an actor again that died while it loaded, unless that was the last attempt."""
-        member.failed_starts += 1
-        if member.failed_starts < START_ATTEMPTS:
-            self._say_once(f"a worker died while it loaded its engine; it is started again: {first_line(error)}")
-            self._start_again(member)
+    def _on_failed_start(self, actor: _PooledActor, error: Exception) -> None:
+        """Restart an actor that died while it loaded, or remove it after the last attempt."""
+        actor.failed_starts += 1
+        if actor.failed_starts < START_ATTEMPTS:
+            self._notify_once(f"a worker died while it loaded its engine; it is started again: {first_line(error)}")
+            self._restart(actor)
             return
         why = f"a worker died {START_ATTEMPTS} times while it loaded its engine: {first_line(error)}"
-        self._leave_out(
-            member, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N")
-        )
+        self._remove(actor, VoxError(why, hint="it may need more memory than its machine has; fewer with --workers N"))
 
-    def _lose(self, member: _Actor, job: Job, error: Exception, report: Callable[[Outcome], None]) -> None:
-        """Take a job back from an actor that is gone, or can't be reached."""
-        member.release()
-        ready = member.ready
-        if ready:  # its other jobs are given back by their own calls
-            self._say(f"worker on {ready.host}: gone; what it had goes to others")
-            member.ready = None
-            self._displaced.extend(member.waiting)
-            member.waiting.clear()
-            self._start_again(member)
+    def _on_actor_lost(
+        self, actor: _PooledActor, job: Job, error: Exception, report: Callable[[Outcome], None]
+    ) -> None:
+        """Restart an actor that died or can't be reached, and requeue its job."""
+        actor.release()
+        ready = actor.ready
+        if ready:  # its other jobs are requeued as their own calls fail
+            self._notify(f"worker on {ready.host}: lost; its items go to other workers")
+            actor.ready = None
+            self._requeued.extend(actor.waiting)
+            actor.waiting.clear()
+            self._restart(actor)
         self._deaths[job.item.id] += 1
         if self._deaths[job.item.id] < ATTEMPTS:
-            self._returned.append(job)
+            self._retries.append(job)
             return
         item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {first_line(error)}")
-        named = cast("Engine", ready or _NoEngine())  # of an engine, a record has the names alone
+        named = cast("Engine", ready or _NoEngine())  # a record needs only the names of an engine
         record = failure_of(why, named, path=item.path, prompt=item.prompt, session=item.session)
         report(Outcome(job, {"id": item.id, **record}, None))
 
-    def _leave_out(self, member: _Actor, why: VoxError) -> None:
-        """Go on without an actor that starts no more; raises `why` if it was the last."""
-        member.is_lost = True
-        if all(member.is_lost for member in self._members):
-            raise why
-        self._say_once(f"left out: {why}")
+    def _remove(self, actor: _PooledActor, reason: VoxError) -> None:
+        """Continue without an actor. Raises `reason` if it was the last."""
+        actor.is_removed = True
+        if all(actor.is_removed for actor in self._actors):
+            raise reason
+        self._notify_once(f"left out: {reason}")
 
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._say(text)
+    def _notify_once(self, text: str) -> None:
+        if text not in self._notified:
+            self._notified.add(text)
+            self._notify(text)
 
-    def _complained_since(self, heard: float) -> float:
-        """Say from time to time that there is no actor; return when there was one, or it was said."""
+    def _notify_while_waiting(self, ready_at: float) -> float:
+        """Give notice every `WAITING_SECONDS` without a ready actor; return when one was ready or notice was given."""
         now = self._clock()
-        if any(member.ready for member in self._members):
+        if any(actor.ready for actor in self._actors):
             return now
-        if now - heard < PATIENCE_SECONDS:
-            return heard
-        left = sum(not member.is_lost for member in self._members)
-        self._say(f"waiting for the cluster to start one of {left} workers; `ray status` says what is free")
+        if now - ready_at < WAITING_SECONDS:
+            return ready_at
+        left = sum(not actor.is_removed for actor in self._actors)
+        self._notify(f"waiting for the cluster to start one of {left} workers; `ray status` says what is free")
         return now
 
 
@@ -346,14 +345,14 @@ class _NoEngine:
     model: str = "unknown"
 
 
-def _measured(size: Size, there: dict[str, float]) -> tuple[int, float]:
-    """Return the number of actors and the GPUs of each, for a cluster that has this."""
-    gpus = size.gpus if size.gpus is not None else float(there.get("GPU", 0) > 0)
-    room = there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0)
+def _pool_size(size: Size, resources: dict[str, float]) -> tuple[int, float]:
+    """Return the number of actors and the GPUs of each, for the resources of a cluster."""
+    gpus = size.gpus if size.gpus is not None else float(resources.get("GPU", 0) > 0)
+    room = resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 0)
     if workers := size.workers or int(room):
         return workers, gpus
     raise ConfigError(
-        f"the cluster has no room for a worker with {gpus:g} GPUs: {there.get('GPU', 0):g} GPUs, "
-        f"{there.get('CPU', 0):g} CPUs",
-        hint="--gpus-per-worker 0 runs without; --workers N waits for N workers, where the cluster grows by itself",
+        f"the cluster has no room for a worker with {gpus:g} GPUs: {resources.get('GPU', 0):g} GPUs, "
+        f"{resources.get('CPU', 0):g} CPUs",
+        hint="--gpus-per-worker 0 runs without GPUs; --workers N waits for N workers on a cluster that grows by itself",
     )
