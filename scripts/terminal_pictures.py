@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 
 import pyte
@@ -40,6 +41,7 @@ SETTLE_SECONDS = 1.0  # after "ready", until the latency of the devices is known
 INTO_REPLY_SECONDS = 0.6  # from the first sound of the last reply to the picture
 LISTENING, SPEAKING = "○ listening", "▶ speaking"  # as the view shows these states
 DIM, BRIGHT_BLACK = 2, 90  # parameters of SGR (ECMA-48, and aixterm's for bright colours)
+EXTENDED = (38, 48)  # the parameters after these name a colour
 
 NORMAL = ["#484f58", "#ff7b72", "#3fb950", "#d29922", "#58a6ff", "#bc8cff", "#39c5cf", "#b1bac4"]
 BRIGHT = ["#7d8590", "#ffa198", "#56d364", "#e3b341", "#79c0ff", "#d2a8ff", "#56d4dd", "#ffffff"]
@@ -50,9 +52,10 @@ COLORS = {"brown": "yellow", "brightblack": "bright_black"}  # pyte's names, whe
 class DimScreen(pyte.Screen):
     """A terminal's screen that shows dim text, which pyte leaves out, in bright black."""
 
-    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
-        shown = [BRIGHT_BLACK if attribute == DIM else attribute for attribute in attributes]
-        super().select_graphic_rendition(*shown, private=private)
+    def select_graphic_rendition(self, *attributes: int) -> None:
+        colors = next((place for place, each in enumerate(attributes) if each in EXTENDED), len(attributes))
+        shown = [BRIGHT_BLACK if each == DIM else each for each in attributes[:colors]]
+        super().select_graphic_rendition(*shown, *attributes[colors:])
 
 
 class Terminal(threading.Thread):
@@ -108,11 +111,15 @@ def svg(screen: pyte.Screen, title: str) -> str:
 
 def _row(screen: pyte.Screen, line: int) -> Text:
     row = Text()
-    for column in range(screen.columns):
-        cell = screen.buffer[line][column]
-        row.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold, reverse=cell.reverse))
+    cells = (screen.buffer[line][column] for column in range(screen.columns))
+    for style, group in groupby(cells, _style):
+        row.append("".join(cell.data for cell in group), style)
     row.rstrip()
     return row
+
+
+def _style(cell: pyte.screens.Char) -> Style:
+    return Style(color=_color(cell.fg), bold=cell.bold, reverse=cell.reverse)
 
 
 def _color(name: str) -> str | None:
