@@ -32,7 +32,7 @@ from voxcli.audio.clip import read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "chat.svg"
-QUESTIONS = ("capital-of-france.flac", "color-of-a-lemon.flac", "sound-of-a-cat.flac")
+QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
 COLUMNS, ROWS = 80, 19
 COMMAND = ("voxcli", "chat", "--engine", "embedded")
 READY_SECONDS = 300.0  # the weights may have to be unpacked
@@ -113,7 +113,9 @@ def _row(screen: pyte.Screen, line: int) -> Text:
     row = Text()
     cells = (screen.buffer[line][column] for column in range(screen.columns))
     for style, group in groupby(cells, _style):
-        row.append("".join(cell.data for cell in group), style)
+        text = "".join(cell.data for cell in group)
+        words = text.lstrip(" ")  # some programs draw no spaces at the beginning of a text
+        row.append(" " * (len(text) - len(words))).append(words, style)
     row.rstrip()
     return row
 

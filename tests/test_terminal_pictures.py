@@ -36,6 +36,13 @@ def test_dim_and_bold_text_is_told_apart() -> None:
     assert len({rules["dim"], rules["plain"]}) == 2
 
 
+def test_a_space_before_another_style_is_left_to_the_position() -> None:
+    picture = drawn("\x1b[1mspace\x1b[0m\x1b[2m mute\x1b[0m")
+    (mute,) = (each for each in picture.iter() if (each.text or "").strip("\xa0\n ") == "mute")
+    assert mute.text == "mute"
+    assert float(mute.attrib["x"]) == pytest.approx(6 * float(mute.attrib["textLength"]) / 4)
+
+
 def test_colours_of_every_kind_are_drawn() -> None:
     rules = dict(texts(drawn("\x1b[33mnamed \x1b[38;5;208mindexed \x1b[38;2;1;2;3mexact")))
     assert "#ff8700" in rules["indexed"]
