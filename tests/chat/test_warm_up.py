@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import speech_worker
 from voxcli.chat.warm_up import warm_up
 from voxcli.core.session import Session, Turn
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
@@ -28,7 +29,7 @@ def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:
     said = tmp_path / "said"
     command = (
         sys.executable,
-        str(Path(__file__).with_name("speech_worker.py")),
+        speech_worker.__file__,
         str(tmp_path / "starts"),
         f"note {said}",
     )
