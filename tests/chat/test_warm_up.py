@@ -29,7 +29,7 @@ def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:
     spoken = tmp_path / "spoken"
     command = (
         sys.executable,
-        str(Path(speech_worker.__file__)),
+        speech_worker.__file__,
         str(tmp_path / "starts"),
         f"note {spoken}",
     )

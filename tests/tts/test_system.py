@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.support import speech_worker
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
@@ -56,8 +57,7 @@ def scripted(tmp_path: Path, temp_files: Path) -> Opened:
     """Opens a voice with a list of behaviours, one for each of its processes."""
 
     def opened(*behaviours: str, voice: str = "", timeout_seconds: float = 20) -> Pyttsx3Synthesizer:
-        script = Path(__file__).with_name("speech_worker.py")
-        command = (sys.executable, str(script), str(tmp_path / "starts"), *behaviours)
+        command = (sys.executable, speech_worker.__file__, str(tmp_path / "starts"), *behaviours)
         return Pyttsx3Synthesizer(voice, words_per_minute=180, timeout_seconds=timeout_seconds, command=command)
 
     return opened

@@ -195,8 +195,8 @@ class FastPath:
         if compiles:
             self._doing = "compiling"
             plan.notice("compiling the decode step: minutes at the first start, seconds later")
-            compiler = self._backends.compiler
-            self._decode_layer = compiler.compiled(self._text, cache, lambda done: progress(done, total), compiler)
+            backend = self._backends.compiler
+            self._decode_layer = compiler.compiled(self._text, cache, lambda done: progress(done, total), backend)
         self._doing = "capturing"
         if self._captured_encoder is None:
             self._captured_encoder = CapturedEncoder(self._encoder, self._backends.graphs())
