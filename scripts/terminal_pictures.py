@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -175,7 +176,7 @@ def draw(questions: Sequence[str]) -> str:
             for number, clip in enumerate(clips, start=1):
                 card.speak(clip)
                 if number < len(clips):
-                    terminal.wait_for(lambda lines, turns=number: _finished(lines, turns), TURN_SECONDS)
+                    terminal.wait_for(partial(_finished, turns=number), TURN_SECONDS)
                     time.sleep(SETTLE_SECONDS)
             terminal.wait_for(lambda lines: any(line.startswith(SPEAKING) for line in lines), TURN_SECONDS)
             time.sleep(INTO_REPLY_SECONDS)
