@@ -178,7 +178,7 @@ def test_an_empty_list_is_refused(text: bytes) -> None:
 
 
 def test_names_that_null_bytes_separate_are_refused() -> None:
-    with pytest.raises(ConfigError, match="line 1: a null byte"):
+    with pytest.raises(ConfigError, match="line 1: it contains a null byte"):
         listed(b"a.wav\0b.wav\0")
 
 

@@ -173,11 +173,11 @@ from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker
 plan = plan_of("m.jsonl")
 with Results(Path("out.jsonl"), resume=True, count=lambda _: None) as results:
-    desk = Scheduler(iter(plan), results, "")
+    scheduler = Scheduler(iter(plan), results, "")
     engine = Echo(before_reply=lambda _: time.sleep(0.001))
-    run = Run(desk, plan.items, results.write, Stats(), Silent(), threading.Event())
-    with Prefetcher(desk, read) as shelf:
-        run.answer([EngineWorker(shelf, engine, 0.0) for _ in range(3)])
+    run = Run(scheduler, plan.items, results.write, Stats(), Silent(), threading.Event())
+    with Prefetcher(scheduler, read) as prefetcher:
+        run.answer([EngineWorker(prefetcher, engine, 0.0) for _ in range(3)])
 """
 
 

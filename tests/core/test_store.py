@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_details_and_time_are_kept_beside_the_turn(store: Store) -> None:
 @given(user=st.text(), reply=st.text(), prompt=st.text(), transcript=st.none() | st.text())
 def test_any_text_survives(user: str, reply: str, prompt: str, transcript: str | None) -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in MIGRATIONS[0]:
+    for statement in chain.from_iterable(MIGRATIONS):
         connection.execute(statement)
     with Store(Path("memory"), connection) as store:
         turn = Turn(user, reply, prompt=prompt)

@@ -97,8 +97,8 @@ class Batch:
 
             stack.enter_context(connected(self.address))
             scheduler = Scheduler(iter(plan), results, INSTRUCTIONS)
-            crew = ActorPool(scheduler, self.setup, self.size, plan.items, self.said.append)
-            return Run(scheduler, plan.items, write, stats, Silence(), self.stop).answer([crew])
+            pool = ActorPool(scheduler, self.setup, self.size, plan.items, self.said.append)
+            return Run(scheduler, plan.items, write, stats, Silence(), self.stop).answer([pool])
 
     @property
     def out(self) -> Path:
