@@ -35,7 +35,7 @@ test-vllm:
 test-replica:
 	@scripts/setup.sh dev
 	@test -d $(REPLICA) || $(BIN)/python -m benchmarks.replica $(REPLICA)
-	VOXTRAL_REPLICA=$(REPLICA) $(BIN)/python -m pytest tests/test_replica.py tests/test_replica_turns.py
+	VOXTRAL_REPLICA=$(REPLICA) $(BIN)/python -m pytest tests/engines/voxtral/test_replica.py tests/engines/voxtral/test_replica_turns.py
 
 format:
 	@scripts/setup.sh dev

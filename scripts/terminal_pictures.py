@@ -47,7 +47,6 @@ EXTENDED = (38, 48)  # the parameters after these name a colour
 NORMAL = ["#484f58", "#ff7b72", "#3fb950", "#d29922", "#58a6ff", "#bc8cff", "#39c5cf", "#b1bac4"]
 BRIGHT = ["#7d8590", "#ffa198", "#56d364", "#e3b341", "#79c0ff", "#d2a8ff", "#56d4dd", "#ffffff"]
 BACKGROUND, FOREGROUND = "#0d1117", "#e6edf3"
-COLORS = {"brown": "yellow", "brightblack": "bright_black"}  # pyte's names, where rich has others
 
 
 class DimScreen(pyte.Screen):
@@ -115,7 +114,7 @@ def _row(screen: pyte.Screen, line: int) -> Text:
     cells = (screen.buffer[line][column] for column in range(screen.columns))
     for style, group in groupby(cells, _style):
         text = "".join(cell.data for cell in group)
-        words = text.lstrip(" ")  # some programs draw no spaces at the beginning of a text
+        words = text.lstrip(" ")  # rsvg draws no spaces at the beginning of a text
         row.append(" " * (len(text) - len(words))).append(words, style)
     row.rstrip()
     return row
@@ -129,8 +128,10 @@ def _color(name: str) -> str | None:
     """Return rich's name of a pyte colour; None for the default one."""
     if name == "default":
         return None
-    if name in COLORS:
-        return COLORS[name]
+    if name == "brown":  # pyte's name of the third colour
+        return "yellow"
+    if name.startswith("bright"):
+        return f"bright_{name.removeprefix('bright')}"
     return f"#{name}" if len(name) == 6 and all(digit in "0123456789abcdef" for digit in name) else name
 
 
@@ -176,15 +177,19 @@ def draw(questions: Sequence[str]) -> str:
             for number, clip in enumerate(clips, start=1):
                 card.speak(clip)
                 if number < len(clips):
+<<<<<<< HEAD
                     terminal.wait_for(partial(_finished, turns=number), TURN_SECONDS)
+=======
+                    terminal.wait_for(partial(_finished, number), TURN_SECONDS)
+>>>>>>> p-docs
                     time.sleep(SETTLE_SECONDS)
             terminal.wait_for(lambda lines: any(line.startswith(SPEAKING) for line in lines), TURN_SECONDS)
             time.sleep(INTO_REPLY_SECONDS)
             return terminal.picture("voxcli chat")
 
 
-def _finished(lines: Sequence[str], turns: int) -> bool:
-    """Whether so many turns are over and the chat listens again."""
+def _finished(turns: int, lines: Sequence[str]) -> bool:
+    """Return whether `turns` turns are finished and the chat listens again."""
     over = sum(line.startswith("> ") for line in lines)
     return over >= turns and any(line.startswith(LISTENING) for line in lines)
 
