@@ -177,11 +177,7 @@ def draw(questions: Sequence[str]) -> str:
             for number, clip in enumerate(clips, start=1):
                 card.speak(clip)
                 if number < len(clips):
-<<<<<<< HEAD
-                    terminal.wait_for(partial(_finished, turns=number), TURN_SECONDS)
-=======
                     terminal.wait_for(partial(_finished, number), TURN_SECONDS)
->>>>>>> p-docs
                     time.sleep(SETTLE_SECONDS)
             terminal.wait_for(lambda lines: any(line.startswith(SPEAKING) for line in lines), TURN_SECONDS)
             time.sleep(INTO_REPLY_SECONDS)

@@ -3,7 +3,7 @@
 #
 #   scripts/vllm.sh setup          once: an environment of its own in .vllm, some 4 GB, some minutes
 #   scripts/vllm.sh serve [PORT]   in the foreground; ready when http://127.0.0.1:PORT/v1/models answers
-#   scripts/vllm.sh test [PORT]    sets up, serves, runs tests/test_vllm.py against it, stops it
+#   scripts/vllm.sh test [PORT]    sets up, serves, runs tests/engines/openai/test_vllm.py against it, stops it
 #
 # VLLM_DIR names another folder than .vllm.
 set -euo pipefail
@@ -44,7 +44,7 @@ run_tests() {
     kill -0 "$server" 2>/dev/null || { tail -20 "$folder/log" >&2; echo "vllm: it ended; see $folder/log" >&2; exit 1; }
     sleep 1
   done
-  VOXCLI_VLLM_URL="$url" .venv/bin/python -m pytest tests/test_vllm.py
+  VOXCLI_VLLM_URL="$url" .venv/bin/python -m pytest tests/engines/openai/test_vllm.py
 }
 
 case "${1:-}" in
