@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 REPLICA = os.environ.get("VOXTRAL_REPLICA")
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.skipif(not REPLICA, reason="VOXTRAL_REPLICA names no folder"),
