@@ -44,9 +44,9 @@ from voxcli.engines import factory
 from voxcli.engines.openai.engine import LONGEST_PAUSE_SECONDS, RemoteEngine, list_models, pause_seconds
 from voxcli.engines.openai.errors import RequestRefusedError, call_error
 from voxcli.engines.openai.request import RequestOptions, chat_body
-from voxcli.engines.openai.server import Key, Server
+from voxcli.engines.openai.server import ApiKey, Server
 
-KEY = Key("sk-canary-0123456789", "the test")
+KEY = ApiKey("sk-canary-0123456789", "the test")
 CLIP = AudioClip(np.sin(np.arange(SAMPLE_RATE) / 20).astype(np.float32))
 SPOKEN = Utterance(CLIP)
 EARLIER = Turn("[User audio input - 16000 samples, 1.00s]", "Hello.")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.engines.openai.test_engine import MISBEHAVING
 from tests.support.openai_server import OpenAIServer
 from voxcli.cli import app
-from voxcli.engines.openai.server import Key, Server, checked_url, find_key, from_keyring, is_loopback, warning
+from voxcli.engines.openai.server import ApiKey, Server, checked_url, find_key, from_keyring, is_loopback, warning
 from voxcli.errors import ConfigError
 
 CANARY = "sk-canary-0123456789"  # what `MISBEHAVING` answers with
@@ -72,7 +72,7 @@ def test_what_can_not_be_a_key_is_refused_and_not_shown(given: str) -> None:
 
 
 def test_a_key_shows_itself_to_nobody() -> None:
-    key = Key(CANARY, "the test")
+    key = ApiKey(CANARY, "the test")
     assert CANARY not in f"{key} {key!r} {Server(URL, key)!r}"
     assert key.hidden_in(f"Bearer {CANARY}.") == "Bearer [key]."
 
@@ -148,7 +148,7 @@ def test_addresses_that_are_taken() -> None:
     ],
 )
 def test_a_key_on_an_open_line_is_warned_of(host: str, here: bool) -> None:
-    key = Key(CANARY, "the test")
+    key = ApiKey(CANARY, "the test")
     assert is_loopback(f"http://{host}/v1") is here
     said = warning(Server(f"http://{host}/v1", key))
     assert bool(said) is not here

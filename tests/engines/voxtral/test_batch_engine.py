@@ -206,11 +206,11 @@ def test_errors_are_those_of_the_engine(many: Callable[[int], Any]) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: something")
 
-    engine._rows._step = broken
+    engine._decoder._step = broken
     with ThreadPoolExecutor(2) as askers:
         asked = [askers.submit(reply, engine, Utterance(sound(1, number))) for number in range(2)]
     assert {str(each.exception()) for each in asked} == {"the model's pass failed: CUDA error: something"}
-    del engine._rows._step
+    del engine._decoder._step
     assert reply(engine, Utterance(sound(1)))[1].reply_tokens
 
 
@@ -245,14 +245,14 @@ def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() ->
 def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
     engine = load(folder).for_many(1)
     begun, hold = threading.Event(), threading.Event()
-    step = engine._rows._step
+    step = engine._decoder._step
 
     def held() -> None:
         begun.set()
         hold.wait()
         step()
 
-    engine._rows._step = held
+    engine._decoder._step = held
     with ThreadPoolExecutor(20) as askers:  # more than are taken in at once
         asked = [askers.submit(reply, engine, Utterance(sound(1, number))) for number in range(20)]
         begun.wait()
@@ -268,7 +268,7 @@ def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
 def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:
     engine = load(folder).for_many(1)
     begun, hold = threading.Event(), threading.Event()
-    step = engine._rows._step
+    step = engine._decoder._step
 
     def held() -> None:
         begun.set()
@@ -277,7 +277,7 @@ def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:
 
     deltas = engine.reply(Session(), Utterance(sound(1)), threading.Event())
     next(deltas)
-    engine._rows._step = held
+    engine._decoder._step = held
     begun.wait()  # in the midst of the reply
     closing = threading.Thread(target=engine.close)
     closing.start()
@@ -318,7 +318,7 @@ def batch(place: Path, *arguments: str) -> tuple[int, str]:
 def test_voxcli_batch_answers_many_at_once_and_goes_on(folder: Path, tmp_path: Path) -> None:
     for number in range(12):
         make_recording(tmp_path / "in" / f"{number}.wav", 4000 + 9000 * number)
-    flags = ("--engine", "voxtral", "--model", str(folder), "--batch-size")
+    flags = ("--engine", "voxtral", "--model", str(folder), "--temperature", "0", "--batch-size")
     code, stderr = batch(tmp_path, *flags, "4")
     assert (code, "12 answered, 0 failed" in stderr) == (0, True), stderr
     found = {record["id"]: record for record in records(tmp_path / "out.jsonl")}

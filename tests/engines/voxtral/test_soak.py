@@ -37,7 +37,7 @@ def talk(engine, turns):
                 fullest = max(fullest, end.value.cached_tokens)
                 break
         session = session.add(utterance.answered(text))
-        engine.settle(session)
+        engine.prefill_history(session)
         pages = int(PAGES.read_text().split()[1])
         most = max(most, pages)
         if number == 20:

@@ -82,7 +82,7 @@ def needs(folder: Path) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    return demand.demand(config, voxtral.loading.shards.inspect(folder).parameters)
+    return demand.demand(config, loading.files.inspect(folder).parameters)
 
 
 def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str]) -> None:

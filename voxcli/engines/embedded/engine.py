@@ -54,7 +54,7 @@ class Recognizer(Protocol):
     def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
 
 
-class TextModel(Protocol):
+class ChatModel(Protocol):
     """Text to text."""
 
     def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]: ...
@@ -72,7 +72,7 @@ class EmbeddedEngine(Engine):
     # and no less with four (medians of 2 to 6 runs), with the same replies.
     replies_at_once = 3
 
-    def __init__(self, recognizer: Recognizer, text_model: TextModel) -> None:
+    def __init__(self, recognizer: Recognizer, text_model: ChatModel) -> None:
         self._recognizer = recognizer
         self._text_model = text_model
 

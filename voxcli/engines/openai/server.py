@@ -22,7 +22,7 @@ EXAMPLE = "give one like http://localhost:8000/v1"
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """A secret, and where it was found."""
 
     secret: str = field(repr=False)
@@ -38,7 +38,7 @@ class Server:
     """One server, and what it is given time for."""
 
     url: str  # as `checked_url` returns it
-    key: Key | None = None
+    key: ApiKey | None = None
     connect_seconds: float = 5.0
     first_token_seconds: float = 60.0
     token_seconds: float = 20.0  # between two tokens
@@ -95,7 +95,7 @@ def find_key(
     url: str,
     environ: Mapping[str, str] = os.environ,
     keyring: Callable[[str], str | None] = from_keyring,
-) -> Key | None:
+) -> ApiKey | None:
     """Return the key for a server: VOXCLI_API_KEY, the file that it names as `@PATH`, or the keyring's.
 
     Raises:
@@ -125,11 +125,11 @@ def _read(path: str) -> str:
     raise ConfigError(f"the file that {VARIABLE} names can't be read: {reason}", hint=f"{VARIABLE}=@PATH")
 
 
-def _key(secret: str, origin: str) -> Key:
+def _key(secret: str, origin: str) -> ApiKey:
     secret = secret.strip()
     if not secret or len(secret) > KEY_CHARACTERS or not all("!" <= char <= "~" for char in secret):
         raise ConfigError(f"what {origin} holds is not a key", hint="a key is one line of letters, digits and signs")
-    return Key(secret, origin)
+    return ApiKey(secret, origin)
 
 
 def is_loopback(url: str) -> bool:

@@ -79,7 +79,7 @@ class VoxtralEngine(Engine):
         self._cache_bytes = cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
         where = self._where if self.device == "cuda" else "cpu"
         self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
-        self._heard = 0  # windows of the clip so far
+        self._encoded_windows = 0  # windows of the open utterance that are encoded
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
         self._template = self._check_layout(processor, model.config.audio_config, notice)
@@ -227,8 +227,8 @@ class VoxtralEngine(Engine):
         if whole == 0:  # another clip
             self._forget_clip()
             self._count_anew()
-        elif whole > self._heard:
-            self._heard = whole
+        elif whole > self._encoded_windows:
+            self._encoded_windows = whole
             with self._pass_errors(0):
                 self._decoder.encode_partial(self._front_end.features(clip)[:whole])
 
@@ -293,7 +293,7 @@ class VoxtralEngine(Engine):
         return max(-(-encoded // max(1, windows)), self._decoder.generations - self._generations_before)
 
     def _forget_clip(self) -> None:
-        self._heard = 0
+        self._encoded_windows = 0
         self._decoder.forget_clip()
 
     def _too_long(self, text_tokens: int, most: int, utterance: Utterance) -> AudioInputError | ConfigError:

@@ -44,10 +44,10 @@ def conversation(session: Session, utterance: Utterance) -> list[Message]:
 
 def turn_messages(turn: Turn, instructions: str = "") -> list[Message]:
     """Return a finished turn, the instructions before it where it is the first."""
-    heard = turn.reply.strip()
+    reply = turn.reply.strip()
     if turn.interrupted:
-        heard = f"{heard} {INTERRUPTED}" if heard else NOTHING_HEARD
-    return [Message("user", (_joined(instructions, turn.user_text),)), Message("assistant", (heard or NO_REPLY,))]
+        reply = f"{reply} {INTERRUPTED}" if reply else NOTHING_HEARD
+    return [Message("user", (_joined(instructions, turn.user_text),)), Message("assistant", (reply or NO_REPLY,))]
 
 
 def utterance_message(utterance: Utterance, instructions: str = "") -> Message:

@@ -169,7 +169,7 @@ def test_listed_shows_known_and_found_models(hub: Hub) -> None:
 
 def test_asking_imports_no_http_client_and_no_torch() -> None:
     code = (
-        "import sys; from voxcli.engines import checkpoints as c; c.locate('mini'); "
+        "import sys; from voxcli.engines.voxtral.checkpoint import catalog as c; c.locate('mini'); "
         "print([m for m in ('torch', 'transformers', 'numpy', 'httpx', 'httpx2', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -190,15 +190,15 @@ def test_there_are_as_many_rows_as_the_memory_has_room_for(model: Any, alone: Ca
     asked = [Asked(rows, *prompt(number)) for number in numbers]
     while not rows.is_idle:
         rows.advance()
-        counts.add(len(rows._rows))
+        counts.add(len(rows._slots))
     assert [each.tokens for each in asked] == [alone(number) for number in numbers]
     assert counts == {6}, "six tenths of it"
     Asked(rows, [1, *range(300, 500), 4], None)
     answer(rows)
-    assert len(rows._rows) == 3
+    assert len(rows._slots) == 3
     Asked(rows, *prompt(numbers[0]))
     answer(rows)
-    assert len(rows._rows) == 6, "short rows again, once nobody needs long ones"
+    assert len(rows._slots) == 6, "short rows again, once nobody needs long ones"
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_after_its_end_nothing_of_a_reply_counts() -> None:
         logits.zero_()[token] = 1
         tape.replay()
         assert int(fed) == token, "what is fed is an id in any case"
-        return int(sampler.told)
+        return int(sampler.published)
 
     sampler.begin(None)
     assert [told(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[sampling.OVER] * 4]

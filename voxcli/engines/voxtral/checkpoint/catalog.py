@@ -47,7 +47,7 @@ Progress = Callable[[int, int], None]  # bytes that are here, bytes in all
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PublishedModel:
     """A model that voxcli has a short name for. `bytes` is what it takes on disk, in bfloat16."""
 
     repo_id: str
@@ -56,8 +56,8 @@ class Checkpoint:
 
 
 KNOWN = {
-    "mini": Checkpoint("mistralai/Voxtral-Mini-3B-2507", 9_350_000_000, "4.7 billion parameters, the default"),
-    "small": Checkpoint("mistralai/Voxtral-Small-24B-2507", 48_500_000_000, "24.3 billion parameters"),
+    "mini": PublishedModel("mistralai/Voxtral-Mini-3B-2507", 9_350_000_000, "4.7 billion parameters, the default"),
+    "small": PublishedModel("mistralai/Voxtral-Small-24B-2507", 48_500_000_000, "24.3 billion parameters"),
 }
 
 
