@@ -131,7 +131,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(folder: Path) -
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "finishing what is in flight" in stderr
-    assert "to go on: voxcli batch . --out out.jsonl --resume" in stderr
+    assert "to continue: voxcli batch . --out out.jsonl --resume" in stderr
     first = by_id()
     assert 1 <= len(first) < 40
     assert all("reply" in record for record in first.values())
@@ -213,8 +213,8 @@ def test_however_often_it_is_killed_every_item_is_answered_once(folder: Path) ->
         (["bad.jsonl", "--out", "out.jsonl"], 2, "bad.jsonl, line 2: not JSON"),
         (["in", "--out", "in"], 2, "in is a folder"),
         (["in", "--out", "bad.jsonl", "--resume"], 2, "line 1: not a record"),
-        (["in", "--out", "out.jsonl", "--save-replies", "in/said"], 2, "answered as recordings"),
-        (["in", "--out", "out.jsonl", "--save-replies", "in/a.wav"], 2, "answered as recordings"),
+        (["in", "--out", "out.jsonl", "--save-replies", "in/said"], 2, "answered like recordings"),
+        (["in", "--out", "out.jsonl", "--save-replies", "in/a.wav"], 2, "answered like recordings"),
         (["in", "--out", "out.jsonl", "--save-replies", "bad.jsonl"], 2, "can't make the folder"),
         (["in", "--out", "/dev/full"], 1, "No space left"),
         (["in"], 2, "--out"),

@@ -47,7 +47,7 @@ def test_lists_each_device_once_and_marks_the_default(card: SoundCard) -> None:
 
 @needs_sound_card
 def test_the_meter_shows_how_loud_it_is(card: SoundCard) -> None:
-    loud = AudioClip(np.random.default_rng(1).uniform(-0.5, 0.5, 16_000 * 2).astype(np.float32))
+    loud = AudioClip(np.random.default_rng(1).uniform(-0.5, 0.5, 16_000 * 8).astype(np.float32))
     speaking = threading.Thread(target=say, args=(card, loud))
     speaking.start()
     done = voxcli(card, "--meter", "--seconds", "2", "--json")

