@@ -84,8 +84,12 @@ def sound_card() -> Iterator[SoundCard]:
     with tempfile.TemporaryDirectory(prefix="voxcli-sound-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+        # A stream ends with its device; the server would move it to another one. Streams on the default device move
+        # none the less, to the next default one.
+        (folder / "daemon.conf").write_text("rescue-streams = no\n")
         environment = {
             **os.environ,
+            "PULSE_CONFIG": str(folder / "daemon.conf"),
             "HOME": name,  # Hides the settings of the user's server.
             "XDG_RUNTIME_DIR": name,
             "PULSE_SERVER": f"unix:{folder}/socket",

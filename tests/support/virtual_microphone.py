@@ -16,12 +16,12 @@ SOURCE = ("module-null-sink", "sink_name=room", f"rate={RATE}")
 MICROPHONE = ("module-remap-source", "source_name=microphone", "master=room.monitor")
 
 
-def plug_in(card: SoundCard) -> None:
+def plug_in(card: SoundCard, default_sink: str = "speaker") -> None:
     """Add the microphone to the server; it becomes the default one."""
     for module in (SOURCE, MICROPHONE):
         subprocess.run(["pactl", "load-module", *module], env=card.environment, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["pactl", "set-default-source", "microphone"], env=card.environment, check=True)
-    subprocess.run(["pactl", "set-default-sink", "speaker"], env=card.environment, check=True)
+    subprocess.run(["pactl", "set-default-sink", default_sink], env=card.environment, check=True)
 
 
 def unplug_loudspeaker(card: SoundCard) -> None:
@@ -79,10 +79,13 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 @contextmanager
-def studio() -> Iterator[SoundCard]:
-    """Give this process's PortAudio a sound card with a loudspeaker and a microphone."""
+def studio(default_sink: str = "speaker") -> Iterator[SoundCard]:
+    """Give this process's PortAudio a sound card with a loudspeaker and a microphone.
+
+    With "room" as the default sink, only the streams of programs that name the loudspeaker play on it.
+    """
     with sound_card() as card, pytest.MonkeyPatch.context() as patch:
-        plug_in(card)
+        plug_in(card, default_sink)
         for name, value in card.environment.items():
             if os.environ.get(name) != value:
                 patch.setenv(name, value)

@@ -207,7 +207,7 @@ def test_the_tap_gives_what_is_played(card: SoundCard) -> None:
     assert min(correlations(clip.samples, tapped, start, SAMPLE_RATE)) > 0.98
     ends = np.cumsum([len(block.samples) for block in blocks])
     first = blocks[int(np.searchsorted(ends, start, side="right"))]
-    assert asked - 0.02 < first.handed_at < first.sounds_at < over
+    assert asked - 0.02 < first.handed_at <= first.sounds_at < over
 
 
 def notices(posted: list[Notice | ThreadCrashed]) -> list[str]:
@@ -244,18 +244,10 @@ def test_devices_come_back_after_the_sound_server(card: SoundCard) -> None:
     assert "back" in notices(posted)[-1]
 
 
-def is_moved(card: SoundCard) -> bool:
-    """Return whether the server still plays for someone, on another device than the one that was removed."""
-    command = ["pactl", "list", "short", "sink-inputs"]
-    return bool(
-        subprocess.run(command, env=card.environment, check=True, capture_output=True, text=True).stdout.strip()
-    )
-
-
 def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[Notice | ThreadCrashed] = []
-    monkeypatch.setenv("PULSE_SINK", "speaker")  # Without it, the server would play on another sink.
-    with studio() as own, AudioDevices(posted.append) as devices:
+    monkeypatch.setenv("PULSE_SINK", "speaker")
+    with studio(default_sink="room") as own, AudioDevices(posted.append) as devices:
         speaker = devices.speaker
         assert speaker
         listener = Listener(devices.microphone)
@@ -265,10 +257,6 @@ def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monk
         speaker.play(babble(0.9, seed=7), GO_ON)
         speaker.wait(0.2, GO_ON)
         unplug_loudspeaker(own)
-        if is_moved(own):
-            speaking.join()
-            listener.finish()
-            pytest.skip("this sound server moves playback to another device")
         wait_until(lambda: not speaker.is_playing)  # Otherwise half-duplex would never listen again.
         wait_until(lambda: notices(posted))
         assert not speaker.is_playing

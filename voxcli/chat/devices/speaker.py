@@ -279,9 +279,11 @@ class OutputSpeaker:
     def _record_playback(self, out: NDArray[np.float32], count: int, sounds_at: float, underrun: bool) -> None:
         self.underruns += underrun
         self._handed_samples += count
+        handed_at = time.monotonic()
+        sounds_at = max(handed_at, sounds_at)  # Some devices report a time that is just over.
         self._playback.append((sounds_at + count / self._rate, self._handed_samples))
         mono = out[:, 0].copy()
-        self.reference.put(_Handed(self._streams, self._rate, self._stream_samples, mono, time.monotonic(), sounds_at))
+        self.reference.put(_Handed(self._streams, self._rate, self._stream_samples, mono, handed_at, sounds_at))
         self._stream_samples += len(mono)
 
     def _next_block(self) -> _Block | None:
