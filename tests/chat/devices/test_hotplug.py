@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -78,11 +79,22 @@ def speaker_at(rate: int) -> Iterator[OutputSpeaker]:
         speaker.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_listener_left() -> Iterator[None]:
+    """Finish the listeners of a test that failed, so that they disturb no later one."""
+    yield
+    while Listener.running:
+        Listener.running.pop().finish()
+
+
 class Listener(threading.Thread):
     """Reads a microphone until `finish`."""
 
+    running: ClassVar[list["Listener"]] = []
+
     def __init__(self, microphone: Microphone) -> None:
         super().__init__(name="listener", daemon=True)
+        self.running.append(self)
         self._microphone = microphone
         self._done = threading.Event()
         self.parts: list[Samples] = []

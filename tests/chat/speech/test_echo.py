@@ -323,7 +323,6 @@ def test_a_canceller_that_fails_is_an_error_of_the_device(reply: Samples) -> Non
         def process_reverse_stream(self, frame: object) -> None:
             raise RuntimeError("an RtcError occurred")
 
-    canceller = EchoCanceller(Timeline(8))
-    canceller._module = Failing()  # type: ignore[assignment]
+    canceller = EchoCanceller(Timeline(8), Failing)  # type: ignore[arg-type]
     with pytest.raises(AudioDeviceError, match="the echo canceller fails: an RtcError occurred"):
         canceller.clean(reply[:BLOCK_SAMPLES])

@@ -7,6 +7,7 @@ fails so badly that the program answers itself. All classes belong to one thread
 Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -111,18 +112,18 @@ class EchoCanceller:
     measured, in a range from -0.1 to 1 second.
     """
 
-    def __init__(self, played: Timeline, *, suppress_noise: bool = False) -> None:
+    def __init__(self, played: Timeline, new_module: "Callable[[], AudioProcessingModule] | None" = None) -> None:
         """Load the canceller.
 
         Args:
             played: the playback, by the microphone's positions.
-            suppress_noise: attenuates noise by about 10 dB, and parts of the voice too.
+            new_module: makes a module that has adapted to nothing yet; None for WebRTC's echo cancellation.
 
         Raises:
             AudioDeviceError: the extra is not installed, or its library does not load.
         """
         self.delay: DelayEstimate | None = None  # The last reliable estimate.
-        self._suppress_noise = suppress_noise
+        self._new_module = new_module or load_echo_cancellation
         self._played = played
         self._bypassed = False  # No echo returns.
         self._shift = 0  # The shift of the reference, in samples.
@@ -210,15 +211,19 @@ class EchoCanceller:
             raise AudioDeviceError(f"the echo canceller fails: {error}", hint='set echo = "off"') from error
         return captured.astype(np.float32) / np.float32(32768)
 
-    def _new_module(self) -> "AudioProcessingModule":
-        try:
-            from livekit.rtc import AudioProcessingModule
 
-            return AudioProcessingModule(
-                echo_cancellation=True, high_pass_filter=True, noise_suppression=self._suppress_noise
-            )
-        except ImportError as error:  # Also raised where its library does not load.
-            raise missing_extra(AudioDeviceError, "Echo cancellation", "echo") from error
+def load_echo_cancellation() -> "AudioProcessingModule":
+    """Return WebRTC's echo cancellation.
+
+    Raises:
+        AudioDeviceError: the extra is not installed, or its library does not load.
+    """
+    try:
+        from livekit.rtc import AudioProcessingModule
+
+        return AudioProcessingModule(echo_cancellation=True, high_pass_filter=True)
+    except ImportError as error:  # Also raised where its library does not load.
+        raise missing_extra(AudioDeviceError, "Echo cancellation", "echo") from error
 
 
 def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | None, str]:
