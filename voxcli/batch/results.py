@@ -157,7 +157,7 @@ class Results:
                 number += 1
                 if not line.endswith(b"\n"):
                     break
-                record = _parsed(line)
+                record = parsed_record(line)
                 if record is None:
                     raise self._not_a_record(number)
                 yield offset, record
@@ -167,7 +167,7 @@ class Results:
         torn = line.rstrip(b"\0")  # zeros that a file system may leave after a loss of power
         if torn and not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
             raise self._not_a_record(number)
-        if torn.endswith(b"}") and (record := _parsed(torn)):  # whole, except for the newline
+        if torn.endswith(b"}") and (record := parsed_record(torn)):  # whole, except for the newline
             self._truncate(offset + len(torn))
             self._size += os.write(self._descriptor, b"\n")
             yield offset, record
@@ -236,7 +236,7 @@ class Results:
         return place if place < len(self._ids) and self._ids[place] == wanted else None
 
 
-def _parsed(line: bytes) -> Record | None:
+def parsed_record(line: bytes) -> Record | None:
     """Return the record in a line; None if it is not a record of a batch."""
     try:
         value = json.loads(line)

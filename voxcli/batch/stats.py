@@ -23,7 +23,7 @@ class Stats:
         self.audio_seconds = 0.0
         self.reply_tokens = 0
         self.failures: dict[str, Failures] = {}  # by code
-        self._first_token_seconds = array("d")
+        self.latencies = array("d")  # times to first token, in seconds
 
     @property
     def failed(self) -> int:
@@ -40,10 +40,10 @@ class Stats:
             failures.count += 1
             return
         self.answered += 1
-        self.audio_seconds += _number(record, "audio", "seconds")
-        self.reply_tokens += int(_number(record, "tokens", "reply"))
-        if seconds := _number(record, "timings", "first_token_seconds"):
-            self._first_token_seconds.append(seconds)
+        self.audio_seconds += number(record, "audio", "seconds") or 0
+        self.reply_tokens += int(number(record, "tokens", "reply") or 0)
+        if seconds := number(record, "timings", "first_token_seconds"):
+            self.latencies.append(seconds)
 
     def status(self, items: int, seconds: float) -> "Status":
         """Return the status of a run of `items` items, `seconds` after it started."""
@@ -51,7 +51,7 @@ class Stats:
 
     def first_token_seconds(self, share: float) -> float | None:
         """Return the time to first token that this share of the replies did not exceed; None without replies."""
-        return percentile(self._first_token_seconds, share)
+        return percentile(self.latencies, share)
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Status:
         )
 
 
-def _number(record: dict[str, Any], part: str, key: str) -> float:
-    """Return a number from a record; 0 if it is missing, because a person may have edited the file."""
+def number(record: dict[str, Any], part: str, key: str) -> float | None:
+    """Return a number from a part of a record; None if it is missing, because a person may have edited the file."""
     inner = record.get(part)
     value = inner.get(key) if isinstance(inner, dict) else None
-    return float(value) if isinstance(value, int | float) else 0.0
+    return value if isinstance(value, int | float) else None

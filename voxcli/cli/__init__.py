@@ -22,6 +22,7 @@ from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
 from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
+from voxcli.cli.results import results
 from voxcli.cli.voices import voices
 from voxcli.errors import VoxError
 
@@ -57,6 +58,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(once)
 app.command()(batch)
+app.command()(results)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
 app.command()(voices)
