@@ -1,7 +1,8 @@
 """Runs one request to a server, on a thread and a connection of its own.
 
 The caller waits on a queue, so it can give up at once whatever the request is waiting for: a name lookup, a handshake,
-a slow server. Giving up shuts the socket, which tells the server to stop. This module knows neither sessions nor retries.
+a slow server. Giving up shuts the socket, which tells the server to stop. This module knows neither sessions nor
+retries.
 """
 
 import json
@@ -255,8 +256,7 @@ def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection")
         if encoding not in ENCODINGS:
             raise UnreadableError(f"it is compressed in a way that was not asked for: {encoding[:40]}")
         if isinstance(response.stream, httpx2.SyncByteStream):
-            limit = RESPONSE_BYTES if encoding == "identity" else COMPRESSED_BYTES
-            response.stream = _Repaired(response.stream, limit)
+            response.stream = _Repaired(response.stream, compressed=encoding != "identity")
 
     try:
         return httpx2.Client(
@@ -281,25 +281,31 @@ class _Repaired(httpx2.SyncByteStream):
     until late 2025 (ggml-org/llama.cpp#16104): it becomes an event of that name.
     """
 
-    def __init__(self, stream: httpx2.SyncByteStream, limit: int) -> None:
+    def __init__(self, stream: httpx2.SyncByteStream, *, compressed: bool) -> None:
         self._stream = stream
-        self._limit = limit
+        self._compressed = compressed
 
     def __iter__(self) -> Iterator[bytes]:
+        limit = COMPRESSED_BYTES if self._compressed else RESPONSE_BYTES
         received, begins_line = 0, True
         for block in self._stream:
             received += len(block)
-            if received > self._limit:
-                raise UnreadableError(f"it has more than {self._limit / (1 << 20):g} MB")
-            found = block.replace(b"\nerror:", b"\nevent: error\ndata:")
-            if begins_line and found.startswith(b"error:"):
-                found = b"event: error\ndata:" + found.removeprefix(b"error:")
+            if received > limit:
+                raise UnreadableError(f"it has more than {limit / (1 << 20):g} MB")
+            yield block if self._compressed else _renamed(block, begins_line=begins_line)
             begins_line = block.endswith(b"\n")
-            yield found
-        yield b"\n\n"
+        if not self._compressed:
+            yield b"\n\n"
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _renamed(block: bytes, *, begins_line: bool) -> bytes:
+    """Return a block of events with the field `error` as data of an event of that name."""
+    if begins_line and block.startswith(b"error:"):
+        block = b"\n" + block
+    return block.replace(b"\nerror:", b"\nevent: error\ndata:")
 
 
 class _Connection:
