@@ -307,10 +307,12 @@ def _handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
 @dataclass
 class ProxyServer:
-    """An HTTP proxy on loopback, for plain requests and for tunnels; a context manager."""
+    """An HTTP proxy on loopback, for plain requests and for tunnels; a context manager.
+
+    Every name is one of this machine's to it: loopback itself is never asked for through a proxy.
+    """
 
     refusal: bytes = b""  # the status line to answer with, such as b"403 Forbidden"
-    unreachable: bool = False  # whether no server can be reached from it
     heads: list[bytes] = field(default_factory=list)  # of the requests that came
 
     def __post_init__(self) -> None:
@@ -340,14 +342,13 @@ def _proxy_handler_of(proxy: ProxyServer) -> type[socketserver.StreamRequestHand
             while not head.endswith(b"\r\n\r\n") and (line := self.rfile.readline()):
                 head += line
             proxy.heads.append(head)
-            refusal = b"502 Bad Gateway" if proxy.unreachable else proxy.refusal
-            if refusal:
-                self.wfile.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % refusal)
+            if proxy.refusal:
+                self.wfile.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % proxy.refusal)
                 return
             method, target, rest = head.split(b" ", 2)
             is_tunnel = method == b"CONNECT"
             url = urlsplit(f"http://{target.decode()}" if is_tunnel else target.decode())
-            with socket.create_connection((url.hostname or "", url.port or 80)) as server:
+            with socket.create_connection(("127.0.0.1", url.port or 80)) as server:
                 if is_tunnel:
                     self.wfile.write(b"HTTP/1.1 200 Connected\r\n\r\n")
                 else:

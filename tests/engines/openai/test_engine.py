@@ -515,7 +515,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     folder = tmp_path_factory.mktemp("tls")
     made, key = folder / "made.pem", folder / "key.pem"
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:voxtral.test", "-keyout", str(key), "-out", str(made)]
     subprocess.run([*new, *names], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
