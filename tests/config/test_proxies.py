@@ -1,5 +1,8 @@
 """Which proxy and which certificates the environment names for a URL."""
 
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import pytest
@@ -35,9 +38,9 @@ def test_other_machines(host: str) -> None:
 
 def test_the_proxy_of_a_scheme_comes_before_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_proxy("http://gpu/v1") is None
-    monkeypatch.setenv("ALL_PROXY", "socks5://socks:1080")
+    monkeypatch.setenv("ALL_PROXY", "http://all:1080")
     monkeypatch.setenv("https_proxy", "secure:3128")
-    assert find_proxy("http://gpu/v1") == Proxy("socks5://socks:1080", "ALL_PROXY")
+    assert find_proxy("http://gpu/v1") == Proxy("http://all:1080", "ALL_PROXY")
     assert find_proxy("HTTPS://gpu/v1") == Proxy("http://secure:3128", "https_proxy")
 
 
@@ -100,6 +103,16 @@ def test_a_proxy_that_can_not_be_used_is_named_by_its_variable(monkeypatch: pyte
         check_proxies()
     assert find_proxy("http://gpu/v1") is None, "it is not for this scheme"
     assert find_proxy("https://localhost/v1") is None
+
+
+def test_a_socks_proxy_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5h://me:secret@h:1080")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ConfigError, match="all_proxy names a SOCKS proxy") as caught:
+        find_proxy("http://gpu/v1")
+    assert "pip install socksio" in caught.value.hint
+    monkeypatch.setitem(sys.modules, "socksio", module_from_spec(ModuleSpec("socksio", None)))
+    assert find_proxy("http://gpu/v1") == Proxy("socks5h://me:secret@h:1080", "all_proxy")
 
 
 def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

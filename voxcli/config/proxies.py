@@ -12,6 +12,7 @@ import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -54,7 +55,8 @@ def find_proxy(url: str) -> Proxy | None:
     """Return the proxy for a URL; None for loopback, and for what `NO_PROXY` names.
 
     Raises:
-        ConfigError: the proxy's URL can't be read, or has a scheme that is not one of `SCHEMES`.
+        ConfigError: the proxy's URL can't be read, its scheme is not one of `SCHEMES`, or the package for SOCKS is not
+            installed.
     """
     parts, proxies = urlsplit(url), getproxies()
     named = next((name for name in (parts.scheme.lower(), "all") if proxies.get(name)), None)
@@ -141,6 +143,9 @@ def _checked(text: str, name: str) -> Proxy:
         raise ConfigError(f"{origin} is not the URL of a proxy", hint=hint)
     if parts.scheme.lower() not in SCHEMES:
         raise ConfigError(f"{origin} names a proxy of a kind that can't be used: {parts.scheme}://", hint=hint)
+    if parts.scheme.lower().startswith("socks") and find_spec("socksio") is None:
+        message = f"{origin} names a SOCKS proxy, which needs a package that is not installed"
+        raise ConfigError(message, hint=f"pip install socksio; or {hint}")
     return Proxy(url, origin)
 
 

@@ -4,13 +4,17 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.engines.openai.test_engine import OPTIONS, SPOKEN, ask, engine_for, failure
 from tests.support.openai_server import Answer, Exchange, OpenAIServer, refuses, sends, streams, writes
+from voxcli.cli import app
 from voxcli.core.session import Session
+from voxcli.core.store import Store
 from voxcli.core.turn import PassReport
 
 pytest.importorskip("openai")
@@ -36,6 +40,7 @@ def sse(*events: Any, end: str = "\n\n") -> bytes:
     return "".join(f"{text}{end}" for text in texts).encode()
 
 
+QUESTION = Path(__file__).parents[3] / "examples" / "questions" / "capital-of-france.flac"
 PARIS, IT_IS, END, DONE = chunk("Paris"), chunk("It is "), chunk(finish="stop"), "data: [DONE]"
 WHOLE = sse(IT_IS, PARIS, END, DONE)
 MESSAGE = {"role": "assistant", "content": "It is Paris", "reasoning_content": "hm"}
@@ -256,3 +261,38 @@ def test_a_model_is_to_be_named_where_none_is_listed(server: OpenAIServer, answe
         list_models(Server(server.url))
     assert "--model NAME" in caught.value.hint
     assert "/chat/completions" not in caught.value.message
+
+
+# --- What people see -----------------------------------------------------------------------------
+
+
+def test_a_reply_that_is_cut_off_says_so_in_a_line_and_in_the_record(
+    server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXCLI_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    server.always = streams(chunk("It is"), chunk(finish="length"))
+    command = ["once", str(QUESTION), "--engine", "remote", "--url", server.url, "--session", "s", "--no-speak"]
+    shown, recorded = CliRunner().invoke(app, command), CliRunner().invoke(app, [*command, "--json"])
+    assert shown.stdout == "It is\n"
+    assert len([line for line in shown.stderr.splitlines() if "cut off" in line]) == 1
+    assert json.loads(recorded.stdout)["finish_reason"] == "length"
+
+
+def test_reasoning_is_neither_printed_nor_remembered(
+    server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXCLI_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    server.always = streams(
+        chunk("<think>the secret"), chunk(" plan</think>"), chunk("It is Paris", reasoning="plan"), END
+    )
+    command = ["once", str(QUESTION), "--engine", "remote", "--url", server.url, "--session", "s", "--json"]
+    first, second = CliRunner().invoke(app, command), CliRunner().invoke(app, command)
+    assert json.loads(first.stdout)["reply"] == json.loads(second.stdout)["reply"] == "It is Paris"
+    assert "plan" not in first.output + second.output
+    assert server.chats[1].body["messages"][1]["content"] == "It is Paris"
+    with Store.open(tmp_path) as store:
+        session = store.session("s")
+    assert session
+    assert "plan" not in str(session.turns)

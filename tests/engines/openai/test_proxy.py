@@ -3,7 +3,6 @@
 import socket
 import ssl
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from typer.testing import CliRunner
 from tests.engines.openai.test_engine import KEY, OPTIONS, ask, certificate, failure, options
 from tests.support.openai_server import REPLY, OpenAIServer, ProxyServer
 from voxcli.cli import app
-from voxcli.config.proxies import Proxy, find_proxy
+from voxcli.config.proxies import find_proxy
 from voxcli.engines import factory
 from voxcli.engines.openai.server import Server
-from voxcli.errors import ConfigError, RemoteError
+from voxcli.errors import RemoteError
 
 pytest.importorskip("openai")
 
@@ -154,13 +153,6 @@ def test_a_host_in_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch, p
     factory.open_server(options(model="tiny", connect_seconds=0.1), "http://voxtral.test/v1", notices.append)
     assert proxy.heads == []
     assert not any("proxy" in notice for notice in notices)
-
-
-@pytest.mark.skipif(find_spec("socksio") is not None, reason="the package for SOCKS is installed")
-def test_a_socks_proxy_needs_a_package() -> None:
-    with pytest.raises(ConfigError, match=r"the proxy h:1 \(all_proxy\) is a SOCKS proxy") as caught:
-        ask(RemoteEngine(Server("http://voxtral.test/v1", proxy=Proxy("socks5://h:1", "all_proxy")), OPTIONS))
-    assert "pip install" in caught.value.hint
 
 
 CASES = {

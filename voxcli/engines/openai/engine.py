@@ -71,7 +71,7 @@ class RemoteEngine(Engine):
 
         Raises:
             RemoteError: no model is named, and the server does not answer or does not have exactly one.
-            ConfigError: the proxy or the certificates that the environment names can't be used.
+            ConfigError: certificates that the environment names can't be used.
         """
         try:
             found = list_models(server, LOOK_SECONDS if options.model else LIST_SECONDS)
@@ -182,7 +182,7 @@ def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
     Raises:
         NoModelListError: it answers, but not with a list.
         RemoteError: it does not answer, or refuses access.
-        ConfigError: the proxy or the certificates that the environment names can't be used.
+        ConfigError: certificates that the environment names can't be used.
     """
     found = ModelList()
     with closing(Call(server, tls_context(server), MODELS, models(found))) as call:

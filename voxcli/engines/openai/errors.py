@@ -18,7 +18,7 @@ import openai
 
 from voxcli.config.proxies import Proxy
 from voxcli.engines.openai.server import SERVICE, VARIABLE, Server
-from voxcli.errors import ConfigError, RemoteError
+from voxcli.errors import RemoteError
 from voxcli.printable import printable
 
 QUOTED_CHARACTERS = 200
@@ -154,12 +154,6 @@ def no_text(server: Server, reason: str, *, reasoning: bool, tool: bool) -> Call
     else:
         did = "sent an empty reply"
     return CallError(RequestRefusedError(f"{server.url} {did}", hint=hint))
-
-
-def socks_error(server: Server) -> ConfigError:
-    """Return the error of a SOCKS proxy without the package that speaks to one."""
-    hint = "pip install 'httpx2[socks]'; or unset the variable, or name the host in NO_PROXY"
-    return ConfigError(f"{server.proxy} is a SOCKS proxy, which needs a package that is not installed", hint=hint)
 
 
 def no_such_model(server: Server, model: str, names: Sequence[str]) -> RemoteError:

@@ -22,7 +22,7 @@ import openai
 
 from voxcli.config.proxies import Proxy, check_certificates
 from voxcli.engines.openai.chunks import ReplyReader, Usage
-from voxcli.engines.openai.errors import FOREIGN, UnreadableError, broken_off, call_error, no_text, socks_error
+from voxcli.engines.openai.errors import FOREIGN, UnreadableError, broken_off, call_error, no_text
 from voxcli.engines.openai.server import Server
 
 AHEAD = 64  # deltas that the server may be ahead of the caller
@@ -68,9 +68,6 @@ class Call:
             tls: as from `tls_context`; shared by the calls of an engine, because it takes a while to make.
             path: the part of the protocol that is asked, for messages.
             work: sends the request and yields what is wanted of the answer; `Over` comes last.
-
-        Raises:
-            ConfigError: the proxy can't be used.
         """
         self._server = server
         self._path = path
@@ -258,16 +255,13 @@ def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection")
         if isinstance(response.stream, httpx2.SyncByteStream):
             response.stream = _Repaired(response.stream, compressed=encoding != "identity")
 
-    try:
-        return httpx2.Client(
-            verify=tls,
-            trust_env=False,  # the environment was read before, when the server was looked for
-            proxy=_proxy(server.proxy, tls),
-            timeout=httpx2.Timeout(server.first_token_seconds + server.token_seconds, connect=server.connect_seconds),
-            event_hooks={"request": [prepare], "response": [check]},
-        )
-    except ImportError as error:
-        raise socks_error(server) from error
+    return httpx2.Client(
+        verify=tls,
+        trust_env=False,  # the environment was read before, when the server was looked for
+        proxy=_proxy(server.proxy, tls),
+        timeout=httpx2.Timeout(server.first_token_seconds + server.token_seconds, connect=server.connect_seconds),
+        event_hooks={"request": [prepare], "response": [check]},
+    )
 
 
 def _proxy(proxy: Proxy | None, tls: ssl.SSLContext) -> httpx2.Proxy | None:
