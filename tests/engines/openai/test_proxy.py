@@ -52,8 +52,8 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def engine_at(url: str, **limits: float) -> RemoteEngine:
-    return RemoteEngine(Server(url, KEY, retries=0, proxy=find_proxy(url), **limits), OPTIONS)  # type: ignore[arg-type]
+def engine_at(url: str) -> RemoteEngine:
+    return RemoteEngine(Server(url, KEY, retries=0, proxy=find_proxy(url)), OPTIONS)
 
 
 def proxied_failure(url: str) -> RemoteError:

@@ -7,6 +7,7 @@ quoted in one short line, and never with the key in it. The same holds for the c
 import email.utils
 import json
 import math
+import re
 import socket
 import ssl
 import time
@@ -50,8 +51,8 @@ class StreamedError(Exception):
     @property
     def status(self) -> int:
         """The HTTP status that the error names; 500 if it names none."""
-        code = self.body.get("code") if isinstance(self.body, dict) else None
-        return int(code) if str(code).isdecimal() and 400 <= int(str(code)) <= 599 else 500
+        code = str(self.body.get("code")) if isinstance(self.body, dict) else ""
+        return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
 
 
 class CallError(Exception):
@@ -85,7 +86,7 @@ class CallError(Exception):
         self.said = said
 
 
-# What the libraries raise. ValueError: JSON and UTF-8 that are not; RecursionError: JSON nested too deep.
+# What the libraries raise. ValueError: bytes that are not JSON or UTF-8; RecursionError: JSON nested too deep.
 FOREIGN = (
     StreamedError,
     openai.OpenAIError,
@@ -215,7 +216,7 @@ def _refused_hint(said: str) -> str:
 
 
 def _connection(chain: list[BaseException], cause: Exception, server: Server) -> CallError:
-    """Tell why there is no connection, or no longer one, by what lies under the libraries' errors."""
+    """Return why there is no connection, or no longer one, by the chain of causes of a library's error."""
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(error, kinds) for error in chain)
@@ -268,7 +269,7 @@ def _reason(error: BaseException, server: Server) -> str:
 
 
 def _said(body: object, server: Server) -> str:
-    """Return the message in an error's body as one short line; empty where it is a web page or has none."""
+    """Return the message in an error's body as one short line; empty if it has none or is a web page."""
     inner: Any = body
     while isinstance(inner, dict):
         inner = next((inner[name] for name in ("error", "message", "detail") if inner.get(name)), "")
@@ -282,7 +283,7 @@ def _shortened(text: str) -> str:
 
 
 def _pause_seconds(header: str | None) -> float | None:
-    """Return what Retry-After asks for, which is seconds or a date."""
+    """Return the seconds that a Retry-After header asks for; it gives seconds or a date."""
     try:
         seconds = float(header or "")
     except ValueError:
@@ -301,7 +302,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: Exception, server: Server) -> Exception:
-    """Return an error's chain as one exception, at the place where it was raised, without the key."""
+    """Return an error and its causes as one exception without the key, with the traceback of the error."""
     texts = [f"{type(link).__name__}: {link}" for link in _chain(error)]
     text = server.hidden_in(" <- ".join(texts))
     return Exception(_shortened(text)).with_traceback(error.__traceback__)
