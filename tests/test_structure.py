@@ -183,8 +183,9 @@ def test_models_stay_under_engines() -> None:
 
 
 def test_only_the_remote_engine_speaks_to_servers() -> None:
-    found = importers("openai", "httpx", "httpx2", "requests", "urllib.request", "keyring")
-    assert found == {f"engines/openai/{name}.py" for name in ("engine", "server", "stream", "errors")}
+    found = importers("openai", "httpx", "httpx2", "requests", "keyring")
+    assert found == {f"engines/openai/{name}.py" for name in ("server", "stream", "errors")}
+    assert importers("urllib.request") == {"config/proxies.py"}, "it reads proxies, and opens nothing"
 
 
 def test_ray_is_known_in_one_file() -> None:

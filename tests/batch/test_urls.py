@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.support.batches import make_manifest, make_recording
 from voxcli.batch.inputs import sources
 from voxcli.batch.urls import is_url, read_recording
-from voxcli.errors import AudioInputError
+from voxcli.errors import AudioInputError, ConfigError
 
 
 class Bucket(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no annotations
@@ -42,6 +42,33 @@ def bucket() -> Iterator[type[Bucket]]:
     yield Bucket
     Bucket.failure = Bucket.stream = None
     Bucket.store.clear()
+
+
+class Web(Bucket):
+    """Stands for a web server; keeps the options that it was last opened with."""
+
+    protocol = "http"
+    options: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("http://").lstrip("/")
+
+    def open(self, path: str, *args: Any, **options: Any) -> Any:
+        Web.options = dict(self.storage_options)
+        return super().open(path, *args, **options)
+
+
+@pytest.fixture
+def web(bucket: type[Bucket], monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Web]]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    before = fsspec.registry.get("http")
+    fsspec.register_implementation("http", Web, clobber=True)
+    yield Web
+    Web.failure = None
+    if before:
+        fsspec.register_implementation("http", before, clobber=True)
 
 
 class RefusedError(Exception):
@@ -154,6 +181,44 @@ def test_no_message_shows_what_a_signed_url_holds(url: str) -> None:
     message = message_of(url)
     assert message.startswith("https://127.0.0.1:9/q.wav ")
     assert "secret" not in message
+
+
+def test_the_web_is_reached_through_the_proxy_of_the_environment(
+    web: type[Web], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = make_recording(tmp_path / "q.wav", samples=4800).read_bytes()
+    for host in ("voxtral.test", "127.0.0.1"):
+        web().pipe_file(f"http://{host}/q.wav", content)
+    read_recording("http://voxtral.test/q.wav", max_seconds=1)
+    assert "client_kwargs" not in web.options
+    monkeypatch.setenv("ALL_PROXY", "http://me:secret@proxy:3128")
+    read_recording("http://voxtral.test/q.wav", max_seconds=1)
+    assert web.options["client_kwargs"] == {"proxy": "http://me:secret@proxy:3128"}
+    read_recording("http://127.0.0.1/q.wav", max_seconds=1)
+    assert "client_kwargs" not in web.options
+
+
+def test_a_failure_on_the_web_names_the_proxy_and_is_no_missing_file(
+    web: type[Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@proxy:3128")
+    web.failure = FileNotFoundError("http://voxtral.test/q.wav")
+    assert message_of("http://voxtral.test/q.wav").endswith(
+        "(through the proxy proxy:3128 (http_proxy)) does not exist"
+    )
+    web.failure.__cause__ = ConnectionRefusedError()
+    assert message_of("http://voxtral.test/q.wav") == (
+        "http://voxtral.test/q.wav (through the proxy proxy:3128 (http_proxy)) can't be read: ConnectionRefusedError"
+    )
+
+
+@pytest.mark.parametrize("proxy", ["socks5://proxy:1080", "foo://proxy", "http://"])
+def test_a_proxy_that_can_not_be_used_for_recordings(
+    web: type[Web], monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(ConfigError, match="all_proxy"):
+        read_recording("http://voxtral.test/q.wav", max_seconds=1)
 
 
 def test_a_url_that_is_none_is_refused() -> None:

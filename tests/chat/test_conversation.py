@@ -133,6 +133,13 @@ def test_an_engine_may_encode_an_open_utterance() -> None:
     assert len(engine.asked) == 1
 
 
+def test_a_reply_that_was_cut_off_is_told_of() -> None:
+    with RunningConversation(FakeEngine([["One."]], finish_reason="length"), FakeSpeaker()) as live:
+        live.utterance()
+        assert "cut off" in live.journal.wait_for(Notice).text
+    assert live.remembered == [("One.", False)]
+
+
 def test_the_conversation_goes_on_if_prefilling_fails() -> None:
     engine = FailingPrefillEngine([["One."], ["Two."]], failure=ModelError("out of memory"))
     with RunningConversation(engine, FakeSpeaker()) as live:

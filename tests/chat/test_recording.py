@@ -20,7 +20,7 @@ SAMPLES = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
 
 def taken(number: int = 1, clip: AudioClip | None = AudioClip(SAMPLES), prompt: str = "") -> TurnTaken:  # noqa: B008
     turn = Utterance(clip, prompt).answered("It rains. 雨", interrupted=True)
-    report = PassReport(1, 10, 0, 3, transcript="Does it rain?")
+    report = PassReport(1, 10, 0, 3, transcript="Does it rain?", finish_reason="length")
     return TurnTaken(TurnEnded(turn, report, Timings(0.1, 0.2, 0.3)), number, Latency(600, 700, None, "used", 2), clip)
 
 
@@ -49,6 +49,7 @@ def test_a_turn_is_written_as_wav_and_json(tmp_path: Path) -> None:
             "dropped_speculative_replies": 2,
         },
         "transcript": "Does it rain?",
+        "finish_reason": "length",
     }
 
 

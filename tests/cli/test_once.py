@@ -148,6 +148,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "session": "Kitchen",
         "turn": 1,
         "interrupted": False,
+        "finish_reason": None,
     }
 
 

@@ -16,7 +16,7 @@ CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25)
 PLACEHOLDER = "[User audio input - 33333 samples, 2.08s]"
 ENGINE = FakeEngine([], name="voxtral", model="mistralai/Voxtral-Mini-3B-2507")
 ENDED = TurnEnded(
-    Turn(PLACEHOLDER, "Paris."), PassReport(1, 379, 12, 21, transcript="Where?"), Timings(0.123456, 0.2, 0.987654)
+    Turn(PLACEHOLDER, "Paris."), PassReport(1, 379, 12, 21, "Where?", "length"), Timings(0.123456, 0.2, 0.987654)
 )
 CONTEXT = Context(ENGINE, Utterance(CLIP), "q.wav", session="kitchen", turn=4, load_seconds=1.23456)
 
@@ -40,6 +40,7 @@ def test_a_record_says_all_of_a_turn() -> None:
         "session": "kitchen",
         "turn": 4,
         "interrupted": False,
+        "finish_reason": "length",
         "tokens": {"prompt": 379, "cached": 12, "reply": 21},
         "timings": {
             "load_seconds": 1.2346,
@@ -54,7 +55,9 @@ def test_what_did_not_happen_is_null() -> None:
     ended = TurnEnded(Turn("Hello", "", interrupted=True), PassReport(1, 3, 0, 0), Timings(None, None, 0.5))
     record = record_of(ended, replace(CONTEXT, utterance=Utterance(None, "Hello"), path=None, session=None))
     assert json.loads(json.dumps(record)) == record
-    assert [name for name, value in record.items() if value is None] == ["prompt", "transcript", "audio", "session"]
+    assert [name for name, value in record.items() if value is None] == [
+        *("prompt", "transcript", "audio", "session", "finish_reason")
+    ]
     assert record["interrupted"]
     assert record["timings"]["first_token_seconds"] is record["timings"]["first_audio_seconds"] is None
 

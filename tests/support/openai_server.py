@@ -6,6 +6,7 @@ Answers can be queued; those that are not get what it `always` says. Each reques
 import contextlib
 import json
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 REPLY = ("The capital", " of France", " is Paris.")
 USAGE = {
@@ -128,6 +130,11 @@ def sends(*deltas: str, then: Callable[[Exchange], object]) -> Answer:
     return answer
 
 
+def writes(data: bytes, kind: str = "text/event-stream", **headers: str) -> Answer:
+    """Send these bytes as the body of a whole response."""
+    return lambda exchange: exchange.send(200, data, kind, **headers)
+
+
 def streams(*events: Any) -> Answer:
     """Send these events, whatever they are, and end the response."""
 
@@ -148,6 +155,7 @@ class OpenAIServer:
     owner: str = "test"  # of the models, as the list of them says
     software: str = "test"  # what it calls itself in a header
     tls: ssl.SSLContext | None = None
+    list_of_models: Answer | None = None  # in place of the documented one
     always: Answer = field(default_factory=lambda: says(*REPLY))
     requests: list[Request] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client closed while it was to wait
@@ -218,7 +226,9 @@ class OpenAIServer:
         )
         with self._lock:
             self.requests.append(request)
-        if handler.path == "/v1/models":
+        if handler.path == "/v1/models" and self.list_of_models:
+            self.list_of_models(Exchange(handler, request))
+        elif handler.path == "/v1/models":
             data = [{"id": name, "object": "model", "created": 1, "owned_by": self.owner} for name in self.models]
             refuses(200, {"object": "list", "data": data})(Exchange(handler, request))
         elif handler.path == "/v1/chat/completions":
@@ -293,3 +303,65 @@ def _handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             """Say nothing."""
 
     return Handler
+
+
+@dataclass
+class ProxyServer:
+    """An HTTP proxy on loopback, for plain requests and for tunnels; a context manager.
+
+    Every name is one of this machine's to it: loopback itself is never asked for through a proxy.
+    """
+
+    refusal: bytes = b""  # the status line to answer with, such as b"403 Forbidden"
+    heads: list[bytes] = field(default_factory=list)  # of the requests that came
+
+    def __post_init__(self) -> None:
+        self._tcp = _ProxyListener(("127.0.0.1", 0), _proxy_handler_of(self))
+        self.port = self._tcp.server_address[1]
+        self._thread = threading.Thread(target=self._tcp.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tcp.shutdown()
+        self._tcp.server_close()
+        self._thread.join()
+
+
+class _ProxyListener(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+def _proxy_handler_of(proxy: ProxyServer) -> type[socketserver.StreamRequestHandler]:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and (line := self.rfile.readline()):
+                head += line
+            proxy.heads.append(head)
+            if proxy.refusal:
+                self.wfile.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % proxy.refusal)
+                return
+            method, target, rest = head.split(b" ", 2)
+            is_tunnel = method == b"CONNECT"
+            url = urlsplit(f"http://{target.decode()}" if is_tunnel else target.decode())
+            with socket.create_connection(("127.0.0.1", url.port or 80)) as server:
+                if is_tunnel:
+                    self.wfile.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+                else:
+                    server.sendall(b" ".join([method, url.path.encode(), rest]))
+                threading.Thread(target=_copy, args=(self.rfile.read1, server), daemon=True).start()
+                _copy(server.recv, self.connection)
+
+    return Handler
+
+
+def _copy(read: Callable[[int], bytes], to: socket.socket) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while data := read(65536):
+            to.sendall(data)
+    with contextlib.suppress(OSError):
+        to.shutdown(socket.SHUT_WR)

@@ -207,17 +207,18 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     return Finding(True, f"weights in {folder}" if folder else "installed; its weights are prepared on first use")
 
 
-def server(model: str, names: Sequence[str], wrong: str = "") -> Finding:
+def server(model: str, names: Sequence[str], wrong: str = "", way: str = "") -> Finding:
     """Check that a server that answered has the model and computes it correctly.
 
     Args:
         model: name of the model; empty for the only one that the server has.
         names: models that the server lists.
         wrong: known problem of this kind of server, in words.
+        way: the proxy on the way to it, in words.
     """
     shown = ", ".join(names[:MODELS_SHOWN]) or "no models"
     if model in names or (not model and len(names) == 1):
-        found = f"it answers, with {model or shown}"
+        found = f"it answers{way}, with {model or shown}"
         return Finding(False, f"{found}; it is {wrong}", blocks=False) if wrong else Finding(True, found)
     wanted = f"not {model}" if model else "none is chosen"
     return Finding(False, f"it has {shown}; {wanted}", "choose one with --model NAME")

@@ -115,10 +115,15 @@ def _server(settings: "Settings") -> "Finding":
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
     from voxcli.engines.openai.engine import list_models
+    from voxcli.engines.openai.errors import NoModelListError
     from voxcli.engines.openai.server import WRONG_VOXTRAL
 
-    listed = list_models(server)
-    return checks.server(settings.remote.model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "")
+    model = settings.remote.model
+    try:
+        listed = list_models(server)
+    except NoModelListError as error:
+        return checks.Finding(False, error.message, error.hint, blocks=not model)
+    return checks.server(model, listed.names, WRONG_VOXTRAL if listed.from_llama_cpp else "", server.way)
 
 
 def _acceleration(device: str, settings: "Settings", cache: Path) -> "Finding":

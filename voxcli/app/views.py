@@ -41,7 +41,7 @@ class View(Protocol):
 
 
 class TextView:
-    """Shows people the reply as it streams, then why there was no speech, and the latency."""
+    """Shows people the reply as it streams, then why there was no speech or no end, and the latency."""
 
     def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
         self._out = out or Output(sys.stdout)
@@ -59,8 +59,8 @@ class TextView:
         elif isinstance(event, TurnEnded):
             self._out.write("\n")
             self._in_line = False
-            for failure in self._failures:
-                self._notes.write_dim(printable(failure))
+            for note in (*self._failures, *filter(None, [event.report.cut_note])):
+                self._notes.write_dim(printable(note))
             self._failures.clear()
 
     def finish(self, record: dict[str, Any]) -> None:

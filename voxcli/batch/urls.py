@@ -1,20 +1,23 @@
 """Reads recordings from URLs such as `s3://bucket/q.wav`, on the machine that answers the item.
 
 fsspec fetches them with drivers that the user installs. A driver finds the credentials on its machine, for S3 for
-example in `AWS_*` and `~/.aws`. A URL may be signed, so messages never show its query or user.
+example in `AWS_*` and `~/.aws`. The drivers of buckets also find a proxy; that of http and https is given one here. A
+URL may be signed, so messages never show its query or user.
 """
 
 import re
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from voxcli.audio.clip import AudioClip, read_audio, read_stream
-from voxcli.errors import AudioInputError, VoxError
+from voxcli.config.proxies import check_certificates, find_proxy
+from voxcli.errors import AudioInputError, ConfigError, VoxError
 from voxcli.printable import printable
 
 # Packages that fsspec needs for each accepted scheme. Its other schemes are refused: some run programs or open
 # further files.
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp requests", "http": "aiohttp requests", "file": ""}
+WEB = frozenset({"http", "https"})
 BUCKETS = frozenset({"s3", "gs"})  # errors of the others may show secrets in the query
 MESSAGE_CHARACTERS = 200  # longest quote from a driver's error
 
@@ -31,6 +34,7 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
     Raises:
         AudioInputError: see `voxcli.audio.clip.read_audio`; or the scheme is not accepted, its driver is not
             installed, or the URL can't be fetched.
+        ConfigError: the proxy or the certificates that the environment names can't be used.
     """
     if not is_url(source):
         return read_audio(source, max_seconds=max_seconds)
@@ -41,7 +45,8 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
     except VoxError:
         raise
     except Exception as error:  # drivers raise their own errors, few of them OSErrors
-        raise _unreadable(error, scheme, name) from error
+        proxy = find_proxy(source) if scheme in WEB else None
+        raise _unreadable(error, scheme, f"{name} (through {proxy})" if proxy else name) from error
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:
@@ -53,12 +58,25 @@ def _opened(source: str, scheme: str, name: str) -> BinaryIO:
     try:
         from fsspec import filesystem
 
-        files = filesystem(scheme)
+        files = filesystem(scheme, **_web_options(source) if scheme in WEB else {})
     except ImportError as error:
         command = f"pip install fsspec {DRIVERS[scheme]}".strip()
         # The command is in the message because a record has no hint, and may come from another machine.
         raise AudioInputError(f"{name} needs packages where it is read: {command}", hint=command) from error
     return cast("BinaryIO", files.open(source, "rb"))
+
+
+def _web_options(url: str) -> dict[str, Any]:
+    """Return the options of fsspec's driver for the web: the proxy for a URL, which aiohttp does not look for."""
+    if url.lower().startswith("https:"):
+        check_certificates()
+    proxy = find_proxy(url)
+    if proxy is None:
+        return {}
+    if proxy.scheme not in WEB:
+        hint = f"correct or unset {proxy.origin}, or name the host in NO_PROXY"
+        raise ConfigError(f"recordings can't be fetched through {proxy}: it is not an HTTP proxy", hint=hint)
+    return {"client_kwargs": {"proxy": proxy.url}}
 
 
 def _shown(url: str) -> str:
@@ -73,6 +91,8 @@ def _shown(url: str) -> str:
 
 def _unreadable(error: Exception, scheme: str, name: str) -> AudioInputError:
     status = _http_status(error)
+    if scheme in WEB and not status and error.__cause__:  # fsspec calls a failed connection a missing file
+        error = cast("Exception", error.__cause__)
     if status == 404 or (status is None and isinstance(error, FileNotFoundError)):
         return AudioInputError(f"{name} does not exist", hint="check the name")
     if status in (401, 403) or isinstance(error, PermissionError):

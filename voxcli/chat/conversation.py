@@ -310,6 +310,8 @@ class Conversation:
         latency = response.latency(ended.timings)
         self._latencies.append(latency)
         self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
+        if note := ended.report.cut_note:
+            self._show(Notice(note))
         if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
             self._ended = True
 

@@ -42,6 +42,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "session": context.session,
         "turn": context.turn,
         "interrupted": turn.interrupted,
+        "finish_reason": report.finish_reason,
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "timings": {
             "load_seconds": round(context.load_seconds, 4),

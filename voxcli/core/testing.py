@@ -22,6 +22,7 @@ class FakeEngine(Engine):
     prefilled: list[Session] = field(default_factory=list)
     partial_clips: list[AudioClip] = field(default_factory=list)
     before_delta: Callable[[int], object] = lambda _: None
+    finish_reason: str | None = None
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
@@ -37,7 +38,7 @@ class FakeEngine(Engine):
                 break
             count += 1
             yield delta
-        return PassReport(model_passes=1, prompt_tokens=10, cached_tokens=0, reply_tokens=count)
+        return PassReport(1, prompt_tokens=10, cached_tokens=0, reply_tokens=count, finish_reason=self.finish_reason)
 
     def prefill_history(self, session: Session) -> None:
         self.prefilled.append(session)

@@ -62,6 +62,16 @@ class PassReport:
     cached_tokens: int  # prompt tokens that were in the KV cache already
     reply_tokens: int
     transcript: str | None = None  # None: the engine has none
+    finish_reason: str | None = None  # why a server ended the reply: "stop", "length"...; None: not known
+
+    @property
+    def cut_note(self) -> str:
+        """One line that says that the reply was cut, and why; empty if it was not."""
+        if self.finish_reason == "length":
+            return "the reply was cut off at its longest (reply.max_tokens, or the server's own limit)"
+        if self.finish_reason == "content_filter":
+            return "the server's content filter cut the reply off"
+        return ""
 
 
 class Engine(Protocol):

@@ -148,10 +148,10 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
     """Return the engine for the server at `url`. Raises ConfigError and RemoteError."""
     from voxcli.engines.openai.engine import RemoteEngine
     from voxcli.engines.openai.request import RequestOptions
-    from voxcli.engines.openai.server import warning
+    from voxcli.engines.openai.server import proxy_notice, warning
 
     server, remote = find_server(options.remote, url), options.remote
-    if said := warning(server):
+    for said in filter(None, (warning(server), proxy_notice(server))):
         notice(said)
     engine = RemoteEngine.open(
         server,
@@ -172,14 +172,15 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
 
 
 def find_server(remote: RemoteOptions, url: str) -> "Server":
-    """Return the server at `url`, with the key for it. Raises ConfigError; nothing is sent."""
+    """Return the server at `url`, with its key and the proxy on the way. Raises ConfigError; nothing is sent."""
+    from voxcli.config.proxies import find_proxy
     from voxcli.engines.openai.server import Server, checked_url, find_key
 
     if not url:
         raise ConfigError("the remote engine needs a server", hint="give it with --url http://HOST:8000/v1")
     url = checked_url(url)
     limits = (remote.connect_seconds, remote.first_token_seconds, remote.token_seconds)
-    return Server(url, find_key(url), *limits, remote.retries)
+    return Server(url, find_key(url), *limits, remote.retries, find_proxy(url))
 
 
 def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, notice: Notice) -> "RemotePool":

@@ -497,6 +497,7 @@ def test_a_turn_has_its_latency() -> None:
         "transcript": "Where?",
         "reply": "Paris is",
         "interrupted": True,
+        "finish_reason": None,
         "model_passes": 1,
         "tokens": {"prompt": 379, "cached": 300, "reply": 21},
         "latency": {

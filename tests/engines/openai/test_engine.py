@@ -42,7 +42,7 @@ pytest.importorskip("openai")
 
 from voxcli.engines import factory
 from voxcli.engines.openai.engine import LONGEST_PAUSE_SECONDS, RemoteEngine, list_models, pause_seconds
-from voxcli.engines.openai.errors import RequestRefusedError, call_error
+from voxcli.engines.openai.errors import NoModelListError, RequestRefusedError, call_error
 from voxcli.engines.openai.request import RequestOptions, chat_body
 from voxcli.engines.openai.server import ApiKey, Server
 
@@ -101,7 +101,7 @@ def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -
     turns = (EARLIER, Turn(EARLIER.user, "", interrupted=True), Turn(EARLIER.user, "", prompt="And this?"))
     deltas, report = ask(engine_for(server), Session(None, "Be short.", turns), Utterance(CLIP, "In French."))
     assert deltas == list(REPLY)
-    assert report == PassReport(model_passes=1, prompt_tokens=395, cached_tokens=16, reply_tokens=8)
+    assert report == PassReport(1, prompt_tokens=395, cached_tokens=16, reply_tokens=8, finish_reason="stop")
     (request,) = server.chats
     messages = request.body.pop("messages")
     assert request.body == {
@@ -206,7 +206,7 @@ def test_only_what_a_server_needs_leaves_the_machine(server: OpenAIServer, monke
 
 def test_deltas_are_counted_where_the_server_counts_nothing(server: OpenAIServer) -> None:
     server.always = says("a", "b", usage=False)
-    assert ask(engine_for(server))[1] == PassReport(1, prompt_tokens=0, cached_tokens=0, reply_tokens=2)
+    assert ask(engine_for(server))[1] == PassReport(1, 0, 0, reply_tokens=2, finish_reason="stop")
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -215,11 +215,6 @@ def test_a_server_that_refuses_to_count_is_asked_once_for_that(server: OpenAISer
     engine = engine_for(server)
     assert ask(engine) == ask(engine)
     assert ["stream_options" in request.body for request in server.chats] == [True, False, False]
-
-
-def test_an_empty_reply_is_a_reply(server: OpenAIServer) -> None:
-    server.always = says()
-    assert ask(engine_for(server))[0] == []
 
 
 # --- Interrupts ----------------------------------------------------------------------------------
@@ -374,11 +369,11 @@ MISBEHAVING: dict[str, tuple[Answer, str, str]] = {
     "500": (refuses(500, ECHO), r"failed \(HTTP 500\): Incorrect", "later"),
     "redirect": (refuses(302, location=f"http://other/{KEY.secret}"), "sends elsewhere", r"http://other/\[key\]"),
     "html": (refuses(200, b"<html>Welcome</html>", "text/html"), "answers with text/html", "/v1"),
-    "no stream": (refuses(200, {"choices": []}), "answers with application/json", "/v1"),
+    "no choices at all": (refuses(200, {"choices": []}), "its answer holds no choices", "/v1"),
     "not http": (not_http, "does not answer as a web server", "/v1"),
     "dropped": (dropped, "dropped the connection", "later"),
     "no event": (streams(), "broke off before", "later"),
-    "done at once": (streams("[DONE]"), "broke off before", "later"),
+    "done at once": (streams("[DONE]"), "sent an empty reply", "--model"),
     "breaks off": (sends("The", then=dropped), "dropped the connection", "later"),
     "ends early": (sends("The", then=lambda exchange: exchange.chunk(b"")), "broke off before", "later"),
     "error in stream": (streams(CHOICES, ECHO), r"failed \(HTTP 500\): Incorrect API key provided: \[key\]", "later"),
@@ -390,8 +385,8 @@ MISBEHAVING: dict[str, tuple[Answer, str, str]] = {
     "no choices": (streams({"choices": "many"}), "no chat completions", "/v1"),
     "deep": (streams("[" * 100_000), "protocol documents", "/v1"),
     "compressed": (
-        lambda exchange: exchange.send(200, b"", "text/event-stream", content_encoding="gzip"),
-        "compressed",
+        lambda exchange: exchange.send(200, b"", "text/event-stream", content_encoding="br"),
+        "compressed in a way that was not asked for: br",
         "",
     ),
     "never ends": (endless(b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'), "more than the reply", ""),
@@ -454,9 +449,9 @@ def test_half_a_surrogate_pair_becomes_text(server: OpenAIServer) -> None:
 
 
 def test_odd_counts_are_not_taken(server: OpenAIServer) -> None:
-    done = {"choices": [{"delta": {"content": 7}, "finish_reason": "stop"}]}
+    done = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
     server.always = streams(done, {"choices": [], "usage": {"prompt_tokens": "many", "completion_tokens": -1}})
-    assert ask(engine_for(server)) == ([], PassReport(1, 0, 0, 0))
+    assert ask(engine_for(server)) == (["a"], PassReport(1, 0, 0, 0, finish_reason="stop"))
 
 
 # --- No server -----------------------------------------------------------------------------------
@@ -520,7 +515,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     folder = tmp_path_factory.mktemp("tls")
     made, key = folder / "made.pem", folder / "key.pem"
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:voxtral.test", "-keyout", str(key), "-out", str(made)]
     subprocess.run([*new, *names], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
@@ -583,8 +578,9 @@ def test_llama_cpp_is_warned_of(server: OpenAIServer, told_by: str, model: str) 
 
 def test_an_address_that_is_not_that_of_the_protocol(server: OpenAIServer) -> None:
     bare = Server(server.url.removesuffix("/v1"))
-    with pytest.raises(RemoteError, match="nothing at"):
+    with pytest.raises(NoModelListError, match=r"no list of models \(HTTP 404 for /models\)") as caught:
         list_models(bare)
+    assert "--model NAME" in caught.value.hint
     error = failure(RemoteEngine(bare, OPTIONS))
     assert "usually ends with /v1" in error.hint
 

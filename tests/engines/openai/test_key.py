@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from tests.engines.openai.test_engine import MISBEHAVING
 from tests.support.openai_server import OpenAIServer
 from voxcli.cli import app
-from voxcli.engines.openai.server import ApiKey, Server, checked_url, find_key, from_keyring, is_loopback, warning
+from voxcli.config.proxies import is_loopback
+from voxcli.engines.openai.server import ApiKey, Server, checked_url, find_key, from_keyring, warning
 from voxcli.errors import ConfigError
 
 CANARY = "sk-canary-0123456789"  # what `MISBEHAVING` answers with

@@ -127,6 +127,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "transcript": report.transcript,
         "reply": turn.reply,
         "interrupted": turn.interrupted,
+        "finish_reason": report.finish_reason,
         "model_passes": report.model_passes,
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "latency": {

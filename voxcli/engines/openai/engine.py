@@ -1,8 +1,8 @@
-"""The remote engine: any server that speaks OpenAI's chat protocol and takes audio.
+"""The remote engine: replies come from a server that speaks OpenAI's chat protocol and takes audio.
 
-vLLM and Mistral's API do. Joins the parts beside it: `remote_access` (address and
-key), `remote_request` (what is asked), `remote_call` (one request), `remote_errors` (what went wrong).
-It may be used by several threads at once. The model behind the server is not known here.
+vLLM and Mistral's API do. The parts are beside it: `server` (address, key, proxy), `request` (the body that is sent),
+`stream` (one request on a thread), `chunks` and `reasoning` (the answer), `errors`. Several threads may use the engine
+at once.
 """
 
 import random
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Self
 
@@ -21,19 +21,18 @@ from voxcli.engines.openai.server import WRONG_VOXTRAL, Server
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
 
-try:  # whoever imports this engine without its packages gets the error with the hint
-    import httpx2
-
-    from voxcli.engines.openai.errors import CallError, no_such_model, too_late, unnamed_model
-    from voxcli.engines.openai.stream import Call, ModelList, Over, Usage, chat, models
+try:  # Without its packages, importing this module raises the error with the hint.
+    from voxcli.engines.openai.chunks import Usage
+    from voxcli.engines.openai.errors import CHAT, MODELS, CallError, no_such_model, too_late, unnamed_model
+    from voxcli.engines.openai.stream import Call, ModelList, Over, chat, models, tls_context
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a request is sent again
-LIST_SECONDS = 10.0  # for a list of models
-LOOK_SECONDS = 3.0  # for the same list where it is only looked at for a warning
+LIST_SECONDS = 10.0  # longest wait for a list of models
+LOOK_SECONDS = 3.0  # longest wait for the same list if it is only needed for a warning
 MODELS_LISTED, NAME_CHARACTERS = 1000, 100
-NOT_INTERRUPTED = threading.Event()  # nobody sets it
+NOT_INTERRUPTED = threading.Event()  # is never set
 
 
 class RemoteEngine(Engine):
@@ -48,32 +47,36 @@ class RemoteEngine(Engine):
         *,
         pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
-        """Take a server; nothing is sent.
+        """Create the engine; nothing is sent.
 
         Args:
-            pause: waits so many seconds, or until the event is set, which it returns.
+            pause: waits for the seconds, or until the event is set; returns whether it is.
+
+        Raises:
+            ConfigError: certificates that the environment names can't be used.
         """
         self.model = options.model
         self._server = server
         self._options = options
         self._pause = pause
-        self._tls = httpx2.create_ssl_context()
-        self._sends_usage = True  # until the server refuses the option; threads may all find that out
+        self._tls = tls_context(server)
+        self._sends_usage = True  # until the server refuses the option; several threads may clear it
 
     @classmethod
     def open(cls, server: Server, options: RequestOptions, notice: Callable[[str], None] = lambda _: None) -> Self:
-        """Return the engine for a model; where none is named, for the only one that the server has.
+        """Return the engine for a model; if none is named, for the only one that the server has.
 
         Args:
-            notice: told what a user should know of the server.
+            notice: is called with what a user should know about the server.
 
         Raises:
-            RemoteError: no model is named, and the server does not answer or has not just one.
+            RemoteError: no model is named, and the server does not answer or does not have exactly one.
+            ConfigError: certificates that the environment names can't be used.
         """
         try:
             found = list_models(server, LOOK_SECONDS if options.model else LIST_SECONDS)
         except RemoteError:
-            if options.model:  # then a reply needs no list, and says better what is the matter
+            if options.model:  # A reply needs no list, and its error is clearer.
                 return cls(server, options)
             raise
         if found.from_llama_cpp:
@@ -89,22 +92,22 @@ class RemoteEngine(Engine):
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; return the report.
 
-        Once `interrupt` is set, it ends with the next delta, or within a twentieth of a second where none
-        comes, and the server is told to stop. Tokens are counted by the server; where it does not,
-        deltas are counted, and the prompt's tokens are 0.
+        Once `interrupt` is set, the reply ends with the next delta, or within 0.05 s if none comes, and the connection
+        is closed. The server counts the tokens. If it does not, deltas are counted, and the prompt's tokens are 0. A
+        delta is empty while text is held back that may be the model's reasoning.
 
         Raises:
-            RemoteError: no reply, or one that broke off: then what came of it was yielded.
+            RemoteError: there is no reply, or it broke off; what came of it was yielded.
         """
         body = chat_body(session, utterance, self._options)
         for attempt in count():
-            taking = _Taking()
+            progress = _Progress()
             try:
-                return (yield from self._attempt(body, taking, interrupt))
+                return (yield from self._attempt(body, progress, interrupt))
             except CallError as failed:
                 if self._sends_usage_no_more(failed):
                     continue
-                if taking.deltas or not failed.passing or attempt >= self._server.retries:
+                if progress.deltas or not failed.passing or attempt >= self._server.retries:
                     raise self._explained(failed) from failed.cause
                 seconds = pause_seconds(attempt, failed.pause_seconds, random.random())  # noqa: S311 - jitter
                 if seconds > LONGEST_PAUSE_SECONDS:
@@ -117,30 +120,27 @@ class RemoteEngine(Engine):
         """Do nothing: each reply closes its own connection."""
 
     def _attempt(
-        self, body: dict[str, Any], taking: "_Taking", interrupt: threading.Event
+        self, body: dict[str, Any], progress: "_Progress", interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
         if not self._sends_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
-        with closing(Call(self._server, self._tls, chat(body, self._server))) as call:
+        with closing(Call(self._server, self._tls, CHAT, chat(body, self._server))) as call:
             deadline = time.monotonic() + self._server.first_token_seconds
-            while not isinstance(item := self._next(call, deadline, taking, interrupt), Over | None):
-                if isinstance(item, Usage):
-                    taking.usage = item
-                    continue
-                taking.deltas += 1
-                if taking.deltas > 2 * self._options.max_reply_tokens:  # a delta is at least one token
+            while isinstance(item := self._next(call, deadline, progress, interrupt), str):
+                progress.deltas += 1
+                if progress.deltas > 2 * self._options.max_reply_tokens:  # a delta is at least one token
                     raise CallError(RemoteError(f"{self._server.url} sends more than the reply that was asked for"))
                 yield item
                 deadline = time.monotonic() + self._server.token_seconds
-        return taking.report()
+        return _report(item or Over(), progress.deltas)
 
     def _next(
-        self, call: Call, deadline: float, taking: "_Taking", interrupt: threading.Event
-    ) -> str | Usage | Over | None:
+        self, call: Call, deadline: float, progress: "_Progress", interrupt: threading.Event
+    ) -> str | Over | None:
         try:
             return call.next(deadline, interrupt)
         except TimeoutError:
-            raise too_late(self._server, began=bool(taking.deltas)) from None
+            raise too_late(self._server, began=bool(progress.deltas)) from None
 
     def _sends_usage_no_more(self, failed: CallError) -> bool:
         """Return whether the server refused to count tokens, so that it is not asked for that again."""
@@ -150,42 +150,48 @@ class RemoteEngine(Engine):
         return True
 
     def _explained(self, failed: CallError) -> RemoteError:
-        """Return the error; where it may be the model that is missing, ask the server which it has."""
+        """Return the error; if the model may be missing, ask the server which models it has."""
         if failed.status != 404:
             return failed.error
         try:
             names = list_models(self._server).names
-        except RemoteError:  # then there is no such server, as the error says
+        except RemoteError:  # The address is wrong, as the first error says.
             return failed.error
         return no_such_model(self._server, self.model, names) if names else failed.error
 
 
-class _Taking:
-    """What came of a reply so far."""
+@dataclass
+class _Progress:
+    """How far an attempt at a reply has come."""
 
-    def __init__(self) -> None:
-        self.deltas = 0
-        self.usage: Usage | None = None
+    deltas: int = 0
 
-    def report(self) -> PassReport:
-        found = self.usage or Usage(0, 0, self.deltas)
-        return PassReport(1, found.prompt_tokens, found.cached_tokens, found.reply_tokens)
+
+def _report(over: Over, deltas: int) -> PassReport:
+    usage = over.usage or Usage(0, 0, deltas)
+    counts = (usage.prompt_tokens, usage.cached_tokens, usage.reply_tokens)
+    return PassReport(1, *counts, finish_reason=printable(over.finish_reason)[:NAME_CHARACTERS] or None)
 
 
 def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
-    """Return the models that a server lists, each name short and safe to print, at most so many seconds later.
+    """Return the models that a server lists, each name short and safe to print.
+
+    Args:
+        seconds: longest wait.
 
     Raises:
-        RemoteError: it does not answer, or not with a list.
+        NoModelListError: it answers, but not with a list.
+        RemoteError: it does not answer, or refuses access.
+        ConfigError: certificates that the environment names can't be used.
     """
     found = ModelList()
-    with closing(Call(server, httpx2.create_ssl_context(), models(found))) as call:
+    with closing(Call(server, tls_context(server), MODELS, models(found))) as call:
         try:
             deadline = time.monotonic() + seconds
             while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(found.names) < MODELS_LISTED:
                 found.names.append(printable(server.hidden_in(name))[:NAME_CHARACTERS])
         except TimeoutError as error:
-            raise RemoteError(f"{server.url} did not answer for {seconds:g} s") from error
+            raise RemoteError(f"{server.url} did not answer for {seconds:g} s{server.way}") from error
         except CallError as failed:
             raise failed.error from failed.cause
     return found
@@ -195,9 +201,9 @@ def pause_seconds(attempt: int, asked: float | None, jitter: float) -> float:
     """Return how long to wait before the next attempt.
 
     Args:
-        attempt: the one that failed, from 0.
-        asked: what the server asks for, in seconds; never less is waited.
-        jitter: from 0 to 1, a different one each time, so that many clients don't come back at once.
+        attempt: number of the attempt that failed, from 0.
+        asked: what the server asks for, in seconds; the pause is never shorter.
+        jitter: from 0 to 1, different each time, so that many clients do not retry at once.
     """
     if asked is not None:
         return asked + jitter * FIRST_PAUSE_SECONDS

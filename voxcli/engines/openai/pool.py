@@ -1,7 +1,6 @@
-"""Several servers as one engine, for many requests at a time: the fewest in flight get the next one.
+"""Makes one engine of several servers, for many requests at a time: the server with the fewest gets the next one.
 
-A server that fails is left out and asked again later, by one request. It knows servers as engines alone,
-and neither the network nor what is asked.
+A server that fails is left out for a while, and then tried with one request. The pool sees servers only as engines.
 """
 
 import threading
@@ -15,30 +14,30 @@ from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.errors import RemoteError
 
-FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # that a failed server is left alone; doubled each time
-PATIENCE_SECONDS = 60.0  # for all of them to come back: as long as a server takes to start again
-LOOK_SECONDS = 0.05  # how often a request that waits looks whether it is still wanted
+FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # a failed server is left out; doubled with each failure
+PATIENCE_SECONDS = 60.0  # longest wait while all servers are out; about as long as one takes to restart
+LOOK_SECONDS = 0.05  # between two looks whether a waiting request is still wanted
 
 
 @dataclass
 class _Place:
-    """A server, as the pool sees it."""
+    """A server and its state in the pool."""
 
     engine: Engine
     in_flight: int = 0
-    failures: int = 0  # one after the other
-    back_at: float = 0.0  # on the pool's clock; when it is asked again
+    failures: int = 0  # in a row
+    back_at: float = 0.0  # time on the pool's clock when it is tried again
 
     def room(self, most: int, now: float) -> bool:
-        """Return whether it takes a request: one that failed is asked by one request first."""
+        """Return whether it may get a request. A failed server gets one at a time, and none before `back_at`."""
         return self.in_flight < most if self.failures == 0 else self.in_flight == 0 and now >= self.back_at
 
 
 class RemotePool(Engine):
-    """Implements `voxcli.core.turn.Engine` with several servers; for use by many threads.
+    """Implements `voxcli.core.turn.Engine` with several servers, for many threads.
 
-    A reply that breaks off is asked for again, elsewhere where there is an elsewhere. So replies are
-    yielded whole; an empty delta tells when the first token came.
+    A reply that breaks off is requested again, from another server if there is one. Replies are therefore yielded
+    whole; an empty delta marks the arrival of the first token.
     """
 
     name = "remote"
@@ -51,13 +50,14 @@ class RemotePool(Engine):
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take one engine a server.
+        """Create the pool.
 
         Args:
-            concurrency: requests that a server gets at once; more wait.
-            patience_seconds: how long requests wait for a server when all have failed. When that is
-                over they fail, until a server answers again.
-            clock: seconds, monotonic.
+            engines: one for each server.
+            concurrency: most requests that a server gets at once; further requests wait.
+            patience_seconds: longest wait for a server when all have failed. After it, requests fail until a server
+                answers again.
+            clock: monotonic seconds.
         """
         self.model = ", ".join(dict.fromkeys(engine.model for engine in engines))
         self.replies_at_once = concurrency * len(engines)
@@ -72,14 +72,14 @@ class RemotePool(Engine):
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
-        """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers have enough to do.
+        """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
 
         Raises:
-            RemoteError: the request is refused; it failed once more than there are servers, each time on
-                one that was well; or no server has answered for as long as the patience lasts.
+            RemoteError: the request is refused; it failed more often than there are servers, each time on one that
+                worked before; or no server has answered for `patience_seconds`.
         """
         failed_on_well = 0
-        while place := self._take(interrupt):
+        while place := self._acquire(interrupt):
             was_well = place.failures == 0
             error: RemoteError | None = None
             try:
@@ -92,7 +92,7 @@ class RemotePool(Engine):
                 if failed_on_well > len(self._places):
                     raise
             finally:
-                self._give_back(place, error)
+                self._release(place, error)
         return PassReport(0, 0, 0, 0)
 
     def close(self) -> None:
@@ -100,8 +100,8 @@ class RemotePool(Engine):
         for place in self._places:
             place.engine.close()
 
-    def _take(self, interrupt: threading.Event) -> _Place | None:
-        """Return the best server that has room, once one has; None once `interrupt` is set."""
+    def _acquire(self, interrupt: threading.Event) -> _Place | None:
+        """Wait for a server that may get a request and return the best one; None once `interrupt` is set."""
         with self._changed:
             while not interrupt.is_set():
                 now = self._clock()
@@ -114,7 +114,7 @@ class RemotePool(Engine):
                 self._changed.wait(LOOK_SECONDS)
         return None
 
-    def _give_back(self, place: _Place, error: RemoteError | None) -> None:
+    def _release(self, place: _Place, error: RemoteError | None) -> None:
         with self._changed:
             place.in_flight -= 1
             if error is None:
@@ -133,7 +133,7 @@ class RemotePool(Engine):
 
 
 def _whole(reply: Generator[str, None, PassReport]) -> Generator[str, None, PassReport]:
-    """Yield a reply's text when it is over, and an empty delta when it begins."""
+    """Yield an empty delta when a reply begins, and its whole text when it is over."""
     deltas: list[str] = []
     with closing(reply):
         while True:

@@ -1,7 +1,7 @@
-"""Session and utterance to the body of a chat request. Pure: nothing is sent, no library is needed.
+"""Builds the body of a chat request from a session and an utterance. Nothing is sent, and no library is needed.
 
 The prompt is that of the Voxtral engine (`voxcli.engines.voxtral.prompt`): finished turns are text, so a request
-carries one clip at most and no server's limit of clips is met. vLLM takes five a conversation
+carries one clip at most and never meets a server's limit. vLLM takes five clips per conversation
 (vllm-project/vllm#22109).
 """
 
@@ -17,7 +17,8 @@ from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.checkpoint.model_card import sampling_for
 from voxcli.engines.voxtral.prompt import Message, conversation
 
-# The server has the tokenizer. Voxtral's takes about 4 bytes of English a token, and 3 of most other languages.
+# An estimate, because the server has the tokenizer: Voxtral's has about 4 bytes per token in English, 3 in most other
+# languages.
 TOKEN_BYTES = 3
 MESSAGE_TOKENS = 4  # [INST], [/INST], </s>, and one to spare
 WINDOW_SECONDS, WINDOW_TOKENS = 30.0, 375  # of audio, which is padded to whole windows
@@ -25,18 +26,18 @@ WINDOW_SECONDS, WINDOW_TOKENS = 30.0, 375  # of audio, which is padded to whole 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What a request says beside the conversation: the sampling that every server knows, and no more."""
+    """Options of a request beside the conversation: the model, and the sampling that every server supports."""
 
     model: str
     max_reply_tokens: int
-    temperature: float | None  # 0 is greedy; None for what suits the model, by its name
-    top_p: float | None  # None likewise
-    context_tokens: int  # of the prompt, estimated
+    temperature: float | None  # 0 is greedy; None: by the model's name
+    top_p: float | None  # None: by the model's name
+    context_tokens: int  # longest prompt, estimated
     audio_style: Literal["object", "string"] = "object"
 
 
 def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -> dict[str, Any]:
-    """Return the JSON object that is sent to /chat/completions."""
+    """Return the JSON object for /chat/completions."""
     shown = fit(session, utterance, options.context_tokens)
     audio = audio_part(utterance.clip, options.audio_style) if utterance.clip else None
     sampling = sampling_for(options.model).but(options.temperature, options.top_p)
@@ -54,14 +55,14 @@ def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -
 
 
 def fit(session: Session, utterance: Utterance, room: int) -> Session:
-    """Return the session without the oldest turns, where the prompt would have more than `room` tokens (estimated)."""
+    """Return the session without the oldest turns if the prompt would have more than `room` tokens (estimated)."""
     windows = math.ceil(utterance.clip.seconds / WINDOW_SECONDS) if utterance.clip else 0
     alone = _tokens(session.instructions) + _tokens(utterance.prompt) + windows * WINDOW_TOKENS
     return session.within(room - alone, _turn_tokens)
 
 
 def audio_part(clip: AudioClip, style: Literal["object", "string"]) -> dict[str, Any]:
-    """Return the part of a message that is a clip; "string" is how Mistral's API documents it."""
+    """Return the part of a message that holds a clip. `style` "string" is the form of Mistral's API."""
     data = base64.b64encode(encode_wav(clip)).decode("ascii")
     return {"type": "input_audio", "input_audio": data if style == "string" else {"data": data, "format": "wav"}}
 

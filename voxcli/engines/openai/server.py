@@ -1,22 +1,22 @@
-"""How a server is reached: its address, and the key that opens it. Nothing is sent from here.
+"""Describes how a server is reached: its address, its key, and the proxy on the way. Nothing is sent from here.
 
-The key is shown to nobody: it stands in no message, no `repr` and no cause of an error. This module
-knows neither the protocol nor the libraries that speak it.
+The key is in no message, no `repr` and no cause of an error. This module knows neither the protocol nor the libraries
+that speak it.
 """
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from voxcli.config.proxies import Proxy, is_loopback
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
 VARIABLE = "VOXCLI_API_KEY"
 SERVICE = "voxcli"  # in the keyring; the name there is the server's host
-KEY_CHARACTERS = 4096  # OAuth tokens have some two thousand
+KEY_CHARACTERS = 4096  # longest key; OAuth tokens have about 2000 characters
 WRONG_VOXTRAL = "llama.cpp's server, which computes Voxtral wrongly: it averages pairs of audio positions; use vLLM"
 EXAMPLE = "give one like http://localhost:8000/v1"
 
@@ -35,7 +35,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Server:
-    """One server, and what it is given time for."""
+    """A server and its time limits."""
 
     url: str  # as `checked_url` returns it
     key: ApiKey | None = None
@@ -43,14 +43,21 @@ class Server:
     first_token_seconds: float = 60.0
     token_seconds: float = 20.0  # between two tokens
     retries: int = 3  # after the first attempt
+    proxy: Proxy | None = None
 
     @property
     def host(self) -> str:
-        """Host and port, as the address has them."""
+        """Host and port, as in the address."""
         return urlsplit(self.url).netloc
 
+    @property
+    def way(self) -> str:
+        """The proxy on the way, for the end of a message; empty if there is none."""
+        return f", through {self.proxy}" if self.proxy else ""
+
     def hidden_in(self, text: str) -> str:
-        """Return a text without the key."""
+        """Return a text without the key and without the proxy's password."""
+        text = self.proxy.hidden_in(text) if self.proxy else text
         return self.key.hidden_in(text) if self.key else text
 
 
@@ -58,16 +65,16 @@ def checked_url(text: str) -> str:
     """Return the address of a server, without a slash at its end.
 
     Raises:
-        ConfigError: not http or https, no host, or with a name and password in it, which are not shown.
+        ConfigError: it is not http or https, has no host, or has a name and password in it, which are not shown.
     """
     url = text.strip()
-    if "@" in url:  # looked at first: no other message may show it
+    if "@" in url:  # Checked first, because no other message may show a password.
         raise ConfigError("the server's URL carries a name or password", hint=f"give the key in {VARIABLE} instead")
     if not url or not url.isprintable() or " " in url:
         raise ConfigError(f"the server's URL is {printable(url)!r}", hint=f"{EXAMPLE} with --url")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # ValueError where it is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError as error:
         raise ConfigError(f"the server's URL {url} can't be read: {error}", hint=EXAMPLE) from error
     if parts.scheme not in ("http", "https"):
@@ -79,7 +86,7 @@ def checked_url(text: str) -> str:
 
 
 def from_keyring(host: str) -> str | None:
-    """Return what the system's keyring has for a host; None without a keyring that can be read."""
+    """Return the key that the system's keyring has for a host; None if it has none or can't be read."""
     try:
         import keyring
         from keyring.errors import KeyringError
@@ -87,7 +94,7 @@ def from_keyring(host: str) -> str | None:
         return None
     try:
         return keyring.get_password(SERVICE, host)
-    except KeyringError:  # there is none, or nobody unlocks it: a server that needs a key says how to give one
+    except KeyringError:  # It is missing or locked. The error of a server that needs a key says how to give one.
         return None
 
 
@@ -96,10 +103,10 @@ def find_key(
     environ: Mapping[str, str] = os.environ,
     keyring: Callable[[str], str | None] = from_keyring,
 ) -> ApiKey | None:
-    """Return the key for a server: VOXCLI_API_KEY, the file that it names as `@PATH`, or the keyring's.
+    """Return the key for a server: from VOXCLI_API_KEY, from the file that it names as `@PATH`, or from the keyring.
 
     Raises:
-        ConfigError: the file can't be read, or what was found can't be a key.
+        ConfigError: the file can't be read, or its content or the value can't be a key.
     """
     given = environ.get(VARIABLE, "").strip()
     if given.startswith("@"):
@@ -112,7 +119,7 @@ def find_key(
 
 
 def _read(path: str) -> str:
-    # The name is not shown, nor is the error that has it: a key may stand there by mistake.
+    # Neither the name nor the error that contains it is shown: the name may be a key, by mistake.
     try:
         with Path(path).expanduser().open("rb") as file:
             return file.read(KEY_CHARACTERS + 1).decode("ascii").strip()
@@ -132,17 +139,23 @@ def _key(secret: str, origin: str) -> ApiKey:
     return ApiKey(secret, origin)
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether a request to the address stays on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 def warning(server: Server) -> str:
-    """Return what a user should know before a request is sent; empty where there is nothing."""
+    """Return a warning if the key would be sent unencrypted to another machine; else an empty string."""
     if server.key is None or urlsplit(server.url).scheme == "https" or is_loopback(server.url):
         return ""
     return f"the key travels unencrypted to {server.host}: anyone in between can read it; use https"
+
+
+def proxy_notice(server: Server) -> str:
+    """Return that the audio, and the key if there is one, go through a proxy; empty without a proxy."""
+    if server.proxy is None:
+        return ""
+    sent = "the key and the audio" if server.key else "the audio"
+    read = (
+        ""
+        if urlsplit(server.url).scheme == "https"
+        else ", which can read them"
+        if server.key
+        else ", which can read it"
+    )
+    return f"{sent} for {server.host} {'go' if server.key else 'goes'} through {server.proxy}{read}"

@@ -15,7 +15,7 @@ import pytest
 from tests.support.model_hub import REPO, FakeHub, checkpoint_files
 from voxcli.engines.voxtral.checkpoint import catalog
 from voxcli.engines.voxtral.checkpoint.catalog import KNOWN, Hub, fetch, locate
-from voxcli.errors import ModelError
+from voxcli.errors import ConfigError, ModelError
 
 BIG = 24_000_000  # more than two of the pieces of 10 MiB that huggingface_hub reads at once
 
@@ -45,6 +45,21 @@ def hub(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     fake.release.set()
     server.shutdown()
     server.server_close()
+
+
+# --- the environment ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks4://127.0.0.1:1"), ("https_proxy", "http://["), ("SSL_CERT_FILE", "/nowhere/ca.pem")],
+)
+def test_a_variable_that_can_not_be_used_is_named(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=variable):
+        fetch(REPO, Seen(), hub)
 
 
 # --- fetching ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from voxcli.config.proxies import check_certificates, check_proxies
 from voxcli.errors import ModelError
 from voxcli.printable import first_line
 
@@ -23,7 +24,14 @@ def foreign_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def translated(repo_id: str, known_ids: Sequence[str]) -> Iterator[None]:
-    """Turn foreign errors into a ModelError; `known_ids` are what a misspelt id may have meant."""
+    """Turn foreign errors into a ModelError; `known_ids` are what a misspelt id may have meant.
+
+    Raises:
+        ConfigError: a proxy or the certificates that the environment names can't be used. The hub's library refuses
+            them whatever it connects to.
+    """
+    check_proxies()
+    check_certificates()
     try:
         yield
     except foreign_errors() as error:
