@@ -20,7 +20,8 @@ from voxcli.batch.results import Results
 from voxcli.batch.runner import Run
 from voxcli.batch.scheduler import Scheduler
 from voxcli.batch.stats import Stats
-from voxcli.batch.worker import EngineWorker, SpokenReplies, reply_path, workers_wanted
+from voxcli.batch.replies import SpokenReplies, reply_path
+from voxcli.batch.worker import EngineWorker, workers_wanted
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
 from voxcli.core.turn import Utterance

@@ -22,7 +22,8 @@ from voxcli.batch.prefetch import Prefetcher
 from voxcli.batch.runner import Run
 from voxcli.batch.scheduler import Scheduler
 from voxcli.batch.stats import Stats
-from voxcli.batch.worker import EngineWorker, SpokenReplies, replies_at_once
+from voxcli.batch.replies import SpokenReplies
+from voxcli.batch.worker import EngineWorker, replies_at_once
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.core.turn import Engine, PassReport, Utterance
