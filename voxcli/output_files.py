@@ -11,7 +11,7 @@ import unicodedata
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 from voxcli.errors import ConfigError
@@ -30,7 +30,7 @@ def ignores_case(folder: str) -> bool:
     if name.swapcase() == name:
         return ignores_case(above)
     try:
-        return os.path.samefile(folder, Path(above, name.swapcase()))
+        return Path(folder).samefile(Path(above, name.swapcase()))
     except OSError:
         return False
 
@@ -93,7 +93,7 @@ class OutputFiles:
             self._check_replaceable(path, is_own)
             hashes.append(_hash(identity))
         ordered = sorted(hashes)
-        repeated = {each for each, following in zip(ordered, ordered[1:], strict=False) if each == following}
+        repeated = {each for each, following in pairwise(ordered) if each == following}
         if repeated:
             self._refuse_repeated(paths, flag, repeated)
 

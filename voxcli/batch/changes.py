@@ -1,13 +1,17 @@
 """Finds the records of a results file that answer something else than the run would ask now."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from voxcli.batch.fingerprint import NO_HISTORY, history_hash, is_same_recording, text_hash
 from voxcli.batch.item import Item
 from voxcli.batch.plan import Planned, digest
 from voxcli.batch.results import Record, Results, turn_of
+from voxcli.batch.stats import Stats
+from voxcli.errors import ConfigError
+
+Policy = Literal["stop", "keep", "redo"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,40 @@ class _Progress:
     is_broken: bool = False  # the memory of the next turn will be another one
     has_open_items: bool = False  # items that are answered only now, or again
     seen: set[str] = field(default_factory=set)  # ids
+
+
+def settle(
+    plan: Iterable[Planned],
+    results: Results,
+    asked: Asked,
+    policy: Policy,
+    stats: Stats,
+    notice: Callable[[str], None],
+) -> Stats:
+    """Stop, keep or discard records whose items ask something else now. Returns the stats of the records that stay.
+
+    Raises:
+        ConfigError: there are such records, and the policy is "stop"; nothing was changed.
+    """
+    if not len(results):
+        return stats
+    changes = compare(plan, results, asked)
+    if changes.without_fingerprint:
+        notice(
+            f"{changes.without_fingerprint} records are of an older version: whether their recordings and instructions "
+            "have changed is not known"
+        )
+    if not changes.ids:
+        return stats
+    if policy == "stop":
+        raise ConfigError(str(changes), hint="--keep keeps their answers, --redo-changed answers them again")
+    if policy == "keep":
+        notice(f"{changes}; their answers are kept")
+        return stats
+    notice(f"{changes}; they are answered again")
+    kept = Stats()
+    results.discard(lambda record: digest(record["id"]) in changes.ids, kept.add)
+    return kept
 
 
 def compare(plan: Iterable[Planned], results: Results, asked: Asked) -> Changes:

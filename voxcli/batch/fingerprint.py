@@ -58,13 +58,14 @@ def content_of(source: str) -> Content | None:
 
 def is_same_recording(source: str, record: dict[str, Any]) -> bool | None:
     """Return whether a record answers this recording; None if that can't be known, as the file is gone."""
-    earlier, audio = record["fingerprint"], record.get("audio") or {}
+    earlier: dict[str, Any] = record["fingerprint"]
+    audio: dict[str, Any] = record.get("audio") or {}
     path = local_path(source)
     if path is None or not earlier.get("recording"):
         named = str(audio.get("path"))
         return _without_query(source) == _without_query(named) if is_url(source) or is_url(named) else None
     try:
-        return file_state(path) == earlier.get("file") or _hash_of_file(path) == earlier["recording"]
+        return bool(file_state(path) == earlier.get("file") or _hash_of_file(path) == earlier["recording"])
     except (OSError, ValueError):
         return None
 

@@ -102,7 +102,7 @@ class PathList:
 
 
 def _listed(stdin: BinaryIO | None, stack: ExitStack) -> ItemSource:
-    """Return what standard input has: a manifest, or a list of paths. Raises ConfigError if it is closed or a terminal."""
+    """Return what standard input has: a manifest or a list of paths. Raises ConfigError if it is closed."""
     lines = _copied(stdin, stack)
     lines.seek(0)
     return Manifest("standard input", lines) if looks_like_manifest(lines.read(HEAD_BYTES)) else PathList(lines)
@@ -114,7 +114,7 @@ def _is_manifest(path: str) -> bool:
     if suffix in MANIFEST_SUFFIXES or suffix in SUFFIXES:
         return suffix in MANIFEST_SUFFIXES
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123 - `_without_waiting` takes no Path
+        with open(path, "rb", opener=_without_waiting) as file:
             return looks_like_manifest(file.read(HEAD_BYTES)) if file.seekable() else False
     except (OSError, ValueError):  # a remote recording, or one whose item says what is the matter
         return False

@@ -1,13 +1,15 @@
 """Saves the spoken replies of a batch below a folder, each under the id of its item."""
 
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from voxcli.audio.clip import AudioClip
 from voxcli.batch.plan import Planned, digest
+from voxcli.batch.scheduler import Finished
 from voxcli.core.turn import SpeechOutput, Synthesizer
 from voxcli.errors import ConfigError, VoxError
 from voxcli.tts.wav_speaker import WavSpeaker
@@ -22,12 +24,26 @@ class ReplyPaths:
 
     folder: Path
     plan: Iterable[Planned]
-    finished: Container[str]  # ids of items that are not answered again
+    finished: Finished  # items that are not answered again
 
     def __iter__(self) -> Iterator[Path]:
         return (
             self.folder / reply_path(planned.item.id) for planned in self.plan if planned.item.id not in self.finished
         )
+
+
+class SavedReplies:
+    """Finds out whether the records of an earlier run have replies below a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder and folder.expanduser().resolve()
+        self.found = False
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Look at a record."""
+        path = record.get("saved_reply")
+        if self._folder and not self.found and isinstance(path, str):
+            self.found = Path(path).resolve().is_relative_to(self._folder)
 
 
 class SpokenReplies:
