@@ -108,18 +108,22 @@ class OutputFiles:
     def _check_unread(self, path: Path, flag: str) -> Identity:
         identity = self._identity(os.fspath(path.expanduser()))
         if name := self._input(identity):
-            what = "it" if name == str(path) else _shown(name)
-            raise ConfigError(f"{flag} would replace {_shown(path)}, but {what} is read", hint="name another file")
+            known_as = "" if name == str(path) else f" as {_shown(name)}"
+            raise ConfigError(
+                f"{flag} would replace {_shown(path)}, which this run reads{known_as}", hint="name another file"
+            )
         return identity
 
     def _check_replaceable(self, path: Path, is_own: bool) -> None:
         if is_own or self._force:
             return
         try:
-            mode = path.expanduser().lstat().st_mode
+            status = path.expanduser().lstat()
         except (OSError, ValueError):  # whoever opens it reports what is the matter
             return
-        if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+        if stat.S_ISLNK(status.st_mode) or (
+            stat.S_ISREG(status.st_mode) and status.st_size
+        ):  # an empty file is no loss
             raise ConfigError(f"{_shown(path)} exists", hint="--force overwrites it; or name another file")
 
     def _refuse_repeated(self, paths: Iterable[Path], flag: str, repeated: set[int]) -> None:

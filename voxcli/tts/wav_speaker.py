@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import LARGEST_DATA_BYTES, PCM16_BYTES, pcm16, wav_header
+from voxcli.config.paths import owner_only
 from voxcli.core.turn import Speaker
 from voxcli.errors import ConfigError, VoxError
 
@@ -19,7 +20,7 @@ class WavSpeaker:
 
     The sound goes to a hidden file beside the target, which `close` renames to the target. So neither an error nor a
     killed run leaves an incomplete file under the target's name. If nothing was played, no file is written and an older
-    file stays.
+    file stays. Only the owner can read the file.
     """
 
     def __init__(self, path: Path, then: Speaker | None = None) -> None:
@@ -130,7 +131,7 @@ def _create_part(path: Path) -> tuple[Path, BinaryIO]:
         if path.suffix.lower() != ".wav":
             raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
         part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
-        return part, part.open("xb")
+        return part, open(part, "xb", opener=owner_only)
     except (OSError, ValueError) as error:  # ValueError: no file can have this name.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"can't write {path}: {reason}", hint="choose a folder that you may write to") from error
