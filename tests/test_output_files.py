@@ -18,6 +18,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def never(_path: Path) -> bool:
+    return False
+
+
 def refusal(output: str | Path, *inputs: str, force: bool = True, ignored_case: bool = False) -> str:
     """Return why an output is refused; empty if it is not."""
     files = OutputFiles(force=force, ignores_case=lambda _: ignored_case)
@@ -25,8 +29,7 @@ def refusal(output: str | Path, *inputs: str, force: bool = True, ignored_case: 
     try:
         files.check(Path(output), "--save-reply")
     except ConfigError as error:
-        assert error.hint
-        return error.message
+        return f"{error.message} | {error.hint}"
     return ""
 
 
@@ -72,13 +75,16 @@ def test_nothing_is_replaced_without_a_flag() -> None:
     ]
     files = OutputFiles()
     files.check(Path("in/q.wav"), "--save-reply", is_own=True)
+    files.check_all([Path("in/q.wav")], "--save-replies", lambda path: path.name == "q.wav")
+    with pytest.raises(ConfigError, match="exists"):
+        files.check_all([Path("in/q.wav")], "--save-replies", never)
 
 
 def test_two_outputs_are_not_one_file() -> None:
     files = OutputFiles(force=True)
     files.check(Path("a.wav"), "--out")
     with pytest.raises(ConfigError, match="--out and --save-replies name the same file"):
-        files.check_all([Path("b.wav"), Path("in/../a.wav")], "--save-replies")
+        files.check_all([Path("b.wav"), Path("in/../a.wav")], "--save-replies", never)
     with pytest.raises(ConfigError, match="--out and --record name the same file"):
         files.check(Path("./a.wav"), "--record")
 
@@ -86,11 +92,11 @@ def test_two_outputs_are_not_one_file() -> None:
 def test_many_outputs_are_compared_with_all_inputs_and_with_each_other() -> None:
     files = OutputFiles(ignores_case=lambda _: True)
     files.add_inputs([f"in/{number}.wav" for number in range(1000)])
-    files.check_all([Path(f"out/{number}.wav") for number in range(1000)], "--save-replies")
+    files.check_all([Path(f"out/{number}.wav") for number in range(1000)], "--save-replies", never)
     with pytest.raises(ConfigError, match="which this run reads"):
-        files.check_all([Path("out/x.wav"), Path("in/999.wav")], "--save-replies")
+        files.check_all([Path("out/x.wav"), Path("in/999.wav")], "--save-replies", never)
     with pytest.raises(ConfigError, match=r"out/a\.wav and out/A\.wav are one file"):
-        files.check_all([Path(f"out/{name}.wav") for name in "abA"], "--save-replies")
+        files.check_all([Path(f"out/{name}.wav") for name in "abA"], "--save-replies", never)
 
 
 def test_a_dash_is_standard_output_and_not_a_file() -> None:

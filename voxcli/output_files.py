@@ -77,13 +77,14 @@ class OutputFiles:
         identity = self._check_unread(path, flag)
         if (other := self._outputs.setdefault(identity, flag)) != flag:
             raise ConfigError(f"{other} and {flag} name the same file, {_shown(path)}", hint="name another one")
-        self._check_replaceable(path, is_own)
+        self._check_replaceable(path, lambda _: is_own)
 
-    def check_all(self, paths: Iterable[Path], flag: str, *, is_own: bool = False) -> None:
+    def check_all(self, paths: Iterable[Path], flag: str, is_own: Callable[[Path], bool]) -> None:
         """Check any number of files for one flag like `check`; memory holds eight bytes for each.
 
         Args:
             paths: iterated again if two of them seem to be the same file.
+            is_own: returns whether an existing file may be replaced.
         """
         hashes = array("Q")
         for path in paths:
@@ -114,16 +115,15 @@ class OutputFiles:
             )
         return identity
 
-    def _check_replaceable(self, path: Path, is_own: bool) -> None:
-        if is_own or self._force:
+    def _check_replaceable(self, path: Path, is_own: Callable[[Path], bool]) -> None:
+        if self._force:
             return
         try:
             status = path.expanduser().lstat()
         except (OSError, ValueError):  # whoever opens it reports what is the matter
             return
-        if stat.S_ISLNK(status.st_mode) or (
-            stat.S_ISREG(status.st_mode) and status.st_size
-        ):  # an empty file is no loss
+        has_content = stat.S_ISREG(status.st_mode) and status.st_size > 0
+        if (has_content or stat.S_ISLNK(status.st_mode)) and not is_own(path):
             raise ConfigError(f"{_shown(path)} exists", hint="--force overwrites it; or name another file")
 
     def _refuse_repeated(self, paths: Iterable[Path], flag: str, repeated: set[int]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voxcli.batch.changes import Asked, Policy
     from voxcli.batch.item import ItemSource
     from voxcli.batch.plan import Plan
-    from voxcli.batch.replies import ReplyPaths, SpokenReplies
+    from voxcli.batch.replies import SpokenReplies
     from voxcli.batch.results import Results
     from voxcli.batch.scheduler import Scheduler
     from voxcli.batch.stats import Stats, Status
@@ -102,14 +102,17 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     _refuse_replies_in_inputs(inputs, options.save_replies)
     plan = survey(inputs)
     files = _checked_files(options, plan)
+    is_new = not options.out.exists()
+    if is_new:  # before the results file is created
+        _check_replies(files, options, plan)
     results, stats, has_replies = _open_results(options, stack)
     asked, policy = _asked(settings, options), _policy(options)
     stats = settle(plan, results, asked, policy, stats, notice)
     left = _left(plan, results)
     if len(results):
         notice(f"{plan.items - left} of {plan.items} items are finished")
-    if options.save_replies:
-        files.check_all(_reply_paths(options.save_replies, plan, results), "--save-replies", is_own=has_replies)
+    if not is_new:
+        _check_replies(files, options, plan, results, may_have_own=options.continues and has_replies)
     scheduler = Scheduler(iter(plan), results, settings.instructions)
     workers: list[Worker] = []
     if left and options.ray:
@@ -145,7 +148,7 @@ def _checked_files(options: BatchOptions, plan: "Plan") -> "OutputFiles":
 
 
 def _open_results(options: BatchOptions, stack: ExitStack) -> "tuple[Results, Stats, bool]":
-    """Open the results file. Return it with its stats, and whether it has replies in the folder of this run."""
+    """Open the results file. Return it with its stats, and whether its run may have saved replies in this folder."""
     from voxcli.batch.replies import SavedReplies
     from voxcli.batch.results import Results
     from voxcli.batch.stats import Stats
@@ -163,7 +166,7 @@ def _open_results(options: BatchOptions, stack: ExitStack) -> "tuple[Results, St
         force=options.force,
         count=count,
     )
-    return stack.enter_context(results), stats, saved.found
+    return stack.enter_context(results), stats, saved.found or not stats.done
 
 
 def _left(plan: "Plan", results: "Results") -> int:
@@ -271,10 +274,25 @@ def _refuse_options(settings: "Settings", options: BatchOptions) -> None:
         raise ConfigError("--save-replies writes on this machine, but --ray answers on others", hint="leave one out")
 
 
-def _reply_paths(folder: Path, plan: "Plan", results: "Results") -> "ReplyPaths":
-    from voxcli.batch.replies import ReplyPaths
+def _check_replies(
+    files: "OutputFiles",
+    options: BatchOptions,
+    plan: "Plan",
+    results: "Results | None" = None,
+    *,
+    may_have_own: bool = False,
+) -> None:
+    """Check the files of the spoken replies. Raises ConfigError.
 
-    return ReplyPaths(folder.expanduser(), plan, results)
+    Args:
+        may_have_own: replies that voxcli wrote belong to the run that is continued, and may be replaced.
+    """
+    from voxcli.batch.replies import ReplyPaths
+    from voxcli.tts.wav_speaker import is_own_sound
+
+    if options.save_replies:
+        paths = ReplyPaths(options.save_replies.expanduser(), plan, results)
+        files.check_all(paths, "--save-replies", lambda path: may_have_own and is_own_sound(path))
 
 
 def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":

@@ -125,7 +125,7 @@ def _read(options: OnceOptions, max_seconds: float) -> "AudioClip":
     from voxcli.batch.urls import local_path, read_recording
 
     source = options.source
-    if not source:
+    if not source.strip() and not (source and Path(source).exists()):
         raise AudioInputError("the name of the recording is empty", hint="check the variable that it comes from")
     stdin = sys.stdin.buffer if source == STDIN and sys.stdin and not sys.stdin.isatty() else None
     # What a pipe begins with can't be read again after the decoder has refused it.

@@ -168,7 +168,7 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
 
 def _matches(given: str) -> list[str]:
     """Return the path that an argument names, or all paths that a glob matches, as a shell would."""
-    if not given:
+    if not given.strip() and not (given and os.path.lexists(given)):
         raise AudioInputError("the name of an input is empty", hint="check the variable that it comes from")
     if "\0" in given:
         raise AudioInputError(f"{printable(given)!r} can't be a file's name", hint="check the name")

@@ -19,11 +19,11 @@ REQUIRED, OPTIONAL = ("id", "audio"), ("prompt", "session", "instructions")
 LINE_BYTES = 1 << 20  # longest line: a name, a path and a prompt
 HEAD_BYTES = 1 << 12  # enough of a file to tell a manifest from a recording and from a list of paths
 
-_BEGINNING = re.compile(rb'\s*\{\s*"[^"]*"\s*:')
+_BEGINNING = re.compile(rb'\s*(\[\s*)?\{\s*"[^"]*"\s*:')
 
 
 def looks_like_manifest(head: bytes) -> bool:
-    """Return whether a file that begins with these bytes has JSON objects, as a manifest has."""
+    """Return whether a file that begins with these bytes has JSON objects, as a manifest or an attempt at one has."""
     return _BEGINNING.match(head.removeprefix(BOM)) is not None
 
 

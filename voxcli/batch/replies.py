@@ -24,12 +24,12 @@ class ReplyPaths:
 
     folder: Path
     plan: Iterable[Planned]
-    finished: Finished  # items that are not answered again
+    finished: Finished | None = None  # items that are not answered again
 
     def __iter__(self) -> Iterator[Path]:
-        return (
-            self.folder / reply_path(planned.item.id) for planned in self.plan if planned.item.id not in self.finished
-        )
+        for item, _ in self.plan:
+            if self.finished is None or item.id not in self.finished:
+                yield self.folder / reply_path(item.id)
 
 
 class SavedReplies:

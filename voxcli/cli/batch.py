@@ -160,16 +160,16 @@ def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -
             run = open_batch(settings, options, stack, note)
             with set_by_ctrl_c(stop):
                 status = run.answer(stop)
-            code = _conclude(run.stats, status, max_p95)
+            code = _conclude(run.stats, status, max_p95, can_continue=str(options.out) != "-")
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if stop.is_set():
-        note(f"stopped; to continue: {_again('--resume')}")
+        note("stopped" if str(options.out) == "-" else f"stopped; to continue: {_again('--resume')}")
         return INTERRUPTED
     return code
 
 
-def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) -> int:
+def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, *, can_continue: bool) -> int:
     """Print the result of the run. Returns the exit code."""
     median, p95 = (stats.first_token_seconds(share) for share in (0.5, 0.95))
     parts = [f"{stats.answered} answered, {stats.failed} failed"]
@@ -180,7 +180,7 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) ->
     note(" · ".join(parts))
     for code, failures in sorted(stats.failures.items()):
         note(f"  {code}: {failures.count}, the first {failures.first}")
-    if stats.failed:
+    if stats.failed and can_continue:
         note(f"to try failed items again: {_again('--retry-failed')}")
     missed = status.items - status.done if status else 0  # stopped, or deleted from a folder since it was listed
     if missed:
