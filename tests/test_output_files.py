@@ -73,11 +73,10 @@ def test_nothing_is_replaced_without_a_flag() -> None:
         True,
         False,
     ]
-    files = OutputFiles()
-    files.check(Path("in/q.wav"), "--save-reply", is_own=True)
-    files.check_all([Path("in/q.wav")], "--save-replies", lambda path: path.name == "q.wav")
+    OutputFiles().check(Path("in/q.wav"), "--save-reply", is_own=True)
+    OutputFiles().check_all([Path("in/q.wav")], "--save-replies", lambda path: path.name == "q.wav")
     with pytest.raises(ConfigError, match="exists"):
-        files.check_all([Path("in/q.wav")], "--save-replies", never)
+        OutputFiles().check_all([Path("in/q.wav")], "--save-replies", never)
 
 
 def test_two_outputs_are_not_one_file() -> None:
