@@ -13,7 +13,7 @@ REPLICA := build/replica
 demo:
 	@scripts/setup.sh demo
 	@echo 'Asking the recording $(QUESTION): "What is the capital of France?"'
-	@$(BIN)/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY)
+	@$(BIN)/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY) --force
 	@echo 'Above is the reply as text; $(REPLY) is the same reply, spoken. Play it with your player of choice.'
 	@echo 'Now ask something yourself: $(BIN)/voxcli once YOUR-RECORDING.wav --engine embedded'
 

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from benchmarks.baselines import Generate, free_memory, front_end
-from benchmarks.command import DeviceFlag, JsonFlag, ModelFlag, command_line, note, publish, require_writable
+from benchmarks.command import DeviceFlag, ForceFlag, JsonFlag, ModelFlag, command_line, note, publish, require_writable
 from benchmarks.floors import synchronize
 from benchmarks.instrumentation import Forward, forward_spans
 from benchmarks.one_pass import quiet
@@ -263,9 +263,10 @@ def batch(
         int | None, typer.Option("--batch-size", metavar="N", min=2, help="Replies at once; 64, on a CPU 32.")
     ] = None,
     json: JsonFlag = None,
+    force: ForceFlag = False,
 ) -> None:
     """Measure the engine of `voxcli batch` beside the same clips one after the other, and transformers' `generate`."""
-    require_writable(json)
+    require_writable(json, force=force)
     publish(measure_all(model, device, Plan(clips, singles, clip_seconds, reply_tokens or (), batch_size), note), json)
 
 

@@ -9,10 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.report import Figure, as_json, machine, markdown
-from voxcli.cli.common import note, report
+from voxcli.cli.common import ForceFlag, note, report
 from voxcli.errors import ConfigError, VoxError
+from voxcli.output_files import OutputFiles
 
-__all__ = ["DeviceFlag", "JsonFlag", "ModelFlag", "command_line", "note", "publish", "require_writable", "write_json"]
+__all__ = [
+    "DeviceFlag",
+    "ForceFlag",
+    "JsonFlag",
+    "ModelFlag",
+    "command_line",
+    "note",
+    "publish",
+    "require_writable",
+    "write_json",
+]
 
 JsonFlag = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to a file.")]
 ModelFlag = Annotated[
@@ -36,9 +47,17 @@ def command_line(measure: Callable[..., None]) -> typer.Typer:
     return app
 
 
-def require_writable(path: Path | None) -> None:
-    """Raise ConfigError before anything is measured if the figures can't be written."""
+def require_writable(path: Path | None, *, force: bool, inputs: Sequence[str] = ()) -> None:
+    """Raise ConfigError before anything is measured if the figures can't be written.
+
+    Args:
+        force: an existing file is overwritten.
+        inputs: files that the benchmark reads.
+    """
     if path:
+        files = OutputFiles(force=force)
+        files.add_inputs(inputs)
+        files.check(path, "--json")
         _write(path, "a", "")
 
 

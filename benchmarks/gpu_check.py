@@ -25,7 +25,7 @@ if __package__ in (None, ""):  # run as a file, so the path begins with this fol
 import torch  # noqa: E402
 
 from benchmarks.checks import batch, memory, session, speed, tokens, warm_up  # noqa: E402
-from benchmarks.checks.findings import Notebook, Record, Step, describe  # noqa: E402
+from benchmarks.checks.findings import FILES, Notebook, Record, Step, describe  # noqa: E402
 from benchmarks.checks.lab import EMULATED, GPU, Lab  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
 from voxcli.engines.voxtral.quiet import quiet  # noqa: E402
@@ -100,12 +100,16 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     letters = "".join(CHECKS)
     parser = argparse.ArgumentParser(description="Check voxcli on a GPU with random weights.")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where the two files go")
+    parser.add_argument("--force", action="store_true", help="overwrite the files of an earlier run")
     parser.add_argument("--emulate", action="store_true", help="run on a CPU, with emulated graphs")
     parser.add_argument("--only", default=letters, metavar="LETTERS", help=f"some of the steps {letters}")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep checkpoint and kernels there for another run")
     options = parser.parse_args(arguments)
     if not options.only or set(options.only) - set(CHECKS):
         parser.error(f"--only takes letters of {letters}")
+    existing = [path for name in FILES if (path := options.out / name).exists()]
+    if existing and not options.force:
+        parser.error(f"{existing[0]} exists; --force overwrites it")
     if not options.emulate and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --emulate runs the same steps on a CPU")
     return options

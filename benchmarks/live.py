@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import JsonFlag, command_line, note, publish, require_writable
+from benchmarks.command import ForceFlag, JsonFlag, command_line, note, publish, require_writable
 from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.harness import Harness, Question
 from benchmarks.conversation.scenarios import SCENARIOS, Plan, run
@@ -41,11 +41,13 @@ def live(
     ] = "auto",
     voice: Annotated[str | None, typer.Option("--voice", metavar="NAME", help="Voice that speaks.")] = None,
     json: JsonFlag = None,
+    force: ForceFlag = False,
 ) -> None:
     """Measure live conversations by recordings of their devices."""
     names = _scenarios(scenario or [ALL])
     plan = Plan(_questions(questions or [QUESTIONS], answers), turns, minutes)
-    require_writable(json)
+    read = [path for source in questions or [QUESTIONS] for path in (source.iterdir() if source.is_dir() else [source])]
+    require_writable(json, force=force, inputs=[str(path) for path in (*read, answers) if path])
     with TemporaryDirectory(prefix="voxcli-live-") as folder, sound_card() as card:
         harness = Harness(card, Path(folder), engine, ("--voice", voice) if voice else ())
         publish(run(names, plan, harness, note), json)

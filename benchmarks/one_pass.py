@@ -32,7 +32,16 @@ from benchmarks.baselines import (
     all_of,
     free_memory,
 )
-from benchmarks.command import DeviceFlag, JsonFlag, ModelFlag, command_line, note, require_writable, write_json
+from benchmarks.command import (
+    DeviceFlag,
+    ForceFlag,
+    JsonFlag,
+    ModelFlag,
+    command_line,
+    note,
+    require_writable,
+    write_json,
+)
 from benchmarks.floors import Floors, floors, measure
 from benchmarks.instrumentation import Forward, PeakMemory, forward_spans, own_seconds
 from benchmarks.one_pass_report import record, table
@@ -317,6 +326,7 @@ def one_pass(
         str | None, typer.Option("--quantize", metavar="int8|fp8", help="Measure voxcli with 8-bit weights, too.")
     ] = None,
     json: JsonFlag = None,
+    force: ForceFlag = False,
 ) -> None:
     """Measure one Voxtral pass beside transformers' `generate` and beside the floors of the device."""
     names = only.split(",") if only else list(NAMES)
@@ -327,7 +337,7 @@ def one_pass(
     form = next((form for form in QUANTIZED if form == quantize), None)
     if quantize and form is None:
         raise ConfigError(f"there is no format {quantize!r}", hint=f"--quantize takes {' or '.join(QUANTIZED)}")
-    require_writable(json)
+    require_writable(json, force=force)
     command = join(["python", "-m", "benchmarks.one_pass", *sys.argv[1:]])
     found = measure_all(model, device, Plan(turns, samples, reply_tokens, names, form), command, note)
     write_json(json, found)

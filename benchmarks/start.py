@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import JsonFlag, command_line, publish, require_writable
+from benchmarks.command import ForceFlag, JsonFlag, command_line, publish, require_writable
 from benchmarks.report import Figure
 from voxcli.config.paths import cache_folder
 from voxcli.engines.embedded import weights
@@ -80,9 +80,10 @@ def paired(first: Sequence[str], second: Sequence[str], runs: int) -> tuple[floa
 def start(
     runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Runs of each command.")] = 7,
     json: JsonFlag = None,
+    force: ForceFlag = False,
 ) -> None:
     """Measure `voxcli --help` and `voxcli once` beside the floors of their libraries."""
-    require_writable(json)
+    require_writable(json, force=force)
     publish([*help_figures(runs), *once_figures(runs)], json)
 
 

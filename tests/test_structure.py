@@ -18,7 +18,7 @@ PACKAGE = ROOT / "voxcli"
 
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
     {"errors", "printable"},
-    {"audio", "config", "output"},
+    {"audio", "config", "output", "output_files"},
     {"core"},
     {"engines", "tts"},
     {"chat", "batch"},

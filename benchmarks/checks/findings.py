@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+FILES = ("gpu_check.json", "gpu_check.md")  # all figures, and a table of them
 Status = Literal["waiting", "running", "passed", "failed"]
 
 
@@ -59,8 +60,9 @@ class Record:
         """Write both files anew; each is whole at any time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         written = {"about": self.about, "passed": self.passed, "steps": [asdict(step) for step in self.steps]}
-        _replace(self.folder / "gpu_check.json", json.dumps(written, indent=1) + "\n")
-        _replace(self.folder / "gpu_check.md", self.markdown() + "\n")
+        figures, table = (self.folder / name for name in FILES)
+        _replace(figures, json.dumps(written, indent=1) + "\n")
+        _replace(table, self.markdown() + "\n")
 
     def markdown(self) -> str:
         """Return the steps and their findings as a table, and below it what went wrong and what was run."""

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from tests.support.batches import records
 from voxcli.batch.results import Results
 from voxcli.batch.stats import Stats
-from voxcli.core.session import Turn
 from voxcli.errors import ConfigError, VoxError
 
 TEXT = st.text(max_size=20)
@@ -80,8 +79,9 @@ def test_what_is_finished_is_kept_and_known(out: Path) -> None:
     with Results(out, resume=True, count=print) as results:
         assert len(results) == 3
         assert [name in results for name in "abcd"] == [True, True, True, False]
-        assert results.turn("c") == Turn("[User audio]", "Rome.")
-        assert results.turn("b") is results.turn("d") is None
+        assert results.record("c") == done("c", "Rome.")
+        assert results.record("b") == failed("b")
+        assert results.record("d") is None
         results.write(done("d"))
     assert [record["id"] for record in records(out)] == list("abcd")
 
@@ -90,7 +90,7 @@ def test_failed_items_are_taken_out_to_be_tried_again(out: Path) -> None:
     write(out, failed("a"), done("b", "Oslo."), failed("c"), done("d", "Rome."))
     with Results(out, resume=True, retry_failed=True, count=print) as results:
         assert [name in results for name in "abcd"] == [False, True, False, True]
-        assert results.turn("d") == Turn("[User audio]", "Rome.")
+        assert results.record("d") == done("d", "Rome.")
         results.write(done("a"))
     assert [record["id"] for record in records(out)] == ["b", "d", "a"]
     assert [path.name for path in out.parent.iterdir()] == [out.name]

@@ -86,14 +86,27 @@ def test_a_chat_can_be_followed_through_its_threads_without_what_was_said(tmp_pa
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
 def test_only_its_owner_reads_the_file_that_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
-    path.write_text("before\n")
+    first = "2026-11-30T10:00:00.000 INFO    [MainThread] voxcli.cli: earlier"
+    path.write_text(f"{first}\n")
     path.chmod(0o644)
     monkeypatch.setenv("VOXCLI_LOG", str(path))
     assert CliRunner().invoke(app, ["once", "missing.wav", "--engine", "embedded"]).exit_code == 3
     before, *lines = path.read_text(encoding="utf-8").splitlines()
-    assert before == "before"
+    assert before == first
     assert records("\n".join(lines))[-1] == ("MainThread", "voxcli.cli", "failed: audio_input")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"RIFF\x00\x00", b"Dear diary\n", b'{"id": "q"}\n'])
+def test_a_file_that_is_no_log_is_not_appended_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    path = tmp_path / "q.wav"
+    path.write_bytes(content)
+    monkeypatch.setenv("VOXCLI_LOG", str(path))
+    result = CliRunner().invoke(app, ["once", str(path), "--engine", "embedded"])
+    assert (result.exit_code, "it is not a log" in result.stderr) == (2, True)
+    assert path.read_bytes() == content
 
 
 def test_a_log_that_can_not_be_written_is_refused_by_the_name_of_its_variable(

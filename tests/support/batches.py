@@ -81,8 +81,8 @@ class NothingFinished:
     def __contains__(self, item_id: str) -> bool:
         return False
 
-    def turn(self, item_id: str) -> Turn | None:
-        return None
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        return ()
 
 
 @dataclass

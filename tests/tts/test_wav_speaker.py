@@ -131,12 +131,11 @@ def test_a_folder_without_a_name_is_refused(folder: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_the_file_has_the_usual_permissions(tmp_path: Path) -> None:
-    (tmp_path / "usual").touch()
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    (tmp_path / "reply.wav").touch(0o644)
     with WavSpeaker(tmp_path / "reply.wav") as speaker:
         speaker.play(tone(0.1), GO_ON)
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "reply.wav")]
-    assert modes[0] == modes[1]
+    assert stat.S_IMODE((tmp_path / "reply.wav").stat().st_mode) == 0o600
 
 
 FULL_DISK = """

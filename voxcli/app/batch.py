@@ -8,18 +8,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxcli.app.parts import Notice, engine_options, open_engine, open_servers, open_voice
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from voxcli.batch.changes import Asked, Policy
     from voxcli.batch.item import ItemSource
+    from voxcli.batch.plan import Plan
+    from voxcli.batch.replies import SpokenReplies
     from voxcli.batch.results import Results
     from voxcli.batch.scheduler import Scheduler
     from voxcli.batch.stats import Stats, Status
-    from voxcli.batch.worker import SpokenReplies, Worker
+    from voxcli.batch.worker import Worker
     from voxcli.config.loading import Settings
+    from voxcli.core.turn import Engine
+    from voxcli.engines.factory import EngineOptions
+    from voxcli.output_files import OutputFiles
 
 SERVER_CONCURRENCY = 8  # default for requests at once to a server
 
@@ -28,10 +34,13 @@ SERVER_CONCURRENCY = 8  # default for requests at once to a server
 class BatchOptions:
     """Options of a batch run that are not settings."""
 
-    inputs: Sequence[str]  # files, folders, globs, manifests; "-": a list on standard input
-    out: Path  # results file
+    inputs: Sequence[str]  # files, folders, globs, manifests; "-": a list or a manifest on standard input
+    out: Path  # results file; "-": standard output
     resume: bool = False  # continue a results file that has records
     retry_failed: bool = False  # continue, and answer failed items again
+    keep: bool = False  # continue, and keep records whose items ask something else now
+    redo_changed: bool = False  # continue, and answer such items again
+    force: bool = False  # replace existing results, unless they are continued, and existing replies
     fail_fast: bool = False  # stop at the first item that fails
     save_replies: Path | None = None  # folder for spoken replies
     concurrency: int | None = None  # items at once, on each server
@@ -40,6 +49,12 @@ class BatchOptions:
     ray: str | None = None  # address of a Ray cluster, or "auto"
     workers: int | None = None  # engines on the Ray cluster
     gpus_per_worker: float | None = None
+    other_inputs: Sequence[str] = ()  # further files that are read, such as the settings
+
+    @property
+    def continues(self) -> bool:
+        """Whether a results file with records is continued."""
+        return self.resume or self.retry_failed or self.keep or self.redo_changed
 
 
 @dataclass(frozen=True)
@@ -74,49 +89,123 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     """Open the inputs and the results file and, if items are left, the workers that answer them.
 
     Raises:
-        VoxError: options exclude each other, inputs or results can't be used, or there is no engine.
+        VoxError: options exclude each other, inputs or results can't be used, a file that is read would be
+            overwritten, finished items ask something else now, or there is no engine.
     """
+    from voxcli.batch.changes import Asked, settle
     from voxcli.batch.inputs import sources
     from voxcli.batch.plan import survey
-    from voxcli.batch.results import Results
     from voxcli.batch.scheduler import Scheduler
-    from voxcli.batch.stats import Stats
 
-    _refuse_cluster_options(options)
-    _refuse_batch_size(options.batch_size, settings.engine)
+    _refuse_options(settings, options)
     inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_in_inputs(inputs, options.save_replies)
-    plan, stats = survey(inputs), Stats()
-    results = stack.enter_context(
-        Results(
-            options.out,
-            resume=options.resume or options.retry_failed,
-            retry_failed=options.retry_failed,
-            count=stats.add,
-        )
-    )
-    left = sum(planned.item.id not in results for planned in plan) if len(results) else plan.items
+    plan = survey(inputs)
+    files = _checked_files(options, plan)
+    is_new = not options.out.exists()
+    if is_new:  # before the results file is created
+        _check_replies(files, options, plan)
+    results, stats, has_replies = _open_results(options, stack)
+    asked, policy = _asked(settings, options), _policy(options)
+    stats = settle(plan, results, asked, policy, stats, notice)
+    left = _left(plan, results)
     if len(results):
         notice(f"{plan.items - left} of {plan.items} items are finished")
+    if not is_new:
+        _check_replies(files, options, plan, results, may_have_own=options.continues and has_replies)
     scheduler = Scheduler(iter(plan), results, settings.instructions)
     workers: list[Worker] = []
     if left and options.ray:
         workers = _open_cluster(settings, options, stack, notice, scheduler, left)
     elif left:
-        workers = _open_workers(settings, options, stack, notice, scheduler, left)
+        engine, load_seconds = _open_engine(settings, options, stack, notice, left)
+        if not (asked.engine and asked.model):
+            asked = Asked(settings.instructions, engine.name, engine.model)
+            stats = settle(plan, results, asked, policy, stats, notice)
+            left = _left(plan, results)
+        workers = _engine_workers(settings, options, stack, scheduler, engine, load_seconds)
     return Batch(stats, plan.items, left, options, scheduler, results, workers)
 
 
-def _open_workers(
-    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, scheduler: "Scheduler", left: int
-) -> "list[Worker]":
-    """Open the engine and its workers on this machine."""
-    from voxcli.app.views import loading_progress
-    from voxcli.batch.prefetch import Prefetcher
-    from voxcli.batch.urls import read_recording
-    from voxcli.batch.worker import EngineWorker, workers_wanted
+def _checked_files(options: BatchOptions, plan: "Plan") -> "OutputFiles":
+    """Check that no input is overwritten. Raises ConfigError."""
+    from voxcli.batch.plan import LocalPaths
+    from voxcli.batch.urls import local_path
+    from voxcli.output_files import STANDARD, OutputFiles
 
-    replies = _spoken_replies(options.save_replies, settings, stack)
+    files = OutputFiles(force=options.force)
+    named = [path for given in options.inputs if (path := local_path(given)) is not None]
+    files.add_inputs([*options.other_inputs, *(path for path in named if not Path(path).is_dir())])
+    if str(options.out) == STANDARD:
+        files.check_stdout()
+    else:
+        files.check(options.out, "--out", is_own=True)  # `Results` refuses a file that is not its own
+    if options.save_replies:
+        if str(options.save_replies) == STANDARD:
+            raise ConfigError("--save-replies needs a folder; - is standard output", hint="--save-replies replies")
+        files.add_inputs(LocalPaths(plan))
+    return files
+
+
+def _open_results(options: BatchOptions, stack: ExitStack) -> "tuple[Results, Stats, bool]":
+    """Open the results file. Return it with its stats, and whether its run may have saved replies in this folder."""
+    from voxcli.batch.replies import SavedReplies
+    from voxcli.batch.results import Results
+    from voxcli.batch.stats import Stats
+
+    stats, saved = Stats(), SavedReplies(options.save_replies)
+
+    def count(record: dict[str, Any]) -> None:
+        stats.add(record)
+        saved.add(record)
+
+    results = Results(
+        options.out,
+        resume=options.continues,
+        retry_failed=options.retry_failed,
+        force=options.force,
+        count=count,
+    )
+    return stack.enter_context(results), stats, saved.found or not stats.done
+
+
+def _left(plan: "Plan", results: "Results") -> int:
+    """Return how many items have no record."""
+    return sum(planned.item.id not in results for planned in plan) if len(results) else plan.items
+
+
+def _policy(options: BatchOptions) -> "Policy":
+    if options.keep:
+        return "keep"
+    return "redo" if options.redo_changed else "stop"
+
+
+def _asked(settings: "Settings", options: BatchOptions) -> "Asked":
+    """Return what the settings ask of every item. What only the opened engine knows is None."""
+    from voxcli.batch.changes import Asked
+    from voxcli.engines import factory
+
+    engine, model = factory.named_engine(_options_for(settings, options))
+    return Asked(settings.instructions, engine, model)
+
+
+def _options_for(settings: "Settings", options: BatchOptions) -> "EngineOptions":
+    """Return the options of the engine; on a cluster, a model's folder has the same name on every machine."""
+    wanted = engine_options(settings)
+    if options.ray and Path(wanted.model).is_dir():
+        from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
+
+        if wanted.model not in KNOWN:
+            return replace(wanted, model=str(Path(wanted.model).absolute()))
+    return wanted
+
+
+def _open_engine(
+    settings: "Settings", options: BatchOptions, stack: ExitStack, notice: Notice, left: int
+) -> "tuple[Engine, float]":
+    """Open the engine on this machine. Return it with the seconds that this took."""
+    from voxcli.app.views import loading_progress
+
     started = time.perf_counter()
     with loading_progress() as (fetching, warming):
         if settings.engine == "remote":
@@ -124,11 +213,27 @@ def _open_workers(
         else:
             engine = open_engine(settings, stack, notice, fetching, warming, rows=options.batch_size or 0, items=left)
             _refuse_batch_size(options.batch_size, engine.name)
-    load_seconds = time.perf_counter() - started
+    return engine, time.perf_counter() - started
+
+
+def _engine_workers(
+    settings: "Settings",
+    options: BatchOptions,
+    stack: ExitStack,
+    scheduler: "Scheduler",
+    engine: "Engine",
+    load_seconds: float,
+) -> "list[Worker]":
+    """Start reading recordings, and return the workers that answer them with an engine."""
+    from voxcli.batch.prefetch import Prefetcher
+    from voxcli.batch.urls import read_recording
+    from voxcli.batch.worker import EngineWorker, workers_wanted
+
     count = workers_wanted(
         engine, None if settings.engine == "remote" else options.concurrency
     )  # a pool of servers counts them itself
-    for _ in range(min(count, os.cpu_count() or 1) - 1):  # one voice for each CPU, at most
+    replies: list[SpokenReplies | None] = []
+    for _ in range(min(count, os.cpu_count() or 1)):  # one voice for each CPU, at most
         replies += _spoken_replies(options.save_replies, settings, stack)
     max_seconds = settings.audio.max_seconds
     prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
@@ -147,31 +252,54 @@ def _open_cluster(
     """Connect to the Ray cluster and start its workers."""
     from voxcli.batch.ray.actor import EngineChoice, Setup
     from voxcli.batch.ray.cluster import ActorPool, Size, connected
-    from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
 
     stack.enter_context(connected(options.ray or ""))
-    wanted = replace(engine_options(settings), rows=options.batch_size or 0, items=left)
-    if wanted.model not in KNOWN and Path(wanted.model).is_dir():  # other names mean the same on every machine
-        wanted = replace(wanted, model=str(Path(wanted.model).absolute()))
+    wanted = replace(_options_for(settings, options), rows=options.batch_size or 0, items=left)
     engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)
     at_once = None if wanted.engine == "remote" else options.concurrency
     setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once)
     return [ActorPool(scheduler, setup, Size(options.workers, options.gpus_per_worker), left, notice)]
 
 
-def _refuse_cluster_options(options: BatchOptions) -> None:
-    """Raise ConfigError for cluster flags without a cluster, or with flags that exclude it."""
+def _refuse_options(settings: "Settings", options: BatchOptions) -> None:
+    """Raise ConfigError for flags that exclude each other or do nothing."""
+    if options.keep and options.redo_changed:
+        raise ConfigError("--keep and --redo-changed exclude each other", hint="leave one out")
+    if options.continues and str(options.out) == "-":
+        raise ConfigError("standard output can't be continued", hint="name the results file with --out FILE.jsonl")
+    _refuse_batch_size(options.batch_size, settings.engine)
     if options.ray is None and (options.workers, options.gpus_per_worker) != (None, None):
         raise ConfigError("--workers and --gpus-per-worker are for a cluster", hint="add --ray auto")
     if options.ray is not None and options.save_replies:
         raise ConfigError("--save-replies writes on this machine, but --ray answers on others", hint="leave one out")
 
 
+def _check_replies(
+    files: "OutputFiles",
+    options: BatchOptions,
+    plan: "Plan",
+    results: "Results | None" = None,
+    *,
+    may_have_own: bool = False,
+) -> None:
+    """Check the files of the spoken replies. Raises ConfigError.
+
+    Args:
+        may_have_own: replies that voxcli wrote belong to the run that is continued, and may be replaced.
+    """
+    from voxcli.batch.replies import ReplyPaths
+    from voxcli.tts.wav_speaker import is_own_sound
+
+    if options.save_replies:
+        paths = ReplyPaths(options.save_replies.expanduser(), plan, results)
+        files.check_all(paths, "--save-replies", lambda path: may_have_own and is_own_sound(path))
+
+
 def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":
     """Open a voice that writes to a folder; [None] if no folder is given."""
     if folder is None:
         return [None]
-    from voxcli.batch.worker import SpokenReplies
+    from voxcli.batch.replies import SpokenReplies
 
     return [SpokenReplies(folder.expanduser(), stack.enter_context(open_voice(settings)))]
 

@@ -1,15 +1,19 @@
 """Builds and runs a single turn from a file or standard input."""
 
+import shlex
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from voxcli.app.parts import Notice, open_engine, open_memory, open_voice
-from voxcli.errors import AudioDeviceError, SpeechError, VoxError
+from voxcli.errors import AudioDeviceError, AudioInputError, SpeechError, VoxError
+from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.app.views import View
@@ -28,13 +32,15 @@ MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, for example where two MP
 class OnceOptions:
     """Options of a single turn that are not settings."""
 
-    source: str  # a recording; "-" is standard input
+    source: str  # a recording, by its path or URL; "-" is standard input
     prompt: str = ""  # text given with the audio
     session: str | None = None  # name; None keeps the turn in memory only
     new_instructions: bool = False  # a stored session takes its instructions from the settings
     speak: Speak = "never"  # through the default output device
     save_reply: Path | None = None  # WAV file for the spoken reply
     raw_rate: int | None = None  # Hz; standard input is raw 16-bit mono PCM
+    force: bool = False  # an existing file is replaced by the spoken reply
+    other_inputs: Sequence[str] = ()  # further files that are read, such as the settings
 
     @property
     def needs_speech(self) -> bool:
@@ -82,12 +88,12 @@ class SingleTurn:
 def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
     """Read the recording and open all that the turn needs. Raises VoxError."""
     from voxcli.app.views import loading_progress
-    from voxcli.audio.clip import read_audio
     from voxcli.core.turn import Utterance
 
+    _check_files(options)
     memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
     speech = _open_speech(settings, options, stack, notice)
-    clip = read_audio(options.source, max_seconds=settings.audio.max_seconds, raw_rate=options.raw_rate)
+    clip = _read(options, settings.audio.max_seconds)
     if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
         notice(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is based on the rest")
     detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
@@ -98,6 +104,46 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     load_seconds = time.perf_counter() - started
     detection.join()
     return SingleTurn(options, memory, engine, Utterance(clip, _utf8(options.prompt).strip()), speech, load_seconds)
+
+
+def _check_files(options: OnceOptions) -> None:
+    """Check that no file that is read, and none that exists, is overwritten. Raises ConfigError."""
+    from voxcli.batch.urls import local_path
+    from voxcli.output_files import OutputFiles
+
+    files, source = OutputFiles(force=options.force), local_path(options.source)
+    files.add_inputs([*options.other_inputs, *([source] if source else [])])
+    files.check_stdout()
+    if options.save_reply:
+        files.check(options.save_reply, "--save-reply")
+
+
+def _read(options: OnceOptions, max_seconds: float) -> "AudioClip":
+    """Read the recording. Raises AudioInputError; for a manifest, its hint names the command that answers it."""
+    from voxcli.audio.clip import STDIN
+    from voxcli.batch.manifest import HEAD_BYTES, looks_like_manifest
+    from voxcli.batch.urls import local_path, read_recording
+
+    source = options.source
+    if not source.strip() and not (source and Path(source).exists()):
+        raise AudioInputError("the name of the recording is empty", hint="check the variable that it comes from")
+    stdin = sys.stdin.buffer if source == STDIN and sys.stdin and not sys.stdin.isatty() else None
+    # What a pipe begins with can't be read again after the decoder has refused it.
+    head = stdin.peek(HEAD_BYTES) if isinstance(stdin, BufferedReader) and options.raw_rate is None else b""
+    try:
+        return read_recording(source, max_seconds=max_seconds, raw_rate=options.raw_rate)
+    except AudioInputError as error:
+        path = local_path(source)
+        if path and path != STDIN and Path(path).is_file():
+            with suppress(OSError), Path(path).open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        if not looks_like_manifest(head):
+            raise
+        name = "standard input" if source == STDIN else source
+        raise AudioInputError(
+            f"{printable(name)} is a manifest, not a recording",
+            hint=f"voxcli batch {shlex.quote(source)} --out results.jsonl",
+        ) from error
 
 
 def _utf8(text: str) -> str:

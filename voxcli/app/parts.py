@@ -21,22 +21,32 @@ log = logging.getLogger(__name__)
 Notice = Callable[[str], None]  # shows the user a line next to the output
 
 SECTION_FLAGS = {"url": "remote.url", "temperature": "reply.temperature"}  # other flags have the name of their setting
+ENGINES = {  # engines that a flag is for, where others ignore it
+    "url": ("remote",),
+    "model": ("auto", "voxtral", "remote"),
+    "device": ("auto", "voxtral"),
+    "quantize": ("auto", "voxtral"),
+}
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     """Return the settings in force. For the remote engine, the flags `url` and `model` name the server and its model.
 
     Raises:
-        ConfigError: a setting is wrong, or a server is given for another engine.
+        ConfigError: a setting is wrong, or the engine ignores a flag. What it ignores in the settings file or the
+            environment is accepted: it may be meant for other runs.
     """
     from voxcli.config.loading import load
 
     settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()})
-    if settings.engine != "remote":
-        if "url" in flags:
-            raise ConfigError("--url is for the remote engine", hint="add --engine remote")
-        return settings
-    if "model" not in flags:
+    for name, engines in ENGINES.items():
+        if name in flags and settings.engine not in engines:
+            wanted = engines[-1] if len(engines) == 1 else " or ".join(each for each in engines if each != "auto")
+            now = "" if settings.engine == "auto" else f", not for {settings.engine}"
+            add = f"add --engine {'remote' if name == 'url' else 'voxtral'}"
+            hint = add if settings.engine == "auto" else f"leave it out, or {add}"
+            raise ConfigError(f"--{name} is for the {wanted} engine{now}", hint=hint)
+    if settings.engine != "remote" or "model" not in flags:
         return settings
     return settings.model_copy(update={"remote": settings.remote.model_copy(update={"model": flags["model"]})})
 
@@ -95,7 +105,16 @@ def open_engine(
     started = time.perf_counter()
     engine = factory.open_engine(options, cache_folder(), notice, fetching, warming)
     log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)
+    if engine.name == "embedded" and (ignored := _for_voxtral(settings)):
+        notice(f"not used by the embedded engine: {', '.join(ignored)}")
     return stack.enter_context(closing(engine))
+
+
+def _for_voxtral(settings: "Settings") -> list[str]:
+    """Return the settings that ask something of the voxtral engine where any engine may answer."""
+    defaults = type(settings)()
+    wanted = [name for name in ("model", "quantize") if getattr(settings, name) != getattr(defaults, name)]
+    return wanted if settings.engine == "auto" else []
 
 
 def open_servers(

@@ -24,11 +24,11 @@ def encode_wav(clip: AudioClip, encoding: Encoding = "pcm16") -> bytes:
     return wav_header(clip.sample_rate, len(data), encoding) + data
 
 
-def wav_header(sample_rate: int, data_bytes: int, encoding: Encoding = "pcm16") -> bytes:
-    """Return the header of a WAV file, HEADER_BYTES long; the samples follow it."""
+def wav_header(sample_rate: int, data_bytes: int, encoding: Encoding = "pcm16", *, tail_bytes: int = 0) -> bytes:
+    """Return the header of a WAV file, HEADER_BYTES long; the samples follow it, and then chunks of `tail_bytes`."""
     tag, sample_bytes = _FORMATS[encoding]
     return _HEADER.pack(
-        *(b"RIFF", HEADER_BYTES - 8 + data_bytes, b"WAVE"),
+        *(b"RIFF", HEADER_BYTES - 8 + data_bytes + tail_bytes, b"WAVE"),
         *(b"fmt ", 16, tag, 1, sample_rate, sample_rate * sample_bytes, sample_bytes, 8 * sample_bytes),
         *(b"data", data_bytes),
     )

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from voxcli.audio.clip import STDIN
 from voxcli.batch.item import BOM, Item, ItemSource, openable
-from voxcli.batch.manifest import Manifest
+from voxcli.batch.manifest import HEAD_BYTES, Manifest, looks_like_manifest
 from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
@@ -101,6 +101,30 @@ class PathList:
                 yield _file(os.fsdecode(path), f"line {number} of standard input")
 
 
+def _listed(stdin: BinaryIO | None, stack: ExitStack) -> ItemSource:
+    """Return what standard input has: a manifest or a list of paths. Raises ConfigError if it is closed."""
+    lines = _copied(stdin, stack)
+    lines.seek(0)
+    return Manifest("standard input", lines) if looks_like_manifest(lines.read(HEAD_BYTES)) else PathList(lines)
+
+
+def _is_manifest(path: str) -> bool:
+    """Return whether a file is a manifest, by its suffix or its content."""
+    suffix = Path(path).suffix.lower()
+    if suffix in MANIFEST_SUFFIXES or suffix in SUFFIXES:
+        return suffix in MANIFEST_SUFFIXES
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            return looks_like_manifest(file.read(HEAD_BYTES)) if file.seekable() else False
+    except (OSError, ValueError):  # a remote recording, or one whose item says what is the matter
+        return False
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; do not wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _copied(stdin: BinaryIO | None, stack: ExitStack) -> BinaryIO:
     """Return a seekable copy of standard input. Raises ConfigError if it is closed or a terminal."""
     if stdin is None or stdin.isatty():
@@ -130,12 +154,12 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
     others: list[ItemSource] = []
     for given in inputs:
         if given == STDIN:
-            others.append(PathList(_copied(stdin, stack)))
+            others.append(_listed(stdin, stack))
             continue
         for path in _matches(given):
             if Path(path).is_dir():
                 others.append(Folder(path))
-            elif Path(path).suffix.lower() in MANIFEST_SUFFIXES:
+            elif _is_manifest(path):
                 others.append(Manifest(path))
             else:
                 files.append(path)
@@ -144,7 +168,9 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
 
 def _matches(given: str) -> list[str]:
     """Return the path that an argument names, or all paths that a glob matches, as a shell would."""
-    if not given or "\0" in given:
+    if not given.strip() and not (given and os.path.lexists(given)):
+        raise AudioInputError("the name of an input is empty", hint="check the variable that it comes from")
+    if "\0" in given:
         raise AudioInputError(f"{printable(given)!r} can't be a file's name", hint="check the name")
     if os.path.lexists(given):
         return [given]

@@ -5,9 +5,11 @@ A manifest with an error is refused with its line number before any item runs. O
 
 import json
 import os
+import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from voxcli.batch.item import BOM, Item, openable
 from voxcli.batch.urls import is_url
@@ -15,15 +17,25 @@ from voxcli.errors import ConfigError
 
 REQUIRED, OPTIONAL = ("id", "audio"), ("prompt", "session", "instructions")
 LINE_BYTES = 1 << 20  # longest line: a name, a path and a prompt
+HEAD_BYTES = 1 << 12  # enough of a file to tell a manifest from a recording and from a list of paths
+
+_BEGINNING = re.compile(rb'\s*(\[\s*)?\{\s*"[^"]*"\s*:')
+
+
+def looks_like_manifest(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes has JSON objects, as a manifest or an attempt at one has."""
+    return _BEGINNING.match(head.removeprefix(BOM)) is not None
 
 
 class Manifest:
-    """The items of a JSONL file. Paths in it are relative to its folder."""
+    """The items of a JSONL file or of standard input. Paths in it are relative to its folder."""
 
     has_unique_ids = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lines: BinaryIO | None = None) -> None:
+        """Take a file, or seekable `lines` that are called `path` in messages."""
         self._path = path
+        self._lines = lines
         self._stamp: tuple[int, int] | None = None  # size and time of the file when it was checked
 
     def __iter__(self) -> Iterator[Item]:
@@ -32,10 +44,11 @@ class Manifest:
         Raises:
             ConfigError: a line is not an item, or the file can't be read or has changed since it was first read.
         """
-        folder = os.path.dirname(self._path)  # noqa: PTH120 - a Path would drop the "./" of "./-"
+        folder = "" if self._lines else os.path.dirname(self._path)  # noqa: PTH120 - a Path would drop the "./" of "./-"
         try:
-            with Path(self._path).open("rb") as file:
-                self._check_unchanged(os.fstat(file.fileno()))
+            with self._opened() as file:
+                if self._lines is None:
+                    self._check_unchanged(os.fstat(file.fileno()))
                 number = 0
                 while line := file.readline(LINE_BYTES + 1):
                     number += 1
@@ -43,6 +56,12 @@ class Manifest:
                         yield item
         except OSError as error:
             raise ConfigError(f"the manifest {self._path} can't be read: {error.strerror}") from error
+
+    def _opened(self) -> AbstractContextManager[BinaryIO]:
+        if self._lines:
+            self._lines.seek(0)
+            return nullcontext(self._lines)
+        return Path(self._path).open("rb")
 
     def _check_unchanged(self, status: os.stat_result) -> None:
         stamp = (status.st_size, status.st_mtime_ns)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from voxcli.batch.inputs import SUFFIXES
 from voxcli.batch.item import Item, ItemSource
+from voxcli.batch.urls import local_path
 from voxcli.errors import AudioInputError, ConfigError
 
 
@@ -41,6 +42,16 @@ class Plan:
             else:
                 yield Planned(item, bool(self.session_ends[number : number + 1].any()))
                 number += 1
+
+
+@dataclass(frozen=True)
+class LocalPaths:
+    """The paths of all recordings of a plan that are on this machine."""
+
+    plan: Plan
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for planned in self.plan if (path := local_path(planned.item.path)) is not None)
 
 
 def survey(sources: Sequence[ItemSource]) -> Plan:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from voxcli.audio.clip import AudioClip
-from voxcli.batch.item import Item
+from voxcli.batch.fingerprint import Content, content_of
 from voxcli.batch.scheduler import Job
 from voxcli.errors import AudioInputError
 from voxcli.printable import printable
@@ -43,6 +43,7 @@ class Prepared:
 
     job: Job
     clip: AudioClip | Exception
+    content: Content | None = None  # None: it is remote or could not be read
 
     @property
     def seconds(self) -> float:
@@ -96,7 +97,7 @@ class Prefetcher:
     def _read_ahead(self) -> None:
         try:
             while self._wait_for_room() and (job := self._scheduler.take()):
-                prepared = Prepared(job, self._clip(job.item))
+                prepared = self._prepared_job(job)
                 with self._changed:
                     self._prepared.append(prepared)
                     self._seconds += prepared.seconds
@@ -117,12 +118,14 @@ class Prefetcher:
                 self._changed.wait()
             return not self._scheduler.stopped
 
-    def _clip(self, item: Item) -> AudioClip | Exception:
+    def _prepared_job(self, job: Job) -> Prepared:
+        path = job.item.path
         try:
-            _refuse_pipe(item.path)
-            return self._read(item.path)
+            _refuse_pipe(path)
+            clip = self._read(path)
+            return Prepared(job, clip, content_of(path))  # afterwards: the decoder bounds what it reads
         except Exception as error:  # noqa: BLE001 - becomes the item's record, whatever it is
-            return error
+            return Prepared(job, error)
 
 
 def _refuse_pipe(path: str) -> None:

@@ -32,6 +32,7 @@ from voxcli.core.session import Turn
 from voxcli.errors import ConfigError, VoxError
 
 BEGINNING = b'{"id": '  # start of every record
+STDOUT = "-"
 CLOSED = -1  # no descriptor
 LINE_BYTES = 1 << 26  # longest record
 LOCKED_BYTE = 1 << 62  # past the end, because on Windows other processes can't read a locked byte
@@ -44,13 +45,21 @@ class Results:
     """An open results file. A context manager. Implements `voxcli.batch.scheduler.Finished`."""
 
     def __init__(
-        self, path: Path, *, resume: bool = False, retry_failed: bool = False, count: Callable[[Record], None]
+        self,
+        path: Path,
+        *,
+        resume: bool = False,
+        retry_failed: bool = False,
+        force: bool = False,
+        count: Callable[[Record], None],
     ) -> None:
         """Open or create the file, and read its records.
 
         Args:
+            path: "-" is standard output, which is only written.
             resume: continue a file that has records.
             retry_failed: remove failed records, so that their items run again.
+            force: remove all records, unless `resume` is set.
             count: called with each record that stays.
 
         Raises:
@@ -62,7 +71,7 @@ class Results:
         try:
             with _foreign_errors(path):
                 self._descriptor = _opened(path)
-                self._load(resume, retry_failed, count)
+                self._load(resume, retry_failed, force, count)
         except BaseException:
             self._release()
             raise
@@ -89,17 +98,36 @@ class Results:
         """Return whether an earlier run finished an item. Wrong in 1 of 18 million runs of two million items."""
         return self._place(item_id) is not None
 
-    def turn(self, item_id: str) -> Turn | None:
-        """Return the turn of an item that an earlier run finished; None if it failed."""
+    def record(self, item_id: str) -> Record | None:
+        """Return the record of an item that an earlier run finished; None if there is none."""
         place = self._place(item_id)
-        if place is None:
-            return None
-        with self._reader() as file:
-            file.seek(int(self._offsets[place]))
-            record = json.loads(file.readline())
-        if "error" in record:
-            return None
-        return Turn(record["user"], record["reply"], bool(record.get("interrupted")), record.get("prompt") or "")
+        return None if place is None else self._records_at(self._offsets[place : place + 1])[0]
+
+    def records_of(self, session: str) -> list[Record]:
+        """Return the records of a session's answered turns, in the order of their numbers."""
+        if not len(self._sessions):
+            return []
+        wanted = np.uint64(digest(session))
+        first, end = (int(np.searchsorted(self._sessions, wanted, side)) for side in ("left", "right"))
+        found = [each for each in self._records_at(self._turn_offsets[first:end]) if each.get("session") == session]
+        return sorted(found, key=_turn_number)
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        """Return the turns of a session that earlier runs finished."""
+        return tuple(turn for record in self.records_of(session) if (turn := turn_of(record)))
+
+    def discard(self, is_discarded: Callable[[Record], bool], count: Callable[[Record], None]) -> None:
+        """Remove records from the file, so that their items run again.
+
+        Args:
+            count: called with each record that stays.
+
+        Raises:
+            ConfigError: the file can't be written.
+        """
+        with _foreign_errors(self._path):
+            self._read_records(is_discarded, count)
+            os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def write(self, record: Record) -> None:
         """Append a record.
@@ -114,38 +142,54 @@ class Results:
                 written += os.write(self._descriptor, line[written:])
         except OSError as error:
             self._truncate(self._size)
-            raise VoxError(
-                f"can't write {self._path}: {error.strerror}", hint="free disk space, then run again with --resume"
-            ) from error
+            hint = "free disk space, then run again with --resume"
+            if str(self._path) == STDOUT:
+                raise VoxError(
+                    f"can't write to standard output: {error.strerror}", hint="check where it goes"
+                ) from error
+            raise VoxError(f"can't write {self._path}: {error.strerror}", hint=hint) from error
         self._size += len(line)
 
-    def _load(self, resume: bool, retry_failed: bool, count: Callable[[Record], None]) -> None:
+    def _load(self, resume: bool, retry_failed: bool, force: bool, count: Callable[[Record], None]) -> None:
         status = os.fstat(self._descriptor)
-        self._is_regular = stat.S_ISREG(status.st_mode)
+        self._is_regular = stat.S_ISREG(status.st_mode) and str(self._path) != STDOUT
         self._size = status.st_size if self._is_regular else 0
-        if self._size and not resume:
+        if self._size and not (resume or force):
             raise ConfigError(
                 f"{self._path} already has results",
-                hint="--resume continues it; or name another file with --out",
+                hint="--resume continues it, --force replaces it; or name another file with --out",
             )
-        self._read_records(retry_failed, count)
+        self._read_records(lambda record: not resume or (retry_failed and "error" in record), count)
         if self._is_regular:
             os.close(owner_only(str(self._path), os.O_RDONLY))
             os.lseek(self._descriptor, 0, os.SEEK_END)
 
-    def _read_records(self, retry_failed: bool, count: Callable[[Record], None]) -> None:
-        ids, offsets, has_failed = array("Q"), array("Q"), False
+    def _read_records(self, is_discarded: Callable[[Record], bool], count: Callable[[Record], None]) -> None:
+        ids, offsets, sessions, turns, has_discarded = array("Q"), array("Q"), array("Q"), array("Q"), False
         for offset, record in self._whole_records():
-            if retry_failed and "error" in record:
-                has_failed = True
+            if is_discarded(record):
+                has_discarded = True
                 continue
             count(record)
+            if isinstance(record.get("session"), str) and "error" not in record:
+                sessions.append(digest(record["session"]))
+                turns.append(len(offsets))
             ids.append(digest(record["id"]))
             offsets.append(offset)
-        if has_failed:
+        if has_discarded:
             self._rewrite(offsets)
-        order = np.argsort(_numbers(ids), kind="stable")
-        self._ids, self._offsets = _numbers(ids)[order], _numbers(offsets)[order]
+        order, places = np.argsort(_numbers(ids), kind="stable"), _numbers(offsets)
+        self._ids, self._offsets = _numbers(ids)[order], places[order]
+        order = np.argsort(_numbers(sessions), kind="stable")
+        self._sessions, self._turn_offsets = _numbers(sessions)[order], places[_numbers(turns)[order]]
+
+    def _records_at(self, offsets: NDArray[np.uint64]) -> list[Record]:
+        found = []
+        with self._reader() as file:
+            for offset in offsets:
+                file.seek(int(offset))
+                found.append(json.loads(file.readline()))
+        return found
 
     def _whole_records(self) -> Iterator[tuple[int, Record]]:
         """Yield each record and the offset of its line; repair a torn record at the end."""
@@ -250,12 +294,26 @@ def parsed_record(line: bytes) -> Record | None:
     return value
 
 
+def turn_of(record: Record) -> Turn | None:
+    """Return the turn of a record; None if its item failed."""
+    if "error" in record:
+        return None
+    return Turn(record["user"], record["reply"], bool(record.get("interrupted")), record.get("prompt") or "")
+
+
+def _turn_number(record: Record) -> int:
+    number = record.get("turn")
+    return number if isinstance(number, int) else 0
+
+
 def _numbers(values: "array[int]") -> NDArray[np.uint64]:
     return np.frombuffer(values, np.uint64) if values else np.empty(0, np.uint64)
 
 
 def _opened(path: Path) -> int:
     """Open and lock a file. Raises ConfigError if another process holds the lock."""
+    if str(path) == STDOUT:
+        return os.dup(sys.stdout.fileno())
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         try:

@@ -39,8 +39,8 @@ class Finished(Protocol):
 
     def __contains__(self, item_id: str) -> bool: ...
 
-    def turn(self, item_id: str) -> Turn | None:
-        """Return the turn of a finished item; None if it failed."""
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        """Return the answered turns of a session, in the order of their numbers."""
         ...
 
 
@@ -61,7 +61,8 @@ class Scheduler:
         """Begin a run.
 
         Args:
-            finished: items that are not handed out again; their sessions remember their turns.
+            finished: items that are not handed out again. Their sessions begin with their turns, wherever the
+                items stand in the plan, so that no two turns get the same number.
             instructions: for items and sessions without their own.
         """
         self._plan: Iterator[Planned] | None = plan  # None: all of it has been read
@@ -126,13 +127,16 @@ class Scheduler:
             if item.id not in self._finished:
                 self._ready.append(Job(item, Session(instructions=instructions)))
             return
-        queue = self._sessions.setdefault(item.session, _SessionQueue(Session(item.session, instructions)))
+        queue = self._sessions.get(item.session)
+        if queue is None:
+            turns = self._finished.turns(item.session)
+            queue = self._sessions[item.session] = _SessionQueue(Session(item.session, instructions, turns))
         queue.waiting.append(planned)
         self._waiting += 1
         self._advance(item.session, queue)
 
     def _advance(self, name: str, queue: _SessionQueue) -> None:
-        """Make the next item of a session ready, and remember the turns of finished ones."""
+        """Make the next item of a session ready that is not finished."""
         while queue.waiting and not queue.is_busy:
             item, queue.is_over = queue.waiting.popleft()
             self._waiting -= 1
@@ -140,7 +144,5 @@ class Scheduler:
                 instructions = queue.session.instructions if item.instructions is None else item.instructions
                 self._ready.append(Job(item, replace(queue.session, instructions=instructions), queue.is_over))
                 queue.is_busy = True
-            elif turn := self._finished.turn(item.id):
-                queue.session = queue.session.add(turn)
         if queue.is_over and not queue.is_busy:
             del self._sessions[name]

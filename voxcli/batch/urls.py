@@ -5,9 +5,10 @@ example in `AWS_*` and `~/.aws`. The drivers of buckets also find a proxy; that 
 URL may be signed, so messages never show its query or user.
 """
 
+import os
 import re
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from voxcli.audio.clip import AudioClip, read_audio, read_stream
 from voxcli.config.proxies import check_certificates, find_proxy
@@ -28,16 +29,31 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def read_recording(source: str, *, max_seconds: float) -> AudioClip:
+def local_path(source: str) -> str | None:
+    """Return the path of a recording on this machine; None if it is remote. Percent-encoding in a URL is undone."""
+    if not is_url(source):
+        return source
+    scheme, _, rest = source.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme.lower() != "file" or host.lower() not in ("", "localhost") or not slash:
+        return None
+    decoded = os.fsdecode(unquote_to_bytes(f"/{path}"))
+    return decoded[1:] if re.match(r"/[A-Za-z]:", decoded) and os.name == "nt" else decoded
+
+
+def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = None) -> AudioClip:
     """Read a file or a URL as a clip at SAMPLE_RATE.
 
     Raises:
         AudioInputError: see `voxcli.audio.clip.read_audio`; or the scheme is not accepted, its driver is not
             installed, or the URL can't be fetched.
-        ConfigError: the proxy or the certificates that the environment names can't be used.
+        ConfigError: see `read_audio`; `raw_rate` is given for a remote recording; or the proxy or the certificates that
+            the environment names can't be used.
     """
-    if not is_url(source):
-        return read_audio(source, max_seconds=max_seconds)
+    if (path := local_path(source)) is not None:
+        return read_audio(path, max_seconds=max_seconds, raw_rate=raw_rate)
+    if raw_rate is not None:
+        raise ConfigError("--raw-rate is for standard input and files", hint="leave it out for a URL")
     scheme, name = source.partition("://")[0].lower(), _shown(source)
     try:
         with _opened(source, scheme, name) as file:
@@ -50,6 +66,8 @@ def read_recording(source: str, *, max_seconds: float) -> AudioClip:
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:
+    if scheme == "file":
+        raise AudioInputError(f"{name} names no file on this machine", hint="write file:///FOLDER/FILE, or the path")
     if scheme not in DRIVERS:
         known = ", ".join(f"{scheme}://" for scheme in DRIVERS)
         raise AudioInputError(

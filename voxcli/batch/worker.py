@@ -5,24 +5,19 @@ is generated, and saved in a file.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from voxcli.audio.clip import AudioClip
-from voxcli.batch.plan import digest
+from voxcli.batch.fingerprint import fingerprint_of
 from voxcli.batch.prefetch import Prefetcher, Prepared
+from voxcli.batch.replies import SpokenReplies
 from voxcli.batch.scheduler import Job, Outcome
 from voxcli.core.memory import Memory
 from voxcli.core.record import Context, failure_of, record_of
-from voxcli.core.turn import Engine, SpeechFailed, SpeechOutput, Synthesizer, TurnEnded, Utterance
-from voxcli.errors import ConfigError, VoxError
-from voxcli.tts.wav_speaker import WavSpeaker
-
-NAME_BYTES = 200  # longest part of a path; file systems take 255
-PLAIN = frozenset(" ._-+,=@()'")  # allowed in file names, like letters and digits
+from voxcli.core.turn import Engine, SpeechFailed, TurnEnded, Utterance
+from voxcli.errors import ConfigError
 
 
 class Worker(Protocol):
@@ -34,31 +29,6 @@ class Worker(Protocol):
         A job that fails is an outcome, too; an error that is raised ends the run.
         """
         ...
-
-
-class SpokenReplies:
-    """Saves spoken replies below a folder, in one voice."""
-
-    def __init__(self, folder: Path, synthesizer: Synthesizer) -> None:
-        """Create `folder` for its owner only. Raises ConfigError if it can't be created."""
-        self._folder = folder
-        self._synthesizer = _SharedSynthesizer(synthesizer)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"can't make the folder {folder}: {error.strerror}", hint="choose another one") from error
-
-    def speaker(self, item_id: str) -> WavSpeaker:
-        """Open the file for an item's reply. Raises VoxError if it can't be written."""
-        path = self._folder / reply_path(item_id)
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise VoxError(f"can't make {path.parent}: {error.strerror}", hint="choose another folder") from error
-        return WavSpeaker(path)
-
-    def output(self, speaker: WavSpeaker) -> SpeechOutput:
-        return SpeechOutput(self._synthesizer, speaker)
 
 
 class EngineWorker:
@@ -76,7 +46,9 @@ class EngineWorker:
     def work(self, report: Callable[[Outcome], None]) -> None:
         """See `Worker`."""
         while prepared := self._prefetcher.take():
-            report(self._outcome(prepared))
+            outcome = self._outcome(prepared)
+            outcome.record["fingerprint"] = fingerprint_of(prepared.job, prepared.content)
+            report(outcome)
 
     def _outcome(self, prepared: Prepared) -> Outcome:
         job = prepared.job
@@ -125,46 +97,3 @@ def workers_wanted(engine: Engine, concurrency: int | None) -> int:
     if best is None and concurrency not in (None, 1):
         raise ConfigError(f"the {engine.name} engine answers one item at a time", hint="leave out --concurrency")
     return concurrency or best or 1
-
-
-def reply_path(item_id: str) -> Path:
-    """Return the path of an item's spoken reply within the folder: the id as a path, with `.wav`.
-
-    No two ids share a file, and no id leads out of the folder.
-    """
-    *folders, name = (_file_name(part) for part in item_id.split("/"))
-    # A folder must not have the name of another id's file.
-    return Path(*(f"{folder[:-4]}%2Ewav" if folder.endswith(".wav") else folder for folder in folders), f"{name}.wav")
-
-
-def _file_name(part: str) -> str:
-    if not part:
-        return "%"  # quote() never returns it, because it always adds two digits
-    written = "".join(char if char.isalnum() or char in PLAIN else _quoted(char) for char in part)
-    if written.startswith("."):  # "..", and hidden files
-        written = f"%2E{written[1:]}"
-    if len(written.encode()) <= NAME_BYTES:
-        return written
-    return f"{written.encode()[: NAME_BYTES // 2].decode(errors='ignore')}%-{digest(part):016x}"
-
-
-def _quoted(char: str) -> str:
-    return quote(char, safe="", errors="surrogatepass")
-
-
-class _SharedSynthesizer:
-    """Lets several workers share a voice, one sentence at a time."""
-
-    def __init__(self, synthesizer: Synthesizer) -> None:
-        self._synthesizer = synthesizer
-        self._lock = threading.Lock()
-
-    def wait_until_ready(self) -> None:
-        self._synthesizer.wait_until_ready()
-
-    def synthesize(self, sentence: str) -> Iterator[AudioClip]:
-        with self._lock:
-            yield from self._synthesizer.synthesize(sentence)
-
-    def close(self) -> None:
-        self._synthesizer.close()

@@ -27,8 +27,10 @@ class Recording:
         """Create the folder.
 
         Raises:
-            ConfigError: it can't be created, read or written to.
+            ConfigError: it can't be created, read or written to, or is "-".
         """
+        if str(folder) == "-":
+            raise ConfigError("--record needs a folder; - is standard output", hint=OTHER_FOLDER)
         self._folder = folder.expanduser()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -22,67 +22,92 @@ from voxcli.cli.common import (
     UrlsFlag,
     VerboseFlag,
     VoiceFlag,
+    check_stdin,
+    files_read,
     given,
     note,
     set_by_ctrl_c,
 )
+from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from voxcli.app.batch import BatchOptions
     from voxcli.batch.stats import Stats, Status
+    from voxcli.config.loading import Settings
+
+HOW_TO_BEGIN = ("--resume", "--retry-failed", "--redo-changed", "--force")  # flags of one run, not of its continuation
+
+
+InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Files, folders, globs, URLs, .jsonl manifests; - reads a list of paths or a manifest."
+    ),
+]
+OutFlag = Annotated[
+    Path, typer.Option("--out", metavar="FILE.jsonl", help="Results file: one record per line; - is standard output.")
+]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue a results file.")]
+RetryFailedFlag = Annotated[bool, typer.Option("--retry-failed", help="Continue, and answer failed items again.")]
+KeepFlag = Annotated[bool, typer.Option("--keep", help="Continue, and keep answers to what items asked before.")]
+RedoChangedFlag = Annotated[
+    bool, typer.Option("--redo-changed", help="Continue, and answer items again that ask something else now.")
+]
+ForceResultsFlag = Annotated[bool, typer.Option("--force", help="Overwrite existing results and replies.")]
+FailFastFlag = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first item that fails.")]
+SaveRepliesFlag = Annotated[
+    Path | None, typer.Option("--save-replies", metavar="DIR", help="Save the spoken replies in DIR.")
+]
+MaxP95Flag = Annotated[
+    float | None,
+    typer.Option("--max-p95", metavar="SECONDS", min=0, help="Fail if the p95 of the time to first token is higher."),
+]
+ConcurrencyFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency", metavar="N", min=1, max=1024, help="Items at once, if the engine allows it; on each server."
+    ),
+]
+BatchSizeFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine generates at once."
+    ),
+]
+RayFlag = Annotated[
+    str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on all machines of a Ray cluster.")
+]
+WorkersFlag = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Engines on the cluster; by default as many as fit."),
+]
+GpusPerWorkerFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        metavar="N",
+        min=0,
+        help="GPUs of each engine; by default 1 if the cluster has any, else 0.",
+    ),
+]
 
 
 def batch(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs, .jsonl manifests; - reads a list of paths."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="Results file: one record per line.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a results file.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Continue, and answer failed items again.")
-    ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first item that fails.")] = False,
-    save_replies: Annotated[
-        Path | None, typer.Option("--save-replies", metavar="DIR", help="Save the spoken replies in DIR.")
-    ] = None,
-    max_p95: Annotated[
-        float | None,
-        typer.Option(
-            "--max-p95", metavar="SECONDS", min=0, help="Fail if the p95 of the time to first token is higher."
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency",
-            metavar="N",
-            min=1,
-            max=1024,
-            help="Items at once, if the engine allows it; on each server.",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", min=1, max=1024, help="Replies that the voxtral engine generates at once."
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Answer on all machines of a Ray cluster.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="N", min=1, help="Engines on the cluster; by default as many as fit."),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            "--gpus-per-worker",
-            metavar="N",
-            min=0,
-            help="GPUs of each engine; by default 1 if the cluster has any, else 0.",
-        ),
-    ] = None,
+    inputs: InputsArgument,
+    out: OutFlag,
+    resume: ResumeFlag = False,
+    retry_failed: RetryFailedFlag = False,
+    keep: KeepFlag = False,
+    redo_changed: RedoChangedFlag = False,
+    force: ForceResultsFlag = False,
+    fail_fast: FailFastFlag = False,
+    save_replies: SaveRepliesFlag = None,
+    max_p95: MaxP95Flag = None,
+    concurrency: ConcurrencyFlag = None,
+    batch_size: BatchSizeFlag = None,
+    ray: RayFlag = None,
+    workers: WorkersFlag = None,
+    gpus_per_worker: GpusPerWorkerFlag = None,
     url: UrlsFlag = None,
     engine: EngineFlag = None,
     model: ModelFlag = None,
@@ -95,40 +120,56 @@ def batch(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Answer many recordings: one JSON record a line, written as each is done."""
-    from voxcli.app.batch import BatchOptions, open_batch
+    from voxcli.app.batch import BatchOptions
     from voxcli.app.parts import load_settings
 
-    flags = given(
-        engine=engine,
-        url=url[0] if url else None,
-        model=model,
-        device=device,
-        quantize=quantize,
-        instructions=instructions,
-        temperature=temperature,
-        voice=voice,
-    )
+    check_stdin(*inputs, config, instructions)
+    if voice and save_replies is None:
+        raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
+    flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
+    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     settings = load_settings(config, flags)
-    cluster = ray, workers, gpus_per_worker
     options = BatchOptions(
-        inputs, out, resume, retry_failed, fail_fast, save_replies, concurrency, batch_size, url or [], *cluster
+        inputs=inputs,
+        out=out,
+        resume=resume,
+        retry_failed=retry_failed,
+        keep=keep,
+        redo_changed=redo_changed,
+        force=force,
+        fail_fast=fail_fast,
+        save_replies=save_replies,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        urls=url or [],
+        ray=ray,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        other_inputs=files_read(config, flags),
     )
+    raise typer.Exit(_run(settings, options, max_p95))
+
+
+def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -> int:
+    """Answer all items. Returns the exit code."""
+    from voxcli.app.batch import open_batch
+
     stop = threading.Event()
     try:
         with ExitStack() as stack:
             run = open_batch(settings, options, stack, note)
             with set_by_ctrl_c(stop):
                 status = run.answer(stop)
-            code = _conclude(run.stats, status, max_p95)
+            code = _conclude(run.stats, status, max_p95, can_continue=str(options.out) != "-")
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if stop.is_set():
-        note(f"stopped; to continue: {_again('--resume')}")
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(code)
+        note("stopped" if str(options.out) == "-" else f"stopped; to continue: {_again('--resume')}")
+        return INTERRUPTED
+    return code
 
 
-def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) -> int:
+def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, *, can_continue: bool) -> int:
     """Print the result of the run. Returns the exit code."""
     median, p95 = (stats.first_token_seconds(share) for share in (0.5, 0.95))
     parts = [f"{stats.answered} answered, {stats.failed} failed"]
@@ -139,7 +180,7 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) ->
     note(" · ".join(parts))
     for code, failures in sorted(stats.failures.items()):
         note(f"  {code}: {failures.count}, the first {failures.first}")
-    if stats.failed:
+    if stats.failed and can_continue:
         note(f"to try failed items again: {_again('--retry-failed')}")
     missed = status.items - status.done if status else 0  # stopped, or deleted from a folder since it was listed
     if missed:
@@ -152,5 +193,5 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None) ->
 
 def _again(flag: str) -> str:
     """Return the command line that continues the run."""
-    words = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
+    words = [word for word in sys.argv[1:] if word not in HOW_TO_BEGIN]
     return shlex.join(["voxcli", *words, flag])

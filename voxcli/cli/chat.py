@@ -22,6 +22,7 @@ from voxcli.cli.common import (
     given,
 )
 from voxcli.cli.log import leave_stderr
+from voxcli.errors import ConfigError
 
 
 def chat(
@@ -65,16 +66,11 @@ def chat(
     from voxcli.app.chat import ChatOptions, run_chat
     from voxcli.app.parts import load_settings
 
-    flags = given(
-        engine=engine,
-        url=url,
-        model=model,
-        device=device,
-        quantize=quantize,
-        instructions=instructions,
-        temperature=temperature,
-        voice=voice,
-    )
+    for flag, value in (("--voice", voice), ("--output-device", output_device)):
+        if value and no_speak:
+            raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
+    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
+    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:

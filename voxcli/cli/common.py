@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable
 
+TEXT_BYTES = 1 << 16  # most that is read of a text on standard input; a prompt of that length fills the context
 INTERRUPTED = 130  # exit code: 128 + SIGINT, by the convention of shells
 
 
@@ -77,6 +78,7 @@ InstructionsFlag = Annotated[
 VoiceFlag = Annotated[
     str | None, typer.Option("--voice", metavar="NAME", help="Voice for replies; `voxcli voices` lists them.")
 ]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 
 def print_text(text: str, end: str = "\n") -> None:
@@ -107,6 +109,30 @@ def given(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
+def files_read(config: Path | None, flags: Mapping[str, Any]) -> list[str]:
+    """Return the files that are read for the settings: `config` or the default file, and that of `instructions`."""
+    from voxcli.config.paths import config_file
+
+    instructions = flags.get("instructions") or ""
+    named = [str(Path(instructions[1:]).expanduser())] if instructions.startswith("@") else []
+    return [str(config or config_file()), *named]
+
+
+def check_stdin(*given: str | Path | None) -> None:
+    """Raise ConfigError if more than one of the values is "-" or "@-", for standard input."""
+    if sum(str(each) in ("-", "@-") for each in given) > 1:
+        raise ConfigError("standard input can be read only once", hint="give - once, and files for the others")
+
+
+def text_or_stdin(text: str) -> str:
+    """Return a text from the command line; for "-", that of standard input. Raises ConfigError if there is none."""
+    if text != "-":
+        return text
+    if sys.stdin.isatty():
+        raise ConfigError("standard input is a terminal: no text comes from it", hint="give the text itself")
+    return sys.stdin.buffer.read(TEXT_BYTES).decode(errors="replace")
+
+
 def report(error: Exception, *, verbose: bool) -> int:
     """Print an error in one line and its hint in a second. Returns the exit code."""
     lines = [printable("".join(traceback.format_exception(error)).rstrip(), keep="\n")] if verbose else []
@@ -118,26 +144,33 @@ def report(error: Exception, *, verbose: bool) -> int:
     return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code
 
 
-def write_private(path: Path, text: str, *, overwrite: bool, option: str) -> None:
+def write_private(path: Path, text: str, *, force: bool, flag: str, inputs: Sequence[str] = ()) -> None:
     """Write a file that only its owner can read, and create missing folders that only their owner can enter.
 
     Args:
-        option: the flag that names the file.
+        path: "-" is standard output.
+        flag: the flag that names the file.
+        inputs: files that the command reads.
 
     Raises:
-        ConfigError: the file exists and is not to be overwritten, or can't be written.
+        ConfigError: the file is an input, exists and is not to be overwritten, or can't be written.
     """
     from voxcli.config.paths import owner_only
+    from voxcli.output_files import STANDARD, OutputFiles
 
+    if str(path) == STANDARD:
+        print_text(text, end="")
+        return
+    files = OutputFiles(force=force)
+    files.add_inputs(inputs)
+    files.check(path, flag)
     try:
         for folder in reversed([folder for folder in path.parents if not folder.exists()]):
             folder.mkdir(mode=0o700)
-        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="\n", opener=owner_only) as file:
+        with open(path, "w", encoding="utf-8", newline="\n", opener=owner_only) as file:
             file.write(text)
-    except FileExistsError as error:
-        raise ConfigError(f"{path} exists", hint="add --force to overwrite it") from error
     except OSError as error:
-        raise ConfigError(f"can't write {path}: {error.strerror}", hint=f"choose another {option} FILE") from error
+        raise ConfigError(f"can't write {path}: {error.strerror}", hint=f"choose another {flag} FILE") from error
 
 
 @contextmanager

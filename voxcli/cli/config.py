@@ -1,10 +1,10 @@
 """`voxcli config`: shows the settings, the path of their file, and writes an example."""
 
-from typing import Annotated
+from pathlib import Path
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
 
 app = typer.Typer(no_args_is_help=True, help="Show the settings, find or create the settings file.")
 
@@ -35,14 +35,12 @@ def path() -> None:
 
 
 @app.command()
-def init(
-    config: ConfigFlag = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-) -> None:
+def init(config: ConfigFlag = None, force: ForceFlag = False) -> None:
     """Write a settings file that documents every setting and changes none."""
     from voxcli.config.paths import config_file
     from voxcli.config.toml_text import example
 
     target = config or config_file()
-    write_private(target, example(), overwrite=force, option="--config")
-    note(f"wrote {target}")
+    write_private(target, example(), force=force, flag="--config")
+    if target != Path("-"):
+        note(f"wrote {target}")

@@ -6,6 +6,7 @@ libraries only warnings are logged, because some of them write whole requests at
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from voxcli.printable import printable
 VARIABLE = "VOXCLI_LOG"
 LINE = "%(asctime)s.%(msecs)03d %(levelname)-7s [%(threadName)s] %(name)s: %(message)s"
 _NOWHERE = logging.NullHandler()  # without a handler, logging itself would write warnings to stderr
+BEGINNING = re.compile(rb"\Z|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ")  # of a log
+HEAD_BYTES = 32
 TIME = "%Y-%m-%dT%H:%M:%S"  # local time
 
 
@@ -31,7 +34,20 @@ class StderrHandler(logging.Handler):
 
 
 class PrivateFileHandler(logging.FileHandler):
-    """Appends log lines to a file that only its owner can read."""
+    """Appends log lines to a file that only its owner can read.
+
+    The file has to be new, empty or a log: a recording or other file that is named by mistake is not touched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises OSError, or ValueError for a file with other content."""
+        if str(path) == "-":
+            raise ValueError("it is standard output; --verbose logs to standard error")
+        if path.is_file():
+            with path.open("rb") as file:
+                if not BEGINNING.match(file.read(HEAD_BYTES)):
+                    raise ValueError("it is not a log")
+        super().__init__(path)
 
     def _open(self) -> TextIOWrapper:
         from voxcli.config.paths import owner_only

@@ -14,6 +14,7 @@ from voxcli.cli.common import (
     ConfigFlag,
     DeviceFlag,
     EngineFlag,
+    ForceFlag,
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
@@ -22,37 +23,45 @@ from voxcli.cli.common import (
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
+    check_stdin,
+    files_read,
     given,
     note,
     set_by_ctrl_c,
+    text_or_stdin,
 )
+from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxcli.app.once import Speak
 
+SourceArgument = Annotated[str, typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input.")]
+SessionFlag = Annotated[
+    str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
+]
+PromptFlag = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give the model with the audio.")]
+SpeakFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--speak/--no-speak",
+        help="Speak the reply through the default output device.",
+        show_default="if stdout is a terminal and a device exists",
+    ),
+]
+SaveReplyFlag = Annotated[Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Save the spoken reply.")]
+RawRateFlag = Annotated[
+    int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM at this rate.")
+]
+
 
 def once(
-    source: Annotated[str, typer.Argument(metavar="FILE|-", help="A recording; - is standard input.")],
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
-    ] = None,
-    prompt: Annotated[
-        str, typer.Option("--prompt", metavar="TEXT", help="Text to give the model with the audio.")
-    ] = "",
-    speak: Annotated[
-        bool | None,
-        typer.Option(
-            "--speak/--no-speak",
-            help="Speak the reply through the default output device.",
-            show_default="if stdout is a terminal and a device exists",
-        ),
-    ] = None,
-    save_reply: Annotated[
-        Path | None, typer.Option("--save-reply", metavar="FILE.wav", help="Save the spoken reply.")
-    ] = None,
-    raw_rate: Annotated[
-        int | None, typer.Option("--raw-rate", metavar="HZ", help="Standard input is raw 16-bit mono PCM at this rate.")
-    ] = None,
+    source: SourceArgument,
+    session: SessionFlag = None,
+    prompt: PromptFlag = "",
+    speak: SpeakFlag = None,
+    save_reply: SaveReplyFlag = None,
+    force: ForceFlag = False,
+    raw_rate: RawRateFlag = None,
     engine: EngineFlag = None,
     url: UrlFlag = None,
     model: ModelFlag = None,
@@ -70,19 +79,24 @@ def once(
     from voxcli.app.parts import load_settings
     from voxcli.app.views import JsonView, TextView
 
-    flags = given(
-        engine=engine,
-        url=url,
-        model=model,
-        device=device,
-        quantize=quantize,
-        instructions=instructions,
-        temperature=temperature,
-        voice=voice,
-    )
-    settings = load_settings(config, flags)
+    check_stdin(source, prompt, config, instructions)
+    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
+    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     speech = _speech(speak, as_json=json)
-    options = OnceOptions(source, prompt, session, instructions is not None, speech, save_reply, raw_rate)
+    if voice and speak is False and not save_reply:
+        raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")
+    settings = load_settings(config, flags)
+    options = OnceOptions(
+        source=source,
+        prompt=text_or_stdin(prompt),
+        session=session,
+        new_instructions=instructions is not None,
+        speak=speech,
+        save_reply=save_reply,
+        raw_rate=raw_rate,
+        force=force,
+        other_inputs=files_read(config, flags),
+    )
     interrupt = threading.Event()
     try:
         with ExitStack() as stack:

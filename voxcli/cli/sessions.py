@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
@@ -60,21 +60,18 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: ForceFlag = False,
 ) -> None:
     """Export a session as Markdown or JSON."""
     from voxcli.core import export
 
     with _store() as store:
-        stored = _found(store, name)
+        stored, place = _found(store, name), str(store.path)
     if format_ is ExportFormat.MD:
         text = export.as_markdown(stored)
     else:
         text = json.dumps(export.as_json(stored), indent=2) + "\n"
-    if output is None or str(output) == "-":
-        print_text(text, end="")
-    else:
-        write_private(output, text, overwrite=force, option="--output")
+    write_private(output or Path("-"), text, force=force, flag="--output", inputs=[place])
 
 
 @app.command()

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, VoiceFlag, given, note, print_json, print_text
+from voxcli.cli.common import (
+    ConfigFlag,
+    ForceFlag,
+    JsonFlag,
+    VerboseFlag,
+    VoiceFlag,
+    check_stdin,
+    files_read,
+    given,
+    note,
+    print_json,
+    print_text,
+    text_or_stdin,
+)
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.printable import printable
 
@@ -24,6 +37,7 @@ def voices(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE.wav", help="Save the speech instead of playing it.")
     ] = None,
+    force: ForceFlag = False,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -36,8 +50,14 @@ def voices(
         _list(as_json=json)
         return
     from voxcli.config.loading import load
+    from voxcli.output_files import OutputFiles
 
-    _say(say, save, load(config, given(voice=voice)), as_json=json)
+    check_stdin(say, config)
+    if save:
+        files = OutputFiles(force=force)
+        files.add_inputs(files_read(config, {}))
+        files.check(save, "--save")
+    _say(text_or_stdin(say), save, load(config, given(voice=voice)), as_json=json)
 
 
 def _list(*, as_json: bool) -> None:

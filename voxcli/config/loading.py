@@ -7,8 +7,10 @@ each value came from, and raises errors that name the place and the nearest sett
 import os
 import re
 import reprlib
+import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -66,7 +68,7 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     """Return the settings in force.
 
     Args:
-        path: the settings file; None for the default file, which need not exist.
+        path: the settings file, "-" for standard input; None for the default file, which need not exist.
         flags: by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
         environ: holds the `VOXCLI_*` variables; an empty variable counts as not set.
 
@@ -188,9 +190,9 @@ def _with_file_read(given: Given) -> Given:
 
 
 def _read(path: Path, limit: int, what: str) -> str:
-    """Return the text of a file of at most `limit` bytes."""
+    """Return the text of a file of at most `limit` bytes; "-" is standard input."""
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -144,6 +144,21 @@ def open_engine(
     return _open_embedded(options, cache, notice, around, why)  # out here, the failed model is let go
 
 
+def named_engine(options: EngineOptions) -> tuple[str | None, str | None]:
+    """Return the names of engine and model that records will have; None for what is known only once it is opened.
+
+    Raises:
+        ModelError: there can be no such model.
+    """
+    if options.engine == "embedded":
+        from voxcli.engines.embedded.engine import EmbeddedEngine
+
+        return EmbeddedEngine.name, EmbeddedEngine.model
+    if options.engine == "voxtral":
+        return options.engine, str(catalog.resolve(options.model))
+    return ("remote", options.remote.model or None) if options.engine == "remote" else (None, None)
+
+
 def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngine":
     """Return the engine for the server at `url`. Raises ConfigError and RemoteError."""
     from voxcli.engines.openai.engine import RemoteEngine

@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +11,22 @@ from typing import BinaryIO, Self
 
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import LARGEST_DATA_BYTES, PCM16_BYTES, pcm16, wav_header
+from voxcli.config.paths import owner_only
 from voxcli.core.turn import Speaker
 from voxcli.errors import ConfigError, VoxError
+
+# The chunk at the end of each file: the software that wrote it, as the RIFF specification of INFO lists has it.
+TAIL = struct.pack("<4sI4s4sI8s", b"LIST", 20, b"INFO", b"ISFT", 7, b"voxcli\0")
+
+
+def is_own_sound(path: Path) -> bool:
+    """Return whether a file was written by a `WavSpeaker`."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(TAIL), os.SEEK_END)
+            return file.read() == TAIL
+    except (OSError, ValueError):
+        return False
 
 
 class WavSpeaker:
@@ -19,7 +34,7 @@ class WavSpeaker:
 
     The sound goes to a hidden file beside the target, which `close` renames to the target. So neither an error nor a
     killed run leaves an incomplete file under the target's name. If nothing was played, no file is written and an older
-    file stays.
+    file stays. Only the owner can read the file.
     """
 
     def __init__(self, path: Path, then: Speaker | None = None) -> None:
@@ -82,6 +97,7 @@ class WavSpeaker:
             self._discard()
             return
         try:
+            self._file.write(TAIL)
             self._file.seek(0)
             self._file.write(self._header())
             self._file.flush()
@@ -96,7 +112,7 @@ class WavSpeaker:
         try:
             if self._file.closed:
                 raise OSError(None, "it is closed")
-            if self._samples * PCM16_BYTES + len(data) > LARGEST_DATA_BYTES:
+            if self._samples * PCM16_BYTES + len(data) + len(TAIL) > LARGEST_DATA_BYTES:
                 raise OSError(None, "a WAV file holds at most 4 GiB")
             self._file.write(data if self._samples else self._header() + data)
             self._file.flush()
@@ -105,7 +121,7 @@ class WavSpeaker:
         self._samples += len(clip.samples)
 
     def _header(self) -> bytes:
-        return wav_header(self._sample_rate, self._samples * PCM16_BYTES)
+        return wav_header(self._sample_rate, self._samples * PCM16_BYTES, tail_bytes=len(TAIL))
 
     def _failed(self, error: OSError) -> VoxError:
         self._discard()
@@ -130,7 +146,7 @@ def _create_part(path: Path) -> tuple[Path, BinaryIO]:
         if path.suffix.lower() != ".wav":
             raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
         part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")
-        return part, part.open("xb")
+        return part, open(part, "xb", opener=owner_only)
     except (OSError, ValueError) as error:  # ValueError: no file can have this name.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"can't write {path}: {reason}", hint="choose a folder that you may write to") from error

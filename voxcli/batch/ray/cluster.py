@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, cast
 
 from voxcli import __version__
+from voxcli.batch.fingerprint import fingerprint_of
 from voxcli.batch.ray.actor import ActorWorker, Answer, Setup, WorkerReady
 from voxcli.batch.scheduler import Job, Outcome, Scheduler
 from voxcli.core.record import failure_of
@@ -313,7 +314,7 @@ class ActorPool:
         item, why = job.item, VoxError(f"{ATTEMPTS} workers died while they answered it: {first_line(error)}")
         named = cast("Engine", ready or _NoEngine())  # a record needs only the names of an engine
         record = failure_of(why, named, path=item.path, prompt=item.prompt, session=item.session)
-        report(Outcome(job, {"id": item.id, **record}, None))
+        report(Outcome(job, {"id": item.id, **record, "fingerprint": fingerprint_of(job, None)}, None))
 
     def _remove(self, actor: _PooledActor, reason: VoxError) -> None:
         """Continue without an actor. Raises `reason` if it was the last."""
