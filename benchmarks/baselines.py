@@ -19,7 +19,9 @@ from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.mel import FrontEnd
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
@@ -80,9 +82,10 @@ class Voxcli:
         self._decoder: Decoder | None = None
 
     def prepare(self) -> None:
-        self._decoder = Decoder(self._model, capacity=self._capacity)
+        shared = SharedModel(self._model)
         if self.form:
-            self._decoder.quantize(self.form)
+            shared.quantize(self.form)
+        self._decoder = Decoder(shared, capacity=self._capacity)
         self._decoder.warm_up(self._sampling)
 
     def turn(self, number: int) -> TurnMeasurement:

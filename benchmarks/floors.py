@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
 MOVED_BYTES = {"cuda": 1 << 30, "mps": 1 << 30, "cpu": 512 << 20}  # far more than any cache holds
 MATRIX_SIZE = {"cuda": 8192, "mps": 4096, "cpu": 2048}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
 BEGIN, END, USER, USER_END, BEGIN_AUDIO, TRANSCRIBE = 1, 2, 3, 4, 25, 34
 CONTROL_IDS = 1000  # the first ids of Voxtral's vocabulary, none of them text

@@ -15,9 +15,11 @@ from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session
 from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.device.demand import CHUNK_TOKENS
 from voxcli.engines.voxtral.engine import VoxtralEngine
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.inputs import CHUNK_TOKENS
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 
 LONG_SECONDS = 100.0  # four windows, 1500 tokens: more than the small context
 INTERRUPTED_EVERY = 3  # turns
@@ -107,7 +109,8 @@ def _failed_resize(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None
     model = open_model(str(lab.checkpoint), lab.device)
     script = Script.of(model.config, reply_tokens=lab.sizes.reply_tokens)
     sampling = Sampling(script.reply_tokens, frozenset())
-    decoder = Decoder(model, capacity=lab.sizes.small_context + script.reply_tokens, backends=lab.backends())
+    capacity = lab.sizes.small_context + script.reply_tokens
+    decoder = Decoder(SharedModel(model), capacity=capacity, backends=lab.backends())
     decoder.warm_up(sampling, notice=note.message, folder=lab.folder)
 
     def turn() -> tuple[list[int], int]:

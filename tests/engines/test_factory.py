@@ -155,7 +155,7 @@ def test_a_flag_to_be_corrected_is_an_error_with_auto_too(here: Opening, options
 
 
 def test_a_batch_has_as_many_rows_as_items(here: Opening) -> None:
-    options = replace(OPTIONS, rows=0, items=3)
+    options = replace(OPTIONS, slots=0, items=3)
     assert here.open(options, here.around(machine(gpu(24)))) == "0 rows for 3 items"
     assert here.loaded[0]["many"]
 

@@ -122,7 +122,7 @@ def _open_workers(
         if settings.engine == "remote":
             engine = open_servers(settings, options.urls, options.concurrency or SERVER_CONCURRENCY, stack, notice)
         else:
-            engine = open_engine(settings, stack, notice, fetching, warming, rows=options.batch_size or 0, items=left)
+            engine = open_engine(settings, stack, notice, fetching, warming, slots=options.batch_size or 0, items=left)
             _refuse_batch_size(options.batch_size, engine.name)
     load_seconds = time.perf_counter() - started
     count = workers_wanted(
@@ -150,7 +150,7 @@ def _open_cluster(
     from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
 
     stack.enter_context(connected(options.ray or ""))
-    wanted = replace(engine_options(settings), rows=options.batch_size or 0, items=left)
+    wanted = replace(engine_options(settings), slots=options.batch_size or 0, items=left)
     if wanted.model not in KNOWN and Path(wanted.model).is_dir():  # other names mean the same on every machine
         wanted = replace(wanted, model=str(Path(wanted.model).absolute()))
     engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)

@@ -63,8 +63,8 @@ class EngineOptions:
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Asked = "auto"  # the voxtral engine's matrices
     acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # the voxtral engine's, on a CUDA device
-    rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
-    items: int = 0  # replies that it will be asked for, where `rows` is not 1; 0: nobody knows
+    slots: int = 1  # replies that the voxtral engine generates at once; 0: as many as suit the device
+    items: int = 0  # number of replies to come, if `slots` is not 1; 0: unknown
 
 
 def _untold(_done: int, _total: int) -> None:
@@ -242,10 +242,10 @@ def _open_voxtral(
             quantize=where.form,
             acceleration=options.acceleration,
             folder=cache,
-            many=options.rows != 1,
+            many=options.slots != 1,
         )
         notice(f"voxtral engine: {engine.model} in {where.format_name} on {where.device}")
-        return engine if options.rows == 1 else engine.for_many(options.rows, options.items)
+        return engine if options.slots == 1 else engine.for_many(options.slots, options.items)
     except VoxError:
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from voxcli.audio.clip import AudioClip
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
 STEP_FRAMES = 50  # half a second; with 10 frames, the last bits of a product depended on how many there are

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_hub import REPO, FakeHub, checkpoint_files
-from voxcli.engines.voxtral.checkpoint import catalog
 from voxcli.engines.voxtral.checkpoint.catalog import KNOWN, Hub, fetch, locate
 from voxcli.errors import ModelError
 
@@ -292,8 +291,14 @@ def test_a_disk_that_fills_up(hub: Hub) -> None:
 
 
 def test_two_at_once(hub: Hub, fake: FakeHub) -> None:
-    with catalog._only_one(REPO, hub):
-        assert "another voxcli" in failure(REPO, hub).message
+    refusals: list[str] = []
+
+    def fetch_again(done: int, total: int) -> None:
+        if done > len(fake.files["config.json"]) and not refusals:
+            refusals.append(failure(REPO, hub).message)
+
+    fetch(REPO, fetch_again, hub)
+    assert "another voxcli" in refusals[0]
 
 
 def test_text_from_another_server_is_not_a_traceback(hub: Hub, fake: FakeHub) -> None:

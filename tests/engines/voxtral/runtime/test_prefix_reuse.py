@@ -1,6 +1,6 @@
 """The cache is never wrong: whatever happened before, a reply is the one that a fresh decoder gives.
 
-RANDOM_SEQUENCES says how many random sequences of events are tried.
+RANDOM_SEQUENCES: number of random sequences of events, as on a CPU and as on a GPU each.
 """
 
 import os
@@ -23,11 +23,13 @@ from voxcli.core.turn import PassReport, Utterance
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 voxtral = pytest.importorskip("voxcli.engines.voxtral.engine")
-decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
+from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
+from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
-SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "60"))
+SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "30"))
 SESSIONS = (Session(), Session(instructions="Answer in short spoken sentences."))
 SAMPLES = 16_000  # a second
 CONTEXT_TOKENS = 260  # a few turns, so that old ones leave
@@ -46,7 +48,6 @@ class Step:
     after: int  # tokens, where it does not finish
     settled: bool
     forgotten: bool  # all turns but the last two, afterwards
-    as_on_gpu: bool  # decode with the look-ahead and the buckets of a GPU
 
 
 steps = st.builds(
@@ -60,7 +61,6 @@ steps = st.builds(
     after=st.integers(0, 4),
     settled=st.booleans(),
     forgotten=st.sampled_from([False, False, False, False, True]),
-    as_on_gpu=st.booleans(),
 )
 
 
@@ -73,7 +73,7 @@ class Talk:
         self.engine = voxtral.VoxtralEngine(model, processor, **{**given, **options})
         self.sessions = list(SESSIONS)
         self.ids: list[int] = []  # of the last reply
-        decoder = self.engine._decoder
+        decoder = self.engine.decoder
         stream = decoder.stream
 
         def noted(*args: Any) -> Iterator[int]:
@@ -85,14 +85,14 @@ class Talk:
 
     def restart(self) -> None:
         self.sessions = list(SESSIONS)
-        self.engine._decoder.rewind(0)
+        self.engine.decoder.rewind(0)
 
     def expected(self, session: Session, utterance: Utterance) -> list[int]:
         """Return what a decoder that knows nothing replies."""
-        ids, features = self.engine._prompt(session, utterance)
-        fresh = decoding.Decoder(self.model, capacity=len(ids) + 8)
+        ids, features = self.engine.write_prompt(session, utterance)
+        fresh = Decoder(SharedModel(self.model), capacity=len(ids) + 8)
         fresh.prefill(ids, features)
-        return list(fresh.stream(self.engine._sampling, threading.Event()))
+        return list(fresh.stream(self.engine.sampling, threading.Event()))
 
     def reply(self, session: Session, utterance: Utterance, stop: Step | None = None) -> tuple[str, PassReport | None]:
         """Have it answered, to the end or as far as `stop` lets it."""
@@ -113,7 +113,6 @@ class Talk:
         """Let a step happen, and check its reply."""
         session = self.sessions[step.session]
         utterance = Utterance(sound(step.seconds, step.sound) if step.seconds else None, step.text or "Hello.")
-        self.engine._decoder._looks_ahead = step.as_on_gpu
         if step.listened and utterance.clip:
             for samples in range(SAMPLES, len(utterance.clip.samples), SAMPLES):
                 self.engine.encode_partial(AudioClip(utterance.clip.samples[:samples]))
@@ -148,9 +147,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     )
 
 
-@pytest.fixture(scope="module")
-def talk(parts: tuple[Any, Any]) -> Iterator[Talk]:
-    talk = Talk(*parts)
+@pytest.fixture(scope="module", params=[False, True], ids=["cpu", "gpu"])
+def talk(request: pytest.FixtureRequest, parts: tuple[Any, Any]) -> Iterator[Talk]:
+    """Decode as on a CPU, and with the look-ahead and the buckets of a GPU."""
+    talk = Talk(*parts, backends=Backends(looks_ahead=request.param))
     yield talk
     talk.engine.close()
 
@@ -206,9 +206,9 @@ def test_a_long_session_is_rarely_fed_again(parts: tuple[Any, Any]) -> None:
         assert 600 < report.prompt_tokens <= 1200
         most = max(most, report.prompt_tokens - report.cached_tokens)
         session = session.add(utterance.answered(f"This is reply {number}, and it says a little more."))
-        before = talk.engine._decoder.cached
+        before = talk.engine.decoder.cached
         talk.engine.prefill_history(session)
-        again += talk.engine._decoder.cached < before - 100
+        again += talk.engine.decoder.cached < before - 100
     assert most < 50, "of what is said now: 25 audio tokens and a few words"
     assert 2 < again < 14, "every turn, were they to leave one by one"
     talk.engine.close()

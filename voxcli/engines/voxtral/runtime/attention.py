@@ -166,7 +166,7 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *
     return F.scaled_dot_product_attention(queries[None], keys[None], values[None], enable_gqa=gqa, **options)[0]
 
 
-def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
+def of_slots(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
     """Return the attention of one token in each of some rows, as `llama.TextModel.step_rows` describes them.
 
     It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,

@@ -54,7 +54,6 @@ class TextModel:
             fuse(layer.self_attn, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
         self.refresh()
-        self._rotation = self._positions = torch.empty(0)
         shape = self.heads, self.kv_heads, self.head_dim
         self.attention = attention.best(*shape, self.dtype, self.device)  # of `prefill_anywhere`
         self.kernel = kernel_trials.attention_kernel(*shape, self.dtype, self.device)
@@ -75,21 +74,22 @@ class TextModel:
         ]
 
     @torch.inference_mode()  # as all that is computed: compiled code is for one kind of tensor
-    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
-        """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
+    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, slots: int = 1) -> Cache:
+        """Return an empty cache for `capacity` tokens in each of its slots, which lie one after the other.
 
         Args:
-            rows: as `step_rows` takes them: so many times `capacity` tokens, one row after the other.
+            smallest_bucket: length of the shortest bucket in tokens.
+            slots: number of sequences that `step_slots` decodes together.
+
+        Raises:
+            RuntimeError, MemoryError: the memory could not be allocated.
         """
-        self._positions = torch.arange(capacity, device=self.device)
-        self._rotation = self._rotations(self._positions)
         return Cache(
             layers=len(self._layers),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            capacity=rows * capacity,
-            dtype=self.dtype,
-            device=self.device,
+            capacity=slots * capacity,
+            rotation=self._rotations(capacity),
             smallest_bucket=smallest_bucket,
         )
 
@@ -103,18 +103,14 @@ class TextModel:
         logits: torch.Tensor = self._model.lm_head(hidden)
         return logits
 
-    def positions(self, start: int, count: int) -> tuple[torch.Tensor, ...]:
-        """Return positions from `start` on as `step` takes them, (1,) each, views of what lies on the device."""
-        return self._positions.narrow(0, start, count).chunk(count) if count else ()
-
     def prefill(self, embeddings: torch.Tensor, start: int, cache: Cache) -> torch.Tensor:
         """Feed embeddings, (n, hidden), at positions from `start` on; return the last hidden state, (hidden,)."""
         count = embeddings.shape[0]
-        positions = self._positions[start : start + count]
-        rotation = self._rotation[:, start : start + count]
+        positions = cache.positions[start : start + count]
+        rotation = cache.rotation[:, start : start + count]
         attend = attention.causal(start, count, embeddings, self.kernel)
         attend_last = self._decoding(start + count, None)
-        last = self._positions[count - 1 : count]
+        last = cache.positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
 
@@ -135,7 +131,7 @@ class TextModel:
             The last hidden state, (hidden,), at `last`.
         """
         count = embeddings.shape[0]
-        positions = self._positions[:count] + start
+        positions = cache.positions[:count] + start
 
         def attention_at(places: torch.Tensor) -> Attend:
             def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
@@ -145,7 +141,7 @@ class TextModel:
 
             return attend
 
-        rotation = self._rotation.index_select(1, positions)
+        rotation = cache.rotation.index_select(1, positions)
         attend, attend_last = attention_at(positions), attention_at(positions.index_select(0, last))
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
@@ -172,30 +168,27 @@ class TextModel:
             masked: positions after this one may be among them; else `extent` is exact.
             through: what a compiler made of `decode_layer`, if anything.
         """
-        visible = self._positions[:extent] <= position if masked else None
-        rotation = self._rotation.index_select(1, position)
+        visible = cache.positions[:extent] <= position if masked else None
+        rotation = cache.rotation.index_select(1, position)
         hidden = self.embed(token.view(1))
         for layer, stored in zip(self._layers, cache.layers, strict=True):
             hidden = (through or self.decode_layer)(layer, stored, hidden, position, rotation, extent, visible)
         return self.head(self._normed(hidden[0], self._norm))
 
-    def step_rows(
-        self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, capacity: int, extent: int
-    ) -> torch.Tensor:
-        """Feed one token to each of the first rows of a cache; return the logits, (rows, vocabulary), of the next ones.
+    def step_slots(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, extent: int) -> torch.Tensor:
+        """Feed one token to each of the first slots of a cache; return the next tokens' logits, (slots, vocabulary).
 
-        Looks at no value, as `step`: it can be captured for each number of rows.
+        Reads no value back, as `step`, so it can be captured for each number of slots.
 
         Args:
-            tokens: their ids, (rows,).
-            positions: where each stands in its row, (rows,); its key and value are written there.
-            capacity: of one row, as it was allocated.
-            extent: how many positions of each row attention reads; what comes after a row's own is not seen.
+            tokens: ids, (slots,).
+            positions: of the tokens within their slots, (slots,); their keys and values are written there.
+            extent: number of positions of each slot that attention reads; those after the token's own are masked.
         """
-        count = tokens.shape[0]
+        count, capacity = tokens.shape[0], cache.positions.shape[0]
         places = positions + capacity * torch.arange(count, device=self.device)
-        attend = attention.of_rows(positions, capacity, extent, self.dtype, self.kernel)
-        rotation = self._rotation.index_select(1, positions)
+        attend = attention.of_slots(positions, capacity, extent, self.dtype, self.kernel)
+        rotation = cache.rotation.index_select(1, positions)
         hidden = self.embed(tokens)
         for layer, stored in zip(self._layers, cache.layers, strict=True):
             hidden = self._through(layer, stored, hidden, places, rotation, attend)
@@ -283,8 +276,9 @@ class TextModel:
         weight, epsilon = norm
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
-    def _rotations(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return cosines and signed sines, (2, positions, head_dim), as the model's own rotary module makes them."""
+    def _rotations(self, count: int) -> torch.Tensor:
+        """Return cosines and signed sines, (2, count, head_dim), from the model's own rotary module."""
+        positions = torch.arange(count, device=self.device)
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         cos, sin = self.modules.rotary_emb(like, positions[None])
         half = self.head_dim // 2
