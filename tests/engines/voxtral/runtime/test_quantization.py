@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("mistral_common")
 int4 = pytest.importorskip("voxcli.engines.voxtral.runtime.int4")
 quantization = pytest.importorskip("voxcli.engines.voxtral.runtime.quantization")
-from tests.support import replica  # noqa: E402 - needs torch
+from benchmarks.checks.reference import Reference  # noqa: E402 - needs torch
 from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
 from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
 from voxcli.engines.voxtral.runtime.sampler import Sampling  # noqa: E402
@@ -108,16 +108,17 @@ def test_the_weights_take_as_much_as_was_said(model: Any, form: Any) -> None:
     assert sum(held.values()) == formats.stored_bytes(model.config, parameters, 4, form)
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("int8", "float32"), ("int4", "float32"), ("int4", "bfloat16")])
-def test_tokens_are_those_of_a_model_with_the_restored_matrices(checkpoint: Path, form: Any, dtype: str) -> None:
+@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tokens_are_those_of_transformers_with_quantized_weights(checkpoint: Path, form: Any, dtype: Any) -> None:
     voxtral = transformers.VoxtralForConditionalGeneration
-    model = voxtral.from_pretrained(checkpoint, local_files_only=True, dtype=getattr(torch, dtype)).eval()
-    quantized = SharedModel(model)
-    quantized.quantize(form)
-    reference = SharedModel(replica.reference(checkpoint, form, getattr(torch, dtype)))
-    tolerance = 1e-3 if dtype == "float32" else 0.5
-    torch.testing.assert_close(logits(quantized), logits(reference), atol=tolerance, rtol=0.01)
-    assert reply(quantized, 16) == reply(reference, 16)
+    loaded = voxtral.from_pretrained(checkpoint, local_files_only=True, dtype=getattr(torch, dtype)).eval()
+    model, reference = SharedModel(loaded), Reference(checkpoint, "cpu", dtype)
+    model.quantize(form)
+    reference.quantize(form)
+    expected = reference.model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+    torch.testing.assert_close(logits(model), expected, atol=1e-3 if dtype == "float32" else 0.5, rtol=0.01)
+    assert max(reference.gaps(PROMPT, reply(model, 16))) <= reference.tolerance
 
 
 @pytest.mark.parametrize("form", BYTES)
