@@ -36,8 +36,8 @@ class TurnMeasurement:
     total_seconds: float  # from `started` to the end of the reply
     new_tokens: int  # fed through the text model before the reply, in all passes
     cached_tokens: int  # tokens of the prompts that needed no feeding
-    settle_seconds: float | None = None  # work ahead of the next turn, while nobody waits
-    settle_tokens: int = 0
+    history_seconds: float | None = None  # of prefilling the history after the turn
+    history_tokens: int = 0
 
 
 class Implementation(Protocol):
@@ -99,7 +99,7 @@ class Voxcli:
         fed = decoder.prefill(ids, features)
         tokens = [time.perf_counter() - started for _ in decoder.stream(self._sampling, threading.Event())]
         ended = time.perf_counter()
-        settled = decoder.prefill(afterwards)
+        history = decoder.prefill(afterwards)
         synchronize(device)
         return TurnMeasurement(
             started,
@@ -108,7 +108,7 @@ class Voxcli:
             fed.prompt_tokens - fed.cached_tokens,
             fed.cached_tokens,
             time.perf_counter() - ended,
-            settled.prompt_tokens - settled.cached_tokens,
+            history.prompt_tokens - history.cached_tokens,
         )
 
     def forward(self) -> Forward:

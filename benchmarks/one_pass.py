@@ -142,7 +142,7 @@ def _measure_all(
         run={
             "speeds": asdict(speeds),
             "floors": floor_figures(least, plan.reply_tokens),
-            "contenders": [
+            "implementations": [
                 {**each, "floors": floor_figures(others.get(each["name"], least), plan.reply_tokens)}
                 for each in figures(results, least, others)
             ],
@@ -277,7 +277,7 @@ def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str
     tokens = min(len(reply) for reply in replies)
     rates = [(len(reply) - 1) / (reply[-1] - reply[0]) for reply in replies if len(reply) > 1]
     first_tokens = min(FIRST_TOKENS, tokens)
-    settled = [1000 * each.settle_seconds for each in measured if each.settle_seconds is not None]
+    history = [1000 * each.history_seconds for each in measured if each.history_seconds is not None]
     return {
         "new_tokens": measured[-1].new_tokens,
         "cached_tokens": measured[-1].cached_tokens,
@@ -289,8 +289,8 @@ def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str
             "all": rates,
             "of_floor": median(rates) * least.token_seconds,
         },
-        "prefill_history": spread(settled) if settled else None,
-        "settle_tokens": measured[-1].settle_tokens,
+        "prefill_history": spread(history) if history else None,
+        "prefill_history_tokens": measured[-1].history_tokens,
     }
 
 

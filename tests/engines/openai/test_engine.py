@@ -113,7 +113,7 @@ def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -
     }
     assert [message["role"] for message in messages] == ["user", "assistant"] * 3 + ["user"]
     assert messages[0]["content"] == f"Be short.\n\n{EARLIER.user}"
-    assert messages[3]["content"] == "[interrupted before anything was heard]"
+    assert messages[3]["content"] == "[interrupted before anything was spoken]"
     assert messages[5]["content"] == "[no reply]"
     audio, text = messages[6]["content"]
     assert text == {"type": "text", "text": "In French."}

@@ -20,7 +20,7 @@ from voxcli.errors import ModelError
 
 # An assistant message may not be empty, and one that was cut off should be known as such.
 INTERRUPTED = "[interrupted]"
-NOTHING_HEARD = "[interrupted before anything was heard]"
+NOTHING_SPOKEN = "[interrupted before anything was spoken]"
 NO_REPLY = "[no reply]"
 
 TURNS_REMEMBERED = 4096  # encodings that are kept; a placeholder and a short reply are 40 tokens
@@ -46,7 +46,7 @@ def turn_messages(turn: Turn, instructions: str = "") -> list[Message]:
     """Return a finished turn, the instructions before it where it is the first."""
     reply = turn.reply.strip()
     if turn.interrupted:
-        reply = f"{reply} {INTERRUPTED}" if reply else NOTHING_HEARD
+        reply = f"{reply} {INTERRUPTED}" if reply else NOTHING_SPOKEN
     return [Message("user", (_joined(instructions, turn.user_text),)), Message("assistant", (reply or NO_REPLY,))]
 
 
