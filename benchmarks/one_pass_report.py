@@ -104,11 +104,8 @@ def _rate(turn: Turn) -> str:
 
 
 def _history(turn: Turn) -> str:
-    return (
-        f"{turn['prefill_history_tokens']}, {_ms(turn['prefill_history']['median_ms'])}"
-        if turn["prefill_history"]
-        else NOTHING
-    )
+    history = turn["prefill_history"]
+    return f"{turn['prefill_history_tokens']}, {_ms(history['median_ms'])}" if history else NOTHING
 
 
 def _ms(value: float) -> str:
