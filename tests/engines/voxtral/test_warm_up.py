@@ -91,7 +91,7 @@ def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str
     around = machine(ram_gb=free / GB)
     loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: around)
     assert loaded.where.context_tokens == 1500
-    assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns leave sooner"]
+    assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns are left out sooner"]
 
 
 def test_a_model_that_does_not_fit_is_not_loaded(quick: Path, notices: list[str]) -> None:

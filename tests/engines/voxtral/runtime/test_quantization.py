@@ -146,6 +146,6 @@ def test_apples_gpus_do_not_know_fp8() -> None:
     class Text:
         device = torch.device("mps")
 
-    with pytest.raises(ConfigError, match="do not know fp8") as caught:
+    with pytest.raises(ConfigError, match="do not support fp8") as caught:
         quantization.quantize(Text(), "fp8")
     assert "int8" in caught.value.hint
