@@ -17,10 +17,10 @@ from voxcli.core.session import Session, Turn
 from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
-    HEARD_WORDS_FIRST,
-    HEARD_WORDS_LAST,
     NO_WORDS,
     SHOWN_BYTES,
+    TRANSCRIPT_WORDS_FIRST,
+    TRANSCRIPT_WORDS_LAST,
     TURNS_SHOWN,
     EmbeddedEngine,
     LlamaCpp,
@@ -135,9 +135,9 @@ def test_replies_that_are_too_long_to_show_are_left_out() -> None:
 
 
 def test_of_a_long_recording_the_beginning_and_the_end_are_shown() -> None:
-    words = [f"w{number}" for number in range(HEARD_WORDS_FIRST + HEARD_WORDS_LAST + 500)]
+    words = [f"w{number}" for number in range(TRANSCRIPT_WORDS_FIRST + TRANSCRIPT_WORDS_LAST + 500)]
     found = re.findall(r"\bw\d+\b", shown(Session(), " ".join(words)))
-    assert found == words[:HEARD_WORDS_FIRST] + words[-HEARD_WORDS_LAST:]
+    assert found == words[:TRANSCRIPT_WORDS_FIRST] + words[-TRANSCRIPT_WORDS_LAST:]
 
 
 def test_nothing_heard_and_nothing_typed_needs_no_model() -> None:

@@ -1,8 +1,6 @@
-"""The remote engine: any server that speaks OpenAI's chat protocol and takes audio.
+"""The remote engine, for any server with OpenAI's chat protocol and audio input, such as vLLM and Mistral's API.
 
-vLLM and Mistral's API do. Joins the parts beside it: `remote_access` (address and
-key), `remote_request` (what is asked), `remote_call` (one request), `remote_errors` (what went wrong).
-It may be used by several threads at once. The model behind the server is not known here.
+Several threads may use it at once.
 """
 
 import random
@@ -21,7 +19,7 @@ from voxcli.engines.openai.server import WRONG_VOXTRAL, Server
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
 
-try:  # whoever imports this engine without its packages gets the error with the hint
+try:
     import httpx2
 
     from voxcli.engines.openai.errors import CallError, no_such_model, too_late, unnamed_model
@@ -29,11 +27,11 @@ try:  # whoever imports this engine without its packages gets the error with the
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a request is sent again
-LIST_SECONDS = 10.0  # for a list of models
-LOOK_SECONDS = 3.0  # for the same list where it is only looked at for a warning
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # pause before a request is sent again
+LIST_SECONDS = 10.0  # time limit for a list of models
+LOOK_SECONDS = 3.0  # time limit for the same list if only a warning depends on it
 MODELS_LISTED, NAME_CHARACTERS = 1000, 100
-NOT_INTERRUPTED = threading.Event()  # nobody sets it
+NOT_INTERRUPTED = threading.Event()  # never set
 
 
 class RemoteEngine(Engine):
@@ -48,32 +46,32 @@ class RemoteEngine(Engine):
         *,
         pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
-        """Take a server; nothing is sent.
+        """Use a server, without sending anything yet.
 
         Args:
-            pause: waits so many seconds, or until the event is set, which it returns.
+            pause: waits for some seconds or until the event is set; returns whether it is set.
         """
         self.model = options.model
         self._server = server
         self._options = options
         self._pause = pause
         self._tls = httpx2.create_ssl_context()
-        self._sends_usage = True  # until the server refuses the option; threads may all find that out
+        self._sends_usage = True  # False once the server has refused the option, which several threads may find out
 
     @classmethod
     def open(cls, server: Server, options: RequestOptions, notice: Callable[[str], None] = lambda _: None) -> Self:
-        """Return the engine for a model; where none is named, for the only one that the server has.
+        """Return the engine for a model; without a name, for the server's only model.
 
         Args:
-            notice: told what a user should know of the server.
+            notice: receives a warning about the server, if there is one.
 
         Raises:
-            RemoteError: no model is named, and the server does not answer or has not just one.
+            RemoteError: no model is named, and the server does not answer or does not have exactly one.
         """
         try:
             found = list_models(server, LOOK_SECONDS if options.model else LIST_SECONDS)
         except RemoteError:
-            if options.model:  # then a reply needs no list, and says better what is the matter
+            if options.model:  # a reply needs no list, and its error is more precise
                 return cls(server, options)
             raise
         if found.from_llama_cpp:
@@ -89,12 +87,12 @@ class RemoteEngine(Engine):
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; return the report.
 
-        Once `interrupt` is set, it ends with the next delta, or within a twentieth of a second where none
-        comes, and the server is told to stop. Tokens are counted by the server; where it does not,
-        deltas are counted, and the prompt's tokens are 0.
+        Once `interrupt` is set, the reply ends with the next delta or within 0.05 s, and the request is
+        stopped on the server. The server counts the tokens. If it does not, deltas are counted instead, and the
+        prompt's tokens are 0.
 
         Raises:
-            RemoteError: no reply, or one that broke off: then what came of it was yielded.
+            RemoteError: there is no reply, or it broke off after the deltas that were yielded.
         """
         body = chat_body(session, utterance, self._options)
         for attempt in count():
@@ -102,7 +100,7 @@ class RemoteEngine(Engine):
             try:
                 return (yield from self._attempt(body, taking, interrupt))
             except CallError as failed:
-                if self._sends_usage_no_more(failed):
+                if self._has_refused_usage(failed):
                     continue
                 if taking.deltas or not failed.passing or attempt >= self._server.retries:
                     raise self._explained(failed) from failed.cause
@@ -128,7 +126,7 @@ class RemoteEngine(Engine):
                     taking.usage = item
                     continue
                 taking.deltas += 1
-                if taking.deltas > 2 * self._options.max_reply_tokens:  # a delta is at least one token
+                if taking.deltas > 2 * self._options.max_reply_tokens:  # a delta has at least one token
                     raise CallError(RemoteError(f"{self._server.url} sends more than the reply that was asked for"))
                 yield item
                 deadline = time.monotonic() + self._server.token_seconds
@@ -142,26 +140,26 @@ class RemoteEngine(Engine):
         except TimeoutError:
             raise too_late(self._server, began=bool(taking.deltas)) from None
 
-    def _sends_usage_no_more(self, failed: CallError) -> bool:
-        """Return whether the server refused to count tokens, so that it is not asked for that again."""
+    def _has_refused_usage(self, failed: CallError) -> bool:
+        """Return whether the server refused the option to count tokens, which is then no longer sent."""
         if not (self._sends_usage and failed.status in (400, 422) and "stream_options" in failed.said):
             return False
         self._sends_usage = False
         return True
 
     def _explained(self, failed: CallError) -> RemoteError:
-        """Return the error; where it may be the model that is missing, ask the server which it has."""
+        """Return the error. If the model may be missing, list the models of the server in it."""
         if failed.status != 404:
             return failed.error
         try:
             names = list_models(self._server).names
-        except RemoteError:  # then there is no such server, as the error says
+        except RemoteError:  # the first error is the better one
             return failed.error
         return no_such_model(self._server, self.model, names) if names else failed.error
 
 
 class _Taking:
-    """What came of a reply so far."""
+    """The received part of a reply."""
 
     def __init__(self) -> None:
         self.deltas = 0
@@ -173,10 +171,10 @@ class _Taking:
 
 
 def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
-    """Return the models that a server lists, each name short and safe to print, at most so many seconds later.
+    """Return the models that a server lists, each name short and safe to print, within a time limit in seconds.
 
     Raises:
-        RemoteError: it does not answer, or not with a list.
+        RemoteError: the server does not answer, or its answer is not a list of models.
     """
     found = ModelList()
     with closing(Call(server, httpx2.create_ssl_context(), models(found))) as call:
@@ -192,12 +190,12 @@ def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
 
 
 def pause_seconds(attempt: int, asked: float | None, jitter: float) -> float:
-    """Return how long to wait before the next attempt.
+    """Return the seconds to wait before the next attempt.
 
     Args:
-        attempt: the one that failed, from 0.
-        asked: what the server asks for, in seconds; never less is waited.
-        jitter: from 0 to 1, a different one each time, so that many clients don't come back at once.
+        attempt: number of the failed attempt, from 0.
+        asked: least seconds, from the server's Retry-After.
+        jitter: random number from 0 to 1, so that many clients do not retry at the same time.
     """
     if asked is not None:
         return asked + jitter * FIRST_PAUSE_SECONDS

@@ -1,8 +1,6 @@
-"""What goes wrong between voxcli and a server, as a RemoteError: the one place where it is turned into one.
+"""Turns errors of `openai`, `httpx2` and sockets into RemoteErrors.
 
-This module knows what `openai`, `httpx2` and the sockets under them raise; it does not know what was
-asked for. What a server says is quoted in one short line, and never with the key in it: the same holds
-for the causes that `--verbose` shows.
+A server's message is quoted in one short line. Messages and causes, which `--verbose` shows, never contain the key.
 """
 
 import email.utils
@@ -23,19 +21,19 @@ from voxcli.printable import printable
 
 QUOTED_CHARACTERS = 200
 NO_SERVER = "is it an OpenAI-compatible server? its address usually ends with /v1"
-AGAIN = "try again later; `voxcli doctor --engine remote` asks whether it answers"
+AGAIN = "try again later; `voxcli doctor --engine remote` tells whether it answers"
 
 
 class RequestRefusedError(RemoteError):
-    """A server that is well refuses what it was asked: another one would, too."""
+    """A request that a working server refuses, as another server would."""
 
 
 class UnreadableError(ValueError):
-    """An answer that is not what the protocol documents; the text says what it is."""
+    """An answer that violates the protocol; the message describes it."""
 
 
 class CallError(Exception):
-    """A request that failed, as the error for users and what is needed to go on; seen by no user."""
+    """A failed request: the error for users, and what decides about another attempt. Users never see this one."""
 
     def __init__(
         self,
@@ -47,14 +45,14 @@ class CallError(Exception):
         status: int = 0,
         said: str = "",
     ) -> None:
-        """Note a failure.
+        """Describe a failure.
 
         Args:
-            cause: what was raised, without the key.
-            passing: the same request may succeed a little later.
-            pause_seconds: how long the server asks to wait.
-            status: HTTP's; 0 where the server sent none.
-            said: by the server, without the key.
+            cause: the original exception, without the key.
+            passing: whether the same request may succeed a little later.
+            pause_seconds: seconds from the server's Retry-After.
+            status: HTTP status; 0 if the server sent none.
+            said: message of the server, without the key.
         """
         super().__init__(error.message)
         self.error = error
@@ -65,7 +63,7 @@ class CallError(Exception):
         self.said = said
 
 
-# What the libraries raise. ValueError: JSON and UTF-8 that are not; RecursionError: JSON nested too deep.
+# Exceptions of the libraries. ValueError: invalid JSON or UTF-8; RecursionError: JSON that is nested too deeply.
 FOREIGN = (
     openai.OpenAIError,
     httpx2.HTTPError,
@@ -78,13 +76,13 @@ FOREIGN = (
 
 
 def call_error(error: Exception, server: Server) -> CallError:
-    """Return what one of FOREIGN means."""
+    """Return the CallError for one of FOREIGN."""
     cause = _cause(error, server)
     if isinstance(error, openai.APIStatusError):
         return _status(error.status_code, _said(error.body, server), error.response.headers, cause, server)
     if isinstance(error, openai.APIConnectionError | httpx2.TransportError):
         return _connection(list(_chain(error)), cause, server)
-    if isinstance(error, openai.APIError):  # an error that was sent in the stream
+    if isinstance(error, openai.APIError):  # an error sent within the stream
         code = error.code or ""
         status = int(code) if code.isdecimal() and 400 <= int(code) <= 599 else 500
         return _status(status, _said(error.body, server), httpx2.Headers(), cause, server)
@@ -93,13 +91,13 @@ def call_error(error: Exception, server: Server) -> CallError:
 
 
 def broken_off(server: Server) -> CallError:
-    """The stream ended before the reply did."""
+    """Return the error for a stream that ended before the reply."""
     error = RemoteError(f"{server.url} broke off before the reply was over", hint=f"the server may say why; {AGAIN}")
     return CallError(error, passing=True)
 
 
 def too_late(server: Server, *, began: bool) -> CallError:
-    """Nothing came for as long as the server is given."""
+    """Return the error for a server that sent nothing within its time limit."""
     name, seconds = (
         ("token_seconds", server.token_seconds) if began else ("first_token_seconds", server.first_token_seconds)
     )
@@ -109,12 +107,12 @@ def too_late(server: Server, *, began: bool) -> CallError:
 
 
 def no_such_model(server: Server, model: str, names: Sequence[str]) -> RemoteError:
-    """The server has models, and this is none of them."""
+    """Return the error for a model that the server does not have."""
     return RemoteError(f"{server.url} has no model {model}", hint=_choice(names))
 
 
 def unnamed_model(server: Server, names: Sequence[str]) -> RemoteError:
-    """No model was named, and the server has not just one."""
+    """Return the error for a missing model name, where the server does not have exactly one model."""
     return RemoteError(f"{server.url} needs the name of a model", hint=_choice(names))
 
 
@@ -123,7 +121,7 @@ def _choice(names: Sequence[str]) -> str:
 
 
 def _status(status: int, said: str, headers: httpx2.Headers, cause: Exception | None, server: Server) -> CallError:
-    url, told = server.url, f": {said}" if said else ""
+    url, quoted = server.url, f": {said}" if said else ""
     passing = status == 429 or status >= 500
     kind: Callable[..., RemoteError] = RemoteError
     if 300 <= status <= 399:
@@ -137,11 +135,14 @@ def _status(status: int, said: str, headers: httpx2.Headers, cause: Exception | 
         kind, message = RequestRefusedError, f"the recording is too big for {url} (HTTP 413)"
         hint = "cut it into shorter pieces, or raise the server's limit"
     elif status == 429:
-        message, hint = f"{url} has too many requests (HTTP 429){told}", "try again later, or ask for less at once"
+        message, hint = (
+            f"{url} has too many requests (HTTP 429){quoted}",
+            "try again later, or send fewer requests at once",
+        )
     elif status >= 500:
-        message, hint = f"{url} failed (HTTP {status}){told}", AGAIN
+        message, hint = f"{url} failed (HTTP {status}){quoted}", AGAIN
     else:
-        kind, message = RequestRefusedError, f"{url} refuses the request (HTTP {status}){told}"
+        kind, message = RequestRefusedError, f"{url} refuses the request (HTTP {status}){quoted}"
         hint = _refused_hint(said)
     pause = _pause_seconds(headers.get("retry-after")) if passing else None
     return CallError(kind(message, hint=hint), cause, passing=passing, pause_seconds=pause, status=status, said=said)
@@ -160,7 +161,7 @@ def _refused_hint(said: str) -> str:
 
 
 def _connection(chain: list[BaseException], cause: Exception, server: Server) -> CallError:
-    """Tell why there is no connection, or no longer one, by what lies under the libraries' errors."""
+    """Return why there is no connection, or no longer one, from the cause of the library's error."""
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(error, kinds) for error in chain)
@@ -198,7 +199,7 @@ def _reason(error: BaseException, server: Server) -> str:
 
 
 def _said(body: object, server: Server) -> str:
-    """Return the message in an error's body as one short line; empty where it is a web page or has none."""
+    """Return the message in an error's body as one short line; empty for a web page or without a message."""
     inner: Any = body
     while isinstance(inner, dict):
         inner = next((inner[name] for name in ("error", "message", "detail") if inner.get(name)), "")
@@ -212,7 +213,7 @@ def _shortened(text: str) -> str:
 
 
 def _pause_seconds(header: str | None) -> float | None:
-    """Return what Retry-After asks for, which is seconds or a date."""
+    """Return the seconds of Retry-After, which has seconds or a date."""
     try:
         seconds = float(header or "")
     except ValueError:
@@ -231,7 +232,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: Exception, server: Server) -> Exception:
-    """Return an error's chain as one exception, at the place where it was raised, without the key."""
+    """Return an error's chain as one exception without the key, with the traceback of the error."""
     texts = [f"{type(link).__name__}: {link}" for link in _chain(error)]
     text = server.hidden_in(" <- ".join(texts))
     return Exception(_shortened(text)).with_traceback(error.__traceback__)

@@ -1,7 +1,7 @@
-"""Several servers as one engine, for many requests at a time: the fewest in flight get the next one.
+"""Several servers as one engine for many requests at once.
 
-A server that fails is left out and asked again later, by one request. It knows servers as engines alone,
-and neither the network nor what is asked.
+The server with the fewest requests in flight gets the next one. A server that fails is left out for a while, then
+tried again with one request.
 """
 
 import threading
@@ -15,30 +15,33 @@ from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.errors import RemoteError
 
-FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # that a failed server is left alone; doubled each time
-PATIENCE_SECONDS = 60.0  # for all of them to come back: as long as a server takes to start again
-LOOK_SECONDS = 0.05  # how often a request that waits looks whether it is still wanted
+FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = (
+    1.0,
+    30.0,
+)  # time for which a failed server is left out; doubled with each failure
+PATIENCE_SECONDS = 60.0  # wait for the first server to return: time for a restart
+LOOK_SECONDS = 0.05  # interval at which a waiting request checks its interrupt
 
 
 @dataclass
 class _Place:
-    """A server, as the pool sees it."""
+    """A server and its state."""
 
     engine: Engine
     in_flight: int = 0
-    failures: int = 0  # one after the other
-    back_at: float = 0.0  # on the pool's clock; when it is asked again
+    failures: int = 0  # consecutive failures
+    back_at: float = 0.0  # time of the next attempt, on the pool's clock
 
     def room(self, most: int, now: float) -> bool:
-        """Return whether it takes a request: one that failed is asked by one request first."""
+        """Return whether the server takes a request. After a failure, it first gets a single one."""
         return self.in_flight < most if self.failures == 0 else self.in_flight == 0 and now >= self.back_at
 
 
 class RemotePool(Engine):
     """Implements `voxcli.core.turn.Engine` with several servers; for use by many threads.
 
-    A reply that breaks off is asked for again, elsewhere where there is an elsewhere. So replies are
-    yielded whole; an empty delta tells when the first token came.
+    A request whose reply breaks off is sent again, to another server if there is one. So a reply is yielded as a
+    whole; an empty delta marks its first token.
     """
 
     name = "remote"
@@ -51,13 +54,13 @@ class RemotePool(Engine):
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take one engine a server.
+        """Use one engine per server.
 
         Args:
-            concurrency: requests that a server gets at once; more wait.
-            patience_seconds: how long requests wait for a server when all have failed. When that is
-                over they fail, until a server answers again.
-            clock: seconds, monotonic.
+            concurrency: most requests at once for a server; more wait.
+            patience_seconds: time for which requests wait when all servers have failed. After that, requests
+                fail until a server answers again.
+            clock: returns monotonic seconds.
         """
         self.model = ", ".join(dict.fromkeys(engine.model for engine in engines))
         self.replies_at_once = concurrency * len(engines)
@@ -72,11 +75,11 @@ class RemotePool(Engine):
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
-        """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers have enough to do.
+        """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
 
         Raises:
             RemoteError: the request is refused; it failed once more than there are servers, each time on
-                one that was well; or no server has answered for as long as the patience lasts.
+                a working one; or no server has answered for `patience_seconds`.
         """
         failed_on_well = 0
         while place := self._take(interrupt):
@@ -101,7 +104,7 @@ class RemotePool(Engine):
             place.engine.close()
 
     def _take(self, interrupt: threading.Event) -> _Place | None:
-        """Return the best server that has room, once one has; None once `interrupt` is set."""
+        """Wait for a server with room and return the best one; None once `interrupt` is set."""
         with self._changed:
             while not interrupt.is_set():
                 now = self._clock()
@@ -133,7 +136,7 @@ class RemotePool(Engine):
 
 
 def _whole(reply: Generator[str, None, PassReport]) -> Generator[str, None, PassReport]:
-    """Yield a reply's text when it is over, and an empty delta when it begins."""
+    """Yield an empty delta when a reply begins, and its whole text at the end."""
     deltas: list[str] = []
     with closing(reply):
         while True:

@@ -1,8 +1,7 @@
-"""Session and utterance to the body of a chat request. Pure: nothing is sent, no library is needed.
+"""Writes a session and an utterance as the body of a chat request.
 
-The prompt is that of the Voxtral engine (`voxcli.engines.voxtral.prompt`): finished turns are text, so a request
-carries one clip at most and no server's limit of clips is met. vLLM takes five a conversation
-(vllm-project/vllm#22109).
+The prompt is that of the Voxtral engine (`voxcli.engines.voxtral.prompt`): finished turns are text. So a request has at
+most one clip and exceeds no server's limit; vLLM takes five per conversation (vllm-project/vllm#22109).
 """
 
 import base64
@@ -17,26 +16,27 @@ from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.checkpoint.model_card import sampling_for
 from voxcli.engines.voxtral.prompt import Message, conversation
 
-# The server has the tokenizer. Voxtral's takes about 4 bytes of English a token, and 3 of most other languages.
+# Tokens are estimated, because the tokenizer is on the server. A token of Voxtral's has about 4 bytes of English, and 3
+# bytes of most other languages.
 TOKEN_BYTES = 3
 MESSAGE_TOKENS = 4  # [INST], [/INST], </s>, and one to spare
-WINDOW_SECONDS, WINDOW_TOKENS = 30.0, 375  # of audio, which is padded to whole windows
+WINDOW_SECONDS, WINDOW_TOKENS = 30.0, 375  # audio is padded to whole windows
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What a request says beside the conversation: the sampling that every server knows, and no more."""
+    """The options of a request: the sampling that every server supports, and no more."""
 
     model: str
     max_reply_tokens: int
-    temperature: float | None  # 0 is greedy; None for what suits the model, by its name
-    top_p: float | None  # None likewise
-    context_tokens: int  # of the prompt, estimated
+    temperature: float | None  # 0 is greedy; None for the default of the model, by its name
+    top_p: float | None  # None for the default of the model
+    context_tokens: int  # most tokens of the prompt, estimated
     audio_style: Literal["object", "string"] = "object"
 
 
 def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -> dict[str, Any]:
-    """Return the JSON object that is sent to /chat/completions."""
+    """Return the JSON object for /chat/completions."""
     shown = fit(session, utterance, options.context_tokens)
     audio = audio_part(utterance.clip, options.audio_style) if utterance.clip else None
     sampling = sampling_for(options.model).but(options.temperature, options.top_p)
@@ -54,7 +54,7 @@ def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -
 
 
 def fit(session: Session, utterance: Utterance, room: int) -> Session:
-    """Return the session without the oldest turns, where the prompt would have more than `room` tokens (estimated)."""
+    """Return the session without its oldest turns, so that the prompt has at most `room` tokens (estimated)."""
     windows = math.ceil(utterance.clip.seconds / WINDOW_SECONDS) if utterance.clip else 0
     alone = _tokens(session.instructions) + _tokens(utterance.prompt) + windows * WINDOW_TOKENS
     return session.within(room - alone, _turn_tokens)

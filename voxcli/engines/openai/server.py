@@ -1,7 +1,6 @@
-"""How a server is reached: its address, and the key that opens it. Nothing is sent from here.
+"""The address of a server and its key.
 
-The key is shown to nobody: it stands in no message, no `repr` and no cause of an error. This module
-knows neither the protocol nor the libraries that speak it.
+The key never appears in a message, a `repr` or the cause of an error. Nothing is sent from here.
 """
 
 import ipaddress
@@ -15,7 +14,7 @@ from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
 VARIABLE = "VOXCLI_API_KEY"
-SERVICE = "voxcli"  # in the keyring; the name there is the server's host
+SERVICE = "voxcli"  # service in the keyring, where the user name is the server's host
 KEY_CHARACTERS = 4096  # OAuth tokens have some two thousand
 WRONG_VOXTRAL = "llama.cpp's server, which computes Voxtral wrongly: it averages pairs of audio positions; use vLLM"
 EXAMPLE = "give one like http://localhost:8000/v1"
@@ -23,10 +22,10 @@ EXAMPLE = "give one like http://localhost:8000/v1"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A secret, and where it was found."""
+    """A secret and its origin."""
 
     secret: str = field(repr=False)
-    origin: str  # in words
+    origin: str  # where it was found, in words
 
     def hidden_in(self, text: str) -> str:
         """Return a text without the secret."""
@@ -35,18 +34,18 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Server:
-    """One server, and what it is given time for."""
+    """A server and its time limits."""
 
     url: str  # as `checked_url` returns it
     key: ApiKey | None = None
     connect_seconds: float = 5.0
     first_token_seconds: float = 60.0
-    token_seconds: float = 20.0  # between two tokens
+    token_seconds: float = 20.0  # most time between two tokens
     retries: int = 3  # after the first attempt
 
     @property
     def host(self) -> str:
-        """Host and port, as the address has them."""
+        """Host and port in the address."""
         return urlsplit(self.url).netloc
 
     def hidden_in(self, text: str) -> str:
@@ -55,19 +54,19 @@ class Server:
 
 
 def checked_url(text: str) -> str:
-    """Return the address of a server, without a slash at its end.
+    """Return the address of a server without a slash at its end.
 
     Raises:
-        ConfigError: not http or https, no host, or with a name and password in it, which are not shown.
+        ConfigError: not http or https, no host, or a name and password in the address, which are not shown.
     """
     url = text.strip()
-    if "@" in url:  # looked at first: no other message may show it
+    if "@" in url:  # checked first, because other messages show the address
         raise ConfigError("the server's URL carries a name or password", hint=f"give the key in {VARIABLE} instead")
     if not url or not url.isprintable() or " " in url:
         raise ConfigError(f"the server's URL is {printable(url)!r}", hint=f"{EXAMPLE} with --url")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # ValueError where it is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError as error:
         raise ConfigError(f"the server's URL {url} can't be read: {error}", hint=EXAMPLE) from error
     if parts.scheme not in ("http", "https"):
@@ -79,7 +78,7 @@ def checked_url(text: str) -> str:
 
 
 def from_keyring(host: str) -> str | None:
-    """Return what the system's keyring has for a host; None without a keyring that can be read."""
+    """Return the system keyring's key for a host; None without a readable keyring."""
     try:
         import keyring
         from keyring.errors import KeyringError
@@ -87,7 +86,7 @@ def from_keyring(host: str) -> str | None:
         return None
     try:
         return keyring.get_password(SERVICE, host)
-    except KeyringError:  # there is none, or nobody unlocks it: a server that needs a key says how to give one
+    except KeyringError:  # there is no keyring, or it is locked; a server that needs a key then says how to give one
         return None
 
 
@@ -96,10 +95,10 @@ def find_key(
     environ: Mapping[str, str] = os.environ,
     keyring: Callable[[str], str | None] = from_keyring,
 ) -> ApiKey | None:
-    """Return the key for a server: VOXCLI_API_KEY, the file that it names as `@PATH`, or the keyring's.
+    """Return the key for a server from VOXCLI_API_KEY, the file that it names as `@PATH`, or the keyring.
 
     Raises:
-        ConfigError: the file can't be read, or what was found can't be a key.
+        ConfigError: the file can't be read, or its content can't be a key.
     """
     given = environ.get(VARIABLE, "").strip()
     if given.startswith("@"):
@@ -112,7 +111,7 @@ def find_key(
 
 
 def _read(path: str) -> str:
-    # The name is not shown, nor is the error that has it: a key may stand there by mistake.
+    # Neither the file name nor the error with it is shown: a key may stand there by mistake.
     try:
         with Path(path).expanduser().open("rb") as file:
             return file.read(KEY_CHARACTERS + 1).decode("ascii").strip()
@@ -133,7 +132,7 @@ def _key(secret: str, origin: str) -> ApiKey:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether a request to the address stays on this machine."""
+    """Return whether an address is on this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -142,7 +141,7 @@ def is_loopback(url: str) -> bool:
 
 
 def warning(server: Server) -> str:
-    """Return what a user should know before a request is sent; empty where there is nothing."""
+    """Return a warning for the user before a request is sent; empty without one."""
     if server.key is None or urlsplit(server.url).scheme == "https" or is_loopback(server.url):
         return ""
     return f"the key travels unencrypted to {server.host}: anyone in between can read it; use https"

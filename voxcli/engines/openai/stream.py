@@ -1,8 +1,7 @@
-"""One request to a server, on a thread and a connection of its own.
+"""Sends one request to a server, on a thread and a connection of its own.
 
-Whoever waits for a call waits on a queue, so it can give up at once, whatever the request hangs in: a
-name that is looked up, a handshake, a server that thinks. Giving up shuts the socket, which tells the
-server to stop. This module knows neither sessions nor retries.
+The caller waits on a queue, so it can give up at once whatever the request waits for: a name lookup, a handshake
+or a busy server. Giving up shuts the socket down, which stops the server too.
 """
 
 import socket
@@ -21,18 +20,18 @@ import openai
 from voxcli.engines.openai.errors import FOREIGN, UnreadableError, broken_off, call_error
 from voxcli.engines.openai.server import Server
 
-AHEAD = 64  # deltas that the server may be ahead of whoever takes them
-LOOK_SECONDS = 0.05  # how often somebody who waits looks whether it is still wanted
-LEAVE_SECONDS = 1.0  # for a thread to end whose socket was shut; one that looks up a name goes on without us
-RESPONSE_BYTES = 1 << 25  # a reply of 8192 tokens takes some 3 MB
-LLAMA_CPP, LLAMA_CPP_OWNER = "llama.cpp", "llamacpp"  # what llama.cpp's server calls itself in a header and in a list
-# No other header leaves this machine: openai adds some, from the environment too.
+AHEAD = 64  # deltas that the server may be ahead of the reader
+LOOK_SECONDS = 0.05  # interval at which a waiting caller checks its interrupt
+LEAVE_SECONDS = 1.0  # wait for the thread of a closed socket to end; a name lookup may take longer and is left behind
+RESPONSE_BYTES = 1 << 25  # largest response; a reply of 8192 tokens takes some 3 MB
+LLAMA_CPP, LLAMA_CPP_OWNER = "llama.cpp", "llamacpp"  # names of llama.cpp's server in a header and in a list of models
+# Only these headers are sent: openai adds others, some from the environment.
 HEADERS_SENT = frozenset({"host", "accept", "content-type", "content-length", "connection", "user-agent"})
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a server counted."""
+    """Token counts of a server."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -41,14 +40,14 @@ class Usage:
 
 @dataclass
 class ModelList:
-    """What a server lists."""
+    """The models that a server lists."""
 
     names: list[str] = field(default_factory=list)
     from_llama_cpp: bool = False
 
 
 class Over:
-    """The last item of a call that went well."""
+    """The last item of a successful call."""
 
 
 Item = str | Usage | Over
@@ -56,14 +55,14 @@ Work = Callable[[openai.OpenAI], Iterator[str | Usage]]
 
 
 class Call:
-    """A request that runs; close it in any case."""
+    """A running request, which has to be closed."""
 
     def __init__(self, server: Server, tls: ssl.SSLContext, work: Work) -> None:
-        """Begin.
+        """Start the request.
 
         Args:
-            tls: shared by the calls of an engine, for it takes a while to make.
-            work: what to ask, and what to give of the answers.
+            tls: shared by all calls of an engine, because it is slow to create.
+            work: sends the request with a client and yields items of the answer.
         """
         self._server = server
         self._work = work
@@ -102,7 +101,7 @@ class Call:
     def _run(self) -> None:
         try:
             with self._http:
-                # No retries and no key of openai's own: both are seen to here.
+                # openai's own retries and key are turned off.
                 client = openai.OpenAI(base_url=self._server.url, api_key="-", max_retries=0, http_client=self._http)
                 with closing(self._work(client)) as items:  # type: ignore[type-var]  # a generator
                     for item in items:
@@ -110,7 +109,7 @@ class Call:
                 self._put(Over())
         except FOREIGN as error:
             self._put(call_error(error, self._server))
-        except BaseException as error:  # noqa: BLE001 - raised again by next(), where somebody sees it
+        except BaseException as error:  # noqa: BLE001 - raised again by `next`
             self._put(error)
 
     def _put(self, item: Item | BaseException) -> None:
@@ -123,7 +122,7 @@ class Call:
 
 
 def chat(body: dict[str, Any], server: Server) -> Work:
-    """Return the work of asking for a completion: its deltas, and the server's counts where it sends them."""
+    """Return the work of a completion: yields its deltas, and the server's counts if it sends them."""
 
     def work(client: openai.OpenAI) -> Iterator[str | Usage]:
         finished = False
@@ -143,7 +142,7 @@ def chat(body: dict[str, Any], server: Server) -> Work:
 
 
 def models(found: "ModelList") -> Work:
-    """Return the work of asking which models a server lists: their names, and in `found` who made the list."""
+    """Return the work of listing models: yields their names, and records in `found` which software lists them."""
 
     def work(client: openai.OpenAI) -> Iterator[str]:
         response = client.get("/models", cast_to=httpx2.Response)
@@ -153,7 +152,7 @@ def models(found: "ModelList") -> Work:
         if not isinstance(entries, list):
             raise UnreadableError("its list of models has no data")
         models = [entry for entry in entries if isinstance(entry, dict)]
-        # A proxy puts its own name into the header, but leaves the list as it is.
+        # A proxy puts its own name into the header, but does not change the list.
         found.from_llama_cpp = response.headers.get("server", "").lower() == LLAMA_CPP or any(
             model.get("owned_by") == LLAMA_CPP_OWNER for model in models
         )
@@ -171,16 +170,16 @@ def _check_content(response: httpx2.Response, wanted: str) -> None:
 
 
 def _delta(chunk: Any) -> tuple[str, bool]:
-    """Return a chunk's text, and whether the reply ends with it; anything may stand in a chunk."""
+    """Return a chunk's text, and whether the reply ends with it. A chunk may contain anything."""
     choices = getattr(chunk, "choices", None)
     if not isinstance(choices, list):
         raise UnreadableError("what it streams are no chat completions")
-    if not choices:  # the usage comes in such a chunk
+    if not choices:  # this chunk has the usage
         return "", False
     delta = getattr(choices[0], "delta", None)
     text = getattr(delta, "content", None)
     ended = bool(getattr(choices[0], "finish_reason", None))
-    # JSON can spell half of a surrogate pair, which is no text.
+    # JSON can contain half of a surrogate pair, which is not valid text.
     return text.encode(errors="replace").decode() if isinstance(text, str) else "", ended
 
 
@@ -198,7 +197,7 @@ def _count(holder: Any, name: str) -> int:
 
 
 def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection") -> httpx2.Client:
-    """Return a client for one request: what it sends is written here, and it follows nobody elsewhere."""
+    """Return a client for one request, with the headers above and without redirects."""
 
     def prepare(request: httpx2.Request) -> None:
         for name in set(request.headers) - HEADERS_SENT:
@@ -210,7 +209,7 @@ def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection")
 
     def check(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise UnreadableError("it is compressed, which was not asked for")
+            raise UnreadableError("it is compressed, which the request did not allow")
         if isinstance(response.stream, httpx2.SyncByteStream):
             response.stream = _Bounded(response.stream)
 
@@ -222,7 +221,7 @@ def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection")
 
 
 class _Bounded(httpx2.SyncByteStream):
-    """A response's bytes, up to a limit: a server may send without end."""
+    """The bytes of a response up to a limit, because a server may send without end."""
 
     def __init__(self, stream: httpx2.SyncByteStream) -> None:
         self._stream = stream
@@ -240,7 +239,7 @@ class _Bounded(httpx2.SyncByteStream):
 
 
 class _Connection:
-    """The socket of a request, for whoever ends the request from another thread."""
+    """The socket of a request, for ending the request from another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -248,7 +247,7 @@ class _Connection:
         self._is_shut = False
 
     def note(self, _event: str, info: dict[str, Any]) -> None:
-        """Take what the HTTP library tells of its doings: the socket that it opened, plain or within TLS."""
+        """Receive trace events of the HTTP library, and keep the socket that it opened, plain or within TLS."""
         ask = getattr(info.get("return_value"), "get_extra_info", None)
         if ask and (found := ask("socket")):
             with self._lock:
@@ -257,13 +256,13 @@ class _Connection:
                     self._shut()
 
     def shut(self) -> None:
-        """Wake whoever reads from the socket or writes to it; from now on nobody can."""
+        """Shut the socket down, which wakes threads that read from it or write to it."""
         with self._lock:
             self._is_shut = True
             self._shut()
 
     def _shut(self) -> None:
-        # The plain socket's method, for that of TLS drops the encryption first, and a write might go past it.
+        # The method of the plain socket is called: the TLS one drops the encryption first, and a write might follow.
         if self._socket:
             with suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
