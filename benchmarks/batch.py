@@ -95,7 +95,7 @@ def measure_all(model: str, device: str, plan: Plan, note: Callable[[str], None]
     """Return the figures of a run; `note` shows the progress.
 
     Args:
-        model: random:SHAPE or a checkpoint; empty for what suits the device.
+        model: random:SHAPE or a checkpoint; empty for the device's default.
         device: auto, cuda, mps or cpu.
 
     Raises:

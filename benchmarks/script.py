@@ -1,4 +1,4 @@
-"""The conversation that every implementation answers: the same clips, the same lengths, ids instead of words.
+"""The conversation that every implementation answers, with the same clips and the same numbers of tokens.
 
     <s>  [INST]{placeholder}[/INST]{reply}</s> ...  [INST][BEGIN_AUDIO][AUDIO]*n[/INST]
 
@@ -61,7 +61,7 @@ class Script:
         return [*self.finished(number - 1), USER, *self._audio(), USER_END]
 
     def transcription(self) -> list[int]:
-        """Return the prompt that asks for the words of the clip, as Voxtral's processor writes it."""
+        """Return the prompt for a transcription of the clip, as Voxtral's processor writes it."""
         return [BEGIN, USER, *self._audio(), USER_END, *range(CONTROL_IDS, CONTROL_IDS + LANGUAGE_TOKENS), TRANSCRIBE]
 
     def clips(self) -> Iterator[AudioClip]:

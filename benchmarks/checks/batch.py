@@ -30,7 +30,7 @@ def check(lab: Lab, note: Notebook) -> None:
         note.measured("one by one", f"{alone_pace:.2f} clips/s", clips_per_second=alone_pace)
         many = engine.for_many()
         ask(many, Session(), clips[-1])
-        with ThreadPoolExecutor(many.replies_at_once, "asks") as threads:
+        with ThreadPoolExecutor(many.replies_at_once, "callers") as threads:
             started = time.perf_counter()
             together = list(threads.map(lambda spoken: ask(many, Session(), spoken), clips))
             pace = len(clips) / (time.perf_counter() - started)
@@ -77,7 +77,7 @@ def _compare_with_generate(lab: Lab, note: Notebook, clips: Sequence[AudioClip],
 
 
 def _timed(clips: Sequence[AudioClip], answer: Callable[[AudioClip], Result]) -> tuple[list[Result], float]:
-    """Return the answers, and how many there were a second."""
+    """Return the answers, and their number per second."""
     started = time.perf_counter()
     answers = [answer(spoken) for spoken in clips]
     return answers, len(clips) / (time.perf_counter() - started)
