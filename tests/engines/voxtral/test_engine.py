@@ -185,7 +185,7 @@ def test_a_greedy_reply_is_that_of_generate(tiny_voxtral: Path, engine: Any, cas
     assert report.reply_tokens == len(ids)
 
 
-def test_the_audio_is_heard(quick: Path) -> None:
+def test_replies_depend_on_the_audio(quick: Path) -> None:
     engine = load(quick)
     replies = {ask(engine, Session(), Utterance(clip(2, seed)))[0] for seed in range(3)}
     assert len(replies) == 3
@@ -423,7 +423,7 @@ def test_a_context_longer_than_the_trained_one_is_told_once(quick: Path) -> None
     assert len(notices) == 1
 
 
-def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
+def test_a_prefilled_turn_is_not_fed_again(quick: Path) -> None:
     engine = load(quick)
     session, fed = Session(instructions=INSTRUCTIONS), []
     engine.prefill_history(session)
@@ -437,7 +437,7 @@ def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
     engine.close()
 
 
-def test_without_settling_the_turns_before_the_last_are_not_fed_again(quick: Path) -> None:
+def test_without_prefilling_the_turns_before_the_last_are_not_fed_again(quick: Path) -> None:
     engine = load(quick)
     session = Session(turns=spoken_turns(20))
     ask(engine, session, Utterance(clip(1)))
@@ -457,9 +457,9 @@ def test_a_long_clip_is_encoded_while_it_goes_on(quick: Path) -> None:
     for samples in range(8_000, len(whole.samples), 8_000):
         engine.encode_partial(AudioClip(whole.samples[:samples]))
     assert sum(encoded) == 3
-    heard, report = ask(engine, Session(), Utterance(whole))
+    reply, report = ask(engine, Session(), Utterance(whole))
     assert (sum(encoded), report.model_passes) == (4, 1)
-    assert ask(load(quick), Session(), Utterance(whole))[0] == heard
+    assert ask(load(quick), Session(), Utterance(whole))[0] == reply
     engine.close()
 
 
@@ -469,9 +469,9 @@ def test_a_loud_sound_later_makes_earlier_windows_others(quick: Path) -> None:
     engine = built(model, processor)
     samples = np.concatenate([clip(3).samples * 1e-4, clip(2).samples * 9])
     engine.encode_partial(AudioClip(samples[:40_000]))
-    heard, report = ask(engine, Session(), Utterance(AudioClip(samples)))
+    reply, report = ask(engine, Session(), Utterance(AudioClip(samples)))
     assert report.model_passes == 2, "the first window was encoded twice, and the count says so"
-    assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == heard
+    assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == reply
     engine.close()
 
 
@@ -484,7 +484,7 @@ def test_a_clip_that_came_to_nothing_is_forgotten(quick: Path) -> None:
     engine.close()
 
 
-def test_memory_that_runs_out_while_it_settles_says_what_would_fit(quick: Path) -> None:
+def test_memory_that_runs_out_in_a_prefill_says_what_would_fit(quick: Path) -> None:
     engine = load(quick)
 
     def exhausted(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Layers that are quantized while they are read: the same matrices, whatever the files are; what is missing is told."""
+"""Layers that are quantized while they are read: equal matrices from any files, and errors for missing weights."""
 
 import json
 import shutil

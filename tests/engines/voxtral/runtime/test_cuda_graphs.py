@@ -1,4 +1,4 @@
-"""What is captured on a GPU, on a CPU: operations are recorded once and replayed with other values in the buffers."""
+"""CUDA graphs, emulated on a CPU: operations are recorded once and replayed with other values in the buffers."""
 
 import threading
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_agai
     assert made.recorder.captured == 2 * recorded - 1, "the encoder does not depend on the cache"
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert made.recorder.replayed
-    assert not made.progress, "nobody waits for voxcli to be ready any more"
+    assert not made.progress, "voxcli is ready already"
 
 
 def test_progress_counts_to_the_end(made: Made) -> None:
@@ -187,26 +187,26 @@ def test_after_its_end_nothing_of_a_reply_counts() -> None:
     with torch.inference_mode(), tape:
         fed = sampler.sample_and_publish(logits)
 
-    def told(token: int) -> int:
+    def published(token: int) -> int:
         logits.zero_()[token] = 1
         tape.replay()
-        assert int(fed) == token, "what is fed is an id in any case"
+        assert int(fed) == token, "an id is fed in any case"
         return int(sampler.published)
 
     sampler.begin(None)
-    assert [told(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[OVER] * 4]
+    assert [published(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[OVER] * 4]
     sampler.begin(None)
-    assert told(1) == 1
+    assert published(1) == 1
 
 
 def test_an_interrupt_leaves_a_correct_cache(model: Any, made: Made) -> None:
     ids, interrupt = text(70, 9), threading.Event()
     made.decoder.prefill(ids)
     tokens = made.decoder.stream(Sampling(50, frozenset()), interrupt)
-    heard = [next(tokens) for _ in range(5)]
+    begun = [next(tokens) for _ in range(5)]
     interrupt.set()
     assert not list(tokens)
-    longer = [*ids, *heard, 7, 8, 9]
+    longer = [*ids, *begun, 7, 8, 9]
     assert said(made.decoder, longer) == plainly(model, longer)
 
 

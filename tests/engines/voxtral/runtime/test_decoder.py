@@ -1,4 +1,4 @@
-"""The decoder: what it feeds, what it yields, what it leaves in the cache. On the real classes."""
+"""The decoder on the real classes: what it feeds, yields and leaves in the cache."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,12 +43,12 @@ def load(folder: Path) -> Any:
 
 
 class Script:
-    """Makes the model like token `ids[n]` best at the n-th look at its logits, all others equally, while it is open."""
+    """Makes `ids[n]` the likeliest token of the n-th logits during its context, and all others equally likely."""
 
     def __init__(self, model: Any, ids: Sequence[int]) -> None:
         self.ids = ids
         self.steps = 0
-        self.before: dict[int, threading.Event] = {}  # set when this many logits were asked for
+        self.before: dict[int, threading.Event] = {}  # events by the number of computed logits
         self._hook = model.lm_head.register_forward_hook(self._logits)
 
     def _logits(self, _module: Any, _inputs: Any, logits: Any) -> Any:
@@ -86,7 +86,7 @@ def stream(decoder: Any, interrupt: threading.Event | None = None, **options: An
 
 
 def reply(model: Any, ids: list[int], features: Any = None, **options: Any) -> list[int]:
-    """Return what a decoder that knows nothing yet replies."""
+    """Return the reply of a new decoder."""
     decoder = Decoder(SharedModel(model), capacity=1500)
     decoder.prefill(ids, features)
     return stream(decoder, **options)
@@ -280,7 +280,7 @@ def test_another_size_drops_what_is_cached_and_the_same_size_does_not(model: Any
     assert stream(decoder) == reply(model, [1, *TEXT])
 
 
-def test_windows_that_were_heard_ahead_are_encoded_once(model: Any) -> None:
+def test_windows_that_were_encoded_ahead_are_encoded_once(model: Any) -> None:
     encoded: list[int] = []
     hook = model.model.audio_tower.register_forward_pre_hook(lambda _module, inputs: encoded.append(len(inputs[0])))
     decoder, features = Decoder(SharedModel(model), capacity=200), noise(3)

@@ -37,17 +37,17 @@ CONTEXT_TOKENS = 260  # a few turns, so that old ones leave
 
 @dataclass(frozen=True)
 class Step:
-    """A reply to an utterance, and what becomes of it."""
+    """A reply to an utterance, and how it ends."""
 
-    seconds: float  # of speech; 0 for none
+    seconds: float  # length of the clip; 0 for none
     text: str
-    sound: int  # which
+    sound: int  # seed of the noise
     session: int
-    listened: bool  # the clip was heard in pieces
+    encoded_ahead: bool  # parts of the clip were encoded before its end
     end: Literal["finished", "interrupted", "dropped", "closed"]
-    after: int  # tokens, where it does not finish
-    settled: bool
-    forgotten: bool  # all turns but the last two, afterwards
+    after: int  # tokens after which it ends early
+    prefilled: bool  # the history was prefilled after the reply
+    forgotten: bool  # all turns but the last two are dropped afterwards
 
 
 steps = st.builds(
@@ -56,16 +56,16 @@ steps = st.builds(
     text=st.sampled_from(["", "", "Go on.", "Qu'est-ce que c'est ? 東京"]),
     sound=st.integers(0, 3),
     session=st.sampled_from([0, 0, 0, 1]),
-    listened=st.booleans(),
+    encoded_ahead=st.booleans(),
     end=st.sampled_from(["finished", "finished", "finished", "interrupted", "dropped", "closed"]),
     after=st.integers(0, 4),
-    settled=st.booleans(),
+    prefilled=st.booleans(),
     forgotten=st.sampled_from([False, False, False, False, True]),
 )
 
 
 class Talk:
-    """An engine, two sessions, and what is said in them."""
+    """An engine and two sessions."""
 
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
         given = {"name": "tiny", "max_reply_tokens": 8, "context_tokens": CONTEXT_TOKENS, "notice": pytest.fail}
@@ -88,14 +88,14 @@ class Talk:
         self.engine.decoder.rewind(0)
 
     def expected(self, session: Session, utterance: Utterance) -> list[int]:
-        """Return what a decoder that knows nothing replies."""
+        """Return the reply of a new decoder."""
         ids, features = self.engine.write_prompt(session, utterance)
         fresh = Decoder(SharedModel(self.model), capacity=len(ids) + 8)
         fresh.prefill(ids, features)
         return list(fresh.stream(self.engine.sampling, threading.Event()))
 
     def reply(self, session: Session, utterance: Utterance, stop: Step | None = None) -> tuple[str, PassReport | None]:
-        """Have it answered, to the end or as far as `stop` lets it."""
+        """Return the reply, complete or up to `stop`."""
         interrupt, text, self.ids = threading.Event(), "", []
         deltas = self.engine.reply(session, utterance, interrupt)
         while True:
@@ -110,10 +110,10 @@ class Talk:
                 return text, end.value
 
     def take(self, step: Step) -> None:
-        """Let a step happen, and check its reply."""
+        """Run a step, and check its reply."""
         session = self.sessions[step.session]
         utterance = Utterance(sound(step.seconds, step.sound) if step.seconds else None, step.text or "Hello.")
-        if step.listened and utterance.clip:
+        if step.encoded_ahead and utterance.clip:
             for samples in range(SAMPLES, len(utterance.clip.samples), SAMPLES):
                 self.engine.encode_partial(AudioClip(utterance.clip.samples[:samples]))
         text, report = self.reply(session, utterance, None if step.end == "finished" else step)
@@ -127,7 +127,7 @@ class Talk:
             turn = utterance.answered(text.strip(), interrupted=step.end == "interrupted")
             session = session.add(turn)
         self.sessions[step.session] = session.last(2) if step.forgotten else session
-        if step.settled:
+        if step.prefilled:
             self.engine.prefill_history(self.sessions[step.session])
 
 
@@ -181,7 +181,7 @@ def test_a_long_conversation_feeds_this_turn_alone(tiny_voxtral: Path) -> None:
         assert report
         assert report.prompt_tokens - report.cached_tokens <= 379
         assert report.prompt_tokens > 2000
-        session = session.add(Utterance(sound(2, number)).answered("I heard that, I think."))
+        session = session.add(Utterance(sound(2, number)).answered("I understand that, I think."))
         talk.engine.prefill_history(session)
     talk.engine.close()
 
