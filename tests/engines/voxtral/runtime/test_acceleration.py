@@ -112,13 +112,16 @@ def plain(model: Any, ids: list[int] = SPOKEN) -> list[int]:
     return list(decoder.stream(GREEDY, threading.Event()))
 
 
-@pytest.mark.parametrize("capacity", [1024, 1500, 8192, 32_768])
-def test_each_bucket_is_compiled_once(model: Any, capacity: int) -> None:
-    """Also after the cache was another one, and with the warm-up, the prompt and the reply on different threads."""
-    made = Made(model, capacity=capacity, bucket=1024)
+@pytest.mark.parametrize(
+    ("capacity", "bucket"),
+    [(1024, 1024), (1500, 1024), (512, 64), (2048, 64)],  # the last two have the buckets of 8192 and 32,768 tokens
+)
+def test_each_bucket_is_compiled_once(model: Any, capacity: int, bucket: int) -> None:
+    """Also after the cache had another size, and with the warm-up, the prompt and the reply on different threads."""
+    made = Made(model, capacity=capacity, bucket=bucket)
     elsewhere(made.warm_up)
     buckets = made.compiler.compiled
-    assert 2 ** (buckets - 1) * 1024 >= capacity > 2 ** (buckets - 2) * 1024
+    assert 2 ** (buckets - 1) * bucket >= capacity > 2 ** (buckets - 2) * bucket
     made.decoder.resize(capacity + 8)
     elsewhere(lambda: made.decoder.resize(capacity))
     before = len(made.graphs.replayed)
