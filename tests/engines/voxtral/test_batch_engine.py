@@ -256,48 +256,31 @@ def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() ->
     assert [token for block in blocks for token in block] == list(range(100))
 
 
-class Gate:
-    """Holds the decoding thread before step `held`, counted from 0, until it is opened."""
+def stalled_from(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Stop the progress of batch decoders from a step on, counted from 0; return an event that is set then."""
+    stalled, steps, advance = threading.Event(), count(), BatchDecoder.advance
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-        steps, advance = count(), BatchDecoder.advance
-
-        def advance_through_the_gate(decoder: BatchDecoder) -> None:
-            if next(steps) == held:
-                self.reached.set()
-                self.opened.wait()
+    def advance_or_stall(decoder: BatchDecoder) -> None:
+        if next(steps) < step:
             advance(decoder)
+        else:
+            stalled.set()
 
-        monkeypatch.setattr(BatchDecoder, "advance", advance_through_the_gate)
-
-    def close(self, engine: Any) -> threading.Thread:
-        """Begin to close an engine whose decoding thread is at the gate, and open the gate."""
-        self.reached.wait()
-        closing = threading.Thread(target=engine.close)
-        closing.start()
-        self.opened.set()
-        return closing
+    monkeypatch.setattr(BatchDecoder, "advance", advance_or_stall)
+    return stalled
 
 
-def test_closing_an_engine_ends_waiting_requests_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, engine = Gate(monkeypatch, held=0), load(folder).for_many(1)
-    with ThreadPoolExecutor(20) as callers:  # more than the decoder takes in at once
-        replies = [callers.submit(reply, engine, Utterance(sound(1, number))) for number in range(20)]
-        gate.close(engine).join()
-    errors = [each.exception() for each in replies]
-    assert sum(isinstance(error, ModelError) and "closed" in str(error) for error in errors) >= 11
-    assert all(error is None or isinstance(error, ModelError) for error in errors)
-
-
-def test_closing_an_engine_ends_a_running_reply(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, engine = Gate(monkeypatch, held=1), load(folder).for_many(1)
-    deltas = engine.reply(Session(), Utterance(sound(1)), threading.Event())
-    next(deltas)
-    closing = gate.close(engine)
-    with pytest.raises(ModelError, match="closed"):
-        list(deltas)
-    closing.join()
+@pytest.mark.parametrize(("requests", "steps"), [(20, 0), (1, 1)], ids=["waiting", "running"])
+def test_closing_an_engine_ends_its_requests(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, requests: int, steps: int
+) -> None:
+    """20 requests are more than the decoder takes in at once."""
+    engine, stalled = load(folder).for_many(1), stalled_from(steps, monkeypatch)
+    with ThreadPoolExecutor(requests) as callers:
+        replies = [callers.submit(reply, engine, Utterance(sound(1, number))) for number in range(requests)]
+        stalled.wait()
+        engine.close()
+    assert {str(each.exception()) for each in replies} == {"the engine is closed"}
 
 
 def test_a_closed_engine_refuses_requests(folder: Path) -> None:

@@ -73,6 +73,7 @@ class VoxtralEngine(Engine):
             backends: compiler and graph recorder; None for those of the model's device.
         """
         self.model = name
+        self._is_closed = False
         self.device = str(model.device.type)  # cuda, mps or cpu
         self._where = str(model.device)  # cuda:1, for example
         self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of a prompt
@@ -241,7 +242,7 @@ class VoxtralEngine(Engine):
             slots: replies at once, where the memory has room for them; 0 for what suits the device.
             items: number of replies to come, beyond which no slots are made; 0 if unknown.
         """
-        self.decoder.close()
+        self.decoder.release()
         most = slots or (GPU_SLOTS if self.device == "cuda" else CPU_SLOTS)
         decoder = BatchDecoder(
             self._shared,
@@ -257,16 +258,16 @@ class VoxtralEngine(Engine):
             self.write_prompt,
             self._tokenizer,
             self._pass_errors,
-            self._free_model,
+            self.close,
             writes_ahead=self.device != "cpu",
         )
 
     def close(self) -> None:
-        """Free the model's memory; the engine can't reply any more."""
+        """Free the model's memory. The engine can't reply any more; closing twice does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.decoder.close()
-        self._free_model()
-
-    def _free_model(self) -> None:
         del self._shared
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -206,6 +206,11 @@ class Decoder:
         self._last = None
         self._cache.rewind(length)
 
+    def release(self) -> None:
+        """Free the captured graphs and the cache; a reply needs `resize` first."""
+        self._fast.close()
+        self.resize(1)
+
     def close(self) -> None:
         """Free the cache and the captured graphs. The model stays with its other users."""
         self._last = None
