@@ -27,7 +27,7 @@ from voxcli.engines.voxtral.runtime.sampler import Sampling  # noqa: E402
 from voxcli.engines.voxtral.runtime.text_model import TextModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
-GREEDY = Sampling(6, frozenset({2}))
+GREEDY = Sampling(4, frozenset({2}))
 AUDIO, WINDOW = 24, 25
 SPOKEN = [1, 3, 25, *[AUDIO] * WINDOW, 300, 4]
 CAPACITY, BUCKET = 60, 64
