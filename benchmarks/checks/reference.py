@@ -46,6 +46,9 @@ class Agreement:
 class ScaledLinear(torch.nn.Module):
     """A linear map without a bias, its weight as int8 codes in the model's number format and one scale a row."""
 
+    codes: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, weight: torch.Tensor) -> None:
         """Quantize a weight, (out, in)."""
         super().__init__()
