@@ -245,7 +245,7 @@ def test_on_a_gpu_prompts_are_written_on_the_calling_threads(one: Any, many: Cal
 
 
 def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() -> None:
-    queue = TokenQueue()
+    queue: Any = TokenQueue()
     for token in range(100):
         queue.notify(token)
     queue.notify(None)

@@ -302,12 +302,13 @@ def test_another_layout_of_the_processor_is_used_for_every_turn(quick: Path) -> 
     front_end = FrontEnd(processor.feature_extractor, model.config.audio_config)
     session = Session(instructions=INSTRUCTIONS)
     for number in range(3):
-        utterance = Utterance(clip(1, number), HOSTILE if number == 2 else "")
+        spoken = clip(1, number)
+        utterance = Utterance(spoken, HOSTILE if number == 2 else "")
         ids, features = engine.write_prompt(session, utterance)
         assert [token_id for token_id in ids if token_id < 100 and token_id != 24] == [
             1, 17, 18, 3, *[4, 2, 3] * number, 25, 4,
         ]  # fmt: skip
-        assert torch.equal(features, front_end.features(utterance.clip))
+        assert torch.equal(features, front_end.features(spoken))
         text, report = ask(engine, session, utterance)
         assert (report.prompt_tokens, report.model_passes) == (len(ids), 1)
         session = session.add(utterance.answered(text))
