@@ -1,6 +1,6 @@
-"""The most anonymous memory that this process held for a time. Linux alone.
+"""Measures the peak of this process's anonymous memory. Works on Linux only.
 
-Pages of mapped files are left out: the system takes them back when it needs them.
+Pages of mapped files do not count, because the system reclaims them when it needs memory.
 """
 
 import threading
@@ -15,7 +15,7 @@ SAMPLE_SECONDS = 0.005
 
 @dataclass
 class Peak:
-    """`before` and `bytes` are what the process held at the beginning, and at most."""
+    """Anonymous memory at the start (`before`) and at its peak (`bytes`)."""
 
     before: int
     bytes: int
@@ -26,14 +26,14 @@ class Peak:
 
 
 def anonymous_bytes() -> int:
-    """Return what the process holds now."""
+    """Return the anonymous memory of the process now."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 @contextmanager
 def peak() -> Iterator[Peak]:
-    """Watch the process for the time of the context; a peak shorter than 5 ms may be missed."""
+    """Watch the process during the context. A peak shorter than 5 ms may be missed."""
     found = Peak(anonymous_bytes(), 0)
     over = threading.Event()
 

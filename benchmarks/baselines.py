@@ -19,7 +19,9 @@ from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.mel import FrontEnd
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
@@ -29,13 +31,13 @@ CAPACITY_SPARE = 64  # tokens of the cache beyond the last turn and its reply
 class TurnMeasurement:
     """The times and tokens of one turn."""
 
-    started: float  # perf_counter, when the clip was handed over
+    started: float  # perf_counter at the start of the turn
     token_seconds: tuple[float, ...]  # arrival of each token of the reply, since `started`
     total_seconds: float  # from `started` to the end of the reply
-    new_tokens: int  # fed through the text model before the reply, in all passes
-    cached_tokens: int  # tokens of the prompts that needed no feeding
-    settle_seconds: float | None = None  # work ahead of the next turn, while nobody waits
-    settle_tokens: int = 0
+    new_tokens: int  # prompt tokens fed through the text model, in all passes
+    cached_tokens: int  # prompt tokens that were in the cache
+    history_seconds: float | None = None  # time to prefill the history after the turn
+    history_tokens: int = 0
 
 
 class Implementation(Protocol):
@@ -45,7 +47,7 @@ class Implementation(Protocol):
     about: ClassVar[str]
 
     def prepare(self) -> None:
-        """Do once what the first turn needs."""
+        """Prepare the first turn."""
         ...
 
     def turn(self, number: int) -> TurnMeasurement:
@@ -53,7 +55,7 @@ class Implementation(Protocol):
         ...
 
     def forward(self) -> "Forward | None":
-        """Return what a step of decoding calls; None where timing it would change the result."""
+        """Return the method that a decode step calls; None if timing it would change the result."""
         ...
 
     def close(self) -> None:
@@ -62,27 +64,28 @@ class Implementation(Protocol):
 
 
 class Voxcli:
-    """Measures `runtime.decoder`: one pass, a cache kept between turns and filled ahead of the next one."""
+    """Measures `runtime.decoder`: one pass, with a cache that is kept between turns and prefilled for the next one."""
 
     name: ClassVar[str] = "voxcli"
     about: ClassVar[str] = "one pass; only what is not cached is fed"
     form: ClassVar[Format | None] = None  # quantization of the text model's large matrices
 
     def __init__(self, model: Any, script: Script, turns: int) -> None:
-        """Take the model over; `turns` is the length of the longest conversation."""
+        """Take over the model; `turns` is the length of the longest conversation."""
         self._model, self._script = model, script
         self._capacity = len(script.prompt(turns)) + 2 * script.reply_tokens + CAPACITY_SPARE
         self._sampling = Sampling(
             script.reply_tokens, frozenset({script.vocabulary})
-        )  # the id does not exist: nothing ends a reply early
+        )  # no such id exists, so only the length ends a reply
         self._clips = script.clips()
         self._front_end = front_end(model.config)
         self._decoder: Decoder | None = None
 
     def prepare(self) -> None:
-        self._decoder = Decoder(self._model, capacity=self._capacity)
+        shared = SharedModel(self._model)
         if self.form:
-            self._decoder.quantize(self.form)
+            shared.quantize(self.form)
+        self._decoder = Decoder(shared, capacity=self._capacity)
         self._decoder.warm_up(self._sampling)
 
     def turn(self, number: int) -> TurnMeasurement:
@@ -96,7 +99,7 @@ class Voxcli:
         fed = decoder.prefill(ids, features)
         tokens = [time.perf_counter() - started for _ in decoder.stream(self._sampling, threading.Event())]
         ended = time.perf_counter()
-        settled = decoder.prefill(afterwards)
+        history = decoder.prefill(afterwards)
         synchronize(device)
         return TurnMeasurement(
             started,
@@ -105,7 +108,7 @@ class Voxcli:
             fed.prompt_tokens - fed.cached_tokens,
             fed.cached_tokens,
             time.perf_counter() - ended,
-            settled.prompt_tokens - settled.cached_tokens,
+            history.prompt_tokens - history.cached_tokens,
         )
 
     def forward(self) -> Forward:
@@ -114,11 +117,11 @@ class Voxcli:
     def close(self) -> None:
         if self._decoder:
             self._decoder.close()
-            torch.compiler.reset()  # what was compiled may keep the model's memory
+            torch.compiler.reset()  # compiled code may keep the model in memory
 
 
 class VoxcliInt8(Voxcli):
-    """The same with int8 weights. transformers can't run a quantized model, so this one has its own."""
+    """Measures int8 weights, in a model of its own, because transformers can't run a quantized one."""
 
     name: ClassVar[str] = "voxcli-int8"
     about: ClassVar[str] = (
@@ -128,7 +131,7 @@ class VoxcliInt8(Voxcli):
 
 
 class VoxcliFp8(Voxcli):
-    """The same with fp8 weights."""
+    """Measures fp8 weights, in a model of its own."""
 
     name: ClassVar[str] = "voxcli-fp8"
     about: ClassVar[str] = (
@@ -174,7 +177,7 @@ class Generate:
         return self._front_end.features(clip).to(self._model.device, self._model.dtype)
 
     def _generate(self, ids: Sequence[int], features: torch.Tensor, tokens: int) -> list[float]:
-        """Return when each token came, by perf_counter."""
+        """Return the arrival of each token by perf_counter."""
         arrivals = _Arrivals()
         prompt = torch.tensor([list(ids)], device=self._model.device)
         self._model.generate(
@@ -197,7 +200,7 @@ class StaticGenerate(Generate):
 
     def prepare(self) -> None:
         config: Any = transformers.CompileConfig()
-        config._compile_all_devices = True  # on a CPU transformers would not compile, and say nothing
+        config._compile_all_devices = True  # without it, transformers silently compiles nothing on a CPU
         self._options = {"cache_implementation": "static", "compile_config": config}
 
     def forward(self) -> None:
@@ -239,7 +242,7 @@ def all_of(model: Any, script: Script, turns: int) -> dict[str, Callable[[], Imp
 
 QUANTIZED: dict[Format, type[Voxcli]] = {"int8": VoxcliInt8, "fp8": VoxcliFp8}
 OTHERS = (Generate.name, StaticGenerate.name, TwoPasses.name)
-NAMES = (Voxcli.name, *OTHERS)  # those that share one model
+NAMES = (Voxcli.name, *OTHERS)  # implementations that share one model
 SHOWN = (Voxcli.name, *(implementation.name for implementation in QUANTIZED.values()), *OTHERS)  # order of the columns
 
 

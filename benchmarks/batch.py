@@ -2,7 +2,7 @@
 
     generate     transformers, one clip after the other, as its documentation shows it
     one by one   voxcli's decoder, as `once` and `chat` use it
-    together     the engine of `voxcli batch`: many threads ask, their replies are decoded in one batch
+    together     the engine of `voxcli batch`: many threads call it, and their replies are decoded in one batch
 
 All start from the samples of the clips. Prompts are those of `benchmarks.script`.
 """
@@ -34,19 +34,21 @@ from voxcli.engines.voxtral import loader
 from voxcli.engines.voxtral.batch_engine import BatchEngine
 from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.engines.voxtral.mel import FrontEnd
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
+from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 GPU_BAR, CPU_BAR = 15.0, 3.0  # times `generate`; times one by one
-ROWS = {"cuda": 64, "mps": 32, "cpu": 32}
+SLOTS = {"cuda": 64, "mps": 32, "cpu": 32}
 REPLY_TOKENS = {"cpu": (48, 256)}  # 256 is the default of `reply.max_tokens`
 GPU_REPLY_TOKENS = (48,)
 SPARE = 8  # tokens of a cache beyond prompt and reply
 PARTS = {
-    "encoder": Forward(WindowEncoder, "together"),
+    "encoder": Forward(SharedModel, "encode"),
     "prompts": Forward(TextModel, "prefill"),
-    "decoding": Forward(TextModel, "step_rows"),
+    "decoding": Forward(TextModel, "step_slots"),
 }
 
 
@@ -58,7 +60,7 @@ class Plan:
     singles: int = 8  # clips among them that are also answered one after the other
     clip_seconds: float = 5.0
     reply_tokens: Sequence[int] = ()  # lengths of replies; empty for those that suit the device
-    rows: int | None = None  # replies at once; None for as many as suit the device
+    slots: int | None = None  # replies at once; None for as many as suit the device
 
 
 @dataclass
@@ -93,7 +95,7 @@ def measure_all(model: str, device: str, plan: Plan, note: Callable[[str], None]
     """Return the figures of a run; `note` shows the progress.
 
     Args:
-        model: random:SHAPE or a checkpoint; empty for what suits the device.
+        model: random:SHAPE or a checkpoint; empty for the device's default.
         device: auto, cuda, mps or cpu.
 
     Raises:
@@ -102,7 +104,7 @@ def measure_all(model: str, device: str, plan: Plan, note: Callable[[str], None]
     with quiet():
         opened = open_model(model or default_model(device), device)
         kind = opened.device.type
-        plan = replace(plan, rows=plan.rows or ROWS[kind])
+        plan = replace(plan, slots=plan.slots or SLOTS[kind])
         found = []
         for tokens in plan.reply_tokens or REPLY_TOKENS.get(kind, GPU_REPLY_TOKENS):
             found += figures(*_measured(opened, plan, tokens, note), plan, opened)
@@ -116,10 +118,10 @@ def _measured(model: Any, plan: Plan, reply_tokens: int, note: Callable[[str], N
     note(f"replies of {reply_tokens} tokens: generate, one after the other ...")
     generated = _generate(model, script, clips[: plan.singles])
     note("voxcli, one by one ...")
-    decoder = Decoder(model, capacity=len(script.prompt(1)) + reply_tokens + SPARE)
-    single = _one_by_one(model, decoder, script, clips[: plan.singles])
+    shared = SharedModel(model)
+    single = _one_by_one(model, shared, script, clips[: plan.singles])
     note("voxcli, together ...")
-    return generated, single, _together(model, decoder, script, clips, plan.rows or 1)
+    return generated, single, _together(model, shared, script, clips, plan.slots or 1)
 
 
 def figures(generated: Result, single: Result, together: Result, plan: Plan, model: Any) -> list[Figure]:
@@ -131,7 +133,7 @@ def figures(generated: Result, single: Result, together: Result, plan: Plan, mod
     return [
         _figure(f"{length}transformers' generate, one after the other", generated, plan),
         _figure(f"{length}voxcli, one by one", single, plan),
-        _figure(f"{length}voxcli, together, {plan.rows} rows", together, plan),
+        _figure(f"{length}voxcli, together, {plan.slots} slots", together, plan),
         Figure(
             f"{length}together against generate",
             f"{per_generated:.1f} times",
@@ -185,9 +187,10 @@ def _generate(model: Any, script: Script, clips: Sequence[AudioClip]) -> Result:
     return result
 
 
-def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip]) -> Result:
+def _one_by_one(model: Any, shared: SharedModel, script: Script, clips: Sequence[AudioClip]) -> Result:
     spectrograms, ids = _spectrograms(model), script.prompt(1)
     sampling = Sampling(script.reply_tokens, frozenset())
+    decoder = Decoder(shared, capacity=len(ids) + script.reply_tokens + SPARE)
     decoder.warm_up(sampling)
 
     def answer(clip: AudioClip) -> list[int]:
@@ -197,25 +200,29 @@ def _one_by_one(model: Any, decoder: Decoder, script: Script, clips: Sequence[Au
     answer(clips[0])
     started = time.perf_counter()
     replies = [answer(clip) for clip in clips]
-    return Result(time.perf_counter() - started, replies, len(clips), script.reply_tokens)
+    seconds = time.perf_counter() - started
+    decoder.close()
+    return Result(seconds, replies, len(clips), script.reply_tokens)
 
 
-def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[AudioClip], rows: int) -> Result:
+def _together(model: Any, shared: SharedModel, script: Script, clips: Sequence[AudioClip], slots: int) -> Result:
     spectrograms, ids, device = _spectrograms(model), script.prompt(1), str(model.device)
-    decoding = decoder.rows(
+    decoder = BatchDecoder(
+        shared,
         Sampling(script.reply_tokens, frozenset()),
-        most=rows,
+        most=slots,
         longest=len(ids) + script.reply_tokens + SPARE,
         free_bytes=lambda: Hardware.look(torch, device).free_bytes(device),
         is_out_of_memory=loader.out_of_memory,
     )
     engine = BatchEngine(
         "random",
-        decoding,
+        decoder,
         lambda _session, utterance: (ids, spectrograms.features(utterance.clip) if utterance.clip else None),
         Ids(),
         lambda _tokens: nullcontext(),
-        decoder.close,
+        lambda: None,
+        writes_ahead=device != "cpu",
     )
 
     def answer(clip: AudioClip) -> list[int]:
@@ -225,9 +232,9 @@ def _together(model: Any, decoder: Decoder, script: Script, clips: Sequence[Audi
         stack.callback(engine.close)
         answer(clips[0])
         spans = {name: stack.enter_context(forward_spans(part)) for name, part in PARTS.items()}
-        with ThreadPoolExecutor(engine.replies_at_once) as askers:
+        with ThreadPoolExecutor(engine.replies_at_once) as callers:
             started = time.perf_counter()
-            replies = list(askers.map(answer, clips))
+            replies = list(callers.map(answer, clips))
             seconds = time.perf_counter() - started
     parts = {name: sum(end - start for start, end in found) for name, found in spans.items()}
     return Result(seconds, replies, len(clips), script.reply_tokens, parts if device == "cpu" else {})

@@ -1,8 +1,8 @@
-"""CUDA graphs and a compiler, emulated on a CPU.
+"""Emulates CUDA graphs and a compiler on a CPU.
 
-A tape records operations on tensors and replays them on the same tensors. As in a CUDA graph, what Python
-did in between is not repeated, and reading a value back is refused. Kernels, streams, memory pools and
-errors that arrive late are not emulated. Needs torch and voxcli, no test runner.
+A tape records operations on tensors and replays them on the same tensors. As in a CUDA graph, Python code in
+between is not repeated, and reading a value back is refused. Kernels, streams, memory pools and late errors are
+not emulated.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ def reads_back(func: Any) -> bool:
     return any(f"aten.{name}." in str(func) or str(func) == f"aten.{name}" for name in READS_BACK)
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types it in part
-    """Records while it is entered; `replay` does all of it again."""
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its types are incomplete
+    """Records operations during its context; `replay` repeats them."""
 
     def __init__(self, source: torch.Generator | None = None) -> None:
-        """Record nothing yet.
+        """Start empty.
 
         Args:
-            source: the generator that random operations draw from; without, none may be used.
+            source: generator of random operations; None to refuse them.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._source = source
@@ -38,7 +38,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        return True  # else compiled functions would be skipped while this mode is entered
+        return True  # otherwise this mode would disable compiled functions
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if reads_back(func):
@@ -59,7 +59,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types i
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the values that are read into Python while it is entered: on a GPU, each would wait for the device."""
+    """Counts the values read into Python during its context; on a GPU, each read would wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -73,15 +73,15 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class EmulatedGraphs:
     """Implements `runtime.cuda_graphs.GraphRecorder`; runs the work as often as `CudaGraphs` does.
 
-    captured: how many graphs were captured, ever
-    replayed: the number of each graph that was replayed, in order; the first captured graph is 0
+    captured: number of graphs captured so far
+    replayed: number of each replayed graph, in order; the first captured graph is 0
     """
 
     def __init__(self, before: Callable[[str], None] = lambda _event: None) -> None:
-        """Capture nothing yet.
+        """Start without graphs.
 
         Args:
-            before: called with "capture" or "replay" before each of these; what it raises is raised there.
+            before: called with "capture" or "replay" before each of these, and may raise an error.
         """
         self.captured = 0
         self.replayed: list[int] = []
@@ -90,7 +90,7 @@ class EmulatedGraphs:
 
     @property
     def alive(self) -> int:
-        """How many captured graphs are still held by anybody."""
+        """Number of captured graphs that are still referenced."""
         return len(self._alive)
 
     def __call__(self, work: Callable[[], None], source: torch.Generator | None = None) -> Callable[[], None]:
@@ -112,13 +112,13 @@ class EmulatedGraphs:
 
 
 class CountingCompiler:
-    """A backend of `torch.compile` that runs each graph as it is, and counts the graphs it was given."""
+    """A backend of `torch.compile` that runs graphs unchanged and counts them."""
 
     def __init__(self, before: Callable[[str], None] = lambda _event: None) -> None:
-        """Compile nothing yet.
+        """Start without compilations.
 
         Args:
-            before: called with "compile" before each compilation; what it raises is raised there.
+            before: called with "compile" before each compilation, and may raise an error.
         """
         self.compiled = 0
         self._before = before

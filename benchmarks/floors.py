@@ -1,7 +1,7 @@
-"""The floors of a pass: the least time that the arithmetic and the memory of a device allow.
+"""The floors of a pass: the shortest time that the arithmetic and the memory of a device allow.
 
-The formulas are pure and take a `VoxtralConfig`. The two speeds that they are divided by are measured on the device,
-in the run whose figures they stand beside.
+The formulas take a `VoxtralConfig`. The two speeds of the device are measured in the same run as the figures beside
+the floors.
 
 A multiplication and an addition are two operations (FLOP). Sizes of the matrices are those of
 transformers' `modeling_voxtral.py` and `modeling_llama.py`.
@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
-MOVED_BYTES = {"cuda": 1 << 30, "mps": 1 << 30, "cpu": 512 << 20}  # far more than any cache holds
+MOVED_BYTES = {"cuda": 1 << 30, "mps": 1 << 30, "cpu": 512 << 20}  # bytes to copy, far more than fit into any cache
 MATRIX_SIZE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
-MEASURED_SECONDS = 0.7  # the best moment counts: a floor is what the device can do
-CALLS = {"cuda": 10, "mps": 5, "cpu": 1}  # between two looks at the clock
+MEASURED_SECONDS = 0.7  # the best time within it counts
+CALLS = {"cuda": 10, "mps": 5, "cpu": 1}  # calls between two readings of the clock
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What a device was measured to do."""
+    """The measured speeds of a device."""
 
     bytes_per_second: float  # memory, read or written
     flop_per_second: float  # matrix products in the model's number format
@@ -60,8 +60,8 @@ def floors(
     """Return the floors of a device with these speeds.
 
     Args:
-        turn_tokens: what a turn has to feed.
-        bytes_per_layer_weight: of the text model's layers, where it differs. Arithmetic stays as it is.
+        turn_tokens: number of tokens that a turn feeds.
+        bytes_per_layer_weight: bytes of a weight in the text model's layers, if they differ. Arithmetic is the same.
     """
     return Floors(
         encoder_flop(config) / speeds.flop_per_second,
@@ -71,11 +71,10 @@ def floors(
 
 
 def decode_bytes(text: Any, bytes_per_weight: int, bytes_per_layer_weight: int | None = None) -> int:
-    """Return what a step of decoding reads: each weight of the layers and the head, once.
+    """Return the bytes that a decode step reads: each weight of the layers and of the head once.
 
-    Of the embedding it reads one row, and the KV cache is left out: both are under 1 % of the weights
-    of Mini in a short conversation; so are norms, and the scales of weights in 8 bits. Mini in
-    bfloat16: 7.22 GB; with its layers in 8 bits 4.01 GB.
+    One row of the embedding, the KV cache of a short conversation, norms and the scales of weights in 8 bits are
+    left out: each is under 1 % of Mini's weights. Mini in bfloat16: 7.22 GB; with layers in 8 bits: 4.01 GB.
     """
     layers = _layer_weights(text) * text.num_hidden_layers
     return int(layers * (bytes_per_layer_weight or bytes_per_weight) + _head_weights(text) * bytes_per_weight)
@@ -101,8 +100,8 @@ def encoder_flop(config: Any) -> float:
 def prefill_flop(text: Any, tokens: int, before: int = 0) -> float:
     """Return the operations of feeding `tokens` tokens after `before` that are cached. Mini, 379 tokens: 2.47e12.
 
-    Each token meets each weight of the layers, the last one those of the head too; a token attends to all
-    before it and itself, so to `before` and half of `tokens` in the mean.
+    Each token is multiplied with each weight of the layers, the last one also with the head. A token attends to
+    itself and all tokens before it: on average, to `before` and half of `tokens`.
     """
     matrices = 2 * tokens * _layer_weights(text)
     attended = tokens * before + tokens * (tokens + 1) / 2
@@ -113,7 +112,7 @@ def prefill_flop(text: Any, tokens: int, before: int = 0) -> float:
 def measure(device: str, dtype: torch.dtype) -> Speeds:
     """Measure memory bandwidth by a large copy and a large read, and the speed of one large matrix product.
 
-    It takes two or three seconds. Other programs on the machine can make it slower than it is, never faster.
+    This takes two or three seconds. Other programs on the machine can lower the results, but not raise them.
     """
     size = MATRIX_SIZE[device]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -143,7 +142,7 @@ def _best_seconds(device: str, work: Callable[[], object]) -> float:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":

@@ -1,11 +1,11 @@
-"""Checks voxcli on a GPU, from loading to the fiftieth turn, with random weights in the size of Voxtral Mini.
+"""Checks voxcli on a GPU, from loading to the fiftieth turn, with random weights of Voxtral Mini's size.
 
     python benchmarks/gpu_check.py              on a CUDA GPU, within 8 minutes on an H200
     python benchmarks/gpu_check.py --emulate    the same steps on a CPU, with a tiny model and emulated graphs
 
-Needs torch, transformers, numpy and safetensors, and 10 GB of disk for the full size. After each finding
-`gpu_check.json` and `gpu_check.md` are written anew, so a run that is cut off is worth something. A step
-that fails is recorded, and the next one goes on.
+Needs torch, transformers, numpy and safetensors, and 10 GB of disk for the full size. `gpu_check.json` and
+`gpu_check.md` are rewritten after each finding, so an interrupted run leaves its findings. A failed step is
+recorded, and the run continues with the next one.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):  # run as a file, so the path begins with this folder and lacks the one above it
+if __package__ in (None, ""):  # run as a file: sys.path has this folder, not its parent
     sys.path[0] = str(ROOT)
 
 import torch  # noqa: E402
@@ -57,7 +57,7 @@ def _run(check: Check, lab: Lab, step: Step, record: Record) -> None:
     try:
         with quiet():
             check(lab, Notebook(step, record))
-    except Exception as error:  # noqa: BLE001 - whatever ends one step, the others are worth running
+    except Exception as error:  # noqa: BLE001 - one failed step must not end the run
         step.error = f"{describe(error)}\n{traceback.format_exc()}"
     step.seconds = time.perf_counter() - started
     step.status = "failed" if step.problems else "passed"
@@ -66,7 +66,7 @@ def _run(check: Check, lab: Lab, step: Step, record: Record) -> None:
 
 
 def about(device: str, *, emulated: bool) -> dict[str, Any]:
-    """Return what the findings depend on."""
+    """Return the versions and the hardware that the findings depend on."""
     found: dict[str, Any] = {
         "command": " ".join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     device = "cpu" if options.emulate else "cuda"
     if options.emulate:
-        torch.set_num_threads(1)  # with a model this small, more threads cost more than they compute
+        torch.set_num_threads(1)  # a model this small is slower with more threads
     names = [name for name in CHECKS if name in options.only]
     steps = [Step(name, CHECKS[name][0]) for name in names]
     record = Record(about(device, emulated=options.emulate), steps, options.out, _note)

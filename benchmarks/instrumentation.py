@@ -1,4 +1,4 @@
-"""Measures beside the clock: the peak memory, and when the model was running."""
+"""Measures the peak memory, and the times at which the model was running."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ class PeakMemory:
         }[device]
 
     def reset(self) -> None:
-        """Start over; where the operating system can't reset the peak, it counts from the start of the process."""
+        """Reset the peak. If the operating system can't, the peak counts from the start of the process."""
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         elif self._device == "cpu":
@@ -47,7 +47,7 @@ class PeakMemory:
             lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
             return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
         except (OSError, StopIteration):
-            import resource  # Windows has neither
+            import resource  # not on Windows
 
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return peak if sys.platform == "darwin" else 1024 * peak
@@ -62,7 +62,7 @@ class Forward(NamedTuple):
 
 @contextmanager
 def forward_spans(forward: Forward) -> Iterator[list[Span]]:
-    """Record the start and end of each call. Means something on a CPU, where calls return when they are done."""
+    """Record the start and end of each call. Only valid on a CPU, where calls return when their work is done."""
     spans: list[Span] = []
     original = getattr(forward.owner, forward.name)
 
@@ -88,10 +88,10 @@ def own_seconds(tokens: Sequence[float], spans: Sequence[Span]) -> float | None:
     """Return the median time that a decode loop takes for a token beside the model's forward calls.
 
     Args:
-        tokens: when each token came, by the clock of the spans.
+        tokens: arrival of each token, on the clock of the spans.
 
     Returns:
-        None where a token came without a call.
+        None if a token arrived without a call.
     """
     own = []
     for before, after in pairwise(tokens):

@@ -1,8 +1,8 @@
 """Measures one Voxtral pass beside transformers and the floors of the device: `python -m benchmarks.one_pass`.
 
-The implementations run one after the other on one model; voxcli comes last, because its decoder changes modules of
-the model. With quantized weights voxcli has a model of its own, opened when the first one is gone. `figures` is pure:
-measurements and floors in, numbers out. `benchmarks.one_pass_report` makes the table.
+The implementations run one after the other on one model. voxcli runs last, because it changes modules of the model.
+voxcli with quantized weights runs on a model of its own, opened after the first one is freed. `figures` computes the
+numbers from measurements and floors; `benchmarks.one_pass_report` makes the table.
 """
 
 import logging
@@ -63,10 +63,10 @@ class Plan:
     """How much is measured."""
 
     turns: int = 50  # length of the conversation; the first turn, the last and some between are measured
-    samples: int | None = None  # per measured turn; None for as many as suit the device
+    samples: int | None = None  # samples of each measured turn; None for what suits the device
     reply_tokens: int = 40
     only: Sequence[str] = NAMES
-    quantize: Format | None = None  # measures voxcli with such weights too
+    quantize: Format | None = None  # format of a second measurement of voxcli
 
     def measured_turns(self) -> list[int]:
         """Return the numbers of the turns that are measured."""
@@ -80,7 +80,7 @@ class Result:
     name: str
     about: str = ""
     failure: str | None = None
-    ready_seconds: float | None = None  # preparation and one turn that is not counted
+    ready_seconds: float | None = None  # preparation and one warm-up turn
     first_seconds: dict[int, float] = field(default_factory=dict)  # first call at each turn, not counted
     turns: dict[int, list[TurnMeasurement]] = field(default_factory=dict)
     peak_bytes: int | None = None
@@ -98,9 +98,9 @@ def measure_all(
     """Return the record of a run, see `one_pass_report.record`; `note` shows the progress.
 
     Args:
-        model: random:SHAPE or a checkpoint; empty for what suits the device.
+        model: random:SHAPE or a checkpoint; empty for the device's default.
         device: auto, cuda, mps or cpu.
-        opens: returns a model; takes its name and the device.
+        opens: returns the model of a name on a device.
 
     Raises:
         VoxError: the model can't be opened. An implementation that fails is part of the record.
@@ -129,7 +129,7 @@ def _measure_all(
         free_memory(kind)
         results.append(run_quantized(opens(name, device), plan.quantize, plan, note))
     results.sort(key=lambda result: SHOWN.index(result.name))
-    speeds = before.best(measure(kind, dtype))  # neither a busy beginning nor a busy end lowers the bar
+    speeds = before.best(measure(kind, dtype))  # a busy machine at one of the two measurements does not lower the bar
     turn_tokens = len(Script.of(config, reply_tokens=plan.reply_tokens).prompt(1))
     floors_with = partial(floors, config, speeds, turn_tokens=turn_tokens, bytes_per_weight=dtype.itemsize)
     least = floors_with()
@@ -151,7 +151,7 @@ def _measure_all(
         run={
             "speeds": asdict(speeds),
             "floors": floor_figures(least, plan.reply_tokens),
-            "contenders": [
+            "implementations": [
                 {**each, "floors": floor_figures(others.get(each["name"], least), plan.reply_tokens)}
                 for each in figures(results, least, others)
             ],
@@ -225,7 +225,7 @@ def _measure_turns(implementation: Implementation, result: Result, model: Any, p
         implementation.turn(number)
         result.first_seconds[number] = time.perf_counter() - before
         result.ready_seconds = result.ready_seconds or time.perf_counter() - started
-    for _ in range(plan.samples or 1):  # alternating, so that a busy moment does not hit one turn alone
+    for _ in range(plan.samples or 1):  # turns alternate, so that a busy moment affects all of them
         for number in numbers:
             result.turns.setdefault(number, []).append(implementation.turn(number))
     if model.device.type == "cpu" and (forward := implementation.forward()):
@@ -286,7 +286,7 @@ def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str
     tokens = min(len(reply) for reply in replies)
     rates = [(len(reply) - 1) / (reply[-1] - reply[0]) for reply in replies if len(reply) > 1]
     first_tokens = min(FIRST_TOKENS, tokens)
-    settled = [1000 * each.settle_seconds for each in measured if each.settle_seconds is not None]
+    history = [1000 * each.history_seconds for each in measured if each.history_seconds is not None]
     return {
         "new_tokens": measured[-1].new_tokens,
         "cached_tokens": measured[-1].cached_tokens,
@@ -298,8 +298,8 @@ def turn_figures(measured: Sequence[TurnMeasurement], least: Floors) -> dict[str
             "all": rates,
             "of_floor": median(rates) * least.token_seconds,
         },
-        "prefill_history": spread(settled) if settled else None,
-        "settle_tokens": measured[-1].settle_tokens,
+        "prefill_history": spread(history) if history else None,
+        "prefill_history_tokens": measured[-1].history_tokens,
     }
 
 

@@ -19,7 +19,7 @@ Turn = dict[str, Any]
 def record(
     *, command: str, date: str, device: str, model: dict[str, Any], plan: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the record: the "speeds", "floors" and "contenders" of `run`, and what they depend on."""
+    """Return the record: the "speeds", "floors" and "implementations" of `run`, and what they depend on."""
     about = {**machine(), "device": device}
     return {"date": date, "command": command, "machine": about, "model": model, "plan": plan, **run}
 
@@ -30,7 +30,7 @@ def table(written: dict[str, Any], width: int | None = None) -> str:
     Args:
         width: columns of the terminal; None for no limit.
     """
-    implementations = written["contenders"]
+    implementations = written["implementations"]
     shown = Table(box=box.MARKDOWN, pad_edge=True)
     for title in ("what", "floor", *(implementation["name"] for implementation in implementations)):
         shown.add_column(title, overflow="fold")
@@ -46,7 +46,7 @@ def table(written: dict[str, Any], width: int | None = None) -> str:
 
 def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the cells of the table: what, its floor, then one per implementation."""
-    floors, plan, implementations = written["floors"], written["plan"], written["contenders"]
+    floors, plan, implementations = written["floors"], written["plan"], written["implementations"]
     reply, words = plan["reply_tokens"], min(plan["first_tokens"], plan["reply_tokens"])
     numbers = sorted({turn["turn"] for implementation in implementations for turn in implementation["turns"]})
 
@@ -78,7 +78,7 @@ def rows(written: dict[str, Any]) -> list[tuple[str, ...]]:
         *each("the same, of two-pass's time", "", lambda turn: _number(turn["of_two_passes"], "{:.2f}")),
         *each("decoding, tokens/s", floor("tokens_per_second", "{:.0f}".format), _rate),
         *each("tokens fed, and cached", "", lambda turn: f"{turn['new_tokens']}, {turn['cached_tokens']}"),
-        *each("settled after the turn: tokens", "", _settled),
+        *each("history prefilled after the turn: tokens", "", _history),
         *each("first call, not counted above", "", lambda turn: f"{turn['first_call_seconds']:.2f} s"),
         once("decode loop less forward call, a token", lambda it: _number(it["own_ms_a_token"], "{:.3f} ms")),
         once("time to ready, one turn included", lambda it: _number(it["ready_seconds"], "{:.2f} s")),
@@ -103,10 +103,9 @@ def _rate(turn: Turn) -> str:
     return f"{rate['median']:.1f} ({100 * rate['of_floor']:.0f} %)"
 
 
-def _settled(turn: Turn) -> str:
-    return (
-        f"{turn['settle_tokens']}, {_ms(turn['prefill_history']['median_ms'])}" if turn["prefill_history"] else NOTHING
-    )
+def _history(turn: Turn) -> str:
+    history = turn["prefill_history"]
+    return f"{turn['prefill_history_tokens']}, {_ms(history['median_ms'])}" if history else NOTHING
 
 
 def _ms(value: float) -> str:
@@ -120,13 +119,13 @@ def _number(value: float | None, form: str) -> str:
 def _notes(written: dict[str, Any]) -> list[str]:
     """Return the lines below the table."""
     model, plan, about, speeds = written["model"], written["plan"], written["machine"], written["speeds"]
-    failed = [f"{it['name']} failed: {it['failure']}" for it in written["contenders"] if it["failure"]]
+    failed = [f"{it['name']} failed: {it['failure']}" for it in written["implementations"] if it["failure"]]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return [
         "",
         "Times: median, 95th percentile, and how many times the floor the median is. Rates: median, and its share of "
         "the floor.",
-        *(f"{it['name']}: {it['about']}" for it in written["contenders"] if it["about"]),
+        *(f"{it['name']}: {it['about']}" for it in written["implementations"] if it["about"]),
         *failed,
         f"{model['name']}, {model['parameters'] / 1e6:.0f} M parameters, {model['dtype']}; "
         f"{plan['samples']} samples of each turn; clip of {plan['clip_seconds']:g} s; memory: {plan['memory']}.",

@@ -1,7 +1,7 @@
-"""Voxtral models with random weights in the shapes of the real ones, made on the device that runs them.
+"""Makes Voxtral models with random weights in the shapes of the real ones, on the device that runs them.
 
 Speed does not depend on the weights, so a machine without a checkpoint can measure too. The result is a
-`VoxtralForConditionalGeneration`, as if it had been loaded; a checkpoint on this machine is loaded here too.
+`VoxtralForConditionalGeneration`, as if it had been loaded. `open_model` also loads local checkpoints.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from voxcli.errors import ConfigError, ModelError
 from voxcli.printable import first_line
 
 RANDOM = "random:"
-STD = 0.02  # of the weights: with normalised activations all of them stay finite in bfloat16
+STD = 0.02  # standard deviation of the weights; activations stay finite in bfloat16
 SEED = 7
 AUDIO_ID, PAD_ID = 24, 11
 
@@ -70,15 +70,15 @@ def config_of(shape: str) -> Any:
 
 
 def open_model(model: str, device: str) -> Any:
-    """Return a model, ready to run and unable to stop by itself: `generate` finds no end id in its configuration.
+    """Return a model that is ready to run. Its configuration has no end id, so that only the length ends a reply.
 
     Args:
-        model: random:SHAPE, or a checkpoint that is on this machine: short name, hub id or folder.
+        model: random:SHAPE, or the short name, hub id or folder of a local checkpoint.
         device: auto, cuda, cuda:N, mps or cpu.
 
     Raises:
         ConfigError: no such shape, or no such device.
-        ModelError: no such checkpoint here, not enough memory, or a device that torch can't use.
+        ModelError: no such local checkpoint, not enough memory, or a device that torch can't use.
     """
     made = _make(model.removeprefix(RANDOM), device) if model.startswith(RANDOM) else _load(model, device)
     classes: Any = transformers
@@ -87,7 +87,7 @@ def open_model(model: str, device: str) -> Any:
 
 
 def default_model(device: str) -> str:
-    """Return what a device is measured with where nobody says: on a CPU, one that takes minutes."""
+    """Return the default model of a device; on a CPU, a small one that takes minutes."""
     gpu = device != "cpu" and Hardware.look(torch, device).best != "cpu"
     return RANDOM + ("mini" if gpu else "150m")
 
@@ -102,8 +102,8 @@ def _make(shape: str, device: str) -> Any:
     where = placement.place(device, Hardware.look(torch, device), model.num_parameters())
     model = model.to(getattr(torch, where.dtype)).to_empty(device=where.device)
     audio, text = model.model.audio_tower, model.model.language_model
-    audio.embed_positions.float()  # as transformers keeps them, whatever the rest has
-    text.rotary_emb = type(text.rotary_emb)(config.text_config).to(where.device)  # its table is no weight
+    audio.embed_positions.float()  # transformers keeps these in float32
+    text.rotary_emb = type(text.rotary_emb)(config.text_config).to(where.device)  # its table is not a weight
     _fill(model)
     return model
 

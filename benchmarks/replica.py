@@ -1,12 +1,12 @@
-"""Writes a random replica of Voxtral Mini's checkpoint: its files, keys and number formats, without its knowledge.
+"""Writes a random replica of Voxtral Mini's checkpoint: its files, keys and number formats, with random weights.
 
     python -m benchmarks.replica FOLDER [--shape mini|100m|tiny] [--tokenizer tekken|digits]
 
 The layout is that of mistralai/Voxtral-Mini-3B-2507. The full size takes 9.4 GB. The same options write
 the same bytes.
 
-Two tokenizers are offered. `tekken` is cut from the data of mistral-common, as the published one is.
-`digits` needs nothing but transformers: the text of a token is its id, so ids can be read from a reply.
+There are two tokenizers. `tekken` is cut from the data of mistral-common, like the published one.
+`digits` needs only transformers: the text of a token is its id, so ids can be read from a reply.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.tekken import control_names, tekken
+
 COMMIT = "3060fe34b35ba5d44202ce9ff3c097642914f8f3"  # the published revision
 REPOSITORY = "mistralai/Voxtral-Mini-3B-2507"
 SHARD_BYTES = 5_000_000_000  # transformers cut the published weights at this size
@@ -29,31 +31,6 @@ POOL_VALUES = 16_777_213  # a prime, so that no two rows of a matrix are cut fro
 SEED = 7
 CONTROL_TOKENS = 1000
 BYTE_TOKENS = 256
-CONTROLS = {
-    0: "<unk>",
-    1: "<s>",
-    2: "</s>",
-    3: "[INST]",
-    4: "[/INST]",
-    5: "[AVAILABLE_TOOLS]",
-    6: "[/AVAILABLE_TOOLS]",
-    7: "[TOOL_RESULTS]",
-    8: "[/TOOL_RESULTS]",
-    9: "[TOOL_CALLS]",
-    10: "[IMG]",
-    11: "<pad>",
-    12: "[IMG_BREAK]",
-    13: "[IMG_END]",
-    14: "[PREFIX]",
-    15: "[MIDDLE]",
-    16: "[SUFFIX]",
-    17: "[SYSTEM_PROMPT]",
-    18: "[/SYSTEM_PROMPT]",
-    19: "[TOOL_CONTENT]",
-    24: "[AUDIO]",
-    25: "[BEGIN_AUDIO]",
-    34: "[TRANSCRIBE]",
-}
 AUDIO_ID, MELS, POSITIONS = 24, 128, 1500
 
 TokenizerKind = Literal["tekken", "digits"]
@@ -81,7 +58,7 @@ class Shape:
 
 SHAPES = {
     "mini": Shape(1280, 32, 20, 3072, 8192, 30, 32, 8, 128, 131_072),
-    "100m": Shape(256, 2, 4, 1024, 4096, 6, 8, 2, 128, 8192),  # large enough for its memory to be measured
+    "100m": Shape(256, 2, 4, 1024, 4096, 6, 8, 2, 128, 8192),  # large enough to measure its memory
     "tiny": Shape(32, 2, 2, 64, 128, 2, 4, 2, 16, 2048),
 }
 
@@ -99,7 +76,7 @@ class Weight(NamedTuple):
 
 
 def write(folder: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
-    """Write the checkpoint into `folder`, which must not exist, and return the folder: it is there when it is whole."""
+    """Write the checkpoint into `folder`, which must not exist. The folder appears when it is complete."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -107,7 +84,7 @@ def write(folder: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
     for name, content in _small_files(shape).items():
         (part / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if tokenizer == "tekken":
-        (part / "tekken.json").write_text(json.dumps(_tekken(shape)), encoding="utf-8")
+        (part / "tekken.json").write_text(json.dumps(tekken(shape.vocabulary, CONTROL_TOKENS)), encoding="utf-8")
     else:
         _digits(shape).save(str(part / "tokenizer.json"))
         named = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -116,7 +93,7 @@ def write(folder: Path, shape: Shape, tokenizer: TokenizerKind) -> Path:
 
 
 def link_into_hub_cache(folder: Path, cache: Path) -> Path:
-    """Link a checkpoint to where the hub's cache keeps Voxtral Mini, so that its name resolves offline.
+    """Link a checkpoint into a cache of the hub as Voxtral Mini, so that the short name resolves offline.
 
     Args:
         folder: of the checkpoint.
@@ -136,7 +113,7 @@ def link_into_hub_cache(folder: Path, cache: Path) -> Path:
 
 
 def weights(shape: Shape) -> Iterator[Weight]:
-    """Give the tensors in the order of the published files."""
+    """Yield the tensors in the order of the published files."""
     yield from _encoder(shape)
     yield Weight("language_model.model.embed_tokens.weight", (shape.vocabulary, shape.width), "embedding")
     for number in range(shape.layers):
@@ -228,14 +205,14 @@ class _Source:
         self._place = 0
 
     def tensor(self, weight: Weight) -> torch.Tensor:
-        """Return the values of a tensor; the activations of every layer keep a variance near 1 with them."""
+        """Return values with which the activations of every layer keep a variance near 1."""
         if weight.kind == "waves":
             return _waves(*weight.shape)
         if weight.kind in ("ones", "zeros"):
             return torch.full(weight.shape, float(weight.kind == "ones"), dtype=torch.bfloat16)
         inputs = 1 if weight.kind == "embedding" else prod(weight.shape[1:])
         found = self._drawn(prod(weight.shape), 1 / sqrt(inputs)).view(weight.shape)
-        if weight.kind == "head":  # tokens without a text are never chosen, so no reply ends by chance
+        if weight.kind == "head":  # control and byte tokens are never chosen, so no reply ends by chance
             found[: CONTROL_TOKENS + BYTE_TOKENS] = 0
         return found
 
@@ -336,38 +313,13 @@ def _small_files(shape: Shape) -> dict[str, Any]:
     }
 
 
-def _control_names() -> list[str]:
-    return [CONTROLS.get(number, f"<SPECIAL_{number}>") for number in range(CONTROL_TOKENS)]
-
-
-def _tekken(shape: Shape) -> dict[str, Any]:
-    """Return a tokenizer of version 7; a prefix of the ranks of mistral-common's own one is a valid one."""
-    import mistral_common
-
-    source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
-    whole = json.loads(source.read_text(encoding="utf-8"))
-    names = enumerate(_control_names())
-    sizes = {"default_vocab_size": shape.vocabulary, "default_num_special_tokens": CONTROL_TOKENS}
-    return {
-        "config": {**whole["config"], **sizes, "version": "v7"},
-        "vocab": whole["vocab"][: shape.vocabulary - CONTROL_TOKENS],
-        "special_tokens": [{"rank": rank, "token_str": name, "is_control": True} for rank, name in names],
-        "audio": {
-            "sampling_rate": 16_000,
-            "frame_rate": 12.5,
-            "chunk_length_s": 30.0,
-            "audio_encoding_config": {"num_mel_bins": MELS, "hop_length": 160, "window_size": 400},
-        },
-    }
-
-
 def _digits(shape: Shape) -> Any:
-    """Return a tokenizer whose tokens are bytes, and ` ID` for each id after these."""
+    """Return a tokenizer whose tokens are bytes, followed by ` ID` for each further id."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters: Any = bytes_to_unicode  # it carries no types
-    controls, of_bytes = _control_names(), [letters()[byte] for byte in range(BYTE_TOKENS)]
+    controls, of_bytes = control_names(CONTROL_TOKENS), [letters()[byte] for byte in range(BYTE_TOKENS)]
     space = of_bytes[ord(" ")]
     first = len(controls) + len(of_bytes)
     names = [*controls, *of_bytes, *(f"{space}{number}" for number in range(first, shape.vocabulary))]

@@ -1,4 +1,4 @@
-"""The conversation that every implementation answers: the same clips, the same lengths, ids instead of words.
+"""The conversation that every implementation answers, with the same clips and the same numbers of tokens.
 
     <s>  [INST]{placeholder}[/INST]{reply}</s> ...  [INST][BEGIN_AUDIO][AUDIO]*n[/INST]
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
 BEGIN, END, USER, USER_END, BEGIN_AUDIO, TRANSCRIBE = 1, 2, 3, 4, 25, 34
 CONTROL_IDS = 1000  # the first ids of Voxtral's vocabulary, none of them text
@@ -61,7 +61,7 @@ class Script:
         return [*self.finished(number - 1), USER, *self._audio(), USER_END]
 
     def transcription(self) -> list[int]:
-        """Return the prompt that asks for the words of the clip, as Voxtral's processor writes it."""
+        """Return the prompt for a transcription of the clip, as Voxtral's processor writes it."""
         return [BEGIN, USER, *self._audio(), USER_END, *range(CONTROL_IDS, CONTROL_IDS + LANGUAGE_TOKENS), TRANSCRIBE]
 
     def clips(self) -> Iterator[AudioClip]:

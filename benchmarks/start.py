@@ -109,7 +109,7 @@ def once_figures(runs: int) -> list[Figure]:
     token, load = (statistics.median(each[key] for each in inside) for key in ("first_token_seconds", "load_seconds"))
     return [
         _figure("`voxcli once`, embedded: process start to exit", whole, ratio=ratio),
-        _figure("floor: both models loaded and nothing asked", floor),
+        _figure("floor: both models loaded, no reply", floor),
         _figure("the same, inside: engine ready (`load_seconds`)", load),
         _figure("the same, inside: clip to first token (`first_token_seconds`)", token),
     ]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 from benchmarks.baselines import Generate, free_memory
@@ -30,7 +31,7 @@ def check(lab: Lab, note: Notebook) -> None:
         note.measured("one by one", f"{alone_pace:.2f} clips/s", clips_per_second=alone_pace)
         many = engine.for_many()
         ask(many, Session(), clips[-1])
-        with ThreadPoolExecutor(many.replies_at_once, "asks") as threads:
+        with closing(many), ThreadPoolExecutor(many.replies_at_once, "callers") as threads:
             started = time.perf_counter()
             together = list(threads.map(lambda spoken: ask(many, Session(), spoken), clips))
             pace = len(clips) / (time.perf_counter() - started)
@@ -77,7 +78,7 @@ def _compare_with_generate(lab: Lab, note: Notebook, clips: Sequence[AudioClip],
 
 
 def _timed(clips: Sequence[AudioClip], answer: Callable[[AudioClip], Result]) -> tuple[list[Result], float]:
-    """Return the answers, and how many there were a second."""
+    """Return the answers, and their number per second."""
     started = time.perf_counter()
     answers = [answer(spoken) for spoken in clips]
     return answers, len(clips) / (time.perf_counter() - started)

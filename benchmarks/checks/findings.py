@@ -1,4 +1,4 @@
-"""What a run of checks has found so far, on disk after each finding as JSON and as a Markdown table."""
+"""The findings of a run of checks, saved after each of them as JSON and as a Markdown table."""
 
 import json
 import os
@@ -14,7 +14,7 @@ Status = Literal["waiting", "running", "passed", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One result. `holds` is None where nothing was expected; a bar that is missed fails no step."""
+    """One result. `holds` is None without an expectation. A missed bar does not fail the step."""
 
     what: str
     measured: str
@@ -32,13 +32,13 @@ class Step:
     title: str
     status: Status = "waiting"
     seconds: float = 0.0
-    error: str = ""  # what ended it early, with the traceback
+    error: str = ""  # error that ended it early, with its traceback
     findings: list[Finding] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)  # what voxcli told the user meanwhile
+    messages: list[str] = field(default_factory=list)  # notices of voxcli to the user
 
     @property
     def problems(self) -> list[str]:
-        """What keeps it from passing."""
+        """Reasons why the step does not pass."""
         broken = [f"{it.what}: {it.measured}" for it in self.findings if it.holds is False and not it.is_bar]
         return [*broken, *self.error.splitlines()[:1]]
 
@@ -57,7 +57,7 @@ class Record:
         return all(step.status == "passed" for step in self.steps)
 
     def save(self) -> None:
-        """Write both files anew; each is whole at any time."""
+        """Rewrite both files; each is complete at any time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         written = {"about": self.about, "passed": self.passed, "steps": [asdict(step) for step in self.steps]}
         figures, table = (self.folder / name for name in FILES)
@@ -65,7 +65,7 @@ class Record:
         _replace(table, self.markdown() + "\n")
 
     def markdown(self) -> str:
-        """Return the steps and their findings as a table, and below it what went wrong and what was run."""
+        """Return a table of the steps and their findings, followed by errors and the versions."""
         lines = ["| step | what | measured | expected | holds |", "|---|---|---|---|---|"]
         for step in self.steps:
             lines.append(_row(step.name, step.title, f"{step.status}, {step.seconds:.1f} s", "", ""))
@@ -77,29 +77,29 @@ class Record:
 
 
 class Notebook:
-    """Takes down what one step finds."""
+    """Records the findings of one step."""
 
     def __init__(self, step: Step, record: Record) -> None:
         self._step, self._record = step, record
 
     def measured(self, what: str, measured: str, **values: Any) -> None:
-        """Take down a figure that nothing is expected of."""
+        """Record a figure without an expectation."""
         self._add(Finding(what, measured, values=values))
 
     def require(self, what: str, holds: bool, measured: object, expected: object, **values: Any) -> None:
-        """Take down a result that the step fails with if it does not hold."""
+        """Record a result that has to hold, or the step fails."""
         self._add(Finding(what, str(measured), str(expected), bool(holds), values=values))
 
     def bar(self, what: str, met: bool | None, measured: str, expected: str, **values: Any) -> None:
-        """Take down a figure beside the bar that is set for it; None where the bar is for another device."""
+        """Record a figure beside its bar; `met` is None if the bar is for another device."""
         self._add(Finding(what, measured, expected if met is not None else "", met, is_bar=True, values=values))
 
     def message(self, text: str) -> None:
-        """Take down what voxcli tells the user."""
+        """Record a notice of voxcli to the user."""
         self._step.messages.append(text)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Take down that a part failed, where the step goes on with the next one."""
+        """Record the failure of a part, after which the step continues."""
         self.require(what, False, describe(error), "no exception")
 
     def _add(self, finding: Finding) -> None:
@@ -109,7 +109,7 @@ class Notebook:
 
 
 def describe(error: BaseException) -> str:
-    """Return the name of an error and the first line of what it says."""
+    """Return the name of an error and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
@@ -130,7 +130,7 @@ def _row(*cells: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it meanwhile finds the old text or the new one."""
+    """Replace a file atomically: a reader finds the old text or the new one."""
     beside = path.with_name(path.name + ".new")
     try:
         with beside.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What all checks need: the checkpoint, engines on the device that is checked, clips, and one turn."""
+"""Shared by all checks: the checkpoint, engines on the checked device, clips, and one turn."""
 
 import threading
 import time
@@ -28,26 +28,26 @@ from voxcli.engines.voxtral.engine import VoxtralEngine
 from voxcli.engines.voxtral.runtime.acceleration import Backends, Level
 from voxcli.engines.voxtral.runtime.cuda_graphs import GraphRecorder, Work
 
-LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the plainest to the fastest
+LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the slowest to the fastest
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
 SEED = 7
-REPLAYS_PER_TOKEN = 2  # the step, and the choice of the next token
+REPLAYS_PER_TOKEN = 2  # the step and the sampler
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How much is checked."""
 
-    shape: str  # of the checkpoint, one of `replica.SHAPES`
-    weighed_shape: str  # of the checkpoint whose memory is measured
+    shape: str  # shape of the checkpoint, one of `replica.SHAPES`
+    weighed_shape: str  # shape of the checkpoint whose memory is measured
     reply_tokens: int
-    default_context: int  # tokens; of a user who sets nothing
-    context: int  # of most engines
-    small_context: int  # where the length does not matter
-    turns: int  # of the conversation with interruptions
-    samples: int  # of each measured turn
-    clips: int  # of the batch
-    singles: int  # of these, answered one by one
+    default_context: int  # tokens of the context in the default settings
+    context: int  # tokens of the context of most engines
+    small_context: int  # tokens of the context where its length does not matter
+    turns: int  # length of the conversation with interruptions
+    samples: int  # samples of each measured turn
+    clips: int  # clips in the batch
+    singles: int  # clips of the batch that are also answered one by one
 
 
 GPU = Sizes("mini", "mini", 48, 8192, 8192, 1024, 50, 5, 256, 8)
@@ -58,9 +58,9 @@ EMULATED = Sizes("tiny", "100m", 12, 8192, 2048, 1024, 50, 1, 12, 3)
 class Answer:
     """One turn of an engine."""
 
-    ids: list[int]  # of the reply, read from its text
+    ids: list[int]  # ids of the reply, read from its text
     report: PassReport
-    token_seconds: tuple[float, ...]  # of each token, from the clip on
+    token_seconds: tuple[float, ...]  # arrival of each token, from the clip on
 
     @property
     def first_token_seconds(self) -> float:
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float:
-        """The pace of decoding, after the first token."""
+        """Tokens per second after the first token."""
         return (len(self.token_seconds) - 1) / (self.token_seconds[-1] - self.token_seconds[0])
 
 
@@ -76,25 +76,25 @@ class Answer:
 class Lab:
     """One device and a random checkpoint for it."""
 
-    folder: Path  # for checkpoints and compiled kernels
+    folder: Path  # holds checkpoints and compiled kernels
     device: str  # cuda or cpu
     sizes: Sizes
     emulated: bool
-    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids, by level; what one step leaves to another
-    replays: int = 0  # of anything captured, ever
+    replies: dict[str, list[list[int]]] = field(default_factory=dict)  # ids by level, which one step passes to another
+    replays: int = 0  # number of replays so far
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The folder of the checkpoint; it is written when it is first asked for."""
+        """The folder of the checkpoint, which is written at the first access."""
         return self.checkpoint_of(self.sizes.shape)
 
     def checkpoint_of(self, shape: str) -> Path:
-        """Return the folder of a checkpoint, written if it is not there."""
+        """Return the folder of a checkpoint, writing it if it is missing."""
         folder = self.folder / shape
         return folder if folder.is_dir() else replica.write(folder, replica.SHAPES[shape], "digits")
 
     def need(self, checkpoint: Path, form: Format, context_tokens: int) -> tuple[DType, int]:
-        """Return the number format of what is not quantized, and the bytes that voxcli announces before loading."""
+        """Return the number format of unquantized weights, and the bytes that voxcli announces before loading."""
         config: Any = transformers.VoxtralConfig.from_pretrained(checkpoint, local_files_only=True)
         needs, hardware = demand(config, files.inspect(checkpoint).parameters), Hardware.look(torch, self.device)
         wanted = placement.Wanted(self.device, form, context_tokens, self.sizes.reply_tokens)
@@ -102,12 +102,12 @@ class Lab:
         return where.dtype, placement.needed_bytes(where, needs, hardware, self.sizes.reply_tokens)
 
     @contextmanager
-    def engine(self, tell: Callable[[str], None], **options: Any) -> Iterator[VoxtralEngine]:
-        """Load an engine for the time of the context; what it leaves is freed.
+    def engine(self, notice: Callable[[str], None], **options: Any) -> Iterator[VoxtralEngine]:
+        """Load an engine for the time of the context, and free its memory afterwards.
 
         Args:
-            tell: takes what the engine tells users.
-            options: for `VoxtralEngine.load`, in place of a user's defaults.
+            notice: receives the engine's notices to the user.
+            options: arguments of `VoxtralEngine.load` in place of the defaults.
         """
         given = {
             "name": "random",
@@ -117,7 +117,7 @@ class Lab:
             "top_p": 1.0,
             "context_tokens": self.sizes.context,
             "folder": self.folder,
-            "notice": tell,
+            "notice": notice,
             "backends": self.backends(),
         }
         engine = VoxtralEngine.load(options.pop("checkpoint", self.checkpoint), **{**given, **options})
@@ -126,11 +126,11 @@ class Lab:
         finally:
             engine.close()
             del engine
-            torch.compiler.reset()  # what was compiled may keep the weights
+            torch.compiler.reset()  # compiled code may keep the weights in memory
             free_memory(self.device)
 
     def backends(self) -> Backends:
-        """Return what compiles and captures, replays counted."""
+        """Return the backends of the device, counting replays."""
         made = Backends.of(self.device)
         if self.emulated:
             made = Backends(CountingCompiler(), EmulatedGraphs, looks_ahead=True)
@@ -151,13 +151,13 @@ class Lab:
 
 
 def clip(number: int, seconds: float = 2.0) -> AudioClip:
-    """Return noise, which costs what speech costs; no two numbers give the same."""
+    """Return noise, which costs as much as speech; each number gives another one."""
     samples = np.random.default_rng((SEED, number)).normal(0.0, 0.1, round(seconds * SAMPLE_RATE))
     return AudioClip(samples.astype(np.float32), SAMPLE_RATE)
 
 
 def ask(engine: Engine, session: Session, spoken: AudioClip, stop_after: int | None = None) -> Answer:
-    """Return an engine's answer to a clip, interrupted after some tokens or whole."""
+    """Return an engine's answer to a clip, complete or interrupted after some tokens."""
     interrupt = threading.Event()
     deltas: list[str] = []
     times: list[float] = []

@@ -1,6 +1,6 @@
-"""Step e: the most memory that loading and a turn take in each format, beside what is announced before.
+"""Step e: the peak memory of loading and a turn in each format, beside the announced memory.
 
-On a CPU a process of its own is measured, which gives back at once what it frees:
+On a CPU, a process of its own is measured, whose allocator returns freed memory at once:
 
     python -m benchmarks.checks.memory WORK
 """
@@ -25,11 +25,11 @@ from voxcli.engines.voxtral.device.hardware import GB
 from voxcli.engines.voxtral.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MORE = 0.05  # how far above what was announced the peak may be
-# For glibc, which otherwise keeps memory of this size for what is allocated next.
+MORE = 0.05  # share by which the peak may exceed the announced memory
+# Settings for glibc, which otherwise keeps freed memory of this size for later allocations.
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
-Tell = Callable[[str], None]
+Notice = Callable[[str], None]
 
 
 def check(lab: Lab, note: Notebook) -> None:
@@ -59,7 +59,7 @@ def _take_down(lab: Lab, note: Notebook, form: Format, taken: int) -> None:
 
 def _taken_elsewhere(lab: Lab) -> dict[str, int]:
     """Return the peaks of all formats, measured in another process."""
-    lab.checkpoint_of(lab.sizes.weighed_shape)  # written here, as it takes memory
+    lab.checkpoint_of(lab.sizes.weighed_shape)  # written in this process, because it takes memory
     command = [sys.executable, "-m", "benchmarks.checks.memory", str(lab.folder.resolve())]
     environment = {**os.environ, **FREED_AT_ONCE}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -67,15 +67,15 @@ def _taken_elsewhere(lab: Lab) -> dict[str, int]:
     return found
 
 
-def peak_bytes(lab: Lab, form: Format, tell: Tell) -> int:
-    """Return the most that loading and a turn held at once, beyond what was held before."""
-    # What an emulated capture holds is not what a graph holds.
+def peak_bytes(lab: Lab, form: Format, notice: Notice) -> int:
+    """Return the peak memory of loading and a turn, beyond the memory held before."""
+    # An emulated capture takes other memory than a graph.
     options = {"quantize": form, "acceleration": "none" if lab.emulated else "auto"}
     with ExitStack() as loaded:
 
         def answer() -> None:
             checkpoint = lab.checkpoint_of(lab.sizes.weighed_shape)
-            engine = lab.engine(tell, checkpoint=checkpoint, context_tokens=lab.sizes.small_context, **options)
+            engine = lab.engine(notice, checkpoint=checkpoint, context_tokens=lab.sizes.small_context, **options)
             ask(loaded.enter_context(engine), Session(), clip(0))
 
         return _peak_on_gpu(answer) if lab.device == "cuda" else _peak_on_cpu(answer)

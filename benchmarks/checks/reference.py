@@ -1,4 +1,4 @@
-"""What transformers computes with the same weights, to hold voxcli's replies against."""
+"""The forward pass of transformers with the same weights, to compare voxcli's replies with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 import transformers
 
 from benchmarks.checks.lab import text_of
@@ -27,11 +28,11 @@ LARGEST_INT8 = 127
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a reply stands to what the reference would choose at each of its places."""
+    """Tokens of replies compared with the reference's choices for the same prompts."""
 
     tokens: int
-    equal: int  # how many are the reference's own choice
-    worst: float  # how far a chosen logit is below the highest, in standard deviations of all logits
+    equal: int  # tokens that the reference chooses too
+    worst: float  # largest distance of a token's logit from the highest one, in standard deviations of all logits
     tolerance: float
 
     @property
@@ -42,8 +43,26 @@ class Agreement:
         return f"{self.equal} of {self.tokens} equal, worst gap {self.worst:.4f}"
 
 
+class ScaledLinear(torch.nn.Module):
+    """A linear map without a bias, its weight as int8 codes in the model's number format and one scale a row."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """Quantize a weight, (out, in)."""
+        super().__init__()
+        scale = weight.abs().amax(1).float().clamp(min=1e-12) / LARGEST_INT8
+        self.register_buffer("codes", (weight.float() / scale[:, None]).round().to(weight.dtype))
+        self.register_buffer("scale", scale.to(weight.dtype))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return outputs, (..., out), of inputs, (..., in)."""
+        return F.linear(inputs, self.codes) * self.scale
+
+
 class Reference:
-    """A model that transformers runs, whole sequences at once."""
+    """A model run by transformers, whole sequences at once."""
 
     def __init__(self, checkpoint: Path, device: str, dtype: DType) -> None:
         classes: Any = transformers
@@ -52,40 +71,40 @@ class Reference:
         processor = classes.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
         self._writer = PromptWriter(wrap(processor.tokenizer))
         self._front_end = FrontEnd(processor.feature_extractor, self.model.config.audio_config, device)
+        self.tolerance = TOLERANCES[self.model.dtype]  # largest gap that rounding explains
 
     @torch.no_grad()
     def quantize(self, form: Format) -> None:
-        """Replace the large matrices of the text layers by what their values are in a format."""
+        """Quantize the large matrices of the text layers to int8 or int4; they compute in the model's number format."""
         for layer in self.model.model.language_model.layers:
             for part in (layer.self_attn, layer.mlp):
-                for linear in part.children():
-                    if isinstance(linear, torch.nn.Linear):
-                        linear.weight.copy_(dequantized(linear.weight, form))
+                linears = {name: each for name, each in part.named_children() if isinstance(each, torch.nn.Linear)}
+                for name, linear in linears.items():
+                    if form == "int4":
+                        linear.weight.copy_(int4.restored(*int4.rounded(linear.weight)))
+                    else:
+                        setattr(part, name, ScaledLinear(linear.weight))
 
     def agreement(self, clips: Sequence[AudioClip], replies: Sequence[Sequence[int]]) -> Agreement:
-        """Compare the replies of a conversation, a turn for each clip."""
+        """Compare the replies of a conversation of one turn per clip."""
         session, gaps = Session(), []
         for spoken, reply in zip(clips, replies, strict=True):
-            gaps += self._gaps(session, spoken, reply)
+            prompt = self._writer.write(session, Utterance(spoken), self._front_end.tokens(spoken))
+            gaps += self.gaps(prompt, reply, self._front_end.features(spoken))
             session = session.add(Utterance(spoken).answered(text_of(reply)))
-        tolerance = TOLERANCES[self.model.dtype]
-        return Agreement(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0), tolerance)
+        return Agreement(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0), self.tolerance)
 
     @torch.inference_mode()
-    def _gaps(self, session: Session, spoken: AudioClip, reply: Sequence[int]) -> list[float]:
-        """Return how far each token's logit is below the highest, in standard deviations."""
-        prompt = self._writer.write(session, Utterance(spoken), self._front_end.tokens(spoken))
-        features = self._front_end.features(spoken).to(self.model.device, self.model.dtype)
+    def gaps(self, prompt: Sequence[int], reply: Sequence[int], features: torch.Tensor | None = None) -> list[float]:
+        """Return how far the logit of each token of a reply is below the highest one, in standard deviations.
+
+        Args:
+            features: mel spectrograms of the clip in the prompt, (windows, mels, frames); None without a clip.
+        """
+        if features is not None:
+            features = features.to(self.model.device, self.model.dtype)
         ids = torch.tensor([[*prompt, *reply[:-1]]], device=self.model.device)
         logits = self.model(input_ids=ids, input_features=features).logits[0, len(prompt) - 1 :].float()
         chosen = logits.gather(1, torch.tensor(reply, device=logits.device)[:, None])[:, 0]
         gaps: list[float] = ((logits.amax(1) - chosen) / logits.std(1)).tolist()
         return gaps
-
-
-def dequantized(weight: torch.Tensor, form: Format) -> torch.Tensor:
-    """Return a weight, (out, in), as it is after it was quantized; rows are independent of one another."""
-    if form == "int4":
-        return int4.restored(*int4.rounded(weight))
-    scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST_INT8
-    return ((weight.float() / scale).round() * scale.to(weight.dtype).float()).to(weight.dtype)

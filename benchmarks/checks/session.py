@@ -1,7 +1,7 @@
 """Step f: a long conversation with interruptions, a clip that needs a larger cache, a resize that fails.
 
-Turns run on another thread than the one that loaded, as in `voxcli chat`. Each has to be replayed from
-what was captured: the replays are counted and compared with what the turn takes.
+Turns run on another thread than loading, as in `voxcli chat`. Each has to be replayed from captured graphs: the
+replays are counted and compared with the expected number.
 """
 
 import threading
@@ -15,9 +15,11 @@ from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session
 from voxcli.core.turn import Utterance
+from voxcli.engines.voxtral.device.demand import CHUNK_TOKENS
 from voxcli.engines.voxtral.engine import VoxtralEngine
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.inputs import CHUNK_TOKENS
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 
 LONG_SECONDS = 100.0  # four windows, 1500 tokens: more than the small context
 INTERRUPTED_EVERY = 3  # turns
@@ -52,12 +54,12 @@ def _interruptions(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None
     what, measured = f"{turns} turns: replies equal to those of the plain pass", f"{equal} of {turns}"
     if lab.emulated:
         note.require(what, equal == turns, measured, "all, in float32")
-    else:  # in bfloat16 replies part where two logits are as good as equal, and the turns after them with them
+    else:  # in bfloat16, replies differ where two logits are as good as equal, and so do the turns after them
         note.measured(what, measured, equal=equal)
 
 
 def _conversation(engine: VoxtralEngine, lab: Lab) -> Iterator[tuple[Answer, int]]:
-    """Give each turn's answer, and how often something captured was replayed for it."""
+    """Yield each turn's answer and its number of replays."""
     session = Session()
     for number in range(lab.sizes.turns):
         before = lab.replays
@@ -70,9 +72,9 @@ def _conversation(engine: VoxtralEngine, lab: Lab) -> Iterator[tuple[Answer, int
 
 
 def expected(answer: Answer, lab: Lab, windows: int = 1) -> int:
-    """Return how many replays a turn takes: of the encoder, the prompt in chunks, and the steps."""
+    """Return the replays that a turn takes: the encoder, the prompt in chunks, and the steps."""
     fed, said = answer.report.prompt_tokens - answer.report.cached_tokens, answer.report.reply_tokens
-    steps = min(said, lab.sizes.reply_tokens - 1)  # the last token that may come is not fed
+    steps = min(said, lab.sizes.reply_tokens - 1)  # the last possible token is not fed
     return windows + -(-fed // CHUNK_TOKENS) + REPLAYS_PER_TOKEN * steps
 
 
@@ -85,12 +87,12 @@ def _lengthen(lab: Lab, note: Notebook, engine: VoxtralEngine) -> None:
     session = Session()
     for what, spoken in (("before", clip(0)), ("with", clip(1, LONG_SECONDS)), ("after", clip(2))):
         answer, replays, session = _turn(lab, engine, session, spoken)
-        told = f"the turn {what} a clip of {LONG_SECONDS:.0f} s"
-        note.require(f"{told}: passes", answer.report.model_passes == 1, answer.report.model_passes, 1)
+        what_turn = f"the turn {what} a clip of {LONG_SECONDS:.0f} s"
+        note.require(f"{what_turn}: passes", answer.report.model_passes == 1, answer.report.model_passes, 1)
         if what == "with":
-            note.measured(f"{told}: replays", str(replays), replays=replays)
+            note.measured(f"{what_turn}: replays", str(replays), replays=replays)
         else:
-            note.require(f"{told}: replays", replays == expected(answer, lab), replays, expected(answer, lab))
+            note.require(f"{what_turn}: replays", replays == expected(answer, lab), replays, expected(answer, lab))
 
 
 def _turn(lab: Lab, engine: VoxtralEngine, session: Session, spoken: AudioClip) -> tuple[Answer, int, Session]:
@@ -103,11 +105,12 @@ def _turn(lab: Lab, engine: VoxtralEngine, session: Session, spoken: AudioClip) 
 
 
 def _failed_resize(lab: Lab, note: Notebook, thread: ThreadPoolExecutor) -> None:
-    """Request for more memory than there is anywhere: afterwards, turns are replayed as before."""
+    """Request more memory than exists; afterwards, turns have to be replayed as before."""
     model = open_model(str(lab.checkpoint), lab.device)
     script = Script.of(model.config, reply_tokens=lab.sizes.reply_tokens)
     sampling = Sampling(script.reply_tokens, frozenset())
-    decoder = Decoder(model, capacity=lab.sizes.small_context + script.reply_tokens, backends=lab.backends())
+    capacity = lab.sizes.small_context + script.reply_tokens
+    decoder = Decoder(SharedModel(model), capacity=capacity, backends=lab.backends())
     decoder.warm_up(sampling, notice=note.message, folder=lab.folder)
 
     def turn() -> tuple[list[int], int]:

@@ -1,4 +1,4 @@
-"""Step c: what a user waits for at turns 1, 10 and 50, beside the floors of the device and two passes."""
+"""Step c: the times of turns 1, 10 and 50, beside the floors of the device and two passes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,7 @@ def _take_down(lab: Lab, note: Notebook, turn: Turn, least: Floors) -> None:
 
 
 def _turn(lab: Lab, engine: VoxtralEngine, number: int) -> Turn:
-    """Measure a turn after `number` - 1 others, the first sample not counted."""
+    """Measure a turn after `number` - 1 others, after a warm-up sample."""
     session = _history(lab, number - 1)
     answers = []
     for sample in range(1 + lab.sizes.samples):
@@ -96,7 +96,7 @@ def _medians(number: int, answers: list[Answer]) -> Turn:
 
 
 def _history(lab: Lab, turns: int) -> Session:
-    """Return a session of so many turns, the replies as long as those that are measured."""
+    """Return a session with a number of turns, whose replies are as long as the measured ones."""
     session = Session()
     for number in range(turns):
         reply = text_of(range(1300 + number, 1300 + number + lab.sizes.reply_tokens))
@@ -125,7 +125,7 @@ def _floors(lab: Lab) -> Floors:
 
 
 def _profile(engine: VoxtralEngine, lab: Lab) -> str:
-    """Return what takes most of a turn: kernels on a GPU, operations on a CPU."""
+    """Return the slowest parts of a turn: kernels on a GPU, operations on a CPU."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if lab.device == "cuda":
         activities = [torch.profiler.ProfilerActivity.CUDA]

@@ -11,7 +11,7 @@ CLIPS = [clip(0), clip(1)]  # of `two_turns`
 
 
 def check(lab: Lab, note: Notebook) -> None:
-    """Compare what each level replied, then each format."""
+    """Compare the replies of each level, then of each format."""
     _compare_levels(lab, note)
     for form in FORMATS[1:]:
         try:
@@ -28,7 +28,7 @@ def _compare_levels(lab: Lab, note: Notebook) -> None:
         if (replies := lab.replies.get(level)) is None:
             note.require(f"{level}: tokens", False, "no reply from step a", "a reply")
             continue
-        _take_down(note, f"{level}: tokens against transformers' forward pass", reference.agreement(CLIPS, replies))
+        _record(note, f"{level}: tokens against transformers' forward pass", reference.agreement(CLIPS, replies))
         if plain and level != LEVELS[0]:
             _compare_ids(lab, note, level, plain, replies)
     del reference
@@ -36,7 +36,7 @@ def _compare_levels(lab: Lab, note: Notebook) -> None:
 
 
 def _compare_ids(lab: Lab, note: Notebook, level: str, plain: list[list[int]], replies: list[list[int]]) -> None:
-    """Compare ids one by one, which in bfloat16 part where two logits are as good as equal."""
+    """Compare ids one by one; in bfloat16, they differ where two logits are as good as equal."""
     pairs = [pair for one, other in zip(plain, replies, strict=True) for pair in zip(one, other, strict=False)]
     equal = sum(one == other for one, other in pairs)
     what, measured = f"{level}: tokens that are those of the plain pass", f"{equal} of {len(pairs)}"
@@ -54,10 +54,10 @@ def _compare_format(lab: Lab, note: Notebook, form: Format) -> None:
         replies = [answer.ids for answer in two_turns(engine)]
     reference = Reference(lab.checkpoint, lab.device, dtype)
     reference.quantize(form)
-    _take_down(note, f"{form}: tokens against the dequantized weights", reference.agreement(CLIPS, replies))
+    _record(note, f"{form}: tokens against the dequantized weights", reference.agreement(CLIPS, replies))
     del reference
     free_memory(lab.device)
 
 
-def _take_down(note: Notebook, what: str, found: Agreement) -> None:
+def _record(note: Notebook, what: str, found: Agreement) -> None:
     note.require(what, found.holds, found, f"gaps of at most {found.tolerance:g}", worst=found.worst, equal=found.equal)

@@ -13,7 +13,7 @@ TEMPERATURE, TOP_P = 0.2, 0.95
 
 
 def check(lab: Lab, note: Notebook) -> None:
-    """Start with each level, the plainest first, then as a user does by default."""
+    """Start with each level, the slowest first, then with the default settings."""
     for level in (*LEVELS, DEFAULT):
         try:
             _start(lab, note, level)
@@ -43,7 +43,7 @@ def _start(lab: Lab, note: Notebook, level: str) -> None:
 
 
 def _draw(lab: Lab, note: Notebook) -> None:
-    """Let tokens be drawn, as the model's card has it: captured, with the generator of random numbers."""
+    """Sample tokens with the model card's settings, which captures the generator of random numbers."""
     with lab.engine(note.message, temperature=TEMPERATURE, top_p=TOP_P) as engine:
         before = lab.replays
         answers = [ask(engine, Session(), clip(0)) for _ in range(2)]

@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question that was asked, and the events until its turn was over or given up."""
+    """A spoken question, and the events until its turn ended or timed out."""
 
     question: SpokenClip
     stop: int  # position in the recording, after the reply
@@ -106,10 +106,10 @@ class Harness:
 
     def voice_to_voice_ms(self, exchange: Exchange) -> float | None:
         """Return the time from the last voiced sample in to the first voiced sample out; None without a reply."""
-        asked = voiced_span(self.microphone(exchange.question))
-        if asked is None:
+        voiced = voiced_span(self.microphone(exchange.question))
+        if voiced is None:
             raise VoxError("the question is not in the recording of the microphone")
-        over = exchange.question.start + asked[1]
+        over = exchange.question.start + voiced[1]
         answered = voiced_span(self.loudspeaker(over, exchange.stop))
         return None if answered is None else answered[0] * 1000 / RATE
 

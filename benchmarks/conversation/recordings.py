@@ -9,7 +9,7 @@ import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 
-# Voice is where samples come within this of the loudest one: about 18 dB below the level of active speech, near
+# A sample is voiced if it is within this of the loudest one: about 18 dB below the level of active speech, near
 # the margin of 15.9 dB with which ITU-T P.56 tells speech from pauses.
 VOICED_DB = -30.0
 AUDIBLE = 0.001  # -60 dBFS; a recording that is fainter has no voice in it
@@ -22,7 +22,7 @@ PART_MS = 200  # parts of an utterance that are compared; about a syllable
 LIKE = 0.93
 WINDOW, HOP = 512, 128  # of the spectra by which parts are compared
 BAND = slice(4, 128)  # of their bins: 125 to 4000 Hz at 16 kHz
-PROBE_SAMPLES = 1024  # of a reply, by which a piece of it is recognised
+PROBE_SAMPLES = 1024  # samples of a reply that identify a piece of it
 SAME = 0.999  # the least correlation of a probe with the very same sound
 FADED_SAMPLES = 3  # at an edge of a fade: its last value is 0, and those beside it may be as good as that
 
@@ -126,7 +126,7 @@ class Continuity:
 def continuity(reply: Samples, recording: Samples, least_gap: int) -> Continuity:
     """Follow a reply through a recording at the same rate.
 
-    FADED_SAMPLES at each edge of a silence are too faint to be told from it; they are not counted as missing.
+    FADED_SAMPLES at each edge of a silence are too faint to be distinguished from it and do not count as missing.
 
     Args:
         reply: noise, or another sound that is nowhere alike to itself.

@@ -1,7 +1,7 @@
 """The scenarios of `python -m benchmarks.live`: conversations, and the figures that recordings of them give.
 
-Each scenario runs conversations in programs of their own and returns figures beside their bars. What the pipeline
-does alone is in `benchmarks.conversation.pipeline`.
+Each scenario runs conversations in programs of their own and returns figures beside their bars. Scenarios
+of the pipeline alone are in `benchmarks.conversation.pipeline`.
 """
 
 import os
@@ -38,7 +38,7 @@ class Plan:
     """How much is measured."""
 
     questions: Sequence[Question]
-    turns: int | None = None  # in each scenario; None for as many as its bar asks for
+    turns: int | None = None  # turns of each scenario; None for the number of its bar
     minutes: float = ECHO_MINUTES  # length of the conversation with echo
 
     def repeated(self, least: int = 0) -> list[Question]:
@@ -134,15 +134,15 @@ def _stages(exchanges: Sequence[Exchange], took: Sequence[float | None]) -> list
         words = f"median {median(values):.0f} ms, p95 {percentile(values, 0.95):.0f} ms"
         figures.append(Figure(f"of that: {stage}", words, values=spread(values)))
     used = f"{speculative_replies.count('used')} of {len(speculative_replies)} turns"
-    return [*figures, Figure("drafts used", used, values={"speculative_replies": speculative_replies})]
+    return [*figures, Figure("speculative replies used", used, values={"speculative_replies": speculative_replies})]
 
 
 def stages_of(latency: dict[str, Any], whole_ms: float) -> dict[str, float]:
     """Return the milliseconds of each of STAGES; they add up to the whole.
 
-    Work of a draft before the end point counts towards the end point, for which the user waits anyway. "devices" is
-    what the conversation can't see: both devices, the silence before the first sound of the synthesized voice, and the
-    difference between recording and detector about the last voiced sample.
+    Work on a speculative reply before the end point counts towards the end point, for which the user waits anyway.
+    "devices" is the rest, which the conversation can't measure: both devices, the silence before the first sound of the
+    synthesized voice, and the difference between recording and detector about the last voiced sample.
     """
     end = latency["endpoint_ms"]
     token = max(end, latency["first_token_ms"])
@@ -184,7 +184,7 @@ def pauses(harness: Harness, plan: Plan) -> list[Figure]:
         dropped = sum(turn["latency"]["dropped_speculative_replies"] for turn in chat.events("turn_ended"))
     single = [len(exchange.turns) == 1 for exchange in exchanges]
     whole = [bool(parts) and all(parts) for parts in (_parts(kept, exchange) for exchange in exchanges)]
-    words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {dropped} drafts dropped"
+    words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {dropped} speculative replies dropped"
     values = {"one_turn": single, "whole": whole, "dropped_speculative_replies": dropped}
     return [Figure(f"pauses of {PAUSE_MS} ms in an utterance", words, "all one turn and whole", all(whole), values)]
 
@@ -207,7 +207,7 @@ def _voiced_part(clip: AudioClip) -> Samples:
 
 
 def echo(harness: Harness, plan: Plan) -> list[Figure]:
-    """Converse while the loudspeaker echoes into the microphone; count the turns that nobody spoke."""
+    """Converse while the loudspeaker echoes into the microphone; count the turns without an utterance."""
     harness.card.leak(ECHO_DB, ECHO_MS)
     exchanges: list[Exchange] = []
     speech = np.concatenate([question.clip.resampled(RATE).samples for question in plan.questions])
@@ -262,8 +262,8 @@ def restart(harness: Harness, plan: Plan) -> list[Figure]:
         back = None
         while back is None and time.monotonic() < returned + 6 * BACK_SECONDS:
             time.sleep(0.05)
-            told = [event for event in chat.events("notice")[notices:] if event["text"].endswith("back")]
-            back = told[-1]["at"] - returned if told else None
+            notice = [event for event in chat.events("notice")[notices:] if event["text"].endswith("back")]
+            back = notice[-1]["at"] - returned if notice else None
         time.sleep(PAUSE_SECONDS)
         after = harness.ask(chat, plan.questions[1 % len(plan.questions)].clip)
     numbers = [turn["turn"] for exchange in (before, after) for turn in exchange.turns]

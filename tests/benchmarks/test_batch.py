@@ -47,7 +47,7 @@ def figures(device: str, dtype: Any) -> dict[str, Any]:
     model = SimpleNamespace(device=torch.device(device), dtype=dtype)
     replies = [[1, 2], [3, 4], [5, 6], [7, 8]]
     together = batch.Result(4, [*replies[:3], [0]], 8, 24)
-    plan = batch.Plan(clips=8, clip_seconds=5.0, rows=16)
+    plan = batch.Plan(clips=8, clip_seconds=5.0, slots=16)
     found = batch.figures(batch.Result(30, [], 2, 24), batch.Result(12, replies, 4, 24), together, plan, model)
     return {each.what.removeprefix("24 tokens: "): each for each in found}
 

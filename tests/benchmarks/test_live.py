@@ -33,7 +33,7 @@ def silence(ms: int) -> Samples:
 
 
 def ducked(reply: Samples, *cuts: int, ms: int = 300, fade: int = 480) -> Samples:
-    """Return what is heard of a reply that fades out before each cut, is silent, and swells from there."""
+    """Return a reply as played that fades out before each cut, is silent, and fades in from there."""
     pieces, last = [], 0
     for cut in (*cuts, len(reply)):
         piece = reply[last:cut].copy()
@@ -80,7 +80,7 @@ def test_short_silence_belongs_to_a_stretch() -> None:
     assert stretches(pause, 100) == []
 
 
-# What was heard of a reply.
+# The played part of a reply.
 
 
 def test_a_reply_that_was_heard_at_once_is_whole() -> None:

@@ -64,10 +64,10 @@ class Run:
         assert done.returncode == 0, done.stderr
         self.table, self.notes = done.stdout, done.stderr
         self.record = json.loads(path.read_text())
-        self.contenders = {each["name"]: each for each in self.record["contenders"]}
+        self.implementations = {each["name"]: each for each in self.record["implementations"]}
 
-    def turn(self, contender: str, number: int) -> dict[str, Any]:
-        turns: list[dict[str, Any]] = self.contenders[contender]["turns"]
+    def turn(self, implementation: str, number: int) -> dict[str, Any]:
+        turns: list[dict[str, Any]] = self.implementations[implementation]["turns"]
         return next(turn for turn in turns if turn["turn"] == number)
 
 
@@ -80,17 +80,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_all_implementations_stand_side_by_side(run: Run) -> None:
-    assert list(run.contenders) == list(baselines.NAMES)
+    assert list(run.implementations) == list(baselines.NAMES)
     heading = run.table.splitlines()[0]
     assert [heading.index(name) for name in baselines.NAMES] == sorted(heading.index(name) for name in baselines.NAMES)
     assert "clip to first token, turn 3" in run.table
 
 
 def test_an_implementation_that_fails_says_why_and_the_others_go_on(run: Run) -> None:
-    failure = run.contenders["static"]["failure"]
+    failure = run.implementations["static"]["failure"]
     assert "compiler" in failure
     assert f"static failed: {failure}" in run.table
-    assert all(run.contenders[name]["failure"] is None for name in ("voxcli", "generate", "two-pass"))
+    assert all(run.implementations[name]["failure"] is None for name in ("voxcli", "generate", "two-pass"))
     assert len(run.turn("voxcli", 3)["first_token"]["all_ms"]) == 2
 
 
@@ -101,7 +101,7 @@ def test_voxcli_feeds_this_turn_and_generate_all_of_it(run: Run) -> None:
     assert voxcli["cached_tokens"] == 1 + history, "<s> and the finished turns"
     assert generate["cached_tokens"] == 0
     assert two["new_tokens"] == generate["new_tokens"] + 379 + script.LANGUAGE_TOKENS + 1
-    assert 0 < voxcli["settle_tokens"] <= script.PLACEHOLDER_TOKENS + 8 + 3, "the turn without its audio"
+    assert 0 < voxcli["prefill_history_tokens"] <= script.PLACEHOLDER_TOKENS + 8 + 3, "the turn without its audio"
 
 
 def test_times_of_a_turn_come_in_order(run: Run) -> None:
@@ -110,8 +110,8 @@ def test_times_of_a_turn_come_in_order(run: Run) -> None:
         times = [turn[key]["median_ms"] for key in ("first_token", "first_words", "whole_turn")]
         assert 0 < times[0] < times[1] <= times[2]
     assert run.turn("two-pass", 1)["of_two_passes"] == 1
-    assert run.contenders["voxcli"]["ready_seconds"] > 0
-    assert run.contenders["voxcli"]["own_ms_a_token"] > 0
+    assert run.implementations["voxcli"]["ready_seconds"] > 0
+    assert run.implementations["voxcli"]["own_ms_a_token"] > 0
 
 
 def test_the_record_says_what_it_depends_on(run: Run) -> None:
@@ -139,16 +139,16 @@ def test_quantized_weights_are_measured_in_a_model_of_their_own_and_against_thei
     plan = one_pass.Plan(turns=1, samples=1, reply_tokens=20, only=("voxcli", "generate"), quantize="int8")
     record = one_pass.measure_all("random:tiny", "cpu", plan, "command", notes.append, opens)
     assert notes == [f"{name} ..." for name in ("random:tiny", "generate", "voxcli", "voxcli-int8")], "voxcli last"
-    assert [each["name"] for each in record["contenders"]] == ["voxcli", "voxcli-int8", "generate"]
-    assert [each["failure"] for each in record["contenders"]] == [None] * 3
+    assert [each["name"] for each in record["implementations"]] == ["voxcli", "voxcli-int8", "generate"]
+    assert [each["failure"] for each in record["implementations"]] == [None] * 3
     assert len(opened) == 2
-    plain, quantized, generate = (each["floors"] for each in record["contenders"])
+    plain, quantized, generate = (each["floors"] for each in record["implementations"])
     assert plain == generate == record["floors"]
     text = random_model.config_of("tiny").text_config
     saved = floors.decode_bytes(text, 4) / floors.decode_bytes(text, 4, 1)
     assert quantized["tokens_per_second"] == pytest.approx(saved * plain["tokens_per_second"])
     assert quantized["first_token_ms"] == plain["first_token_ms"]
-    rate = record["contenders"][1]["turns"][0]["tokens_per_second"]
+    rate = record["implementations"][1]["turns"][0]["tokens_per_second"]
     assert rate["of_floor"] == pytest.approx(rate["median"] / quantized["tokens_per_second"])
     assert f"{quantized['tokens_per_second']:.0f} voxcli-int8" in one_pass_report.table(record)
 

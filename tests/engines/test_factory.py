@@ -35,8 +35,8 @@ class BigHub(FakeHub):
 class FakeVoxtral(FakeEngine):
     """An engine that says how many replies it is made for."""
 
-    def for_many(self, rows: int, items: int) -> FakeEngine:
-        return FakeEngine([], name=f"{rows} rows for {items} items")
+    def for_many(self, slots: int, items: int) -> FakeEngine:
+        return FakeEngine([], name=f"{slots} slots for {items} items")
 
 
 @dataclass
@@ -154,9 +154,9 @@ def test_a_flag_to_be_corrected_is_an_error_with_auto_too(here: Opening, options
         here.open(replace(OPTIONS, **options), here.around(machine(gpu(24))))
 
 
-def test_a_batch_has_as_many_rows_as_items(here: Opening) -> None:
-    options = replace(OPTIONS, rows=0, items=3)
-    assert here.open(options, here.around(machine(gpu(24)))) == "0 rows for 3 items"
+def test_a_batch_has_as_many_slots_as_items(here: Opening) -> None:
+    options = replace(OPTIONS, slots=0, items=3)
+    assert here.open(options, here.around(machine(gpu(24)))) == "0 slots for 3 items"
     assert here.loaded[0]["many"]
 
 

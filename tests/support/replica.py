@@ -1,7 +1,9 @@
-"""Load a checkpoint on the CPU in a process of its own, decode a few tokens, print what it took as JSON.
+"""Load a checkpoint of full size on the CPU, or compare a reply with transformers: each in a process of its own.
 
-python -m tests.support.replica FOLDER none|int8|int4          voxcli's loader, in this format
-python -m tests.support.replica FOLDER int8|int4 --reference   transformers' loader; restored matrices
+python -m tests.support.replica FOLDER none|int8|int4               load in this format, generate a few tokens
+python -m tests.support.replica FOLDER none|int8|int4 TOKEN...      compare these tokens with transformers
+
+Both print one line of JSON. The weights that are not quantized are kept in bfloat16.
 """
 
 import json
@@ -9,70 +11,63 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 import transformers
 
 from benchmarks import anonymous_memory
+from benchmarks.checks.reference import Reference
 from voxcli.engines.voxtral import loader
 from voxcli.engines.voxtral.checkpoint import files
 from voxcli.engines.voxtral.device import formats
+from voxcli.engines.voxtral.device.hardware import Accelerator, Hardware
 from voxcli.engines.voxtral.quiet import quiet
-from voxcli.engines.voxtral.runtime import int4, quantization
-from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
-from voxcli.engines.voxtral.runtime.text_model import TextModel
+from voxcli.engines.voxtral.runtime.decoder import Decoder
+from voxcli.engines.voxtral.runtime.model import SharedModel
+from voxcli.engines.voxtral.runtime.sampler import Sampling
 
 PROMPT = [1, 3, 300, 400, 500, 600, 700, 800, 900, 1200, 1500, 4]
 TOKENS = 8
+RAM_BYTES = 14_000_000_000  # room for Mini in bfloat16 and in nothing larger: float32 would take 20 GB
+NO_GPU = Accelerator(problem="there is none", hint="use --device cpu")
 
 
-def reference(folder: Path, form: formats.Format, dtype: torch.dtype = torch.bfloat16) -> Any:
-    """Return the model, each matrix replaced by what its quantized one stands for."""
-    voxtral: Any = transformers.VoxtralForConditionalGeneration
-    with quiet():
-        model = voxtral.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
-    text = TextModel(model).modules
-    with torch.no_grad():
-        for layer in text.layers:
-            for path in quantization.MATRICES:
-                weight = layer.get_submodule(path).weight
-                weight.copy_(restored(weight, form))
-    return model
-
-
-def restored(weight: torch.Tensor, form: formats.Format) -> torch.Tensor:
-    """Return a weight as it is after rounding to a format."""
-    if form == "int4":
-        return int4.restored(*int4.rounded(weight))
-    rounded = quantization.ByteLinear(weight, "int8")
-    return rounded.weight * rounded.scale.float()[:, None]
-
-
-def main(folder: Path, form: formats.Format, is_reference: bool) -> dict[str, Any]:
-    """Return the peak of anonymous memory while loading, the sizes that were promised, tokens and logits."""
+def generate(folder: Path, form: formats.Format) -> dict[str, Any]:
+    """Load a checkpoint with voxcli and generate tokens; return them, the peak of anonymous memory and the sizes."""
+    hardware = Hardware(NO_GPU, NO_GPU, RAM_BYTES)
     with anonymous_memory.peak() as memory:
-        model = reference(folder, form) if is_reference else loaded(folder, form)
-    decoder = Decoder(model, capacity=64)
+        model = loader.load(folder, "cpu", 512, TOKENS, lambda _: None, lambda: hardware, form).model
+    decoder = Decoder(SharedModel(model), capacity=64)
     decoder.prefill(PROMPT)
     started = time.perf_counter()
     tokens = list(decoder.stream(Sampling(TOKENS, frozenset()), threading.Event()))
     seconds = time.perf_counter() - started
     config = transformers.VoxtralConfig.from_pretrained(folder, local_files_only=True)
-    parameters = files.inspect(folder).parameters
     return {
         "peak_bytes": memory.grown,
-        "stored_bytes": formats.stored_bytes(config, parameters, 2, form),
-        "layer_bytes": formats.largest_layer_bytes(config, 2),
+        "stored_bytes": formats.stored_bytes(config, files.inspect(folder).parameters, model.dtype.itemsize, form),
+        "layer_bytes": formats.largest_layer_bytes(config, model.dtype.itemsize),
         "tokens": tokens,
         "seconds_per_token": seconds / len(tokens),
     }
 
 
-def loaded(folder: Path, form: formats.Format) -> Any:
-    """Return the model as voxcli loads it."""
-    return loader.load(folder, "cpu", 2048, 64, lambda _: None, quantize=form).model
+def compare(folder: Path, form: formats.Format, tokens: list[int]) -> dict[str, Any]:
+    """Return how far tokens are from the choices of transformers with the same weights, as `Reference.gaps`."""
+    with quiet():
+        reference = Reference(folder, "cpu", "bfloat16")
+    if form != "none":
+        reference.quantize(form)
+    gaps = reference.gaps(PROMPT, tokens)
+    return {"gaps": gaps, "tolerance": reference.tolerance}
+
+
+def main(folder: str, form: str, *tokens: str) -> None:
+    """Print the result for the arguments of the command line."""
+    known = cast(formats.Format, form)
+    found = compare(Path(folder), known, list(map(int, tokens))) if tokens else generate(Path(folder), known)
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
-    json.dump(main(Path(sys.argv[1]), sys.argv[2], "--reference" in sys.argv), sys.stdout)  # type: ignore[arg-type]
+    main(*sys.argv[1:])

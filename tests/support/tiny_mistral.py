@@ -1,4 +1,4 @@
-"""Make a tiny Voxtral without weights in Mistral's own format, as vLLM reads it; it fills in random ones itself.
+"""Make a tiny Voxtral in Mistral's own format for vLLM, which fills in random weights itself.
 
 The tokenizer has the size of the published one: 131,072 ids, 1000 of them for control tokens.
 
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.support.tiny_voxtral import tekken
+from benchmarks.tekken import tekken
 
 VOCABULARY, CONTROL_TOKENS = 131_072, 1000
 FRONT_END = {"sampling_rate": 16000, "frame_rate": 12.5, "num_mel_bins": 128, "hop_length": 160, "window_size": 400}
@@ -42,7 +42,7 @@ def make(folder: Path) -> Path:
     """Write the model's parameters and its tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.json").write_text(json.dumps(MODEL))
-    (folder / "tekken.json").write_text(json.dumps(tekken(30, VOCABULARY, CONTROL_TOKENS)))
+    (folder / "tekken.json").write_text(json.dumps(tekken(VOCABULARY, CONTROL_TOKENS)))
     return folder
 
 

@@ -211,7 +211,7 @@ def _open_engine(
         if settings.engine == "remote":
             engine = open_servers(settings, options.urls, options.concurrency or SERVER_CONCURRENCY, stack, notice)
         else:
-            engine = open_engine(settings, stack, notice, fetching, warming, rows=options.batch_size or 0, items=left)
+            engine = open_engine(settings, stack, notice, fetching, warming, slots=options.batch_size or 0, items=left)
             _refuse_batch_size(options.batch_size, engine.name)
     return engine, time.perf_counter() - started
 
@@ -254,7 +254,7 @@ def _open_cluster(
     from voxcli.batch.ray.cluster import ActorPool, Size, connected
 
     stack.enter_context(connected(options.ray or ""))
-    wanted = replace(_options_for(settings, options), rows=options.batch_size or 0, items=left)
+    wanted = replace(_options_for(settings, options), slots=options.batch_size or 0, items=left)
     engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)
     at_once = None if wanted.engine == "remote" else options.concurrency
     setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once)

@@ -87,7 +87,7 @@ def open_engine(
     fetching: "Progress",
     warming: "Progress",
     *,
-    rows: int = 1,
+    slots: int = 1,
     items: int = 0,
 ) -> "Engine":
     """Choose and load the engine. `notice` is told which one, and why.
@@ -95,13 +95,13 @@ def open_engine(
     Args:
         fetching: told the progress of a download, if there is one.
         warming: told the progress of a long warm-up.
-        rows: replies that the voxtral engine generates at once; 0: as many as suit the device.
-        items: replies that it will be asked for, if `rows` is not 1; 0: unknown.
+        slots: replies that the voxtral engine generates at once; 0: as many as suit the device.
+        items: replies that it will be asked for, if `slots` is not 1; 0: unknown.
     """
     from voxcli.config.paths import cache_folder
     from voxcli.engines import factory
 
-    options = replace(engine_options(settings), rows=rows, items=items)
+    options = replace(engine_options(settings), slots=slots, items=items)
     started = time.perf_counter()
     engine = factory.open_engine(options, cache_folder(), notice, fetching, warming)
     log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)

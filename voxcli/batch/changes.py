@@ -44,7 +44,7 @@ class Changes:
 
 
 @dataclass
-class _Progress:
+class _SessionSoFar:
     """A session as far as the plan has been read."""
 
     instructions: str
@@ -95,10 +95,10 @@ def compare(plan: Iterable[Planned], results: Results, asked: Asked) -> Changes:
     A finished turn also counts as changed if the turns before it did, and a record of a session if its item is gone
     but others of the session are still to be answered: the memory of the session was another one.
     """
-    changes, sessions = Changes(), dict[str, _Progress]()
+    changes, sessions = Changes(), dict[str, _SessionSoFar]()
     for item, ends_session in plan:
         instructions = asked.instructions if item.instructions is None else item.instructions
-        session = None if item.session is None else sessions.setdefault(item.session, _Progress(instructions))
+        session = None if item.session is None else sessions.setdefault(item.session, _SessionSoFar(instructions))
         record = results.record(item.id)
         if record is None:
             if session:
@@ -143,7 +143,7 @@ def _reasons(item: Item, record: Record, instructions: str, asked: Asked) -> Ite
         yield "session"
 
 
-def _memory_reasons(session: _Progress, record: Record) -> Iterator[str]:
+def _memory_reasons(session: _SessionSoFar, record: Record) -> Iterator[str]:
     """Yield a reason if an answer was given after other turns."""
     if "error" in record:
         return
@@ -153,7 +153,7 @@ def _memory_reasons(session: _Progress, record: Record) -> Iterator[str]:
         yield "earlier turns"
 
 
-def _advance(session: _Progress, item_id: str, record: Record, *, has_changed: bool) -> None:
+def _advance(session: _SessionSoFar, item_id: str, record: Record, *, has_changed: bool) -> None:
     session.seen.add(item_id)
     turn = turn_of(record)
     if turn is None:

@@ -1,7 +1,7 @@
-"""Which engine answers, and opening it. It knows each engine by name and what it needs to be opened.
+"""Chooses an engine and opens it.
 
-With `auto`, the embedded engine answers where Voxtral can't: no GPU, no room in its memory, nothing to
-load from, or any failure while it is loaded. What can't fit is never fetched.
+With `auto`, the embedded engine is opened where Voxtral can't be: without a GPU, with too little memory, without
+a checkpoint, or after any failure to load it. A checkpoint that can't fit is never downloaded.
 """
 
 import os
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from voxcli.engines.voxtral.engine import VoxtralEngine
 
 Notice = Callable[[str], None]
-Progress = Callable[[int, int], None]  # done, in all: bytes of a download, parts of a warm-up
+Progress = Callable[[int, int], None]  # done and total: bytes of a download, steps of a warm-up
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """What a user may say about a server; `voxcli.config.schema` explains the numbers."""
+    """A user's settings for a server; `voxcli.config.schema` explains the numbers."""
 
     url: str = ""
-    model: str = ""  # empty: the only one that it has
+    model: str = ""  # empty: the server's only model
     audio_style: Literal["object", "string"] = "object"
     connect_seconds: float = 5.0
     first_token_seconds: float = 60.0
@@ -50,25 +50,25 @@ class RemoteOptions:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a user may say about the engine."""
+    """A user's settings for the engine."""
 
     engine: Literal["auto", "voxtral", "embedded", "remote"]
     model: str  # short name, hub id or folder
     device: str  # auto, cuda, cuda:N, mps or cpu
-    instructions: str  # of the session to come
+    instructions: str  # of the next session
     max_reply_tokens: int
-    temperature: float | None  # 0 is greedy; None for what suits the model
-    top_p: float | None  # None likewise
-    context_tokens: int  # of the prompt, the reply not included
+    temperature: float | None  # 0 is greedy; None for the model's default
+    top_p: float | None  # None for the model's default
+    context_tokens: int  # most tokens of the prompt, without the reply
     remote: RemoteOptions = field(default_factory=RemoteOptions)
-    quantize: Asked = "auto"  # the voxtral engine's matrices
-    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # the voxtral engine's, on a CUDA device
-    rows: int = 1  # replies that the voxtral engine gives at once; 0: as many as suit the device
-    items: int = 0  # replies that it will be asked for, where `rows` is not 1; 0: nobody knows
+    quantize: Asked = "auto"  # format of the voxtral engine's large matrices
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # of the voxtral engine on a CUDA device
+    slots: int = 1  # replies that the voxtral engine generates at once; 0: as many as suit the device
+    items: int = 0  # number of replies to come, if `slots` is not 1; 0: unknown
 
 
-def _untold(_done: int, _total: int) -> None:
-    """Be told how far something is, and do nothing."""
+def _ignore(_done: int, _total: int) -> None:
+    """Ignore progress."""
 
 
 def _loaded_embedded(**options: Any) -> Engine:
@@ -84,7 +84,7 @@ def _loaded_voxtral(**options: Any) -> "VoxtralEngine":
 
 
 def looks_like_gpu() -> bool:
-    """Return whether this machine has something like a GPU, without asking torch, whose import takes seconds."""
+    """Return whether this machine may have a GPU, without importing torch, which takes seconds."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     if os.name == "nt":
@@ -94,10 +94,10 @@ def looks_like_gpu() -> bool:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What opening an engine touches; tests give others."""
+    """The outside world of opening an engine; tests replace it."""
 
     looks_like_gpu: Callable[[], bool] = looks_like_gpu
-    look: Callable[[str], Hardware] = hardware.look  # takes `--device`
+    look: Callable[[str], Hardware] = hardware.look  # takes the value of `--device`
     hub: catalog.Hub = field(default_factory=catalog.Hub)
     prepare_weights: Callable[..., Path] = weights.prepare  # of the embedded engine
     load_embedded: Callable[..., Engine] = _loaded_embedded
@@ -111,21 +111,22 @@ def open_engine(
     options: EngineOptions,
     cache: Path,
     notice: Notice,
-    fetching: Progress = _untold,
-    warming: Progress = _untold,
+    fetching: Progress = _ignore,
+    warming: Progress = _ignore,
     around: Surroundings = HERE,
 ) -> Engine:
-    """Choose, fetch where needed, and load the engine; `notice` is told what was chosen and why.
+    """Choose and load an engine, downloading a checkpoint if needed.
 
     Args:
-        cache: where the embedded engine's weights are made ready, and the voxtral engine's kernels kept.
+        cache: folder of the embedded engine's weights and the voxtral engine's compiled kernels.
+        notice: receives a line about the chosen engine and the reason.
         fetching: called while a checkpoint is downloaded.
-        warming: called while the voxtral engine compiles and captures what a turn computes.
+        warming: called while the voxtral engine compiles and captures the work of a turn.
 
     Raises:
-        ModelError: the engine asked for can't be had.
+        ModelError: the wanted engine can't be opened.
         RemoteError: the server does not answer.
-        ConfigError: the server's address or its key can't be one; no such device; a format of no use there.
+        ConfigError: an invalid address or key of a server; no such device; a format that it does not support.
     """
     if options.engine == "remote":
         return open_server(options, options.remote.url, notice)
@@ -137,11 +138,11 @@ def open_engine(
     if not why:
         try:
             return _open_voxtral(options, cache, notice, fetching, warming, around)
-        except ConfigError:  # a flag to be corrected
+        except ConfigError:  # the user has to correct a flag
             raise
         except VoxError as error:
             why = str(error)
-    return _open_embedded(options, cache, notice, around, why)  # out here, the failed model is let go
+    return _open_embedded(options, cache, notice, around, why)  # after the handler, the failed model is freed
 
 
 def named_engine(options: EngineOptions) -> tuple[str | None, str | None]:
@@ -199,13 +200,13 @@ def find_server(remote: RemoteOptions, url: str) -> "Server":
 
 
 def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, notice: Notice) -> "RemotePool":
-    """Return one engine for several servers, each of which is asked for `concurrency` replies at once.
+    """Return one engine for several servers, with up to `concurrency` requests at once for each.
 
-    A server that does not answer now is left out, and `notice` is told.
+    A server that does not answer now is left out, with a notice.
 
     Raises:
-        RemoteError: none of them answers.
-        ConfigError: an address or the key can't be one.
+        RemoteError: no server answers.
+        ConfigError: an address or the key is invalid.
     """
     from voxcli.engines.openai.pool import RemotePool
 
@@ -240,7 +241,7 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, around: 
 def _open_voxtral(
     options: EngineOptions, cache: Path, notice: Notice, fetching: Progress, warming: Progress, around: Surroundings
 ) -> Engine:
-    """Fetch and load a checkpoint that fits; whatever goes wrong is a VoxError."""
+    """Download and load a checkpoint that fits. Raises only VoxErrors."""
     sampling = VOXTRAL.but(options.temperature, options.top_p)
     try:
         found = around.look(options.device)
@@ -258,27 +259,27 @@ def _open_voxtral(
             quantize=where.form,
             acceleration=options.acceleration,
             folder=cache,
-            many=options.rows != 1,
+            many=options.slots != 1,
         )
         notice(f"voxtral engine: {engine.model} in {where.format_name} on {where.device}")
-        return engine if options.rows == 1 else engine.for_many(options.rows, options.items)
+        return engine if options.slots == 1 else engine.for_many(options.slots, options.items)
     except VoxError:
         raise
     except Exception as error:
         kind = type(error).__name__
         raise ModelError(
             f"the voxtral engine could not be loaded: {kind}: {first_line(error)}",
-            hint="--verbose shows where; --engine embedded does without",
+            hint="--verbose shows the traceback; --engine embedded needs no torch",
         ) from error
 
 
 def _placed(
     options: EngineOptions, found: Hardware, notice: Notice, fetching: Progress, around: Surroundings
 ) -> tuple[Path, Placement]:
-    """Return the folder of the checkpoint, fetched first where it is not here, and how it fits.
+    """Return the folder of the checkpoint, downloaded if needed, and its placement.
 
     Raises:
-        ModelError: it does not fit; then nothing was fetched.
+        ModelError: it does not fit; nothing was downloaded then.
     """
     wanted = Wanted(options.device, options.quantize, options.context_tokens, options.max_reply_tokens)
 
@@ -288,7 +289,7 @@ def _placed(
     placement.check_device(options.device, found)
     checkpoint = catalog.locate(options.model, around.hub)
     if checkpoint is None:
-        if needs := demand_here(options.model, None):  # then the hub need not be asked
+        if needs := demand_here(options.model, None):  # known without the hub
             placement.plan(wanted, found, needs)
         notice(f"fetching {catalog.resolve(options.model)} (once)")
         checkpoint = catalog.fetch(options.model, fetching, around.hub, check)
@@ -296,10 +297,13 @@ def _placed(
 
 
 def demand_here(model: str, checkpoint: Path | None) -> Demand | None:
-    """Return what a model needs, of what is known without the network; None where nothing is.
+    """Return the memory that a model needs, as far as it is known without the network.
+
+    Args:
+        checkpoint: the local folder of the model, if there is one.
 
     Raises:
-        ModelError: the checkpoint, which is here, is damaged; or there can be no such model.
+        ModelError: the local checkpoint is damaged, or there can be no such model.
     """
     if checkpoint:
         return folder_demand(checkpoint)
@@ -308,21 +312,21 @@ def demand_here(model: str, checkpoint: Path | None) -> Demand | None:
 
 
 def folder_demand(checkpoint: Path) -> Demand:
-    """Return what the checkpoint in a folder needs. Raises ModelError where it is not whole."""
+    """Return the memory that the checkpoint in a folder needs. Raises ModelError if it is not complete."""
     parameters = files.inspect(checkpoint).parameters
     return demand(shapes.read_shape(checkpoint / "config.json"), parameters)
 
 
 def fetched_demand(config: Path, weight_bytes: int) -> Demand:
-    """Return what a checkpoint needs of which the configuration alone is here."""
+    """Return the memory that a checkpoint needs, from its configuration and the bytes of its weights."""
     parameters = weight_bytes // shapes.stored_value_bytes(config)
     return demand(shapes.read_shape(config), parameters)
 
 
 def why_not_voxtral(device: str, around: Surroundings = HERE) -> str:
-    """Return why there is no GPU for Voxtral; empty where there is one.
+    """Return the reason why there is no GPU for Voxtral; empty if there is one.
 
-    torch takes a second or two to import, so it is asked only where something looks like a GPU.
+    torch takes a second or two to import, so this is done only where something looks like a GPU.
     """
     if device == "cpu":
         return "--device cpu"

@@ -17,10 +17,10 @@ from voxcli.core.session import Session, Turn
 from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
-    HEARD_WORDS_FIRST,
-    HEARD_WORDS_LAST,
     NO_WORDS,
     SHOWN_BYTES,
+    TRANSCRIPT_WORDS_FIRST,
+    TRANSCRIPT_WORDS_LAST,
     TURNS_SHOWN,
     EmbeddedEngine,
     LlamaCpp,
@@ -107,11 +107,11 @@ def test_what_is_read_ahead_is_what_the_next_prompt_begins_with() -> None:
 
 
 def test_one_pass_hears_and_answers() -> None:
-    ears, model = FakeRecognizer("What is it?"), FakeTextModel()
-    deltas, report = collect(EmbeddedEngine(ears, model), Session(), Utterance(CLIP, "Be exact."))
+    recognizer, model = FakeRecognizer("What is it?"), FakeTextModel()
+    deltas, report = collect(EmbeddedEngine(recognizer, model), Session(), Utterance(CLIP, "Be exact."))
     assert deltas == ["Two ", "words."]
     assert report == PassReport(1, prompt_tokens=7, cached_tokens=3, reply_tokens=2, transcript="What is it?")
-    assert ears.transcript == [CLIP]
+    assert recognizer.transcript == [CLIP]
     assert "What is it?\nBe exact." in model.prompts[0]
 
 
@@ -135,9 +135,9 @@ def test_replies_that_are_too_long_to_show_are_left_out() -> None:
 
 
 def test_of_a_long_recording_the_beginning_and_the_end_are_shown() -> None:
-    words = [f"w{number}" for number in range(HEARD_WORDS_FIRST + HEARD_WORDS_LAST + 500)]
+    words = [f"w{number}" for number in range(TRANSCRIPT_WORDS_FIRST + TRANSCRIPT_WORDS_LAST + 500)]
     found = re.findall(r"\bw\d+\b", shown(Session(), " ".join(words)))
-    assert found == words[:HEARD_WORDS_FIRST] + words[-HEARD_WORDS_LAST:]
+    assert found == words[:TRANSCRIPT_WORDS_FIRST] + words[-TRANSCRIPT_WORDS_LAST:]
 
 
 def test_nothing_heard_and_nothing_typed_needs_no_model() -> None:
@@ -147,9 +147,9 @@ def test_nothing_heard_and_nothing_typed_needs_no_model() -> None:
 
 
 def test_text_alone_is_answered_without_listening() -> None:
-    ears, model = FakeRecognizer("never"), FakeTextModel()
-    _, report = collect(EmbeddedEngine(ears, model), Session(), Utterance(None, "What is it?"))
-    assert (report.transcript, ears.transcript) == (None, [])
+    recognizer, model = FakeRecognizer("never"), FakeTextModel()
+    _, report = collect(EmbeddedEngine(recognizer, model), Session(), Utterance(None, "What is it?"))
+    assert (report.transcript, recognizer.transcript) == (None, [])
     assert "What is it?" in model.prompts[0]
 
 
@@ -183,7 +183,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def engine() -> Generator[Engine, None, None]:
-    told: list[str] = []
+    notices: list[str] = []
     options = EngineOptions(
         "embedded",
         "mini",
@@ -194,8 +194,8 @@ def engine() -> Generator[Engine, None, None]:
         top_p=1,
         context_tokens=8192,
     )
-    engine = open_engine(options, cache_folder(), told.append)
-    assert [line.split(":")[0] for line in told if "preparing" not in line] == ["embedded engine"]
+    engine = open_engine(options, cache_folder(), notices.append)
+    assert [line.split(":")[0] for line in notices if "preparing" not in line] == ["embedded engine"]
     yield engine
     engine.close()
 
@@ -220,7 +220,7 @@ def prompt_tokens(llama: LlamaCpp, prompt: str) -> int:
 
 
 def ask(engine: Engine, name: str) -> tuple[str, str]:
-    """Return what was heard of an example, and the reply."""
+    """Return the transcript of an example, and the reply."""
     utterance = Utterance(read_audio(QUESTIONS / name))
     deltas, report = collect(engine, Session(instructions=DEFAULT_INSTRUCTIONS), utterance)
     assert report.model_passes == 1
@@ -231,13 +231,13 @@ def ask(engine: Engine, name: str) -> tuple[str, str]:
 
 def test_most_short_questions_are_answered_right(engine: Engine) -> None:
     questions = json.loads((QUESTIONS / "questions.json").read_text())
-    asked = {name: ask(engine, name) for name in questions if name != LONG}
+    answers = {name: ask(engine, name) for name in questions if name != LONG}
     right = [
         name
-        for name, (_, reply) in asked.items()
+        for name, (_, reply) in answers.items()
         if any(re.search(rf"\b{answer}\b", reply, re.IGNORECASE) for answer in questions[name]["answers"])
     ]
-    assert len(right) >= len(asked) * 7 // 12, asked
+    assert len(right) >= len(answers) * 7 // 12, answers
 
 
 def test_a_long_recording_is_heard_to_its_end(engine: Engine) -> None:
@@ -320,10 +320,10 @@ def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
     llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 1}, chat_beginning(""))
     engine, session = EmbeddedEngine(FakeRecognizer("What is it?"), llama), talk(2)
     engine.prefill_history(session)
-    _, settled = collect(engine, session, Utterance(CLIP))
+    _, prefilled = collect(engine, session, Utterance(CLIP))
     _, unknown = collect(engine, talk(2, "Another reply {}."), Utterance(CLIP))
-    assert settled.prompt_tokens - settled.cached_tokens < 20  # the question and the layout around it
-    assert unknown.cached_tokens < settled.cached_tokens
+    assert prefilled.prompt_tokens - prefilled.cached_tokens < 20  # the question and the layout around it
+    assert unknown.cached_tokens < prefilled.cached_tokens
 
 
 def test_instructions_too_long_to_read_ahead_are_told_when_they_are_used(folder: Path) -> None:

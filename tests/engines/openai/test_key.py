@@ -32,10 +32,10 @@ def nothing(_host: str) -> None:
 def test_the_variable_comes_first_and_the_keyring_last(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f" {CANARY}\n")
-    asked: list[str] = []
+    hosts: list[str] = []
 
     def keyring(host: str) -> str:
-        asked.append(host)
+        hosts.append(host)
         return "from-the-keyring"
 
     def secret(given: str) -> str:
@@ -44,9 +44,9 @@ def test_the_variable_comes_first_and_the_keyring_last(tmp_path: Path) -> None:
 
     assert secret(f" {CANARY}\n") == CANARY
     assert secret(f"@{file}") == CANARY
-    assert asked == []
+    assert hosts == []
     assert secret("") == secret("  ") == "from-the-keyring"
-    assert set(asked) == {"example.org:8000"}
+    assert set(hosts) == {"example.org:8000"}
     assert find_key(URL, {}, nothing) is None
 
 
@@ -55,7 +55,7 @@ def test_the_variable_comes_first_and_the_keyring_last(tmp_path: Path) -> None:
     [(None, "No such file"), (b"\xff\xfe", "not plain text"), (b"", "is not a key"), (b"a b", "is not a key")],
 )
 def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes | None, reason: str) -> None:
-    file = tmp_path / CANARY  # somebody may write the key where the name belongs
+    file = tmp_path / CANARY  # a user may write the key in place of the name
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=reason) as caught:

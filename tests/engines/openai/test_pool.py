@@ -25,14 +25,14 @@ class Scripted(Engine):
     def __init__(self, *script: "str | RemoteError | tuple[str, RemoteError]", model: str = "tiny") -> None:
         self.name = "remote"
         self.model = model
-        self.asked = 0
+        self.requests = 0
         self.closed = False
         self._script = list(script)
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
-        self.asked += 1
+        self.requests += 1
         step = self._script.pop(0) if self._script else "fine"
         text, error = step if isinstance(step, tuple) else (step, None) if isinstance(step, str) else ("", step)
         if text:
@@ -46,7 +46,7 @@ class Scripted(Engine):
 
 
 class Clock:
-    """Time that passes whenever somebody looks at it."""
+    """A clock that advances at each reading."""
 
     def __init__(self, step_seconds: float = 2.0) -> None:
         self.now = 0.0
@@ -74,7 +74,7 @@ def test_a_request_goes_on_elsewhere_where_a_server_fails_or_breaks_off() -> Non
     first, second = Scripted(("Hel", gone())), Scripted("Hello.")
     pool = RemotePool([first, second], 1)
     assert text_of(pool) == "Hello."
-    assert (first.asked, second.asked) == (1, 1)
+    assert (first.requests, second.requests) == (1, 1)
 
 
 def test_a_server_that_failed_is_left_out_and_asked_again_later() -> None:
@@ -83,19 +83,19 @@ def test_a_server_that_failed_is_left_out_and_asked_again_later() -> None:
     pool = RemotePool([first, second], 1, clock=clock)
     for _ in range(5):
         assert text_of(pool) == "fine"
-    assert (first.asked, second.asked) == (1, 5)
+    assert (first.requests, second.requests) == (1, 5)
     clock.now += 1.5
     with closing(pool.reply(Session(), SPOKEN, threading.Event())) as reply:
         assert next(reply) == ""  # the second is busy
         assert text_of(pool) == "fine"
-    assert first.asked == 2
+    assert first.requests == 2
 
 
 def test_what_any_server_would_refuse_is_asked_of_one() -> None:
     first, second = Scripted(RequestRefusedError("too big")), Scripted()
     with pytest.raises(RequestRefusedError):
         ask(RemotePool([first, second], 1))
-    assert second.asked == 0
+    assert second.requests == 0
 
 
 def test_a_request_that_every_server_fails_on_fails() -> None:
@@ -109,13 +109,13 @@ def test_a_request_that_every_server_fails_on_fails() -> None:
 def test_an_outage_is_waited_out_and_a_long_one_is_not() -> None:
     only = Scripted(*[gone() for _ in range(4)])
     assert text_of(RemotePool([only], 1, clock=Clock())) == "fine"
-    assert only.asked == 5
+    assert only.requests == 5
     dead = Scripted(*[gone() for _ in range(100)])
     pool = RemotePool([dead], 1, patience_seconds=20, clock=Clock())
     for _ in range(10):
         with pytest.raises(RemoteError, match="it is gone"):
             ask(pool)
-    assert dead.asked < 20, "once patience is over, requests fail at once"
+    assert dead.requests < 20, "once patience is over, requests fail at once"
 
 
 def test_whoever_waits_can_be_interrupted() -> None:
@@ -169,11 +169,11 @@ def test_none_is_lost_when_a_server_is_killed() -> None:
         pool = RemotePool([engine_for(stays), engine_for(dies, retries=0)], 4)
         texts = [f"question {number}" for number in range(200)]
         with ThreadPoolExecutor(8) as threads:
-            asked = [threads.submit(ask, pool, None, Utterance(None, text)) for text in texts]
+            submitted = [threads.submit(ask, pool, None, Utterance(None, text)) for text in texts]
             for _ in range(20):
                 assert served.acquire(timeout=WAIT_SECONDS)
             dies.kill()
-            replies = ["".join(future.result()[0]) for future in asked]
+            replies = ["".join(future.result()[0]) for future in submitted]
     assert replies == texts
     assert 20 <= len(dies.chats) < 200
 

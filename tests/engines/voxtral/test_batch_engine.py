@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from voxcli.errors import AudioInputError, ModelError
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 voxtral = pytest.importorskip("voxcli.engines.voxtral.engine")
-many_module = pytest.importorskip("voxcli.engines.voxtral.batch_engine")
+from voxcli.engines.voxtral.batch_engine import TokenQueue  # noqa: E402 - needs torch
+from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
@@ -63,11 +65,14 @@ def one(folder: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def many(folder: Path) -> Iterator[Callable[[int], Any]]:
+def many(folder: Path) -> Iterator[Callable[..., Any]]:
     opened: list[Any] = []
 
-    def open_many(rows: int) -> Any:
-        opened.append(load(folder).for_many(rows))
+    def open_many(slots: int, prepare: Callable[[Any], None] = lambda _: None) -> Any:
+        """Open a batch engine; `prepare` may change the engine that it is made from."""
+        single = load(folder)
+        prepare(single)
+        opened.append(single.for_many(slots))
         return opened[-1]
 
     yield open_many
@@ -110,22 +115,22 @@ def answer(
     scheduler = Scheduler(iter(plan), NothingFinished(), "Be brief.")
     run = Run(scheduler, plan.items, written.append, Stats(), Silent(), stop or threading.Event())
     with Prefetcher(scheduler, clip_of) as prefetcher:
-        count = replies_at_once(engine) or 1
-        run.answer([EngineWorker(prefetcher, engine, 0.0, replies) for _ in range(count)])
+        workers = replies_at_once(engine) or 1
+        run.answer([EngineWorker(prefetcher, engine, 0.0, replies) for _ in range(workers)])
     found = {record["id"]: record for record in written}
     assert len(found) == len(written)
     return found
 
 
-def items(count: int) -> list[Item]:
+def items(number: int) -> list[Item]:
     """Return recordings of many lengths; some are turns of three sessions, some have text beside them."""
     return [
         Item(str(n), f"{n}.wav", "here", "Go on. 東京" if n % 4 == 1 else "", f"s{n % 3}" if n % 5 < 2 else None, None)
-        for n in range(count)
+        for n in range(number)
     ]
 
 
-def test_64_clips_get_the_replies_that_they_get_one_by_one(one: Any, many: Callable[[int], Any]) -> None:
+def test_64_clips_get_the_replies_that_they_get_one_by_one(one: Any, many: Callable[..., Any]) -> None:
     expected, found = answer(one, items(64)), answer(many(16), items(64))
     assert len(expected) == 64
     for name, record in expected.items():
@@ -138,14 +143,14 @@ def test_64_clips_get_the_replies_that_they_get_one_by_one(one: Any, many: Calla
     assert len({record["reply"] for record in found.values()}) > 50
 
 
-def test_turns_of_a_session_come_in_order(many: Callable[[int], Any]) -> None:
+def test_turns_of_a_session_come_in_order(many: Callable[..., Any]) -> None:
     found = list(answer(many(4), items(40)).values())
     for name in ("s0", "s1", "s2"):
         turns = [(int(record["id"]), record["turn"]) for record in found if record["session"] == name]
         assert turns == [(number, place + 1) for place, (number, _) in enumerate(sorted(turns))]
 
 
-def test_what_fails_is_a_record_and_the_rest_goes_on(one: Any, many: Callable[[int], Any]) -> None:
+def test_what_fails_is_a_record_and_the_rest_goes_on(one: Any, many: Callable[..., Any]) -> None:
     mixed = [
         *items(6),
         Item("l", "long.wav", "here", "", None, None),
@@ -162,23 +167,32 @@ def test_what_fails_is_a_record_and_the_rest_goes_on(one: Any, many: Callable[[i
     }
 
 
-def test_when_stopped_what_is_in_flight_is_finished(many: Callable[[int], Any]) -> None:
-    stop, engine = threading.Event(), many(2)
-    write, begun = engine._write, threading.Event()
+def before_prompts(engine: Any, act: Callable[[], None]) -> None:
+    """Let an engine do something each time before it writes a prompt."""
+    write = engine.write_prompt
 
-    def written(session: Session, utterance: Utterance) -> Any:
+    def act_and_write(session: Session, utterance: Utterance) -> Any:
+        act()
+        return write(session, utterance)
+
+    engine.write_prompt = act_and_write
+
+
+def test_when_stopped_what_is_in_flight_is_finished(many: Callable[..., Any]) -> None:
+    stop, begun = threading.Event(), threading.Event()
+
+    def stop_at_the_second_prompt() -> None:
         if begun.is_set():
             stop.set()
         begun.set()
-        return write(session, utterance)
 
-    engine._write = written
+    engine = many(2, lambda single: before_prompts(single, stop_at_the_second_prompt))
     found = answer(engine, items(300), stop=stop)
     assert 1 <= len(found) < 300
     assert all("reply" in record for record in found.values())
 
 
-def test_spoken_replies_are_written_as_well(many: Callable[[int], Any], tmp_path: Path) -> None:
+def test_spoken_replies_are_written_as_well(many: Callable[..., Any], tmp_path: Path) -> None:
     voice = FakeSynthesizer()
     found = answer(many(3), items(5), replies=SpokenReplies(tmp_path, voice))
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{number}.wav" for number in range(5)]
@@ -186,7 +200,7 @@ def test_spoken_replies_are_written_as_well(many: Callable[[int], Any], tmp_path
     assert voice.said
 
 
-def test_an_interrupted_reply_leaves_its_row_to_others(one: Any, many: Callable[[int], Any]) -> None:
+def test_an_interrupted_reply_frees_its_slot(one: Any, many: Callable[..., Any]) -> None:
     engine, interrupt = many(1), threading.Event()
     deltas = engine.reply(Session(), Utterance(sound(1)), interrupt)
     next(deltas)
@@ -199,7 +213,7 @@ def test_an_interrupted_reply_leaves_its_row_to_others(one: Any, many: Callable[
     assert reply(engine, Utterance(None, "Hello."))[0] == reply(one, Utterance(None, "Hello."))[0]
 
 
-def test_errors_are_those_of_the_engine(many: Callable[[int], Any]) -> None:
+def test_errors_are_those_of_the_engine(many: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = many(2)
     with pytest.raises(AudioInputError, match="takes up to"):
         reply(engine, Utterance(sound(2 * LONGEST_SECONDS)))
@@ -207,88 +221,70 @@ def test_errors_are_those_of_the_engine(many: Callable[[int], Any]) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: something")
 
-    engine._decoder._step = broken
-    with ThreadPoolExecutor(2) as askers:
-        asked = [askers.submit(reply, engine, Utterance(sound(1, number))) for number in range(2)]
-    assert {str(each.exception()) for each in asked} == {"the model's pass failed: CUDA error: something"}
-    del engine._decoder._step
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchDecoder, "advance", broken)
+        with ThreadPoolExecutor(2) as callers:
+            replies = [callers.submit(reply, engine, Utterance(sound(1, number))) for number in range(2)]
+    assert {str(each.exception()) for each in replies} == {"the model's pass failed: CUDA error: something"}
     assert reply(engine, Utterance(sound(1)))[1].reply_tokens
 
 
-def test_on_a_gpu_prompts_are_written_by_those_who_ask(one: Any, many: Callable[[int], Any]) -> None:
-    engine, writers = many(4), set()
-    write, engine._writes_ahead = engine._write, True
+def test_on_a_gpu_prompts_are_written_on_the_calling_threads(one: Any, many: Callable[..., Any]) -> None:
+    writers: set[str] = set()
 
-    def written(session: Session, utterance: Utterance) -> Any:
-        writers.add(threading.current_thread())
-        return write(session, utterance)
+    def pose_as_gpu(single: Any) -> None:
+        single.device = "mps"
+        before_prompts(single, lambda: writers.add(threading.current_thread().name))
 
-    engine._write = written
+    engine = many(4, pose_as_gpu)
     assert answer(engine, items(12)).keys() == {str(number) for number in range(12)}
-    assert engine._driver not in writers
+    assert writers
+    assert "decoding" not in writers
     assert reply(engine, Utterance(sound(3)))[0] == reply(one, Utterance(sound(3)))[0]
     with pytest.raises(AudioInputError, match="takes up to"):
         reply(engine, Utterance(sound(2 * LONGEST_SECONDS)))
 
 
 def test_the_reader_of_a_reply_is_woken_for_the_first_token_and_then_seldom() -> None:
-    told = many_module._TokenQueue()
+    queue: Any = TokenQueue()
     for token in range(100):
-        told.notify(token)
-    told.notify(None)
-    found = []
-    while some := told.get():
-        found.append(some)
-    assert [len(some) for some in found] == [1, 15, 16, 32, 36]
-    assert [token for some in found for token in some] == list(range(100))
+        queue.notify(token)
+    queue.notify(None)
+    blocks = []
+    while block := queue.get():
+        blocks.append(block)
+    assert [len(block) for block in blocks] == [1, 15, 16, 32, 36]
+    assert [token for block in blocks for token in block] == list(range(100))
 
 
-def test_a_closed_engine_ends_those_who_wait_too(folder: Path) -> None:
-    engine = load(folder).for_many(1)
-    begun, hold = threading.Event(), threading.Event()
-    step = engine._decoder._step
+def stalled_from(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Stop the progress of batch decoders from a step on, counted from 0; return an event that is set then."""
+    stalled, steps, advance = threading.Event(), count(), BatchDecoder.advance
 
-    def held() -> None:
-        begun.set()
-        hold.wait()
-        step()
+    def advance_or_stall(decoder: BatchDecoder) -> None:
+        if next(steps) < step:
+            advance(decoder)
+        else:
+            stalled.set()
 
-    engine._decoder._step = held
-    with ThreadPoolExecutor(20) as askers:  # more than are taken in at once
-        asked = [askers.submit(reply, engine, Utterance(sound(1, number))) for number in range(20)]
-        begun.wait()
-        closing = threading.Thread(target=engine.close)
-        closing.start()
-        hold.set()
-        closing.join()
-    generated = [each.exception() for each in asked]
-    assert sum(isinstance(error, ModelError) and "closed" in str(error) for error in generated) >= 11
-    assert all(error is None or isinstance(error, ModelError) for error in generated)
+    monkeypatch.setattr(BatchDecoder, "advance", advance_or_stall)
+    return stalled
 
 
-def test_a_closed_engine_ends_what_it_was_asked(folder: Path) -> None:
-    engine = load(folder).for_many(1)
-    begun, hold = threading.Event(), threading.Event()
-    step = engine._decoder._step
-
-    def held() -> None:
-        begun.set()
-        hold.wait()
-        step()
-
-    deltas = engine.reply(Session(), Utterance(sound(1)), threading.Event())
-    next(deltas)
-    engine._decoder._step = held
-    begun.wait()  # in the midst of the reply
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-    hold.set()
-    with pytest.raises(ModelError, match="closed"):
-        list(deltas)
-    closing.join()
+@pytest.mark.parametrize(("requests", "steps"), [(20, 0), (1, 1)], ids=["waiting", "running"])
+def test_closing_an_engine_ends_its_requests(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, requests: int, steps: int
+) -> None:
+    """20 requests are more than the decoder takes in at once."""
+    engine, stalled = load(folder).for_many(1), stalled_from(steps, monkeypatch)
+    with ThreadPoolExecutor(requests) as callers:
+        replies = [callers.submit(reply, engine, Utterance(sound(1, number))) for number in range(requests)]
+        stalled.wait()
+        engine.close()
+    assert {str(each.exception()) for each in replies} == {"the engine is closed"}
 
 
-def test_a_closed_engine_refuses_what_it_is_asked(folder: Path) -> None:
+def test_a_closed_engine_refuses_requests(folder: Path) -> None:
     engine = load(folder).for_many(1)
     engine.close()
     engine.close()
@@ -296,7 +292,7 @@ def test_a_closed_engine_refuses_what_it_is_asked(folder: Path) -> None:
         next(engine.reply(Session(), Utterance(sound(1)), threading.Event()))
 
 
-def test_a_row_and_those_that_wait_are_asked_for_at_once(many: Callable[[int], Any], one: Any) -> None:
+def test_a_worker_requests_the_replies_of_all_slots_and_some_more(many: Callable[..., Any], one: Any) -> None:
     assert (replies_at_once(many(2)), replies_at_once(many(16)), replies_at_once(one)) == (4, 24, None)
 
 

@@ -21,7 +21,7 @@ from voxcli.errors import AudioInputError, ConfigError, ModelError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 voxtral = pytest.importorskip("voxcli.engines.voxtral.engine")
-template = pytest.importorskip("voxcli.engines.voxtral.template")
+from voxcli.engines.voxtral.mel import FrontEnd  # noqa: E402 - needs torch
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
@@ -134,7 +134,7 @@ PROMPTS = {
 @pytest.mark.parametrize("case", PROMPTS)
 def test_prompts_are_those_of_apply_chat_template(engine: Any, processor: Any, case: str) -> None:
     session, utterance = PROMPTS[case]
-    ids, features = engine._prompt(session, utterance)
+    ids, features = engine.write_prompt(session, utterance)
     expected = processor.apply_chat_template(chat(session, utterance))
     assert ids == expected["input_ids"][0].tolist()
     if utterance.clip:
@@ -152,9 +152,10 @@ def test_hostile_text_leaves_the_layout_alone(quick: Path, plain: bool) -> None:
         assert 2 in processor.tokenizer.encode("</s>", add_special_tokens=False), "this one forges turns"
     engine = built(model, processor)
     session, utterance = PROMPTS["hostile text"]
-    ids, _ = engine._prompt(session, utterance)
+    ids, _ = engine.write_prompt(session, utterance)
     assert [token_id for token_id in ids if token_id < 100] == [1, 3, 4, 2, 3, 25, *[24] * 25, 4]
-    text = b"".join(engine._tokenizer.token_bytes(token_id) for token_id in ids).decode()
+    tokenizer = voxtral.wrap(processor.tokenizer)
+    text = b"".join(tokenizer.token_bytes(token_id) for token_id in ids).decode()
     assert text.count(HOSTILE) == 5, (
         "instructions, placeholder, prompt and reply of the turn before, prompt of this one"
     )
@@ -184,7 +185,7 @@ def test_a_greedy_reply_is_that_of_generate(tiny_voxtral: Path, engine: Any, cas
     assert report.reply_tokens == len(ids)
 
 
-def test_the_audio_is_heard(quick: Path) -> None:
+def test_replies_depend_on_the_audio(quick: Path) -> None:
     engine = load(quick)
     replies = {ask(engine, Session(), Utterance(clip(2, seed)))[0] for seed in range(3)}
     assert len(replies) == 3
@@ -214,19 +215,19 @@ def test_a_second_pass_would_be_counted(quick: Path, repeated: str) -> None:
     """The promise of one pass is only worth something if breaking it shows."""
     model, processor = parts(quick)
     engine = built(model, processor)
-    prefill = engine._decoder.prefill
+    prefill = engine.decoder.prefill
 
     def twice(ids: list[int], features: Any, interrupt: threading.Event) -> Any:
         fed = prefill(ids, features, interrupt)
         if repeated == "encoder":
-            engine._decoder.forget_clip()
-            engine._decoder.encode_partial(features)
+            engine.decoder.forget_clip()
+            engine.decoder.encode_partial(features)
         else:
-            list(engine._decoder.stream(engine._sampling, interrupt))
+            list(engine.decoder.stream(engine.sampling, interrupt))
             prefill(ids, features, interrupt)
         return fed
 
-    engine._decoder.prefill = twice
+    engine.decoder.prefill = twice
     assert ask(engine, Session(), Utterance(clip(1)))[1].model_passes == 2
     engine.close()
 
@@ -259,7 +260,7 @@ def test_old_turns_leave_the_prompt(quick: Path) -> None:
 
 def test_the_window_follows_from_the_checkpoint(quick: Path) -> None:
     engine = load(quick)
-    ids, features = engine._prompt(Session(), Utterance(clip(5)))
+    ids, features = engine.write_prompt(Session(), Utterance(clip(5)))
     assert features.shape == (3, 128, 200)
     assert ids.count(24) == 75
     assert ask(engine, Session(), Utterance(clip(5)))[1].model_passes == 1
@@ -297,15 +298,17 @@ def test_another_layout_of_the_processor_is_used_for_every_turn(quick: Path) -> 
     notices: list[str] = []
     engine = built(model, OtherLayout(processor), notices)
     assert len(notices) == 1
-    assert "differ from what the checkpoint's processor writes" in notices[0]
+    assert "differ from the checkpoint's own layout of prompts" in notices[0]
+    front_end = FrontEnd(processor.feature_extractor, model.config.audio_config)
     session = Session(instructions=INSTRUCTIONS)
     for number in range(3):
-        utterance = Utterance(clip(1, number), HOSTILE if number == 2 else "")
-        ids, features = engine._prompt(session, utterance)
+        spoken = clip(1, number)
+        utterance = Utterance(spoken, HOSTILE if number == 2 else "")
+        ids, features = engine.write_prompt(session, utterance)
         assert [token_id for token_id in ids if token_id < 100 and token_id != 24] == [
             1, 17, 18, 3, *[4, 2, 3] * number, 25, 4,
         ]  # fmt: skip
-        assert torch.equal(features, engine._front_end.features(utterance.clip))
+        assert torch.equal(features, front_end.features(spoken))
         text, report = ask(engine, session, utterance)
         assert (report.prompt_tokens, report.model_passes) == (len(ids), 1)
         session = session.add(utterance.answered(text))
@@ -421,7 +424,7 @@ def test_a_context_longer_than_the_trained_one_is_told_once(quick: Path) -> None
     assert len(notices) == 1
 
 
-def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
+def test_a_prefilled_turn_is_not_fed_again(quick: Path) -> None:
     engine = load(quick)
     session, fed = Session(instructions=INSTRUCTIONS), []
     engine.prefill_history(session)
@@ -435,7 +438,7 @@ def test_a_settled_turn_is_not_fed_again(quick: Path) -> None:
     engine.close()
 
 
-def test_without_settling_the_turns_before_the_last_are_not_fed_again(quick: Path) -> None:
+def test_without_prefilling_the_turns_before_the_last_are_not_fed_again(quick: Path) -> None:
     engine = load(quick)
     session = Session(turns=spoken_turns(20))
     ask(engine, session, Utterance(clip(1)))
@@ -455,9 +458,9 @@ def test_a_long_clip_is_encoded_while_it_goes_on(quick: Path) -> None:
     for samples in range(8_000, len(whole.samples), 8_000):
         engine.encode_partial(AudioClip(whole.samples[:samples]))
     assert sum(encoded) == 3
-    heard, report = ask(engine, Session(), Utterance(whole))
+    reply, report = ask(engine, Session(), Utterance(whole))
     assert (sum(encoded), report.model_passes) == (4, 1)
-    assert ask(load(quick), Session(), Utterance(whole))[0] == heard
+    assert ask(load(quick), Session(), Utterance(whole))[0] == reply
     engine.close()
 
 
@@ -467,9 +470,9 @@ def test_a_loud_sound_later_makes_earlier_windows_others(quick: Path) -> None:
     engine = built(model, processor)
     samples = np.concatenate([clip(3).samples * 1e-4, clip(2).samples * 9])
     engine.encode_partial(AudioClip(samples[:40_000]))
-    heard, report = ask(engine, Session(), Utterance(AudioClip(samples)))
+    reply, report = ask(engine, Session(), Utterance(AudioClip(samples)))
     assert report.model_passes == 2, "the first window was encoded twice, and the count says so"
-    assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == heard
+    assert ask(load(quick), Session(), Utterance(AudioClip(samples)))[0] == reply
     engine.close()
 
 
@@ -482,13 +485,13 @@ def test_a_clip_that_came_to_nothing_is_forgotten(quick: Path) -> None:
     engine.close()
 
 
-def test_memory_that_runs_out_while_it_settles_says_what_would_fit(quick: Path) -> None:
+def test_memory_that_runs_out_in_a_prefill_says_what_would_fit(quick: Path) -> None:
     engine = load(quick)
 
     def exhausted(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    engine._decoder.prefill = exhausted
+    engine.decoder.prefill = exhausted
     with pytest.raises(ModelError, match="out of memory in the pass"):
         engine.prefill_history(Session(turns=spoken_turns(2)))
     engine.close()
@@ -499,5 +502,5 @@ def test_instructions_that_are_too_long_are_the_business_of_the_reply(quick: Pat
     engine.prefill_history(Session(instructions=INSTRUCTIONS * 100))
     assert ask(engine, Session(instructions=INSTRUCTIONS * 100), Utterance(clip(1)))[1].prompt_tokens > 700
     engine.prefill_history(Session())
-    assert engine._decoder.capacity == 308, "the longer cache that it took is given back"
+    assert engine.decoder.capacity == 308, "the longer cache that it took is given back"
     engine.close()

@@ -1,4 +1,4 @@
-"""Layers that are quantized while they are read: the same matrices, whatever the files are; what is missing is told."""
+"""Layers that are quantized while they are read: equal matrices from any files, and errors for missing weights."""
 
 import json
 import shutil
@@ -16,11 +16,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytest.importorskip("mistral_common")
-decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
 layers = pytest.importorskip("voxcli.engines.voxtral.layer_loader")
 loading = pytest.importorskip("voxcli.engines.voxtral.loader")
 quantization = pytest.importorskip("voxcli.engines.voxtral.runtime.quantization")
 from voxcli.engines.voxtral.device.hardware import Accelerator, Hardware  # noqa: E402
+from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
+from voxcli.engines.voxtral.runtime.sampler import Sampling  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 FORMATS = ["int8", "fp8", "int4"]
@@ -45,15 +47,15 @@ def read(folder: Path, form: Any) -> Any:
 
 
 def tokens(model: Any) -> list[int]:
-    decoder = decoding.Decoder(model, capacity=64)
+    decoder = Decoder(SharedModel(model), capacity=64)
     decoder.prefill(PROMPT)
-    return list(decoder.stream(decoding.Sampling(8, frozenset()), threading.Event()))
+    return list(decoder.stream(Sampling(8, frozenset()), threading.Event()))
 
 
 def quantized_afterwards(folder: Path, form: Any) -> Any:
     voxtral = transformers.VoxtralForConditionalGeneration
     model = voxtral.from_pretrained(folder, local_files_only=True, dtype=torch.bfloat16).eval()
-    decoding.Decoder(model, capacity=1).quantize(form)
+    SharedModel(model).quantize(form)
     return model
 
 

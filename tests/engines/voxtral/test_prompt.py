@@ -8,7 +8,7 @@ import pytest
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn
 from voxcli.core.turn import Utterance
-from voxcli.engines.voxtral.prompt import INTERRUPTED, NO_REPLY, NOTHING_HEARD, PromptWriter, conversation
+from voxcli.engines.voxtral.prompt import INTERRUPTED, NO_REPLY, NOTHING_SPOKEN, PromptWriter, conversation
 from voxcli.engines.voxtral.tokenizer import TextStream, disarmed, plain_ids
 from voxcli.errors import ModelError
 
@@ -82,7 +82,7 @@ def test_text_alone_is_a_turn(writer: PromptWriter) -> None:
     ("turn", "reply"),
     [
         (Turn("u", "It is ", interrupted=True), f"It is {INTERRUPTED}"),
-        (Turn("u", "", interrupted=True), NOTHING_HEARD),
+        (Turn("u", "", interrupted=True), NOTHING_SPOKEN),
         (Turn("u", " "), NO_REPLY),
         (Turn("u", "Done."), "Done."),
     ],

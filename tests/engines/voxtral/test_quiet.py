@@ -67,7 +67,7 @@ def test_afterwards_they_speak_as_before(terminal: StringIO) -> None:
 
 
 def test_real_libraries_write_nothing() -> None:
-    """Also where they add handlers when their parts are imported, and nobody keeps a log."""
+    """Libraries may add handlers when their parts are imported, and there may be no log."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     done = subprocess.run([sys.executable, "-c", LATE_IMPORTS], capture_output=True, text=True, check=False)

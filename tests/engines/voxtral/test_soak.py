@@ -1,6 +1,6 @@
-"""Many turns of one conversation with a tiny Voxtral, in a process of its own: its memory does not grow.
+"""Memory does not grow over many turns of one conversation with a tiny Voxtral, in a process of its own.
 
-SOAK_TURNS: how many turns; as many as fill the context and have it trimmed, by default.
+SOAK_TURNS: number of turns; by default, as many as fill the context and drop the oldest turns.
 """
 
 import os
@@ -54,10 +54,10 @@ answering.join()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory_is_flat_after_turn_20(tiny_voxtral: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tiny_voxtral), str(TURNS)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.split()
-    at_20, most, fullest = map(int, told)
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.split()
+    at_20, most, fullest = map(int, output)
     assert most <= GROWTH * at_20
     assert fullest > 3000  # the context was full

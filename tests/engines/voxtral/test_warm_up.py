@@ -24,10 +24,11 @@ voxtral = pytest.importorskip("voxcli.engines.voxtral.engine")
 loading = pytest.importorskip("voxcli.engines.voxtral.loader")
 from benchmarks.emulation import EmulatedGraphs  # noqa: E402 - needs torch
 from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
-TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # of the tiny model: layers, keys and values, heads, their width, float32
+TOKEN_VALUES = 2 * 2 * 2 * 16  # of the tiny model: layers, keys and values, KV heads, values of a head
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str
     around = machine(ram_gb=free / GB)
     loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: around)
     assert loaded.where.context_tokens == 1500
-    assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns leave sooner"]
+    assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns are left out sooner"]
 
 
 def test_a_model_that_does_not_fit_is_not_loaded(quick: Path, notices: list[str]) -> None:
@@ -110,5 +111,8 @@ def test_the_best_format_that_fits_is_loaded(quick: Path, notices: list[str]) ->
 
 def test_the_estimate_of_a_token_is_what_the_cache_takes(quick: Path, notices: list[str]) -> None:
     engine = load(quick, notices)
-    memory = engine._decoder._cache.memory
-    assert memory.nbytes == needs(quick).token_values * 4 * (2048 + 8) == TOKEN_BYTES * (2048 + 8)
+    assert engine.decoder.capacity == 2048 + 8
+    loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(has_triton=False))
+    cache = SharedModel(loaded.model).text.allocate(2056)
+    value_bytes = cache.memory.element_size()
+    assert cache.memory.nbytes == needs(quick).token_values * value_bytes * 2056 == TOKEN_VALUES * value_bytes * 2056

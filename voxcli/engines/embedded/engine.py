@@ -1,8 +1,7 @@
-"""The engine for machines without a GPU: Whisper base hears, SmolLM2-135M answers.
+"""The engine for machines without a GPU: Whisper base transcribes, SmolLM2-135M replies.
 
-It needs no torch, is ready in about a second and understands English alone. It holds to the same
-memory as the Voxtral engine: its prompt shows placeholders, never what was heard. It knows nothing of
-where the weights come from (`voxcli.engines.embedded.weights`).
+It needs no torch, is ready in about a second and understands only English. Like the Voxtral engine, it shows the
+model placeholders of finished turns, never their transcripts.
 """
 
 import os
@@ -35,16 +34,16 @@ EXAMPLES = (
     ("user", "What is the capital of Finland?"),
     ("assistant", "The capital of Finland is Helsinki."),
 )
-# What the model sees of a long recording, in words: its beginning and its end, where the question is
-# most likely. 600 words are about 800 tokens, a fifth of the context.
-HEARD_WORDS_FIRST, HEARD_WORDS_LAST = 150, 450
+# Words at the beginning and at the end of a long transcript that the model sees; the question is most likely there.
+# 600 words are about 800 tokens, a fifth of the context.
+TRANSCRIPT_WORDS_FIRST, TRANSCRIPT_WORDS_LAST = 150, 450
 CONTEXT_TOKENS = 4096
-SHOWN_BYTES = 2048  # of the turns shown: a token has at least one, so however long replies were, a question still fits
-# Whisper's window for clips up to SHORT_SECONDS: with less silence than TAIL_SECONDS after the speech it
-# began to repeat itself, with a window of 8 s it misheard more.
+SHOWN_BYTES = 2048  # most bytes, and so most tokens, of earlier turns in a prompt, which leave room for a question
+# Whisper's window for clips up to SHORT_SECONDS. With less silence than TAIL_SECONDS after the speech, Whisper began
+# to repeat itself; with a window of 8 s, it made more errors.
 SHORT_SECONDS, WINDOW_SECONDS, TAIL_SECONDS = 24.0, 12.0, 6.0
-MAX_TOKENS = 224  # half of Whisper's context: as much as it writes of one window
-NO_SPEECH, UNSURE = 0.6, -1.0  # Whisper's own rule: no speech where both a probability and a score say so
+MAX_TOKENS = 224  # half of Whisper's context, the most that it writes for one window
+NO_SPEECH, UNSURE = 0.6, -1.0  # Whisper's own thresholds: no speech above this probability and below this score
 NO_WORDS = "Sorry, I did not catch any words."
 
 
@@ -67,8 +66,8 @@ class EmbeddedEngine(Engine):
 
     name = "embedded"
     model = "faster-whisper-base + SmolLM2-135M-Instruct"
-    # Several threads may ask for replies: both libraries queue what they can't do at once, so while one clip is
-    # answered the next is heard. On two cores an item took 0.31 s alone, 0.24 s with two at once, 0.21 s with three
+    # Several threads may request replies. Both libraries queue work, so one clip is transcribed while a reply to
+    # another is generated. On two cores an item took 0.31 s alone, 0.24 s with two at once, 0.21 s with three
     # and no less with four (medians of 2 to 6 runs), with the same replies.
     replies_at_once = 3
 
@@ -80,17 +79,17 @@ class EmbeddedEngine(Engine):
     def load(
         cls, folder: Path, *, instructions: str, max_reply_tokens: int, temperature: float, top_p: float
     ) -> "EmbeddedEngine":
-        """Load both models, side by side, from the folder that `weights.prepare` returned.
+        """Load both models at once from the folder that `weights.prepare` returned.
 
         Args:
-            instructions: those of the sessions to come. Any will do; these are read ahead.
+            instructions: prefilled for the next session; sessions with others work too.
 
         Raises:
             ModelError: the extra is missing, or the weights can't be loaded.
         """
-        # Read by OpenMP when a library brings it in. Threads that wait busily for work take the cores from those
-        # that have some: on two cores with a load of 7 the first token came after 2 to 18 s, with this after
-        # 0.4 to 0.8 s, and the models were loaded in 2.7 s instead of 4.5 s.
+        # OpenMP reads this variable when a library loads it. By default, its threads wait busily for work and take
+        # the cores from others: on two cores with a load of 7, the first token came after 2 to 18 s, with "passive"
+        # after 0.4 to 0.8 s, and the models were loaded in 2.7 s instead of 4.5 s.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         sampling = {"max_tokens": max_reply_tokens, "temperature": temperature, "top_p": top_p}
         pool = ThreadPoolExecutor(2)
@@ -99,25 +98,25 @@ class EmbeddedEngine(Engine):
             text_model = pool.submit(LlamaCpp, folder / "smollm2.gguf", sampling, chat_beginning(instructions))
             return cls(recognizer.result(), text_model.result())
         finally:
-            pool.shutdown(wait=False)  # Ctrl-C is not kept waiting
+            pool.shutdown(wait=False)  # so that Ctrl-C is not delayed
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; see `voxcli.core.turn.Engine`."""
         transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
-        asked = "\n".join(part for part in (_shortened(transcript or ""), utterance.prompt) if part)
+        text = "\n".join(part for part in (_shortened(transcript or ""), utterance.prompt) if part)
         if interrupt.is_set():
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
-        if not asked:
+        if not text:
             yield NO_WORDS
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
         shown = session.within(SHOWN_BYTES, _bytes)
-        report = yield from self._text_model.answer(chat_prompt(shown, asked), interrupt)
+        report = yield from self._text_model.answer(chat_prompt(shown, text), interrupt)
         return replace(report, transcript=transcript)
 
     def prefill_history(self, session: Session) -> None:
-        """Read the turns ahead that the next prompt shows."""
+        """Prefill the turns that the next prompt shows."""
         self._text_model.read_ahead(history_prompt(session.within(SHOWN_BYTES, _bytes)))
 
     def close(self) -> None:
@@ -125,13 +124,13 @@ class EmbeddedEngine(Engine):
         del self._recognizer, self._text_model
 
 
-def chat_prompt(session: Session, asked: str) -> str:
-    """Return SmolLM2's chat layout (ChatML) of the instructions, the turns shown and what is asked."""
-    return f"{history_prompt(session)}{_written([('user', asked)])}<|im_start|>assistant\n"
+def chat_prompt(session: Session, text: str) -> str:
+    """Return a prompt in SmolLM2's chat layout (ChatML): instructions, earlier turns and the user's text."""
+    return f"{history_prompt(session)}{_written([('user', text)])}<|im_start|>assistant\n"
 
 
 def history_prompt(session: Session) -> str:
-    """Return what the next prompt of a session begins with, whatever is asked."""
+    """Return the beginning of the next prompt of a session, before the user's text."""
     messages = []
     for turn in session.last(TURNS_SHOWN).turns:
         messages += [("user", turn.user_text), ("assistant", turn.reply)]
@@ -139,7 +138,7 @@ def history_prompt(session: Session) -> str:
 
 
 def chat_beginning(instructions: str) -> str:
-    """Return what every prompt with these instructions begins with."""
+    """Return the beginning of every prompt with these instructions."""
     return _written([("system", instructions), *EXAMPLES] if instructions else EXAMPLES)
 
 
@@ -152,23 +151,23 @@ def _bytes(turn: Turn) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return text in which no control token can be spelled: all of SmolLM2's begin with `<` and no space."""
+    """Return text without control tokens: all of SmolLM2's begin with `<` and no space."""
     return text.replace("<", "< ")
 
 
 def _shortened(transcript: str) -> str:
     words = transcript.split()
-    if len(words) <= HEARD_WORDS_FIRST + HEARD_WORDS_LAST:
+    if len(words) <= TRANSCRIPT_WORDS_FIRST + TRANSCRIPT_WORDS_LAST:
         return transcript
-    return f"{' '.join(words[:HEARD_WORDS_FIRST])} ... {' '.join(words[-HEARD_WORDS_LAST:])}"
+    return f"{' '.join(words[:TRANSCRIPT_WORDS_FIRST])} ... {' '.join(words[-TRANSCRIPT_WORDS_LAST:])}"
 
 
 class Whisper:
     """faster-whisper on the CPU, 8-bit, English.
 
-    Whisper was trained on windows of 30 s, and its encoder costs the same for any clip within one. A
-    short clip is given a shorter window, which takes a third of the time: of 64 spoken questions 57
-    came out word for word with the window below, 55 with the library's own 30 s windows.
+    Whisper was trained on windows of 30 s, and its encoder costs the same for any clip within one. A shorter
+    window for short clips takes a third of the time. Of 64 spoken questions, 57 were transcribed word for word
+    with this window, 55 with the library's windows of 30 s.
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -177,20 +176,22 @@ class Whisper:
             self._model = faster_whisper.WhisperModel(
                 str(folder), device="cpu", compute_type="int8", cpu_threads=threads
             )
-        except Exception as error:  # what tokenizers raises has no other name
+        except Exception as error:  # tokenizers raises plain Exceptions
             raise _damaged(folder, error) from error
         self._tokenizer = tokenizer.Tokenizer(
             self._model.hf_tokenizer, multilingual=True, task="transcribe", language="en"
         )
 
     def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str:
-        """Return what is said in a 16 kHz clip; stops at the next 30 s window once interrupted."""
+        """Return the transcript of a 16 kHz clip; stop at the next window of 30 s once interrupted."""
         return self._transcribe_short(clip) if clip.seconds <= SHORT_SECONDS else self._transcribe_long(clip, interrupt)
 
     def _transcribe_short(self, clip: AudioClip) -> str:
         window_seconds = max(WINDOW_SECONDS, clip.seconds + TAIL_SECONDS)
         extractor = self._model.feature_extractor
-        frames = int(window_seconds * extractor.sampling_rate / extractor.hop_length) // 2 * 2  # the encoder halves it
+        frames = (
+            int(window_seconds * extractor.sampling_rate / extractor.hop_length) // 2 * 2
+        )  # even, because the encoder halves it
         padded = np.zeros(frames * extractor.hop_length, np.float32)
         padded[: len(clip.samples)] = clip.samples
         encoded = self._model.encode(extractor(padded, padding=0)[:, :frames])
@@ -215,14 +216,14 @@ class Whisper:
 
 
 class LlamaCpp:
-    """SmolLM2 in llama.cpp, which keeps the common prefix of prompts in its cache by itself."""
+    """SmolLM2 in llama.cpp, which keeps the common prefix of prompts in its cache."""
 
     def __init__(self, path: Path, sampling: dict[str, Any], beginning: str) -> None:
         """Load a GGUF file.
 
         Args:
-            sampling: max_tokens, temperature and top_p, as llama.cpp names them.
-            beginning: of the prompts to come, which is read into the cache now.
+            sampling: max_tokens, temperature and top_p, by llama.cpp's names.
+            beginning: beginning of the next prompts, prefilled now.
         """
         xllamacpp = _imported("xllamacpp")
         self._sampling = sampling
@@ -230,13 +231,13 @@ class LlamaCpp:
         params.model.path = str(path)
         params.n_ctx = CONTEXT_TOKENS
         params.n_parallel = 1
-        # The threads of llama.cpp wait for each other hundreds of times a step. With two on two cores the first
-        # token of a prompt of 105 tokens came in 0.07 s instead of 0.13 s on an idle machine, but in 6.1 s
-        # instead of 1.2 s beside two busy processes.
+        # The threads of llama.cpp wait for each other hundreds of times per step. On two cores, the first token of a
+        # prompt of 105 tokens took 0.07 s with two threads and 0.13 s with one on an idle machine, but 6.1 s and
+        # 1.2 s beside two busy processes.
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.fit_params = False  # no search for free GPU memory
         params.verbosity = -1  # its log goes to stderr
-        # It opens a port on loopback that is not used here: closed to others by a key that nobody knows.
+        # The server opens a loopback port, which is not used here; a random key closes it to others.
         params.api_keys = [secrets.token_urlsafe(32)]
         params.endpoint_slots = params.ui = False
         try:
@@ -249,7 +250,7 @@ class LlamaCpp:
         """Yield the completion of a prompt in deltas.
 
         Raises:
-            ModelError: llama.cpp refuses the prompt, above all one longer than its context.
+            ModelError: llama.cpp refuses the prompt, for example one longer than its context.
         """
         timings: dict[str, int] = {}
         for chunk in self._stream(prompt, interrupt):
@@ -270,11 +271,11 @@ class LlamaCpp:
         )
 
     def read_ahead(self, beginning: str) -> None:
-        """Read what the next prompt begins with into the cache."""
+        """Prefill the beginning of the next prompt."""
         self._server.handle_completions({"prompt": beginning, "max_tokens": 0})
 
     def _stream(self, prompt: str, interrupt: threading.Event) -> Iterator[dict[str, Any]]:
-        """Turn the server's callbacks into an iterator; leaving it, or an interrupt, stops the server too."""
+        """Turn the server's callbacks into an iterator. Closing it, or an interrupt, stops the server too."""
         request = {"prompt": prompt, **self._sampling, "stream": True, "timings_per_token": True}
         chunks: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         left = threading.Event()
@@ -286,7 +287,7 @@ class LlamaCpp:
         def complete() -> None:
             try:
                 self._server.handle_completions(request, take)
-            except Exception as error:  # noqa: BLE001 - raised by answer(), where somebody sees it
+            except Exception as error:  # noqa: BLE001 - raised again by `answer`
                 chunks.put({"error": {"message": str(error)}})
             finally:
                 chunks.put(None)
@@ -295,7 +296,7 @@ class LlamaCpp:
         worker.start()
         try:
             for chunk in iter(chunks.get, None):
-                if interrupt.is_set():  # more may be waiting: the server does not wait for whoever listens
+                if interrupt.is_set():  # the queue may hold more: the server does not wait for the reader
                     break
                 yield chunk
         finally:

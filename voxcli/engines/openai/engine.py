@@ -101,11 +101,11 @@ class RemoteEngine(Engine):
         """
         body = chat_body(session, utterance, self._options)
         for attempt in count():
-            progress = _Progress()
+            progress = _Attempt()
             try:
                 return (yield from self._attempt(body, progress, interrupt))
             except CallError as failed:
-                if self._sends_usage_no_more(failed):
+                if self._has_refused_usage(failed):
                     continue
                 if progress.deltas or not failed.passing or attempt >= self._server.retries:
                     raise self._explained(failed) from failed.cause
@@ -120,7 +120,7 @@ class RemoteEngine(Engine):
         """Do nothing: each reply closes its own connection."""
 
     def _attempt(
-        self, body: dict[str, Any], progress: "_Progress", interrupt: threading.Event
+        self, body: dict[str, Any], progress: "_Attempt", interrupt: threading.Event
     ) -> Generator[str, None, PassReport]:
         if not self._sends_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
@@ -135,14 +135,14 @@ class RemoteEngine(Engine):
         return _report(item or Over(), progress.deltas)
 
     def _next(
-        self, call: Call, deadline: float, progress: "_Progress", interrupt: threading.Event
+        self, call: Call, deadline: float, progress: "_Attempt", interrupt: threading.Event
     ) -> str | Over | None:
         try:
             return call.next(deadline, interrupt)
         except TimeoutError:
             raise too_late(self._server, began=bool(progress.deltas)) from None
 
-    def _sends_usage_no_more(self, failed: CallError) -> bool:
+    def _has_refused_usage(self, failed: CallError) -> bool:
         """Return whether the server refused to count tokens, so that it is not asked for that again."""
         if not (self._sends_usage and failed.status in (400, 422) and "stream_options" in failed.said):
             return False
@@ -161,7 +161,7 @@ class RemoteEngine(Engine):
 
 
 @dataclass
-class _Progress:
+class _Attempt:
     """How far an attempt at a reply has come."""
 
     deltas: int = 0

@@ -38,21 +38,24 @@ class BatchEngine(Engine):
         tokenizer: Tokenizer,
         errors: Callable[[int], AbstractContextManager[None]],
         close: Callable[[], None],
+        *,
+        writes_ahead: bool,
     ) -> None:
         """Start the thread that drives `decoder`.
 
         Args:
             model: its name in records.
-            write: returns the prompt; called by one thread at a time, on a CPU by the decoding thread.
+            write: returns the prompt; called by one thread at a time.
             errors: context manager that turns torch's errors into VoxErrors; takes the length of the prompt.
             close: called when the engine is closed and the decoding thread has ended.
+            writes_ahead: prepare prompts on the calling threads, while a GPU computes, not on the decoding thread.
         """
         self.model = model
         self.replies_at_once = decoder.most + min(decoder.most, ENCODED_TOGETHER)  # the next requests wait, ready
         self._decoder, self._tokenizer = decoder, tokenizer
         self._write, self._errors, self._close = write, errors, close
         self._writing = threading.Lock()  # some tokenizers are not thread-safe
-        self._writes_ahead = decoder.device != "cpu"  # prompts are prepared on the calling threads while a GPU computes
+        self._writes_ahead = writes_ahead
         self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
         self._asking = threading.Lock()  # a request enters the inbox before the engine is closed, or is refused
         self._is_closed = False
@@ -70,7 +73,7 @@ class BatchEngine(Engine):
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        tokens, closed, text = _TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
         request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
         if self._writes_ahead and not self._is_closed:
             self._prepare(request, session, utterance)
@@ -143,7 +146,7 @@ def _closed() -> ModelError:
     return ModelError("the engine is closed")
 
 
-class _TokenQueue:
+class TokenQueue:
     """Passes tokens from the decoding thread to a reader, in blocks that double in size.
 
     Waking a thread for every token would cost more than a step.

@@ -1,8 +1,6 @@
-"""The Voxtral engine: one pass of `VoxtralForConditionalGeneration` a turn, audio in, reply out.
+"""The Voxtral engine: one pass of `VoxtralForConditionalGeneration` per turn, audio in, reply out.
 
-Joins the parts beside it: `loading` (a folder to a model that fits), `prompt`
-and `template` (ids), `features` (mel spectrograms), `decoder` (the loop). It knows nothing of the
-hub: it is given a folder. It is for one reply at a time.
+It is loaded from a folder and gives one reply at a time; `for_many` turns it into a `batch_engine.BatchEngine`.
 """
 
 import threading
@@ -25,7 +23,7 @@ from voxcli.engines.voxtral.tokenizer import TextStream, wrap
 from voxcli.errors import AudioInputError, ConfigError, ModelError, VoxError, missing_extra
 from voxcli.printable import first_line
 
-try:  # whoever imports this engine without its packages gets the error with the hint
+try:
     import torch
     import transformers  # noqa: F401 - loading needs it
 
@@ -34,16 +32,19 @@ try:  # whoever imports this engine without its packages gets the error with the
     from voxcli.engines.voxtral.mel import FrontEnd
     from voxcli.engines.voxtral.quiet import quiet
     from voxcli.engines.voxtral.runtime.acceleration import Acceleration, Backends, Level
-    from voxcli.engines.voxtral.runtime.decoder import Decoder, Sampling
+    from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder
+    from voxcli.engines.voxtral.runtime.decoder import Decoder
+    from voxcli.engines.voxtral.runtime.model import SharedModel
+    from voxcli.engines.voxtral.runtime.sampler import Sampling
     from voxcli.engines.voxtral.template import TemplatePrompt, difference
 except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # parts done, parts in all
-NEXT = Utterance(None, "?")  # stands for what will be said next
+NEXT = Utterance(None, "?")  # stands for the next utterance
 FAILED_HINT = 'run voxcli again; if it fails again, set voxtral.acceleration to "none", or take --device cpu'
-GPU_ROWS, CPU_ROWS = 64, 32  # replies at once: with more, a step is bound by arithmetic and each waits longer
+GPU_SLOTS, CPU_SLOTS = 64, 32  # replies at once: with more, a step is bound by arithmetic and each reply is slower
 
 
 class VoxtralEngine(Engine):
@@ -65,17 +66,18 @@ class VoxtralEngine(Engine):
         notice: Notice,
         backends: Backends | None = None,
     ) -> None:
-        """Take what transformers loaded; `load` says what the rest means.
+        """Take over a model and a processor that transformers loaded; `load` describes the other arguments.
 
         Args:
             seed: makes sampling repeatable; None for a reply that differs each time.
-            backends: what compiles and captures; None for those of the model's device.
+            backends: compiler and graph recorder; None for those of the model's device.
         """
         self.model = name
+        self._is_closed = False
         self.device = str(model.device.type)  # cuda, mps or cpu
         self._where = str(model.device)  # cuda:1, for example
-        self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of any prompt
-        self._room: int = min(context_tokens, self._most)  # tokens of a prompt whose turns can leave
+        self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of a prompt
+        self._room: int = min(context_tokens, self._most)  # tokens of a prompt from which old turns were dropped
         self._cache_bytes = cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
         where = self._where if self.device == "cuda" else "cpu"
         self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
@@ -84,10 +86,11 @@ class VoxtralEngine(Engine):
         self._writer = PromptWriter(self._tokenizer)
         self._template = self._check_layout(processor, model.config.audio_config, notice)
         stop_ids = frozenset({self._writer.end})
-        self._sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
+        self.sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):
-            self._decoder = Decoder(model, capacity=self._room + max_reply_tokens, backends=backends)
-        self._count_anew()
+            self._shared = SharedModel(model)
+            self.decoder = Decoder(self._shared, capacity=self._room + max_reply_tokens, backends=backends)
+        self._reset_counts()
 
     @classmethod
     def load(
@@ -111,21 +114,21 @@ class VoxtralEngine(Engine):
         """Load a checkpoint from a folder; nothing is fetched.
 
         Args:
-            name: what the model is called in records.
+            name: the model's name in records.
             device: auto, cuda, cuda:N, mps or cpu.
-            context_tokens: longest prompt, or less where memory is short; the oldest turns leave it. The
-                instructions and the current clip never do, even where they alone are longer.
-            notice: told what a user should know of this checkpoint, and what takes long.
-            progress: told how far the warm-up is, where there is much to do.
-            quantize: how the large matrices of the text model are kept; none: as they are, auto: the best that fits.
-            acceleration: the highest level of `fast_path` to try; auto for the highest that the device has.
-            folder: voxcli's cache folder, where what is compiled is kept; None for torch's own.
-            many: it is for `for_many`, so what is of use to one reply at a time is not made ready.
-            backends: what compiles and captures; None for those of the device.
+            context_tokens: longest prompt, shortened where memory is short. The oldest turns are dropped from
+                longer ones; the instructions and the current clip stay, even where they alone are longer.
+            notice: receives lines about this checkpoint for the user, and about steps that take long.
+            progress: called with the done and total steps of a long warm-up.
+            quantize: format of the text model's large matrices; none: as stored, auto: the best that fits.
+            acceleration: the highest level of `runtime.acceleration` to try; auto for the device's highest.
+            folder: voxcli's cache folder, in which compiled kernels are kept; None for torch's own.
+            many: `for_many` will be called, so the decoder for one reply needs no warm-up.
+            backends: compiler and graph recorder; None for those of the device.
 
         Raises:
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
-            ConfigError: no such device, or one that does not know the format.
+            ConfigError: no such device, or one that does not support the format.
         """
         loaded = loader.load(checkpoint, device, context_tokens, max_reply_tokens, notice, quantize=quantize)
         if said := long_context(loaded.where.context_tokens):
@@ -146,8 +149,8 @@ class VoxtralEngine(Engine):
 
     @property
     def acceleration(self) -> Level:
-        """How a turn is computed now: compiled, graphs or none, as `fast_path` explains."""
-        return self._decoder.acceleration
+        """The level of `runtime.acceleration` in use: compiled, graphs or none."""
+        return self.decoder.acceleration
 
     def warm_up(
         self,
@@ -158,11 +161,11 @@ class VoxtralEngine(Engine):
         acceleration: Acceleration = "auto",
         for_one: bool = True,
     ) -> None:
-        """Do what would keep the first turn waiting; `load` says what the arguments mean."""
+        """Do the work that would delay the first turn; `load` describes the arguments."""
         with self._pass_errors(self._room):
             if for_one:
-                self._decoder.warm_up(
-                    self._sampling, acceleration=acceleration, notice=notice, progress=progress, folder=folder
+                self.decoder.warm_up(
+                    self.sampling, acceleration=acceleration, notice=notice, progress=progress, folder=folder
                 )
             if self.device == "cuda":
                 self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
@@ -173,52 +176,52 @@ class VoxtralEngine(Engine):
         """Yield the reply in deltas; return the report. Ends within one token once `interrupt` is set.
 
         Raises:
-            AudioInputError: the clip is longer than the model can take.
-            ConfigError: the text beside it is.
-            ModelError: the pass failed, for one for lack of memory.
+            AudioInputError: the clip is longer than the model takes.
+            ConfigError: the text beside the clip is longer than the model takes.
+            ModelError: the pass failed, for example for lack of memory.
         """
-        ids, features = self._prompt(session, utterance)
+        ids, features = self.write_prompt(session, utterance)
         windows = 0 if features is None else len(features)
         text, reply_tokens = TextStream(self._tokenizer), 0
         try:
             with self._pass_errors(len(ids)):
-                self._decoder.resize(max(self._room, len(ids)) + self._sampling.max_tokens)
-                result = self._decoder.prefill(ids, features, interrupt)
-                del features  # of no use once the encoder has seen them
-                for token_id in self._decoder.stream(self._sampling, interrupt):
+                self.decoder.resize(max(self._room, len(ids)) + self.sampling.max_tokens)
+                result = self.decoder.prefill(ids, features, interrupt)
+                del features  # frees memory for the reply
+                for token_id in self.decoder.stream(self.sampling, interrupt):
                     reply_tokens += 1
                     if delta := text.add(token_id):
                         yield delta
             return PassReport(self._passes(windows), result.prompt_tokens, result.cached_tokens, reply_tokens)
         finally:
-            self._count_anew()
-            if not interrupt.is_set():  # else it may have been a draft, and the clip goes on
+            self._reset_counts()
+            if not interrupt.is_set():  # an interrupted reply may be a speculative one, whose clip goes on
                 self._forget_clip()
 
     def prefill_history(self, session: Session) -> None:
-        """Bring the cache up to the session: in place of the last clip its placeholder, then the reply that was heard.
+        """Prefill the session: the last clip's placeholder in place of its audio, then the reply as it was spoken.
 
-        To be called after a turn, while nobody waits: the next reply begins sooner for it. Not at the
-        same time as `reply`.
+        Call this after a turn, while nobody waits, so that the next reply begins sooner. Not at the same
+        time as `reply`.
 
         Raises:
             ModelError: as `reply`.
         """
         self._forget_clip()
-        self._count_anew()
-        # What will be said is not known: the prompts of a word and of a spoken window keep the same turns.
+        self._reset_counts()
+        # With `reserve`, prompts of one word and of a window of speech keep the same turns.
         session = self._writer.fit(session, NEXT, 0, self._room, reserve=self._reserve(session))
         ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
         with self._pass_errors(len(ids)):
-            self._decoder.resize(self._room + self._sampling.max_tokens)
-            if len(ids) < self._decoder.capacity:  # else the instructions alone are too long, which `reply` will say
-                self._decoder.prefill(ids)
+            self.decoder.resize(self._room + self.sampling.max_tokens)
+            if len(ids) < self.decoder.capacity:  # `reply` raises the error for instructions that are too long
+                self.decoder.prefill(ids)
 
     def encode_partial(self, clip: AudioClip) -> None:
-        """Encode what is whole of a clip that goes on, so that less is left to do when it is over.
+        """Encode the complete windows of a clip that goes on, so that less is left to do at its end.
 
-        To be called as often as one likes while somebody speaks, each time with all of the clip so far;
-        most calls cost nothing. Not at the same time as `reply` or `prefill_history`.
+        Call this as often as you like while somebody speaks, each time with the whole clip so far; most
+        calls cost nothing. Not at the same time as `reply` or `prefill_history`.
 
         Raises:
             ModelError: as `reply`.
@@ -226,37 +229,57 @@ class VoxtralEngine(Engine):
         whole = self._front_end.whole_windows(clip)
         if whole == 0:  # another clip
             self._forget_clip()
-            self._count_anew()
+            self._reset_counts()
         elif whole > self._encoded_windows:
             self._encoded_windows = whole
             with self._pass_errors(0):
-                self._decoder.encode_partial(self._front_end.features(clip)[:whole])
+                self.decoder.encode_partial(self._front_end.features(clip)[:whole])
 
-    def for_many(self, rows: int = 0, items: int = 0) -> BatchEngine:
-        """Return an engine that gives many replies at once with this one's model; this one gives none any more.
+    def for_many(self, slots: int = 0, items: int = 0) -> BatchEngine:
+        """Return an engine that generates many replies at once with this one's model; this one can't reply any more.
 
         Args:
-            rows: replies at once, where the memory has room for them; 0 for what suits the device.
-            items: replies that will be asked for: no more rows are made than that; 0 where nobody knows.
+            slots: replies at once, where the memory has room for them; 0 for what suits the device.
+            items: number of replies to come, beyond which no slots are made; 0 if unknown.
         """
-        on_gpu = self.device == "cuda"
-        most = rows or (GPU_ROWS if on_gpu else CPU_ROWS)
-        decoding = self._decoder.rows(
-            self._sampling,
+        self.decoder.release()
+        most = slots or (GPU_SLOTS if self.device == "cuda" else CPU_SLOTS)
+        decoder = BatchDecoder(
+            self._shared,
+            self.sampling,
             most=min(most, items or most),
-            longest=self._room + self._sampling.max_tokens,
+            longest=self._room + self.sampling.max_tokens,
             free_bytes=self._free_bytes,
             is_out_of_memory=loader.out_of_memory,
         )
-        return BatchEngine(self.model, decoding, self._prompt, self._tokenizer, self._pass_errors, self.close)
+        return BatchEngine(
+            self.model,
+            decoder,
+            self.write_prompt,
+            self._tokenizer,
+            self._pass_errors,
+            self.close,
+            writes_ahead=self.device != "cpu",
+        )
 
     def close(self) -> None:
-        """Free the model's memory; the engine can't reply any more."""
-        self._decoder.close()
+        """Free the model's memory. The engine can't reply any more; closing twice does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.decoder.close()
+        del self._shared
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _prompt(self, session: Session, utterance: Utterance) -> tuple[list[int], torch.Tensor | None]:
+    def write_prompt(self, session: Session, utterance: Utterance) -> tuple[list[int], torch.Tensor | None]:
+        """Return the ids of a prompt, and the mel spectrograms, (windows, mels, frames), of its clip.
+
+        The oldest turns are left out where the prompt would be too long.
+
+        Raises:
+            AudioInputError, ConfigError, ModelError: as `reply`.
+        """
         audio_tokens = self._front_end.tokens(utterance.clip) if utterance.clip else 0
         session = self._writer.fit(session, utterance, audio_tokens, self._room, reserve=self._reserve(session))
         ids = self._writer.write(session, utterance, audio_tokens)
@@ -268,33 +291,33 @@ class VoxtralEngine(Engine):
 
     def _free_bytes(self) -> int | None:
         if self.device == "cuda":
-            torch.cuda.empty_cache()  # what torch keeps for itself does not count as free
+            torch.cuda.empty_cache()  # memory that torch keeps for itself does not count as free
         return self._hardware().free_bytes(self._where)
 
     def _hardware(self) -> Hardware:
         return Hardware.look(torch, self._where)
 
     def _reserve(self, session: Session) -> int:
-        """Return the tokens of a prompt that are no turn's: the instructions, a window of speech, a few words."""
+        """Return the tokens that a prompt needs beside its turns: the instructions, a window of speech, some text."""
         spoken = len(self._writer.write(session.last(0), NEXT, 0)) + self._front_end.tokens_per_window
         return spoken + self._room // 16
 
-    def _count_anew(self) -> None:
-        """Begin to count for another turn; the windows of its clip may be encoded before it is over."""
-        self._encoded_before, self._generations_before = self._decoder.windows_encoded, self._decoder.generations
+    def _reset_counts(self) -> None:
+        """Start to count the passes of the next turn, whose clip may be encoded before it ends."""
+        self._encoded_before, self._generations_before = self.decoder.windows_encoded, self.decoder.generations
 
     def _passes(self, windows: int) -> int:
         """Return the greater of encoder runs and generations of this turn.
 
         Args:
-            windows: of the clip. Each of them encoded once is one run, whenever that was.
+            windows: number of windows of the clip; all of them encoded once are one run of the encoder.
         """
-        encoded = self._decoder.windows_encoded - self._encoded_before
-        return max(-(-encoded // max(1, windows)), self._decoder.generations - self._generations_before)
+        encoded = self.decoder.windows_encoded - self._encoded_before
+        return max(-(-encoded // max(1, windows)), self.decoder.generations - self._generations_before)
 
     def _forget_clip(self) -> None:
         self._encoded_windows = 0
-        self._decoder.forget_clip()
+        self.decoder.forget_clip()
 
     def _too_long(self, text_tokens: int, most: int, utterance: Utterance) -> AudioInputError | ConfigError:
         windows = (most - text_tokens) // self._front_end.tokens_per_window
@@ -310,25 +333,25 @@ class VoxtralEngine(Engine):
         )
 
     def _check_layout(self, processor: Any, audio_config: Any, notice: Notice) -> TemplatePrompt | None:
-        """Return what must write the prompts where the checkpoint's own layout is another one."""
-        front_end = FrontEnd(processor.feature_extractor, audio_config)  # on a CPU, as the processor
+        """Return a writer of prompts for a checkpoint whose own layout differs; None where `PromptWriter` is right."""
+        front_end = FrontEnd(processor.feature_extractor, audio_config)  # on the CPU, as the processor's
         template = TemplatePrompt(processor, self._tokenizer, front_end)
         try:
             with quiet():
                 found = difference(self._writer, template, front_end)
         except ModelError as error:
-            notice(f"the prompt could not be checked: {error.message}")
+            notice(f"the layout of prompts could not be checked: {error.message}")
             return None
         if not found:
             return None
-        notice(f"{found} differ from what the checkpoint's processor writes; its own are used, which is slower")
+        notice(f"{found} differ from the checkpoint's own layout of prompts, which is used from now on and is slower")
         return template
 
     @contextmanager
     def _pass_errors(self, prompt_tokens: int) -> Iterator[None]:
-        """Turn what the pass raises into an error that says what would fit, or what may help."""
+        """Turn errors of the pass into a ModelError that names a way out."""
         if self.device == "cuda":
-            torch.cuda.set_device(self._where)  # each thread has its own current GPU, which streams and kernels mean
+            torch.cuda.set_device(self._where)  # the current GPU is a setting of each thread
         try:
             yield
         except VoxError:
@@ -337,7 +360,7 @@ class VoxtralEngine(Engine):
             if not loader.out_of_memory(error):
                 raise ModelError(f"the model's pass failed: {first_line(error)}", hint=FAILED_HINT) from error
             free = self._hardware().free_bytes(self._where) or 0
-            tokens = prompt_tokens + self._sampling.max_tokens
+            tokens = prompt_tokens + self.sampling.max_tokens
             raise ModelError(
                 f"out of memory in the pass: {tokens} tokens of prompt and reply need at least "
                 f"{tokens * self._cache_bytes / GB:.3f} GB beside the model, "

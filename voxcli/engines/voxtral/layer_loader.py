@@ -1,8 +1,8 @@
-"""Layers of the text model read from a checkpoint one by one, quantized on the way to the device.
+"""Reads the layers of the text model from a checkpoint one by one, quantizing them on the way to the device.
 
-At no time is more held than what is quantized and one layer. transformers loads the rest of the model
-without them (`without_layers`), then `append` adds them: the modules are its own, but projections of
-one input are one matrix, as `llama` joins them.
+Memory never holds more than the quantized layers and one unquantized layer. transformers loads the rest of the
+model (`without_layers`), then `append` adds the layers. Their modules are those of transformers, with projections
+of one input fused as in `runtime.text_model`.
 """
 
 import re
@@ -20,7 +20,7 @@ from voxcli.engines.voxtral.checkpoint.files import lacking
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.runtime import quantization, text_model
 
-# As published (`language_model.model.layers.0...`) and as transformers names its modules (`model.language_model...`).
+# Matches published keys (`language_model.model.layers.0...`) and those of transformers (`model.language_model...`).
 KEY = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$")
 JOINED = {
     "self_attn.qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -29,11 +29,11 @@ JOINED = {
     "mlp.down_proj": ("down_proj",),
 }
 
-Weights = dict[str, tuple[Any, str]]  # of one layer, by name: an open safetensors file, and the key in it
+Weights = dict[str, tuple[Any, str]]  # the weights of a layer by name: an open safetensors file, and the key in it
 
 
 def without_layers(config: Any) -> tuple[Any, int]:
-    """Return a `VoxtralConfig` without the layers of its text model, and how many these were."""
+    """Remove the layers of the text model from a `VoxtralConfig`; return it and their number."""
     count: int = config.text_config.num_hidden_layers
     config.text_config.num_hidden_layers = 0
     return config, count
@@ -45,11 +45,11 @@ def append(model: Any, files: Sequence[Path], count: int, form: Format) -> None:
 
     Args:
         files: the safetensors files of the checkpoint.
-        count: how many layers there are.
+        count: number of layers.
 
     Raises:
-        ModelError: weights are missing or have another shape, or the model is not one that `llama` computes.
-        ConfigError: the device does not know the format.
+        ModelError: weights are missing or have another shape, or `TextModel` does not compute this model.
+        ConfigError: the device does not support the format.
     """
     text, config = model.model.language_model, model.config.text_config
     quantization.check(form, text.embed_tokens.weight.device)
@@ -69,7 +69,7 @@ def append(model: Any, files: Sequence[Path], count: int, form: Format) -> None:
 def _by_layer(handles: Sequence[Any], count: int) -> list[Weights]:
     found: list[Weights] = [{} for _ in range(count)]
     for handle in handles:
-        for key in handle.keys():  # noqa: SIM118 - it is no dictionary
+        for key in handle.keys():  # noqa: SIM118 - the handle is not a dictionary
             match = KEY.search(key)
             if match and int(match[1]) < count:
                 found[int(match[1])][match[2]] = handle, key
@@ -82,7 +82,7 @@ def _skeleton(config: Any, number: int) -> nn.Module:
 
 
 def _unset(layer: nn.Module, weights: Weights, number: int) -> Iterator[str]:
-    """Give the names of weights that are missing or have another shape."""
+    """Yield the names of weights that are missing or have another shape."""
     for name, expected in layer.named_parameters():
         handle, key = weights.get(name, (None, ""))
         if handle is None or tuple(handle.get_slice(key).get_shape()) != tuple(expected.shape):
@@ -90,7 +90,7 @@ def _unset(layer: nn.Module, weights: Weights, number: int) -> Iterator[str]:
 
 
 def _filled(layer: nn.Module, weights: Weights, like: torch.Tensor, form: Format) -> nn.Module:
-    """Give a layer its weights, on the device and in the number format of `like`."""
+    """Return a layer filled with its weights, on the device and in the number format of `like`."""
     for path, parts in JOINED.items():
         owner = layer.get_submodule(path.partition(".")[0])
         names = [f"{path.partition('.')[0]}.{part}.weight" for part in parts]
@@ -104,7 +104,7 @@ def _filled(layer: nn.Module, weights: Weights, like: torch.Tensor, form: Format
 
 
 def _joined(weights: Weights, names: Sequence[str], like: torch.Tensor) -> torch.Tensor:
-    """Return weights one below the other; beside them, one part at a time is held."""
+    """Return weights concatenated along the rows, reading one at a time."""
     slices = [weights[name][0].get_slice(weights[name][1]) for name in names]
     shapes = [tuple(each.get_shape()) for each in slices]
     joined = like.new_empty((sum(shape[0] for shape in shapes), *shapes[0][1:]))

@@ -1,8 +1,7 @@
-"""A checkpoint's folder to a model in memory: looked at before it is loaded, and fitted to what is free.
+"""Loads a checkpoint from a folder, in a format and with a context that fit the free memory.
 
-Joins `shards` (is the checkpoint whole), `placement` (where it runs, what it needs), transformers, and
-`layers`, which quantizes while it loads.
-Knows nothing of turns.
+The checkpoint is inspected (`checkpoint.files`) and placed (`device.placement`) before transformers loads it;
+`layer_loader` loads the layers that are quantized.
 """
 
 from collections.abc import Callable
@@ -25,12 +24,12 @@ from voxcli.engines.voxtral.quiet import quiet
 from voxcli.errors import ConfigError, ModelError
 from voxcli.printable import first_line
 
-SAID_BYTES = GB  # of weights; what smaller models need is not worth a line
+ANNOUNCED_BYTES = GB  # of weights, from which on a line says what the model needs
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load` returns."""
+    """A loaded model, its processor and its placement."""
 
     model: Any
     processor: Any
@@ -46,15 +45,15 @@ def load(
     look: Callable[[], Hardware] | None = None,
     quantize: Asked = "none",
 ) -> Loaded:
-    """Load a model and its processor; say what it needs before, and shorten the context where memory is short.
+    """Load a model and its processor, announcing what it needs; shorten the context where memory is short.
 
     Args:
-        look: says what the machine has.
-        quantize: the format of the large matrices; auto takes the best that fits. One that is slow here is taken too.
+        look: returns the hardware of this machine.
+        quantize: format of the large matrices; auto takes the best that fits. A format that is slow here is allowed.
 
     Raises:
         ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
-        ConfigError: no such device, or one that does not know the format.
+        ConfigError: no such device, or one that does not support the format.
     """
     wanted = Wanted(device, quantize, context_tokens, reply_tokens)
     look = look or (lambda: Hardware.look(torch, device))
@@ -64,7 +63,7 @@ def load(
             config = _config(checkpoint)
         needs, hardware = demand(config, found.parameters), look()
         where = placement.plan(wanted, hardware, needs, strictly=False)
-        _say(where, needs, hardware, wanted, notice)
+        _announce(where, needs, hardware, wanted, notice)
         with quiet():
             processor = transformers.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
             return Loaded(_load_model(found, where), processor, where)
@@ -76,25 +75,27 @@ def load(
         raise ModelError(f"can't load the checkpoint in {checkpoint}: {first_line(error)}", hint=files.PULL) from error
 
 
-def _say(where: Placement, needs: Demand, hardware: Hardware, wanted: Wanted, notice: Callable[[str], None]) -> None:
-    """Tell what a model of some size will take, and whether the context is shorter than asked for."""
-    said = placement.statement(where, needs, where.context_tokens + wanted.reply_tokens, hardware)
-    if needs.parameters * 2 >= SAID_BYTES:
-        notice(said)
+def _announce(
+    where: Placement, needs: Demand, hardware: Hardware, wanted: Wanted, notice: Callable[[str], None]
+) -> None:
+    """Announce the memory that a large model will take, and a context that is shorter than wanted."""
+    statement = placement.statement(where, needs, where.context_tokens + wanted.reply_tokens, hardware)
+    if needs.parameters * 2 >= ANNOUNCED_BYTES:
+        notice(statement)
     if where.context_tokens < wanted.context_tokens:
         notice(
             f"the memory has room for prompts of {where.context_tokens} tokens, not of {wanted.context_tokens}: "
-            "old turns leave sooner"
+            "old turns are left out sooner"
         )
 
 
 def _ran_out(wanted: Wanted, needs: Demand, hardware: Hardware) -> ModelError:
-    """Return the error for memory that was free when it was looked at, and gone when it was needed."""
+    """Return the error for memory that was free before loading and ran out during it."""
     free = (hardware.free_bytes(hardware.best if wanted.device == "auto" else wanted.device) or 0) / GB
     return ModelError(
         f"memory ran out while the model of {needs.parameters / 1e9:.1f} billion parameters was loaded; "
         f"{free:.1f} GB are free now",
-        hint="stop what else uses the memory, or use --engine embedded, which needs less than 1 GB",
+        hint="close other programs, or use --engine embedded, which needs less than 1 GB",
     )
 
 
@@ -112,8 +113,8 @@ def _config(checkpoint: Path) -> Any:
 
 
 def _from_pretrained(found: files.Checkpoint, where: Placement, **options: Any) -> Any:
-    voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types do not know output_loading_info
-    # With accelerate the weights go to the GPU one by one; without it all of them pass through RAM.
+    voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types lack output_loading_info
+    # With accelerate, the weights go to the GPU one by one; without it, all of them pass through RAM.
     straight = {"device_map": {"": where.device}} if find_spec("accelerate") else {}
     model, report = voxtral.from_pretrained(
         found.folder,
@@ -126,7 +127,7 @@ def _from_pretrained(found: files.Checkpoint, where: Placement, **options: Any) 
         output_loading_info=True,
     )
     unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if unset:  # transformers would fill them with random numbers
+    if unset:  # transformers filled them with random numbers
         raise files.lacking(found.folder, unset)
     return model.to(where.device).eval()
 
@@ -134,6 +135,6 @@ def _from_pretrained(found: files.Checkpoint, where: Placement, **options: Any) 
 def out_of_memory(error: Exception) -> bool:
     """Return whether torch ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)  # mps and the CPU allocator have no class of their own
+        isinstance(error, RuntimeError)  # MPS and the CPU allocator have no exception class of their own
         and any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory"))
     )

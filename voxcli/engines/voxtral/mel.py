@@ -1,7 +1,7 @@
-"""A clip to the mel spectrograms that Voxtral's encoder takes; on a CPU, bit by bit those of its processor.
+"""Turns a clip into mel spectrograms for Voxtral's encoder; on a CPU, bit by bit those of its processor.
 
-The encoder takes windows of one length alone, which follows from the checkpoint's configuration; a
-clip is padded with silence to whole windows. Nothing here knows of prompts or of the model's weights.
+The encoder takes windows of one length, given by the checkpoint's configuration. A clip is padded with silence
+to whole windows.
 """
 
 from typing import Any
@@ -10,20 +10,20 @@ import numpy as np
 import torch
 
 from voxcli.audio.clip import AudioClip
-from voxcli.engines.voxtral.runtime.encoder import audio_tokens_per_window
+from voxcli.engines.voxtral.runtime.model import audio_tokens_per_window
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution (`VoxtralEncoder.forward`)
-STEP_FRAMES = 50  # half a second; with 10 frames, the last bits of a product depended on how many there are
+STEP_FRAMES = 50  # half a second; with 10 frames, the last bits of a product depended on the number of frames
 
 
 class FrontEnd:
-    """What stands before the audio encoder."""
+    """Makes the input of the audio encoder."""
 
     def __init__(self, extractor: Any, audio_config: Any, device: str = "cpu") -> None:
-        """Take a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration.
+        """Use a `WhisperFeatureExtractor` and the audio part of the checkpoint's configuration.
 
         Args:
-            device: where spectrograms are computed. cuda or cuda:N is faster and differs from cpu in the last bits.
+            device: device of the computation. cuda or cuda:N is faster and differs from cpu in the last bits.
         """
         self._extractor = extractor
         self._device = device
@@ -33,14 +33,14 @@ class FrontEnd:
         self.tokens_per_window = audio_tokens_per_window(audio_config)
 
     def tokens(self, clip: AudioClip) -> int:
-        """Return how many embeddings the encoder makes of the clip."""
+        """Return the number of embeddings that the encoder makes of the clip."""
         return self._windows(clip) * self.tokens_per_window
 
     def whole_windows(self, clip: AudioClip) -> int:
-        """Return how many windows at the start of a clip stay as they are when it goes on, loudness aside.
+        """Return the number of windows at the start of a clip that do not change when it goes on, loudness aside.
 
         A frame reads half a Fourier window of samples on either side, so the last frame of a window
-        reads some of the next one.
+        reads samples of the next one.
         """
         ahead = int(self._extractor.n_fft) // 2
         return max(0, len(clip.samples) - ahead) // self.window_samples
@@ -50,7 +50,7 @@ class FrontEnd:
         if clip.sample_rate != self.sample_rate:
             raise ValueError(f"a clip at {self.sample_rate} Hz is needed, not at {clip.sample_rate} Hz")
         samples = np.pad(clip.samples, (0, self._samples_computed(clip) - len(clip.samples)))
-        # The same calls as VoxtralProcessor._retrieve_input_features, or the last bits would differ.
+        # The calls are those of VoxtralProcessor._retrieve_input_features, so that the last bits are equal.
         mels: torch.Tensor = self._extractor(
             samples,
             sampling_rate=self.sample_rate,
@@ -67,9 +67,9 @@ class FrontEnd:
         return max(1, -(-len(clip.samples) // self.window_samples))
 
     def _samples_computed(self, clip: AudioClip) -> int:
-        """Return to what length the clip is padded: on a CPU, until a frame reads silence alone, as all after it do.
+        """Return the samples of the padded clip. On a CPU, it ends with a frame of silence, which is then repeated.
 
-        On a GPU it is whole windows: a Fourier transform of another length would have to be planned first.
+        On a GPU, it is padded to whole windows, because a Fourier transform of a new length has to be planned first.
         """
         whole = self._windows(clip) * self.window_samples
         if self._device.startswith("cuda"):
@@ -80,5 +80,5 @@ class FrontEnd:
 
     @property
     def processor_options(self) -> dict[str, Any]:
-        """What makes `VoxtralProcessor` cut windows of this length; its own default is 30 s."""
+        """Options with which `VoxtralProcessor` cuts windows of this length; its default is 30 s."""
         return {"pad_to_multiple_of": self.window_samples, "max_source_positions": self.window_frames}

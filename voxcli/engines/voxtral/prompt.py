@@ -1,12 +1,10 @@
-"""Session and utterance to the token ids of Voxtral's prompt.
+"""Writes a session and an utterance as the token ids of Voxtral's prompt.
 
     <s>[INST]{instructions}\\n\\n{placeholder}[/INST]{reply}</s>[INST][BEGIN_AUDIO][AUDIO]*n{prompt}[/INST]
 
-Finished turns are text alone: their audio is a placeholder. The instructions stand in the first user
-turn that is in the prompt, because tokenizer version 7 refuses a system prompt beside audio. The ids
-are those of the processor's `apply_chat_template` for the same messages (`template` checks it).
-
-This module is pure: it knows no model, no samples and no tokenizer but the protocol.
+Finished turns are text: a placeholder stands for their audio. The instructions stand in the first user turn of
+the prompt, because tokenizer version 7 refuses a system prompt beside audio. The ids are those of the processor's
+`apply_chat_template` for the same messages, which `template.difference` checks.
 """
 
 from functools import lru_cache
@@ -18,23 +16,23 @@ from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.tokenizer import Tokenizer, plain_ids
 from voxcli.errors import ModelError
 
-# An assistant message may not be empty, and one that was cut off should be known as such.
+# These mark interrupted replies, and replace empty ones, because an assistant message may not be empty.
 INTERRUPTED = "[interrupted]"
-NOTHING_HEARD = "[interrupted before anything was heard]"
+NOTHING_SPOKEN = "[interrupted before anything was spoken]"
 NO_REPLY = "[no reply]"
 
-TURNS_REMEMBERED = 4096  # encodings that are kept; a placeholder and a short reply are 40 tokens
+TURNS_REMEMBERED = 4096  # encoded turns in the cache; a placeholder and a short reply are 40 tokens
 
 
 class Message(NamedTuple):
-    """One side's words; None among the parts is where the clip stands."""
+    """A message of the user or the assistant. None among its parts stands for the clip."""
 
     role: Literal["user", "assistant"]
     parts: tuple[str | None, ...]
 
 
 def conversation(session: Session, utterance: Utterance) -> list[Message]:
-    """Return what the model is shown: strict alternation that ends with the user."""
+    """Return the messages of a prompt, which alternate strictly and end with the user's."""
     messages = []
     for index, turn in enumerate(session.turns):
         messages += turn_messages(turn, session.instructions if index == 0 else "")
@@ -43,15 +41,15 @@ def conversation(session: Session, utterance: Utterance) -> list[Message]:
 
 
 def turn_messages(turn: Turn, instructions: str = "") -> list[Message]:
-    """Return a finished turn, the instructions before it where it is the first."""
+    """Return the messages of a finished turn, with instructions before the first one."""
     reply = turn.reply.strip()
     if turn.interrupted:
-        reply = f"{reply} {INTERRUPTED}" if reply else NOTHING_HEARD
+        reply = f"{reply} {INTERRUPTED}" if reply else NOTHING_SPOKEN
     return [Message("user", (_joined(instructions, turn.user_text),)), Message("assistant", (reply or NO_REPLY,))]
 
 
 def utterance_message(utterance: Utterance, instructions: str = "") -> Message:
-    """Return the turn that is to be answered."""
+    """Return the message of the utterance."""
     if utterance.clip is None:
         return Message("user", (_joined(instructions, utterance.prompt),))
     parts = (instructions, None, utterance.prompt)
@@ -63,13 +61,13 @@ def _joined(*texts: str) -> str:
 
 
 class PromptWriter:
-    """Writes prompts with one tokenizer; keeps the encodings of finished turns."""
+    """Writes prompts with one tokenizer, and caches the ids of finished turns."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look the control tokens up.
+        """Look up the control tokens.
 
         Raises:
-            ModelError: the tokenizer lacks one: it is not Voxtral's.
+            ModelError: the tokenizer lacks one, so it is not Voxtral's.
         """
         self._tokenizer = tokenizer
         self._begin, self.end = self._control("<s>"), self._control("</s>")
@@ -81,45 +79,43 @@ class PromptWriter:
         """Return the ids of the whole prompt.
 
         Args:
-            audio_tokens: how many embeddings the audio encoder makes of the clip; 0 without one.
+            audio_tokens: number of embeddings that the audio encoder makes of the clip; 0 without a clip.
         """
         instructions = "" if session.turns else session.instructions
         return self._history(session) + self._write_message(utterance_message(utterance, instructions), audio_tokens)
 
     def finished(self, session: Session) -> list[int]:
-        """Return the ids that every prompt of the session begins with, as far as they can be known before it."""
+        """Return the ids with which every next prompt of the session begins."""
         opening = "" if session.turns else session.instructions
         return [*self._history(session), self._user, *(plain_ids(self._tokenizer, opening) if opening else [])]
 
     def fit(self, session: Session, utterance: Utterance, audio_tokens: int, room: int, *, reserve: int = 0) -> Session:
-        """Return the session without the oldest turns that leave no room for the prompt.
+        """Return the session without its oldest turns, so that the prompt fits.
 
-        Turns leave in blocks, of up to a quarter of the room: were it one by one, every prompt of a
-        long session would begin differently, and nothing of the one before could be used again.
+        Turns are dropped in blocks of up to a quarter of the room. If they were dropped one by one, every prompt
+        of a long session would begin differently, and nothing of the cache could be reused.
 
         Args:
-            room: how many tokens the whole prompt may have. The instructions and the utterance stay
-                in even where they alone have more.
-            reserve: what is kept free for these two at least. Utterances that need no more than that
-                leave the same turns in.
+            room: most tokens of the whole prompt. The instructions and the utterance are kept even if they alone
+                have more.
+            reserve: least tokens kept free for these two. All utterances that need no more keep the same turns.
         """
         alone = max(reserve, len(self.write(session.last(0), utterance, audio_tokens)))
         kept = self._begun_evenly(session, session.within(room - alone, self._cost), (room - alone) // 4)
-        # Joined to a turn's text, the instructions may have a token or two more than they had alone.
+        # Joined to the text of a turn, the instructions may have a token or two more than alone.
         while kept.turns and len(self.write(kept, utterance, audio_tokens)) > room:
             kept = kept.last(len(kept.turns) - 1)
         return kept
 
     def _begun_evenly(self, session: Session, kept: Session, spare: int) -> Session:
-        """Return the newest turns of the session that begin at the roundest number among those that may be.
+        """Return the newest turns of the session from the roundest of the possible numbers on.
 
-        The roundest number of a range is the one that most powers of two divide. It stays the same while
-        the range moves on by half its width or more, wherever the range begins and ends exactly: so it
-        takes no memory of the turns before, and none of what the last prompt began with.
+        The roundest number of a range is divisible by the largest power of two. It stays the same while the
+        range moves by half its width or more, so the choice needs no memory of the previous prompt.
 
         Args:
             kept: the most turns that fit.
-            spare: tokens that may leave beyond those that must.
+            spare: tokens that may be dropped beyond the necessary ones.
         """
         first = len(session.turns) - len(kept.turns)
         if first == 0:

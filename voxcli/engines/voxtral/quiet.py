@@ -1,7 +1,7 @@
-"""Sends what other libraries write to the terminal into the log instead.
+"""Redirects the terminal output of other libraries into the log.
 
-Their loggers have handlers of their own that write to stderr; inductor writes tables of timings there.
-Importing this module imports none of these libraries.
+Their loggers have handlers that write to stderr, and inductor writes tables of timings there. Importing this
+module imports none of these libraries.
 """
 
 import logging
@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 LIBRARIES = ("accelerate", "huggingface_hub", "mistral_common", "torch", "torchao", "transformers", "triton")
-TRACE = "torch.__trace"  # a logger that writes a file where TORCH_TRACE asks for one, and much of it
-INDUCTOR = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}  # what it prints
+TRACE = "torch.__trace"  # this logger writes a large file if TORCH_TRACE is set
+INDUCTOR = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}  # tables that it prints
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Send warnings and log records of other libraries to the root logger; show no progress bars of theirs."""
+    """Send warnings and log records of other libraries to the root logger, and hide their progress bars."""
     with ExitStack() as restored:
         _import_logging_of_the_hub()
         for logger in _loggers():
@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def quiet_compiler() -> Iterator[None]:
-    """Be `quiet`, and keep inductor from printing what it measures."""
+    """Do the same as `quiet`, and keep inductor from printing its measurements."""
     import torch._inductor.config as inductor
 
     settings: Any = inductor
@@ -40,13 +40,13 @@ def quiet_compiler() -> Iterator[None]:
 
 
 def _import_logging_of_the_hub() -> None:
-    """Import the module that adds a handler when it is imported: later would be too late."""
+    """Import the hub's logging, whose import adds a handler, before handlers are redirected."""
     if "huggingface_hub" in sys.modules:
         import huggingface_hub.utils.logging  # noqa: F401
 
 
 def _loggers() -> list[logging.Logger]:
-    """Return the loggers of other libraries that have handlers or don't pass records on."""
+    """Return the loggers of other libraries that have handlers or do not propagate."""
     named = [logging.getLogger(name) for name in LIBRARIES]
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     inner = [logger for logger in known if "." in logger.name and logger.name.split(".")[0] in LIBRARIES]
@@ -55,9 +55,9 @@ def _loggers() -> list[logging.Logger]:
 
 
 def _redirect(logger: logging.Logger, restored: ExitStack) -> None:
-    """Let a logger pass its records on to the root logger, and to nobody else."""
+    """Make a logger send its records to the root logger only."""
     handlers, propagate = logger.handlers, logger.propagate
-    # Without a handler on the way, logging itself would write warnings to stderr.
+    # Without any handler, logging itself would write warnings to stderr.
     logger.handlers, logger.propagate = [logging.NullHandler()], True
 
     def restore() -> None:
@@ -77,7 +77,7 @@ def _logged_warnings() -> Iterator[None]:
         category: type[Warning],
         filename: str,
         lineno: int,
-        file: TextIO | None = None,  # noqa: ARG001 - it goes to the log
+        file: TextIO | None = None,  # noqa: ARG001 - part of the signature
         line: str | None = None,
     ) -> None:
         log.warning("%s", warnings.formatwarning(message, category, filename, lineno, line))

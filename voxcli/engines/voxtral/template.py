@@ -1,8 +1,8 @@
-"""The prompt as the checkpoint's own processor writes it: the reference, and the way out.
+"""Writes prompts with the checkpoint's own processor, as a reference and as a fallback.
 
-`PromptWriter` writes the same ids faster. Whether they are the same is checked once, at load; where
-they are not, `TemplatePrompt` writes every prompt of the engine through `apply_chat_template`. It
-is slower (0.06 to 0.1 s for a clip), and just as safe against text that names control tokens.
+`PromptWriter` writes the same ids faster. `difference` compares them once, at load. If they differ,
+`TemplatePrompt` writes every prompt of the engine through `apply_chat_template`, which takes 0.06 to 0.1 s for a
+clip and is as safe against text that names control tokens.
 """
 
 import base64
@@ -48,7 +48,7 @@ class TemplatePrompt:
         return ids, features
 
     def reference(self, session: Session, utterance: Utterance) -> tuple[list[int], torch.Tensor | None]:
-        """Return what the processor makes of the messages as they are; for text that is known to be harmless."""
+        """Return the processor's prompt for text that is known to be harmless."""
         return self._apply(conversation(session, utterance), utterance.clip, str)
 
     def _apply(
@@ -58,7 +58,7 @@ class TemplatePrompt:
         try:
             chat = [_as_chat(message, clip, text) for message in messages]
             output = self._processor.apply_chat_template(chat, processor_kwargs=options)
-        except Exception as error:  # a template is a program and may fail in any way, for one for want of a package
+        except Exception as error:  # a template is a program and may fail in any way
             raise ModelError(f"the checkpoint's chat template failed: {str(error)[:200]}") from error
         return output["input_ids"][0].tolist(), output.get("input_features")
 
@@ -67,7 +67,7 @@ class TemplatePrompt:
 
 
 def difference(writer: PromptWriter, template: TemplatePrompt, front_end: FrontEnd) -> str:
-    """Compare both ways of writing on two short prompts; return what differs, nothing if nothing does."""
+    """Compare both ways of writing on two short prompts; return what differs, or an empty string."""
     tone = np.sin(np.arange(front_end.sample_rate // 5)) / 4
     clip = AudioClip(tone.astype(np.float32), front_end.sample_rate)
     instructions = "Answer in one sentence."
@@ -88,7 +88,7 @@ def _as_chat(message: Message, clip: AudioClip | None, text: Callable[[str], str
     """Return the message in the format of transformers' chat templates."""
     if message.role == "assistant" or clip is None or None not in message.parts:
         return {"role": message.role, "content": "".join(text(part) for part in message.parts if part is not None)}
-    sound = base64.b64encode(encode_wav(clip, "float32")).decode("ascii")  # the processor takes no arrays
+    sound = base64.b64encode(encode_wav(clip, "float32")).decode("ascii")  # the processor does not accept arrays
     content = [
         {"type": "audio", "base64": sound} if part is None else {"type": "text", "text": text(part)}
         for part in message.parts

@@ -1,8 +1,7 @@
-"""Text to token ids and back, the same for both tokenizers that a Voxtral checkpoint may be read with.
+"""Converts text to token ids and back, with either tokenizer that transformers loads for a Voxtral checkpoint.
 
-mistral-common's own one never makes a control token out of text; the plain one of `tokenizers`, which
-transformers falls back to, does (`</s>` typed by a user would end the turn). `plain_ids` is the guard
-that holds with both. This module imports neither: it is handed what transformers loaded.
+The tokenizer of mistral-common never makes a control token out of text. The one of `tokenizers`, to which
+transformers falls back, does: `</s>` typed by a user would end the turn. `plain_ids` is safe with both.
 """
 
 import codecs
@@ -14,19 +13,19 @@ from voxcli.errors import ModelError
 
 
 class Tokenizer(Protocol):
-    """What the prompt and the reply need of a tokenizer."""
+    """A tokenizer as prompts and replies use it."""
 
     @property
     def controls(self) -> Mapping[str, int]:
-        """Ids of the control tokens by name: those that text must never become."""
+        """Ids of the control tokens by name, which text must never become."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the text, nothing put before or after it."""
+        """Return the ids of the text, without tokens before or after it."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of UTF-8 that a token stands for; none for a control token."""
+        """Return the UTF-8 bytes of a token; empty for a control token."""
         ...
 
 
@@ -50,7 +49,7 @@ class PlainTokenizer:
     """A byte-level tokenizer of the `tokenizers` library, as transformers wraps it."""
 
     def __init__(self, backend: Any, byte_of: Mapping[str, int]) -> None:
-        """Take the wrapper and which byte each letter of its vocabulary stands for."""
+        """Use a wrapper, and the byte of each letter of its vocabulary."""
         self._backend = backend
         self._byte_of = byte_of
         self.controls: dict[str, int] = {
@@ -66,10 +65,10 @@ class PlainTokenizer:
 
 
 def wrap(backend: Any) -> Tokenizer:
-    """Return the tokenizer that transformers loaded, behind the protocol above.
+    """Return a `Tokenizer` for one that transformers loaded.
 
     Raises:
-        ModelError: it is of a kind that Voxtral never had.
+        ModelError: it is not a tokenizer of Voxtral.
     """
     inner: Any = getattr(backend, "tokenizer", None)
     if hasattr(inner, "instruct_tokenizer") and hasattr(inner.instruct_tokenizer.tokenizer, "id_to_byte_piece"):
@@ -81,19 +80,19 @@ def wrap(backend: Any) -> Tokenizer:
         )
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters: Any = bytes_to_unicode  # it carries no types
+    letters: Any = bytes_to_unicode  # has no types
     return PlainTokenizer(backend, {letter: byte for byte, letter in letters().items()})
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return ids of text from outside, none of them a control token.
+    """Return ids of untrusted text, none of them a control token.
 
-    The name of a control token in the text reaches the model as the characters that it is made of.
+    The name of a control token in the text reaches the model as its characters.
 
     Raises:
-        ModelError: the tokenizer makes a control token of the text however it is cut.
+        ModelError: the tokenizer makes a control token of the text even if its name is cut.
     """
-    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no bytes
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair can't be encoded
     control_ids = frozenset(tokenizer.controls.values())
     ids = tokenizer.encode(text)
     if control_ids.isdisjoint(ids):
@@ -105,7 +104,7 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def disarmed(tokenizer: Tokenizer, text: str) -> str:
-    """Return the text with a space in each name of a control token, so that it is none: `[ INST]`."""
+    """Return the text with a space in each name of a control token: `[ INST]`."""
     return " ".join(_cut(tokenizer, text))
 
 
@@ -117,10 +116,9 @@ def _cut(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 class TextStream:
-    """Ids to text as they come; a character is given out when its last byte is there.
+    """Decodes ids to text one by one; a character is returned with its last byte.
 
-    Bytes that are no UTF-8 become U+FFFD. What is left of a character that was cut off at the end of
-    the reply is never given out.
+    Invalid UTF-8 becomes U+FFFD. An incomplete character at the end of the reply is dropped.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -128,5 +126,5 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token_id: int) -> str:
-        """Return the text that this token completes; often one word, now and then nothing."""
+        """Return the text that this token completes: often a word, sometimes nothing."""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))

@@ -1,4 +1,4 @@
-"""Downloads from a hub that runs here: what comes, what goes on where it stopped, and what goes wrong."""
+"""Downloads from a hub on this machine: complete, resumed and failed ones."""
 
 import errno
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_hub import REPO, FakeHub, checkpoint_files
-from voxcli.engines.voxtral.checkpoint import catalog
 from voxcli.engines.voxtral.checkpoint.catalog import KNOWN, Hub, fetch, locate
 from voxcli.errors import ConfigError, ModelError
 
@@ -22,7 +21,7 @@ BIG = 24_000_000  # more than two of the pieces of 10 MiB that huggingface_hub r
 
 @dataclass
 class Seen:
-    """Keeps what a progress callback was told."""
+    """Records the calls of a progress callback."""
 
     steps: list[tuple[int, int]] = field(default_factory=list)
 
@@ -285,16 +284,16 @@ def test_hostile_names_are_not_fetched(hub: Hub, fake: FakeHub) -> None:
 
 
 def test_too_small_a_disk_is_said_before_the_download(hub: Hub, fake: FakeHub) -> None:
-    asked: list[Path] = []
+    folders: list[Path] = []
 
     def free(folder: Path) -> int:
-        asked.append(folder)
+        folders.append(folder)
         return 150_000_000
 
     error = failure(REPO, Hub(hub.endpoint, hub.cache, free))
     assert "0.15 GB are free" in error.message
     assert "HF_HOME" in error.hint
-    assert asked[0].is_dir()
+    assert folders[0].is_dir()
     assert not [path for _, path, _ in fake.log if path.endswith("safetensors")]
 
 
@@ -307,8 +306,14 @@ def test_a_disk_that_fills_up(hub: Hub) -> None:
 
 
 def test_two_at_once(hub: Hub, fake: FakeHub) -> None:
-    with catalog._only_one(REPO, hub):
-        assert "another voxcli" in failure(REPO, hub).message
+    refusals: list[str] = []
+
+    def fetch_again(done: int, total: int) -> None:
+        if done > len(fake.files["config.json"]) and not refusals:
+            refusals.append(failure(REPO, hub).message)
+
+    fetch(REPO, fetch_again, hub)
+    assert "another voxcli" in refusals[0]
 
 
 def test_text_from_another_server_is_not_a_traceback(hub: Hub, fake: FakeHub) -> None:

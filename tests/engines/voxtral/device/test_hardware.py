@@ -1,4 +1,4 @@
-"""What torch is asked, with torches that are made up; and the memory of processes in control groups."""
+"""Hardware as described by doubles of torch, and the memory of processes in control groups."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,17 +141,17 @@ def test_a_gpu_that_torch_has_no_code_for_is_not_the_roomiest() -> None:
 
 
 def test_without_the_tool_it_is_the_first_and_others_are_not_touched() -> None:
-    asked: list[int] = []
+    indices: list[int] = []
 
     def mem_get_info(index: int) -> tuple[int, int]:
-        asked.append(index)
+        indices.append(index)
         return 5, 9
 
     torch = cuda_build(device_count=lambda: 3, mem_get_info=mem_get_info)
     assert look(torch).cuda.index == 0
     hardware = look(torch, "cuda:1")
     assert (hardware.free_bytes("cuda:1"), hardware.free_bytes("cuda:2")) == (5, None)
-    assert asked == [0, 1]
+    assert indices == [0, 1]
 
 
 def test_a_tool_that_is_not_there_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_short_context_is_not_made_longer() -> None:
     assert plan(Wanted("auto", "auto", 512, REPLY), machine(gpu(24)), MINI).context_tokens == 512
 
 
-# --- Formats that are asked for ------------------------------------------------------------------
+# --- Requested formats ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["none", "int8", "int4"])

@@ -1,4 +1,4 @@
-"""What is captured on a GPU, on a CPU: operations are recorded once and replayed with other values in the buffers."""
+"""CUDA graphs, emulated on a CPU: operations are recorded once and replayed with other values in the buffers."""
 
 import threading
 from collections.abc import Sequence
@@ -13,15 +13,17 @@ from tests.support import tiny_voxtral as tiny
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("mistral_common")
-decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
 attention = pytest.importorskip("voxcli.engines.voxtral.runtime.attention")
 compiling = pytest.importorskip("voxcli.engines.voxtral.runtime.compiler")
-sampling = pytest.importorskip("voxcli.engines.voxtral.runtime.sampler")
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs, Reads, Tape  # noqa: E402 - needs torch
+from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
+from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
+from voxcli.engines.voxtral.runtime.sampler import OVER, Sampler, Sampling  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 END, AUDIO, WINDOW = 2, 24, 25
-GREEDY = decoding.Sampling(24, frozenset({END}))
+GREEDY = Sampling(24, frozenset({END}))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ class Made:
     def __init__(self, model: Any, sampling: Any = GREEDY, capacity: int = 1400, bucket: int = 64) -> None:
         self.recorder = EmulatedGraphs()
         self.progress: list[tuple[int, int]] = []
-        self.backends = decoding.Backends(graphs=lambda: self.recorder, looks_ahead=True)
-        self.decoder = decoding.Decoder(model, capacity=capacity, smallest_bucket=bucket, backends=self.backends)
+        self.backends = Backends(graphs=lambda: self.recorder, looks_ahead=True)
+        self.decoder = Decoder(SharedModel(model), capacity=capacity, smallest_bucket=bucket, backends=self.backends)
         self.decoder.warm_up(sampling, progress=lambda *counts: self.progress.append(counts))
         self.recorder.replayed.clear()
 
@@ -65,7 +67,7 @@ def said(decoder: Any, ids: list[int], features: Any = None, sampling: Any = GRE
 
 
 def plainly(model: Any, ids: list[int], features: Any = None) -> list[int]:
-    return said(decoding.Decoder(model, capacity=1400), ids, features)
+    return said(Decoder(SharedModel(model), capacity=1400), ids, features)
 
 
 def test_a_conversation_is_replayed_and_says_what_it_says_uncaptured(model: Any, made: Made) -> None:
@@ -90,12 +92,12 @@ def test_prompts_of_any_length_are_padded(model: Any, made: Made, count: int) ->
 
 
 def test_growing_into_the_next_bucket_neither_records_nor_changes_a_token(model: Any, made: Made) -> None:
-    long = decoding.Sampling(200, frozenset())
+    long = Sampling(200, frozenset())
     recorded = made.recorder.captured
-    plain = decoding.Decoder(model, capacity=1400)
+    plain = Decoder(SharedModel(model), capacity=1400)
     ids = text(50)
     assert said(made.decoder, ids, sampling=long) == said(plain, ids, sampling=long)
-    assert made.decoder._cache.buckets[:3] == [64, 128, 256], "the reply went through three of them"
+    assert made.decoder.cached > 128, "more than the buckets of 64 and 128 hold"
     assert made.recorder.captured == recorded
 
 
@@ -117,7 +119,7 @@ def test_another_size_of_cache_works_uncaptured_and_the_old_one_is_captured_agai
     assert made.recorder.captured == 2 * recorded - 1, "the encoder does not depend on the cache"
     assert said(made.decoder, spoken(ids), noise(1)) == plainly(model, spoken(ids), noise(1))
     assert made.recorder.replayed
-    assert not made.progress, "nobody waits for voxcli to be ready any more"
+    assert not made.progress, "voxcli is ready already"
 
 
 def test_progress_counts_to_the_end(made: Made) -> None:
@@ -126,30 +128,30 @@ def test_progress_counts_to_the_end(made: Made) -> None:
 
 
 def drawn(temperature: float = 1.0, seed: int | None = None) -> Any:
-    return decoding.Sampling(12, frozenset(), temperature=temperature, top_p=0.9, seed=seed)
+    return Sampling(12, frozenset(), temperature=temperature, top_p=0.9, seed=seed)
 
 
 def test_sampling_is_captured_with_its_source_of_chance(model: Any) -> None:
     made, ids = Made(model, drawn(seed=4)), text(20)
     first = said(made.decoder, ids, sampling=drawn(seed=4))
     assert first == said(made.decoder, ids, sampling=drawn(seed=4))
-    assert first == said(decoding.Decoder(model, capacity=1400), ids, sampling=drawn(seed=4))
+    assert first == said(Decoder(SharedModel(model), capacity=1400), ids, sampling=drawn(seed=4))
     assert first != said(made.decoder, ids, sampling=drawn(seed=5))
     assert said(made.decoder, ids, sampling=drawn()) != said(made.decoder, ids, sampling=drawn())
 
 
 def test_a_way_to_choose_that_was_not_captured_works_too(model: Any, made: Made) -> None:
     ids = text(20)
-    plain = decoding.Decoder(model, capacity=1400)
+    plain = Decoder(SharedModel(model), capacity=1400)
     assert said(made.decoder, ids, sampling=drawn(seed=4)) == said(plain, ids, sampling=drawn(seed=4))
 
 
 def ending_in(model: Any, ids: list[int], after: int) -> tuple[list[int], Any]:
     """Return a greedy reply of `after` ids, and the sampling with which the id after these ends it."""
-    unended = decoding.Sampling(24, frozenset())
-    reply = said(decoding.Decoder(model, capacity=1400), ids, sampling=unended)
+    unended = Sampling(24, frozenset())
+    reply = said(Decoder(SharedModel(model), capacity=1400), ids, sampling=unended)
     assert reply[after] not in reply[:after]
-    return reply[:after], decoding.Sampling(24, frozenset({5, reply[after], 2047}))
+    return reply[:after], Sampling(24, frozenset({5, reply[after], 2047}))
 
 
 @pytest.mark.parametrize("after", [0, 1, 7])
@@ -180,31 +182,31 @@ def test_other_ends_than_the_captured_ones_work_too(model: Any, made: Made, afte
 
 
 def test_after_its_end_nothing_of_a_reply_counts() -> None:
-    sampler = decoding.Sampler(decoding.Sampling(9, frozenset({3, 5})), torch.device("cpu"))
+    sampler = Sampler(Sampling(9, frozenset({3, 5})), torch.device("cpu"))
     logits, tape = torch.zeros(8), Tape()
     with torch.inference_mode(), tape:
         fed = sampler.sample_and_publish(logits)
 
-    def told(token: int) -> int:
+    def published(token: int) -> int:
         logits.zero_()[token] = 1
         tape.replay()
-        assert int(fed) == token, "what is fed is an id in any case"
+        assert int(fed) == token, "an id is fed in any case"
         return int(sampler.published)
 
     sampler.begin(None)
-    assert [told(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[sampling.OVER] * 4]
+    assert [published(token) for token in (4, 0, 5, 4, 3, 1)] == [4, 0, *[OVER] * 4]
     sampler.begin(None)
-    assert told(1) == 1
+    assert published(1) == 1
 
 
 def test_an_interrupt_leaves_a_correct_cache(model: Any, made: Made) -> None:
     ids, interrupt = text(70, 9), threading.Event()
     made.decoder.prefill(ids)
-    tokens = made.decoder.stream(decoding.Sampling(50, frozenset()), interrupt)
-    heard = [next(tokens) for _ in range(5)]
+    tokens = made.decoder.stream(Sampling(50, frozenset()), interrupt)
+    begun = [next(tokens) for _ in range(5)]
     interrupt.set()
     assert not list(tokens)
-    longer = [*ids, *heard, 7, 8, 9]
+    longer = [*ids, *begun, 7, 8, 9]
     assert said(made.decoder, longer) == plainly(model, longer)
 
 
@@ -234,15 +236,16 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_compilation_serves_all_layers_of_a_bucket(model: Any) -> None:
     compiler, done = CountingCompiler(), list[int]()
-    decoder = decoding.Decoder(model, capacity=200, smallest_bucket=64)
+    text = SharedModel(model).text
+    cache = text.allocate(200, 64)
     with compiling.kept_in(None):
-        layer = compiling.compiled(decoder._text, decoder._cache, done.append, compiler)
+        layer = compiling.compiled(text, cache, done.append, compiler)
     assert done == [1, 2, 3]
-    assert compiler.compiled == len(decoder._cache.buckets) == 3, "not one for each of the layers"
+    assert compiler.compiled == len(cache.buckets) == 3, "not one for each of the layers"
     with torch.inference_mode():
-        arguments = torch.tensor([[7]]), decoder._text.positions(0, 1)[0], decoder._cache, 128
-        plain = decoder._text.step(*arguments, masked=True)
-        torch.testing.assert_close(decoder._text.step(*arguments, masked=True, through=layer), plain)
+        arguments = torch.tensor([[7]]), cache.positions_from(0, 1)[0], cache, 128
+        plain = text.step(*arguments, masked=True)
+        torch.testing.assert_close(text.step(*arguments, masked=True, through=layer), plain)
     assert compiler.compiled == 3
 
 

@@ -1,4 +1,4 @@
-"""The decoder: what it feeds, what it yields, what it leaves in the cache. On the real classes."""
+"""The decoder on the real classes: what it feeds, yields and leaves in the cache."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,14 @@ from voxcli.errors import ModelError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
+from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
+from voxcli.engines.voxtral.runtime.decoder import Decoder, PrefillResult  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
+from voxcli.engines.voxtral.runtime.sampler import Sampling  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
-AS_ON_A_GPU = decoding.Backends(looks_ahead=True)
+AS_ON_A_GPU = Backends(looks_ahead=True)
 AUDIO = 24
 END = 2
 WINDOW = 25  # audio tokens of 2 s
@@ -40,12 +43,12 @@ def load(folder: Path) -> Any:
 
 
 class Script:
-    """Makes the model like token `ids[n]` best at the n-th look at its logits, all others equally, while it is open."""
+    """Makes `ids[n]` the likeliest token of the n-th logits during its context, and all others equally likely."""
 
     def __init__(self, model: Any, ids: Sequence[int]) -> None:
         self.ids = ids
         self.steps = 0
-        self.before: dict[int, threading.Event] = {}  # set when this many logits were asked for
+        self.before: dict[int, threading.Event] = {}  # events by the number of computed logits
         self._hook = model.lm_head.register_forward_hook(self._logits)
 
     def _logits(self, _module: Any, _inputs: Any, logits: Any) -> Any:
@@ -66,7 +69,7 @@ class Script:
 
 
 def sampling(max_tokens: int = 8, **options: Any) -> Any:
-    return decoding.Sampling(max_tokens, frozenset({END}), **options)
+    return Sampling(max_tokens, frozenset({END}), **options)
 
 
 def noise(windows: int, seed: int = 0) -> Any:
@@ -83,8 +86,8 @@ def stream(decoder: Any, interrupt: threading.Event | None = None, **options: An
 
 
 def reply(model: Any, ids: list[int], features: Any = None, **options: Any) -> list[int]:
-    """Return what a decoder that knows nothing yet replies."""
-    decoder = decoding.Decoder(model, capacity=1500)
+    """Return the reply of a new decoder."""
+    decoder = Decoder(SharedModel(model), capacity=1500)
     decoder.prefill(ids, features)
     return stream(decoder, **options)
 
@@ -94,7 +97,7 @@ def make(request: pytest.FixtureRequest, model: Any) -> Callable[..., Any]:
     """Make decoders: as on a CPU, and with the look-ahead and the buckets of a GPU."""
 
     def make(capacity: int = 200) -> Any:
-        return decoding.Decoder(model, capacity=capacity, backends=AS_ON_A_GPU if request.param == "gpu" else None)
+        return Decoder(SharedModel(model), capacity=capacity, backends=AS_ON_A_GPU if request.param == "gpu" else None)
 
     return make
 
@@ -110,9 +113,9 @@ def fed(model: Any) -> Iterator[list[int]]:
 
 
 def test_the_prompt_goes_in_once_and_then_one_token_at_a_time(model: Any, fed: list[int]) -> None:
-    decoder = decoding.Decoder(model, capacity=100)
+    decoder = Decoder(SharedModel(model), capacity=100)
     with Script(model, [7, 8, END]):
-        assert decoder.prefill(spoken(), noise(1)) == decoding.PrefillResult(29, 0)
+        assert decoder.prefill(spoken(), noise(1)) == PrefillResult(29, 0)
         assert stream(decoder) == [7, 8]
     assert fed == [29, 1, 1]
     assert decoder.cached == 31
@@ -142,7 +145,7 @@ def test_it_stops_where_the_cache_is_full(model: Any, make: Callable[..., Any]) 
 @pytest.mark.parametrize("at_step", [0, 1, 4])
 def test_an_interrupt_ends_it_within_one_token(model: Any, fed: list[int], at_step: int) -> None:
     interrupt = threading.Event()
-    decoder = decoding.Decoder(model, capacity=100)
+    decoder = Decoder(SharedModel(model), capacity=100)
     decoder.prefill([1])
     with Script(model, [7] * 9) as script:
         script.before[at_step] = interrupt
@@ -154,7 +157,7 @@ def test_an_interrupt_ends_it_within_one_token(model: Any, fed: list[int], at_st
 @pytest.mark.parametrize("at_step", [1, 4])
 def test_with_the_look_ahead_an_interrupt_ends_it_within_two_tokens(model: Any, fed: list[int], at_step: int) -> None:
     interrupt = threading.Event()
-    decoder = decoding.Decoder(model, capacity=100, backends=AS_ON_A_GPU)
+    decoder = Decoder(SharedModel(model), capacity=100, backends=AS_ON_A_GPU)
     decoder.prefill([1])
     with Script(model, [7] * 9) as script:
         script.before[at_step] = interrupt
@@ -167,24 +170,24 @@ def test_with_the_look_ahead_an_interrupt_ends_it_within_two_tokens(model: Any, 
 def test_an_interrupt_before_the_first_token_costs_nothing(model: Any, fed: list[int]) -> None:
     interrupt = threading.Event()
     interrupt.set()
-    decoder = decoding.Decoder(model, capacity=100)
-    assert decoder.prefill(spoken(), noise(1), interrupt) == decoding.PrefillResult(29, 0)
+    decoder = Decoder(SharedModel(model), capacity=100)
+    assert decoder.prefill(spoken(), noise(1), interrupt) == PrefillResult(29, 0)
     assert stream(decoder, interrupt) == []
     assert (fed, decoder.cached, decoder.generations) == ([], 0, 0)
 
 
 def test_an_interrupt_between_chunks_leaves_what_was_fed(model: Any, fed: list[int]) -> None:
     long = [300 + number % 700 for number in range(1200)]
-    decoder, interrupt = decoding.Decoder(model, capacity=1500), threading.Event()
+    decoder, interrupt = Decoder(SharedModel(model), capacity=1500), threading.Event()
     hook = model.model.language_model.layers[1].self_attn.o_proj.register_forward_pre_hook(
         lambda *_: interrupt.set() if len(fed) == 2 else None
     )
     decoder.prefill(long, None, interrupt)
     hook.remove()
     assert (fed, decoder.cached) == ([512, 512], 1024)
-    with pytest.raises(RuntimeError, match="nothing was prefilled"):
+    with pytest.raises(RuntimeError, match="no prompt was prefilled"):
         stream(decoder)
-    assert decoder.prefill(long) == decoding.PrefillResult(1200, 1024)
+    assert decoder.prefill(long) == PrefillResult(1200, 1024)
     assert stream(decoder) == reply(model, long)
 
 
@@ -199,7 +202,7 @@ def test_an_interrupt_between_chunks_leaves_what_was_fed(model: Any, fed: list[i
 def test_audio_tokens_and_features_must_fit_together(
     model: Any, fed: list[int], ids: list[int], windows: int, found: str
 ) -> None:
-    decoder = decoding.Decoder(model, capacity=100)
+    decoder = Decoder(SharedModel(model), capacity=100)
     with pytest.raises(ModelError, match=found):
         decoder.prefill(ids, noise(windows) if windows else None)
     assert not fed
@@ -208,11 +211,9 @@ def test_audio_tokens_and_features_must_fit_together(
 def test_only_what_comes_after_the_common_prefix_is_fed(model: Any, make: Callable[..., Any], fed: list[int]) -> None:
     decoder = make()
     decoder.prefill([1, *TEXT])
-    assert decoder.prefill([1, *TEXT, 5, 6]) == decoding.PrefillResult(43, 41)
-    assert decoder.prefill([1, *TEXT[:10], 7, 8, 9]) == decoding.PrefillResult(14, 11)
-    assert decoder.prefill([1, *TEXT[:5]]) == decoding.PrefillResult(6, 5), (
-        "one token is fed at least: the reply begins there"
-    )
+    assert decoder.prefill([1, *TEXT, 5, 6]) == PrefillResult(43, 41)
+    assert decoder.prefill([1, *TEXT[:10], 7, 8, 9]) == PrefillResult(14, 11)
+    assert decoder.prefill([1, *TEXT[:5]]) == PrefillResult(6, 5), "one token is fed at least: the reply begins there"
     assert fed == [41, 2, 3, 1]
     assert stream(decoder) == reply(model, [1, *TEXT[:5]])
 
@@ -224,7 +225,7 @@ def test_a_reply_is_a_prefix_of_the_next_prompt(model: Any, make: Callable[..., 
     assert decoder.cached == 29 + len(said) - 1
     decoder.rewind(10)
     assert decoder.cached == 10
-    with pytest.raises(RuntimeError, match="nothing was prefilled"):
+    with pytest.raises(RuntimeError, match="no prompt was prefilled"):
         stream(decoder)
 
 
@@ -269,7 +270,7 @@ def test_a_failed_pass_leaves_a_correct_cache(model: Any, make: Callable[..., An
 
 
 def test_another_size_drops_what_is_cached_and_the_same_size_does_not(model: Any) -> None:
-    decoder = decoding.Decoder(model, capacity=100)
+    decoder = Decoder(SharedModel(model), capacity=100)
     decoder.prefill([1, *TEXT])
     decoder.resize(100)
     assert decoder.cached == 41
@@ -279,10 +280,10 @@ def test_another_size_drops_what_is_cached_and_the_same_size_does_not(model: Any
     assert stream(decoder) == reply(model, [1, *TEXT])
 
 
-def test_windows_that_were_heard_ahead_are_encoded_once(model: Any) -> None:
+def test_windows_that_were_encoded_ahead_are_encoded_once(model: Any) -> None:
     encoded: list[int] = []
     hook = model.model.audio_tower.register_forward_pre_hook(lambda _module, inputs: encoded.append(len(inputs[0])))
-    decoder, features = decoding.Decoder(model, capacity=200), noise(3)
+    decoder, features = Decoder(SharedModel(model), capacity=200), noise(3)
     decoder.encode_partial(features[:1])
     decoder.encode_partial(features[:2])
     changed = features.clone()
@@ -296,16 +297,30 @@ def test_windows_that_were_heard_ahead_are_encoded_once(model: Any) -> None:
 
 def test_growing_into_the_next_bucket_changes_no_token(model: Any, make: Callable[..., Any]) -> None:
     decoder = make(1500)
-    cache = decoder._cache
-    assert cache.buckets == [1024, 1500]
-    assert [cache.bucket(length) for length in (1, 1024, 1025, 1500)] == [1024, 1024, 1500, 1500]
-    address = cache.memory.data_ptr()
     long = [300 + number % 700 for number in range(1015)]
     decoder.prefill(long)
     said = stream(decoder, max_tokens=20)
     assert decoder.cached > 1024
-    assert cache.memory.data_ptr() == address
     assert said == expected_greedy(model, long, None, 20)
+
+
+def test_buckets_double_up_to_the_capacity(model: Any) -> None:
+    cache = SharedModel(model).text.allocate(1500)
+    assert cache.buckets == [1024, 1500]
+    assert [cache.bucket(length) for length in (1, 1024, 1025, 1500)] == [1024, 1024, 1500, 1500]
+
+
+def test_decoders_of_one_model_do_not_disturb_each_other(model: Any) -> None:
+    shared = SharedModel(model)
+    large, small = Decoder(shared, capacity=1500), Decoder(shared, capacity=100)
+    large.prefill(spoken(), noise(1, seed=1))
+    small.prefill(spoken(), noise(1, seed=2))
+    assert stream(large) == reply(model, spoken(), noise(1, seed=1))
+    assert stream(small) == reply(model, spoken(), noise(1, seed=2))
+    small.close()
+    long = [300 + number % 700 for number in range(1015)]
+    large.prefill(long)
+    assert stream(large) == reply(model, long)
 
 
 def test_a_seed_repeats_a_sampled_reply(model: Any) -> None:

@@ -111,7 +111,7 @@ def test_products_are_compiled_as_one_graph(gpu_kernels: None, name: str, count:
 
 
 def test_rows_that_do_not_divide_into_groups_are_refused() -> None:
-    with pytest.raises(ModelError, match="rows of 96 values can't be kept in int4") as caught:
+    with pytest.raises(ModelError, match="rows of 96 values can't be stored in int4") as caught:
         int4.linear(random(4, 96))
     assert caught.value.hint == "--quantize int8"
 

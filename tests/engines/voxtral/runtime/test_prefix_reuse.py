@@ -1,6 +1,6 @@
 """The cache is never wrong: whatever happened before, a reply is the one that a fresh decoder gives.
 
-RANDOM_SEQUENCES says how many random sequences of events are tried.
+RANDOM_SEQUENCES: number of random sequences of events, as on a CPU and as on a GPU each.
 """
 
 import os
@@ -23,11 +23,13 @@ from voxcli.core.turn import PassReport, Utterance
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 voxtral = pytest.importorskip("voxcli.engines.voxtral.engine")
-decoding = pytest.importorskip("voxcli.engines.voxtral.runtime.decoder")
+from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
+from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
+from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 
-SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "60"))
+SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "30"))
 SESSIONS = (Session(), Session(instructions="Answer in short spoken sentences."))
 SAMPLES = 16_000  # a second
 CONTEXT_TOKENS = 260  # a few turns, so that old ones leave
@@ -35,18 +37,17 @@ CONTEXT_TOKENS = 260  # a few turns, so that old ones leave
 
 @dataclass(frozen=True)
 class Step:
-    """A reply to an utterance, and what becomes of it."""
+    """A reply to an utterance, and how it ends."""
 
-    seconds: float  # of speech; 0 for none
+    seconds: float  # length of the clip; 0 for none
     text: str
-    sound: int  # which
+    sound: int  # seed of the noise
     session: int
-    listened: bool  # the clip was heard in pieces
+    encoded_ahead: bool  # parts of the clip were encoded before its end
     end: Literal["finished", "interrupted", "dropped", "closed"]
-    after: int  # tokens, where it does not finish
-    settled: bool
-    forgotten: bool  # all turns but the last two, afterwards
-    as_on_gpu: bool  # decode with the look-ahead and the buckets of a GPU
+    after: int  # tokens after which it ends early
+    prefilled: bool  # the history was prefilled after the reply
+    forgotten: bool  # all turns but the last two are dropped afterwards
 
 
 steps = st.builds(
@@ -55,17 +56,16 @@ steps = st.builds(
     text=st.sampled_from(["", "", "Go on.", "Qu'est-ce que c'est ? 東京"]),
     sound=st.integers(0, 3),
     session=st.sampled_from([0, 0, 0, 1]),
-    listened=st.booleans(),
+    encoded_ahead=st.booleans(),
     end=st.sampled_from(["finished", "finished", "finished", "interrupted", "dropped", "closed"]),
     after=st.integers(0, 4),
-    settled=st.booleans(),
+    prefilled=st.booleans(),
     forgotten=st.sampled_from([False, False, False, False, True]),
-    as_on_gpu=st.booleans(),
 )
 
 
 class Talk:
-    """An engine, two sessions, and what is said in them."""
+    """An engine and two sessions."""
 
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
         given = {"name": "tiny", "max_reply_tokens": 8, "context_tokens": CONTEXT_TOKENS, "notice": pytest.fail}
@@ -73,7 +73,7 @@ class Talk:
         self.engine = voxtral.VoxtralEngine(model, processor, **{**given, **options})
         self.sessions = list(SESSIONS)
         self.ids: list[int] = []  # of the last reply
-        decoder = self.engine._decoder
+        decoder = self.engine.decoder
         stream = decoder.stream
 
         def noted(*args: Any) -> Iterator[int]:
@@ -85,17 +85,17 @@ class Talk:
 
     def restart(self) -> None:
         self.sessions = list(SESSIONS)
-        self.engine._decoder.rewind(0)
+        self.engine.decoder.rewind(0)
 
     def expected(self, session: Session, utterance: Utterance) -> list[int]:
-        """Return what a decoder that knows nothing replies."""
-        ids, features = self.engine._prompt(session, utterance)
-        fresh = decoding.Decoder(self.model, capacity=len(ids) + 8)
+        """Return the reply of a new decoder."""
+        ids, features = self.engine.write_prompt(session, utterance)
+        fresh = Decoder(SharedModel(self.model), capacity=len(ids) + 8)
         fresh.prefill(ids, features)
-        return list(fresh.stream(self.engine._sampling, threading.Event()))
+        return list(fresh.stream(self.engine.sampling, threading.Event()))
 
     def reply(self, session: Session, utterance: Utterance, stop: Step | None = None) -> tuple[str, PassReport | None]:
-        """Have it answered, to the end or as far as `stop` lets it."""
+        """Return the reply, complete or up to `stop`."""
         interrupt, text, self.ids = threading.Event(), "", []
         deltas = self.engine.reply(session, utterance, interrupt)
         while True:
@@ -110,11 +110,10 @@ class Talk:
                 return text, end.value
 
     def take(self, step: Step) -> None:
-        """Let a step happen, and check its reply."""
+        """Run a step, and check its reply."""
         session = self.sessions[step.session]
         utterance = Utterance(sound(step.seconds, step.sound) if step.seconds else None, step.text or "Hello.")
-        self.engine._decoder._looks_ahead = step.as_on_gpu
-        if step.listened and utterance.clip:
+        if step.encoded_ahead and utterance.clip:
             for samples in range(SAMPLES, len(utterance.clip.samples), SAMPLES):
                 self.engine.encode_partial(AudioClip(utterance.clip.samples[:samples]))
         text, report = self.reply(session, utterance, None if step.end == "finished" else step)
@@ -128,7 +127,7 @@ class Talk:
             turn = utterance.answered(text.strip(), interrupted=step.end == "interrupted")
             session = session.add(turn)
         self.sessions[step.session] = session.last(2) if step.forgotten else session
-        if step.settled:
+        if step.prefilled:
             self.engine.prefill_history(self.sessions[step.session])
 
 
@@ -148,9 +147,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     )
 
 
-@pytest.fixture(scope="module")
-def talk(parts: tuple[Any, Any]) -> Iterator[Talk]:
-    talk = Talk(*parts)
+@pytest.fixture(scope="module", params=[False, True], ids=["cpu", "gpu"])
+def talk(request: pytest.FixtureRequest, parts: tuple[Any, Any]) -> Iterator[Talk]:
+    """Decode as on a CPU, and with the look-ahead and the buckets of a GPU."""
+    talk = Talk(*parts, backends=Backends(looks_ahead=request.param))
     yield talk
     talk.engine.close()
 
@@ -181,7 +181,7 @@ def test_a_long_conversation_feeds_this_turn_alone(tiny_voxtral: Path) -> None:
         assert report
         assert report.prompt_tokens - report.cached_tokens <= 379
         assert report.prompt_tokens > 2000
-        session = session.add(Utterance(sound(2, number)).answered("I heard that, I think."))
+        session = session.add(Utterance(sound(2, number)).answered("I understand that, I think."))
         talk.engine.prefill_history(session)
     talk.engine.close()
 
@@ -206,9 +206,9 @@ def test_a_long_session_is_rarely_fed_again(parts: tuple[Any, Any]) -> None:
         assert 600 < report.prompt_tokens <= 1200
         most = max(most, report.prompt_tokens - report.cached_tokens)
         session = session.add(utterance.answered(f"This is reply {number}, and it says a little more."))
-        before = talk.engine._decoder.cached
+        before = talk.engine.decoder.cached
         talk.engine.prefill_history(session)
-        again += talk.engine._decoder.cached < before - 100
+        again += talk.engine.decoder.cached < before - 100
     assert most < 50, "of what is said now: 25 audio tokens and a few words"
     assert 2 < again < 14, "every turn, were they to leave one by one"
     talk.engine.close()

@@ -80,7 +80,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
         torch.testing.assert_close(ours.head(last), expected[start - 1], atol=ROUNDING, rtol=1e-5)
     for place in range(start, 70):
         extent, masked = (80, True) if place % 2 else (place + 1, False)
-        logits = ours.step(tokens[place].view(1, 1), ours.positions(place, 1)[0], cache, extent, masked=masked)
+        logits = ours.step(tokens[place].view(1, 1), cache.positions_from(place, 1)[0], cache, extent, masked=masked)
         torch.testing.assert_close(logits, expected[place], atol=ROUNDING, rtol=1e-5)
         assert logits.argmax() == expected[place].argmax()
 

@@ -1,11 +1,10 @@
-"""Voxtral checkpoints: what a model's name means, whether it is here, and how it gets here.
+"""Finds and downloads Voxtral checkpoints by name.
 
-Checkpoints lie in Hugging Face's cache, in its layout, so that other programs find them too and
-this one finds theirs. Large files are fetched here and not by `snapshot_download`, because that one
-throws the half of a file away when it is interrupted: with shards of 5 GB that hurts. What a
-checkpoint says, or how it is loaded, is not known here; neither is torch.
+Checkpoints are stored in Hugging Face's cache, in its layout, so that they are shared with other programs.
+Large files are downloaded here and not by `snapshot_download`, which discards a partial file when it is
+interrupted: that hurts with shards of 5 GB.
 
-`huggingface_hub` is imported where it is needed: `locate` reads the cache without its HTTP client.
+`huggingface_hub` is imported only where it is needed: `locate` reads the cache without its HTTP client.
 """
 
 import difflib
@@ -26,7 +25,7 @@ from voxcli.engines.voxtral.quiet import quiet
 from voxcli.errors import ModelError, missing_extra
 
 INDEX = "model.safetensors.index.json"
-# A whole checkpoint has one file of each line, beside its weights.
+# A complete checkpoint has one file of each line, beside its weights.
 ONE_OF_EACH = (
     ("config.json",),
     ("tekken.json", "tokenizer.json"),
@@ -40,15 +39,15 @@ SMALL_FILES = {
 }
 HUB_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*(?<![-.])(?<!\.git)", re.ASCII)  # as huggingface_hub has it
 SHA256 = re.compile(r"[0-9a-f]{64}")
-SPARE_BYTES = 200_000_000  # what a download leaves free for everyone else
+SPARE_BYTES = 200_000_000  # disk space that a download leaves free
 REQUEST_SECONDS = 20.0
 
-Progress = Callable[[int, int], None]  # bytes that are here, bytes in all
+Progress = Callable[[int, int], None]  # bytes downloaded, total bytes
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model that voxcli has a short name for. `bytes` is what it takes on disk, in bfloat16."""
+    """A model with a short name. `bytes` is its size on disk, in bfloat16."""
 
     repo_id: str
     bytes: int
@@ -63,7 +62,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Hub:
-    """Where checkpoints come from and where they are kept; None: as HF_ENDPOINT, HF_HUB_CACHE and HF_HOME say."""
+    """The hub and its cache folder; None for those of HF_ENDPOINT, HF_HUB_CACHE and HF_HOME."""
 
     endpoint: str | None = None
     cache: Path | None = None
@@ -75,7 +74,7 @@ class Hub:
             return self.cache
         try:
             from huggingface_hub.constants import HF_HUB_CACHE
-        except ImportError:  # then nothing can be fetched, but another environment may have done so
+        except ImportError:  # another environment may have downloaded checkpoints
             return Path.home() / ".cache" / "huggingface" / "hub"
         return Path(HF_HUB_CACHE)
 
@@ -86,7 +85,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Listed:
-    """A model as `voxcli models list` shows it. `fetched_bytes` counts what of an unfinished download is here."""
+    """A model as `voxcli models list` shows it. `fetched_bytes` is the size of an unfinished download so far."""
 
     name: str  # the short name, or the id again
     repo_id: str
@@ -96,7 +95,7 @@ class Listed:
 
 
 def resolve(model: str) -> str | Path:
-    """Return what a model's name means: the id that a short name stands for, else a folder that exists, else an id.
+    """Return the hub id of a short name, an existing folder, or the id itself, in this order.
 
     Raises:
         ModelError: neither a short name, nor a folder, nor of the form OWNER/NAME.
@@ -115,10 +114,10 @@ def resolve(model: str) -> str | Path:
 
 
 def locate(model: str, hub: Hub | None = None) -> Path | None:
-    """Return the folder of a checkpoint that is wholly here, without asking the network; None if it has to be fetched.
+    """Return the folder of a complete local checkpoint, without using the network; None if it has to be downloaded.
 
     Raises:
-        ModelError: as `resolve`, and for a folder of the user's that lacks files or holds other ones.
+        ModelError: as `resolve`, and for a user's folder that lacks files or holds another model.
     """
     wanted = resolve(model)
     if isinstance(wanted, Path):
@@ -131,7 +130,7 @@ def locate(model: str, hub: Hub | None = None) -> Path | None:
 
 
 def listed(hub: Hub | None = None) -> list[Listed]:
-    """Return the models with short names, then every other Voxtral in the cache, whole or not."""
+    """Return the models with short names, then every other Voxtral in the cache, complete or not."""
     hub = hub or Hub()
     names = {checkpoint.repo_id: name for name, checkpoint in KNOWN.items()}
     folders = sorted(hub.folder().glob("models--*--*"))
@@ -146,15 +145,15 @@ def fetch(
     hub: Hub | None = None,
     check: Callable[[Path, int], None] = lambda _config, _size: None,
 ) -> Path:
-    """Return the folder of a checkpoint, fetching first what is missing; asks no network where nothing is.
+    """Return the folder of a checkpoint, downloading missing files. Uses no network if nothing is missing.
 
-    `progress` is called with the bytes that are here and the bytes in all, both of what is needed:
-    weights as safetensors, their index, configuration and tokenizer; never pickles or code. An
-    interrupted download, also one stopped by KeyboardInterrupt, goes on where it stopped.
+    Only safetensors weights, their index, the configuration and the tokenizer are downloaded; never pickles or
+    code. A download that was interrupted, also by KeyboardInterrupt, resumes where it stopped.
 
     Args:
-        check: called with the path of its `config.json` and the bytes of its weights before any of these
-            are fetched; what it raises is raised.
+        progress: called with the bytes downloaded and the total bytes.
+        check: called with the path of `config.json` and the bytes of the weights before weights are downloaded;
+            an error that it raises ends the download.
 
     Raises:
         ModelError: no such model, no Voxtral, no access, hub not reachable, no room on the disk.
@@ -172,11 +171,11 @@ def fetch(
         return _download(wanted, progress, hub, check)
 
 
-# --- What is here ------------------------------------------------------------------------------
+# --- The cache ------------------------------------------------------------------------------
 
 
 def known_name(model: str) -> str | None:
-    """Return the short name of a model that has one, whichever of its names is given."""
+    """Return the short name of a model that has one, given the short name or the id."""
     wanted = resolve(model)
     return next((name for name, known in KNOWN.items() if known.repo_id == wanted), None)
 
@@ -205,7 +204,7 @@ def _snapshot(repo: Path) -> Path | None:
 
 
 def _missing(folder: Path) -> list[str]:
-    """Return what a checkpoint's folder lacks. A file has its name only when it is whole, so names are enough."""
+    """Return the names of files missing in a checkpoint's folder. Only complete files have their final names."""
     lacking = [" or ".join(names) for names in ONE_OF_EACH if not any((folder / name).is_file() for name in names)]
     if (folder / "model.safetensors").is_file():
         return lacking
@@ -218,7 +217,7 @@ def _missing(folder: Path) -> list[str]:
 
 def _not_whole(folder: Path) -> ModelError:
     message = f"{folder} is not a whole checkpoint: {', '.join(_missing(folder)[:3])} missing"
-    return ModelError(message, hint="copy what is missing there, or fetch a model: voxcli models pull mini")
+    return ModelError(message, hint="copy the missing files there, or fetch a model: voxcli models pull mini")
 
 
 def _is_ours(repo_id: str, hub: Hub) -> bool:
@@ -253,11 +252,11 @@ def _blob_bytes(repo_id: str, hub: Hub) -> int:
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """A file that the hub has, and where it lies in the cache's layout."""
+    """A file of the hub, and its paths in the cache."""
 
     name: str
     bytes: int
-    sha256: str | None  # the hub names it of large files only
+    sha256: str | None  # given by the hub for large files only
     by_sum: Path
     by_name: Path
     partial: Path
@@ -269,13 +268,13 @@ class _RemoteFile:
         if self.is_here():
             return self.bytes
         fetched = self.partial.stat().st_size if self.partial.is_file() else 0
-        return fetched if fetched <= self.bytes else 0  # too long: not ours to go on with
+        return fetched if fetched <= self.bytes else 0  # a longer file is damaged
 
 
 def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, int], None]) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    # 1. What there is, and whether it is a Voxtral, before gigabytes are fetched.
+    # 1. Check that the model is a Voxtral before gigabytes are downloaded.
     info = HfApi(endpoint=hub.endpoint).model_info(repo_id, files_metadata=True, timeout=REQUEST_SECONDS)
     commit = str(info.sha)
     _check_names(repo_id, {sibling.rfilename for sibling in info.siblings or []})
@@ -284,14 +283,14 @@ def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path,
     weights = (sibling for sibling in info.siblings or [] if kinds.WEIGHTS.fullmatch(sibling.rfilename))
     check(Path(config), sum(sibling.size or 0 for sibling in weights))
 
-    # 2. Room for what is missing.
+    # 2. Check the free disk space.
     needed = (sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename))
     files = [_remote_file(sibling, hub.repo(repo_id), commit) for sibling in needed]
     done, total = sum(file.bytes_here() for file in files), sum(file.bytes for file in files)
     _check_room(repo_id, total - done, hub)
     progress(done, total)
 
-    # 3. Large files, one after the other; each goes on where it stopped.
+    # 3. Download large files one after the other, each from where it stopped.
     def count(more: int) -> None:
         nonlocal done
         done += more
@@ -302,7 +301,7 @@ def _download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path,
             if file.sha256 and not file.is_here():
                 _fetch_large(file, repo_id, commit, count, hub)
 
-    # 4. The hub's own function fetches the rest, links the files by their names and notes what `main` is.
+    # 4. The hub's own function downloads the small files, links all files by name and records the revision of `main`.
     names = [file.name for file in files]
     folder = Path(snapshot_download(repo_id, allow_patterns=names, cache_dir=hub.folder(), endpoint=hub.endpoint))
     if _missing(folder):
@@ -325,7 +324,7 @@ def _check_names(repo_id: str, names: set[str]) -> None:
 
 
 def _remote_file(sibling: Any, repo: Path, commit: str) -> _RemoteFile:
-    """Return what the hub says of a file. Its sum becomes a file's name, so nothing else is taken for one."""
+    """Return a file of the hub. Its checksum becomes a file name, so only a hexadecimal one is accepted."""
     said = sibling.lfs.sha256 if sibling.lfs else ""
     sha256 = said if SHA256.fullmatch(said) else None
     by_sum = repo / "blobs" / (sha256 or "unknown")
@@ -347,7 +346,7 @@ def _check_room(repo_id: str, need: int, hub: Hub) -> None:
 
 @contextmanager
 def _only_one(repo_id: str, hub: Hub) -> Iterator[None]:
-    """Hold the right to append to this model's files; two processes would mix their bytes."""
+    """Lock this model's partial files: two processes that append to them would mix their bytes."""
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -362,10 +361,10 @@ def _only_one(repo_id: str, hub: Hub) -> Iterator[None]:
 
 
 def _fetch_large(file: _RemoteFile, repo_id: str, commit: str, count: Callable[[int], None], hub: Hub) -> None:
-    """Append what is missing to the partial file, check its sum, and move it to where the hub's functions look.
+    """Complete the partial file, verify its checksum, and move it to its place in the cache.
 
     Raises:
-        ModelError: the bytes that came are not the ones that the hub names.
+        ModelError: the checksum is not the hub's.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import are_symlinks_supported, http_get
@@ -380,7 +379,7 @@ def _fetch_large(file: _RemoteFile, repo_id: str, commit: str, count: Callable[[
             try:
                 http_get(url, out, resume_size=start, headers=build_hf_headers(), expected_size=file.bytes)
             except foreign_errors():
-                if out.tell() <= start:  # what broke off may go on; what brings nothing is over
+                if out.tell() <= start:  # resume after progress only, so that the loop ends
                     raise
     with file.partial.open("rb") as whole:
         digest = hashlib.file_digest(whole, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A file that is downloaded into, and says how much of it is there."""
+"""A file to download into that reports its progress."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class CountedFile(io.BufferedWriter):
-    """A file to append to, which tells how many bytes came, and how many went because a server began again at 0."""
+    """Appends to a file and reports written bytes, or lost ones as a negative number when the server restarts at 0."""
 
     def __init__(self, path: Path, count: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))

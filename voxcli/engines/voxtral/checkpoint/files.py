@@ -1,7 +1,6 @@
-"""What lies in a checkpoint's folder, before anything is loaded: which model, how big, whole or not.
+"""Inspects a checkpoint's folder before loading: which model it is, its size, and whether it is complete.
 
-Reads `config.json` and the headers of the safetensors files alone; knows neither torch nor
-transformers, nor where the folder came from.
+Reads only `config.json` and the headers of the safetensors files.
 """
 
 import json
@@ -15,26 +14,26 @@ from voxcli.engines.voxtral.checkpoint import kinds
 from voxcli.errors import ModelError
 
 PULL = "fetch it again: voxcli models pull mini"
-HEADER_BYTES = 100_000_000  # what the format allows at most; more is damage
+HEADER_BYTES = 100_000_000  # the largest header that the format allows
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Voxtral checkpoint whose files are all there."""
+    """A complete Voxtral checkpoint."""
 
     folder: Path
     parameters: int
-    files: tuple[Path, ...]  # with the weights
+    files: tuple[Path, ...]  # safetensors files
 
 
 def inspect(folder: Path) -> Checkpoint:
-    """Look at a folder in which a Voxtral checkpoint should lie.
+    """Return the checkpoint in a folder.
 
     Raises:
-        ModelError: it is another model, or a file is missing or cut short.
+        ModelError: the folder holds another model, or a file is missing or truncated.
     """
     if not folder.is_dir():
-        raise ModelError(f"no checkpoint at {folder}", hint="voxcli models list shows what there is")
+        raise ModelError(f"no checkpoint at {folder}", hint="voxcli models list shows the models")
     kinds.check_files(folder.name, {file.name for file in folder.iterdir()})
     kinds.check_type(folder.name, _json(folder / "config.json").get("model_type"))
     _check_companions(folder)
@@ -43,7 +42,7 @@ def inspect(folder: Path) -> Checkpoint:
 
 
 def lacking(folder: Path, names: Sequence[str]) -> ModelError:
-    """Return the error for weights that a checkpoint does not have, or has in another shape."""
+    """Return the error for weights that are missing or have another shape."""
     return ModelError(f"the checkpoint in {folder} lacks {len(names)} weights, such as {names[0]}", hint=PULL)
 
 
@@ -54,7 +53,7 @@ def _check_companions(folder: Path) -> None:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Return the weight files that transformers reads; `consolidated.safetensors` is not one of them."""
+    """Return the weight files that transformers reads, without `consolidated.safetensors`."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         whole = folder / "model.safetensors"
@@ -74,9 +73,9 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _parameters(shard: Path) -> int:
-    """Return how many values a safetensors file has; its header says where each tensor lies.
+    """Return the number of values in a safetensors file, from its header.
 
-    Layout: 8 bytes of header length, little endian; the header in JSON; the data. See
+    Layout: the length of the header as 8 bytes, little endian; the header as JSON; the data. See
     https://huggingface.co/docs/safetensors/index#format.
     """
     with shard.open("rb") as file:

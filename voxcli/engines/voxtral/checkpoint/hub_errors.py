@@ -1,7 +1,7 @@
-"""What goes wrong between a model hub and the disk, as a ModelError: the one place where it is turned into one.
+"""Turns errors of a download from the model hub into ModelErrors.
 
-This module knows what huggingface_hub raises, over whichever HTTP library it stands on; it does not
-know what is fetched or why. Messages hold no address that was redirected to: those carry signatures.
+huggingface_hub raises errors of its own, of its HTTP library and of the disk. Messages contain no redirected
+addresses, because these carry signatures.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from voxcli.printable import first_line
 
 
 def foreign_errors() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub, its HTTP library and the disk raise."""
+    """Return the exceptions that huggingface_hub, its HTTP library and the disk raise."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # The hub's own error derives from the base of its library's errors: of requests, httpx or httpx2.
@@ -24,7 +24,7 @@ def foreign_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def translated(repo_id: str, known_ids: Sequence[str]) -> Iterator[None]:
-    """Turn foreign errors into a ModelError; `known_ids` are what a misspelt id may have meant.
+    """Turn foreign errors into a ModelError; a misspelt id is compared with `known_ids` for the hint.
 
     Raises:
         ConfigError: a proxy or the certificates that the environment names can't be used. The hub's library refuses
@@ -39,7 +39,7 @@ def translated(repo_id: str, known_ids: Sequence[str]) -> Iterator[None]:
 
 
 def again(repo_id: str) -> str:
-    """Return the hint of everything that passes: what is here already is kept."""
+    """Return the hint for a temporary error, after which the download resumes."""
     return f"run again, it goes on where it stopped: voxcli models pull {repo_id}"
 
 
@@ -73,7 +73,7 @@ def _refused(status: int, repo_id: str) -> ModelError:
 def _cut_off(error: BaseException, repo_id: str) -> ModelError:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    while error.__cause__:  # the hub's own texts are long; what happened stands at the bottom
+    while error.__cause__:  # the first cause is the shortest and most precise
         error = error.__cause__
     if isinstance(error, OfflineModeIsEnabled):
         return ModelError(f"{repo_id} is not here, and HF_HUB_OFFLINE forbids to fetch it", hint="unset HF_HUB_OFFLINE")

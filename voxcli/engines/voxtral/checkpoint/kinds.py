@@ -1,6 +1,6 @@
-"""Which kind of model a folder or a repository holds, by its name, its files' names and its model type.
+"""Tells which kind of model a folder or a repository holds, by its name, its files' names and its model type.
 
-Reads nothing: `checkpoints` asks about what the hub lists, `shards` about what lies in a folder.
+Reads no files. `catalog` checks what the hub lists, `files` what a folder contains.
 """
 
 import re
@@ -9,20 +9,22 @@ from pathlib import Path
 
 from voxcli.errors import ModelError
 
-MODEL_TYPE = "voxtral"  # of config.json, for the Voxtral that converses
-WEIGHTS = re.compile(r"model(-[\w-]+)?\.safetensors")  # not `consolidated.safetensors`: the same weights once more
+MODEL_TYPE = "voxtral"  # in config.json, of a Voxtral that converses
+WEIGHTS = re.compile(
+    r"model(-[\w-]+)?\.safetensors"
+)  # `consolidated.safetensors` holds the same weights in another format
 HINT = "one that converses: --model mini, or: voxcli models pull mini"
 
 
 def check_files(name: str, files: Collection[str]) -> None:
-    """Refuse what the names alone tell to be no Voxtral that converses.
+    """Check by names alone that a model may be a Voxtral that converses.
 
     Args:
-        name: of the folder, or the id on the hub.
+        name: name of the folder, or the id on the hub.
         files: names of all files there.
 
     Raises:
-        ModelError: other weights than voxcli reads, or a Voxtral that only transcribes or only speaks.
+        ModelError: weights in another format, or a Voxtral that only transcribes or only speaks.
     """
     if any(file.endswith(".gguf") for file in files) and not any(map(WEIGHTS.fullmatch, files)):
         raise ModelError(f"{name} holds GGUF files, which only llama.cpp reads", hint=HINT)
@@ -32,11 +34,11 @@ def check_files(name: str, files: Collection[str]) -> None:
 
 
 def check_type(name: str, model_type: object) -> None:
-    """Refuse another model type than Voxtral's.
+    """Check that a model type is Voxtral's.
 
     Args:
-        name: of the folder, or the id on the hub.
-        model_type: what config.json says; None where it says nothing.
+        name: name of the folder, or the id on the hub.
+        model_type: the type in config.json, if there is one.
 
     Raises:
         ModelError: another model, or a Voxtral that only transcribes or only speaks.
@@ -49,7 +51,7 @@ def check_type(name: str, model_type: object) -> None:
 
 
 def not_voxtral(name: str, why: str) -> ModelError:
-    """Return the error that says why something is no checkpoint of Voxtral."""
+    """Return the error for something that is not a Voxtral checkpoint."""
     return ModelError(f"{name} is not a Voxtral checkpoint: {why}", hint=HINT)
 
 

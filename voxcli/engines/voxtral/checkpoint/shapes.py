@@ -1,6 +1,6 @@
-"""The shape of a Voxtral model as its `config.json` says it: enough to count bytes before anything is loaded.
+"""The shape of a Voxtral model as given by its `config.json`, for counting bytes before it is loaded.
 
-The names are those of transformers' `VoxtralConfig`, so what counts takes either. Knows no library.
+Names are those of transformers' `VoxtralConfig`, so functions that count accept both.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AudioShape:
-    """The audio encoder; the defaults are those of Whisper large-v3, which all released models have."""
+    """The audio encoder. The defaults are those of Whisper large-v3, as in all released models."""
 
     num_hidden_layers: int = 32
     hidden_size: int = 1280
@@ -22,7 +22,7 @@ class AudioShape:
 
 @dataclass(frozen=True)
 class TextShape:
-    """The text model; the defaults are those of Voxtral-Mini-3B-2507."""
+    """The text model. The defaults are those of Voxtral-Mini-3B-2507."""
 
     num_hidden_layers: int = 30
     hidden_size: int = 3072
@@ -43,20 +43,20 @@ class Shape:
 
 @dataclass(frozen=True)
 class Model:
-    """A model whose size is known."""
+    """A shape and its number of values."""
 
     shape: Shape
     parameters: int
 
 
 SMALL = Shape(text_config=TextShape(num_hidden_layers=40, hidden_size=5120, intermediate_size=32_768))
-# By the short names of `checkpoints.KNOWN`: how many values the shapes of the 2507 models have.
+# The 2507 models, by the short names of `catalog.KNOWN`.
 PUBLISHED = {"mini": Model(Shape(), 4_676_271_104), "small": Model(SMALL, 24_261_800_960)}
 MINI_PARAMETERS = PUBLISHED["mini"].parameters
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """Return the shape that the content of a `config.json` says; what is missing there has Mini's value."""
+    """Return the shape in the content of a `config.json`; missing values are those of Mini."""
     return Shape(
         AudioShape(**_numbers(AudioShape, config.get("audio_config"))),
         TextShape(**_numbers(TextShape, config.get("text_config"))),
@@ -64,12 +64,12 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def read_shape(config_json: Path) -> Shape:
-    """Return the shape that a `config.json` says. Raises OSError and ValueError where it can't be read."""
+    """Return the shape in a `config.json`. Raises OSError and ValueError if it can't be read."""
     return shape_of(_content(config_json))
 
 
 def stored_value_bytes(config_json: Path) -> int:
-    """Return how many bytes a value takes in the files of a checkpoint. Raises as `read_shape`."""
+    """Return the bytes of a value in the files of a checkpoint. Raises as `read_shape`."""
     config = _content(config_json)
     text = config.get("text_config")
     said = [config.get("dtype"), config.get("torch_dtype"), text.get("dtype") if isinstance(text, dict) else None]

@@ -1,7 +1,4 @@
-"""How much memory a model needs, in each number format and with each length of the cache.
-
-Counts; knows no library and no machine. Estimates say what they assume.
-"""
+"""Counts the memory that a model needs, by number format and length of the cache."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,53 +8,53 @@ from voxcli.engines.voxtral.device.formats import ROUNDED_VALUES, Format, larges
 from voxcli.engines.voxtral.device.hardware import DType
 
 BYTES: dict[DType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
-CHUNK_TOKENS = 512  # fed at once; an interrupt waits for one of these at most
-LEAST_TEXT_TOKENS = 512  # instructions, a few turns and a reply: the least that `session.context_tokens` allows
-MASK_ROWS = 128  # queries that attention with a mask takes at once; fewer rows need less memory and more kernels
-# Kernels that are loaded when they are first called, and the workspaces of cuBLAS. An allowance, not a measurement.
+CHUNK_TOKENS = 512  # tokens prefilled at once; an interrupt waits for at most one chunk
+LEAST_TEXT_TOKENS = 512  # instructions, a few turns and a reply: the minimum of `session.context_tokens`
+MASK_ROWS = 128  # queries of masked attention at once; fewer take less memory and more kernels
+# Kernels loaded at their first call, and the workspaces of cuBLAS. An allowance, not a measurement.
 CUDA_BYTES = 300_000_000
-FLOAT32_COPIES = 4  # of some rows, while a matrix is quantized
+FLOAT32_COPIES = 4  # copies of some rows while a matrix is quantized
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a model would be kept and run: what its need for memory depends on."""
+    """How a model is stored and run, as far as its memory depends on it."""
 
     dtype: DType
     form: Format = "none"
-    masked: bool = False  # attention to the cache has no kernel of its own, as on Turing, AMD and Apple
-    fixed_bytes: int = 0  # taken by the device's libraries, whatever the model
+    masked: bool = False  # attention uses a mask, as on Turing, AMD and Apple
+    fixed_bytes: int = 0  # memory of the device's libraries
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a model has to keep in memory, counted in values: how large these are depends on their format."""
+    """The memory that a model needs, in values, whose size depends on the number format."""
 
     config: Any  # a `VoxtralConfig` or a `shapes.Shape`
     parameters: int
-    token_values: int = 0  # in the KV cache, for each token
-    masked_token_values: int = 0  # in attention with a mask, for each cached token
-    work_values: int = 0  # the most that is alive at once while a pass computes
-    least_tokens: int = 0  # prompt and reply: with less there is no conversation
+    token_values: int = 0  # values in the KV cache for each token
+    masked_token_values: int = 0  # values of masked attention for each cached token
+    work_values: int = 0  # most values alive at once during a pass
+    least_tokens: int = 0  # smallest useful cache, for prompt and reply
 
     def weights(self, use: Use) -> int:
-        """Return the bytes of the weights as they are kept."""
+        """Return the bytes of the stored weights."""
         return stored_bytes(self.config, self.parameters, BYTES[use.dtype], use.form)
 
     def cache(self, use: Use, tokens: int) -> int:
-        """Return the bytes of a cache for so many tokens, with what attention to it takes."""
+        """Return the bytes of a cache for `tokens`, and of masked attention to it."""
         return tokens * self._per_token(use)
 
     def work(self, use: Use) -> int:
-        """Return the bytes that a pass computes with, whatever is cached."""
+        """Return the bytes that a pass needs beside weights and cache."""
         return use.fixed_bytes + self.work_values * BYTES[use.dtype]
 
     def bytes(self, use: Use, tokens: int) -> int:
-        """Return the bytes of everything, with a cache for so many tokens, at the worst moment."""
+        """Return the peak bytes of loading and running with a cache for `tokens`."""
         return self.weights(use) + max(self.cache(use, tokens) + self.work(use), self._while_loading(use))
 
     def tokens(self, use: Use, free_bytes: int) -> int:
-        """Return how many tokens there is room for beside the rest; negative where the rest does not fit."""
+        """Return the tokens that a cache has room for; negative if the model does not fit without one."""
         left = free_bytes - self.weights(use)
         if left < self._while_loading(use):
             return -1
@@ -67,7 +64,7 @@ class Demand:
         return (self.token_values + use.masked * self.masked_token_values) * BYTES[use.dtype]
 
     def _while_loading(self, use: Use) -> int:
-        """Return the bytes beside the weights while they are quantized: a layer, and some rows in float32."""
+        """Return the bytes that quantizing needs beside the weights: a layer, and some rows in float32."""
         if use.form == "none":
             return use.fixed_bytes
         rounding = FLOAT32_COPIES * 4 * ROUNDED_VALUES
@@ -75,15 +72,15 @@ class Demand:
 
 
 def demand(config: Any, parameters: int) -> Demand:
-    """Return what a model of this shape with so many parameters needs.
+    """Return the memory that a model of this shape needs. An estimate, not a measurement.
 
-    While a pass computes, alive at once are at most: of the text model, a chunk of hidden states, in and
-    out, with queries, keys, values, or gate, up and their product, and a layer's matrices while they are
-    joined; of the encoder, as much for a window, with the two convolutions before it; logits three times,
-    in float32. Twice the sum, for allocators keep more than they give. An estimate, not a measurement.
+    During a pass, at most these are alive at once. Text model: hidden states of a chunk, in and out; queries,
+    keys and values, or gate, up and their product; the matrices of a layer while they are fused. Encoder: the
+    same for a window, and the two convolutions before it. Logits: three times in float32. The sum is doubled,
+    because allocators reserve more than they hand out.
 
-    Attention with a mask may copy a layer's keys and values in float32, and makes scores for `MASK_ROWS`
-    queries in each head, in float32, of which three copies are alive at once.
+    Masked attention may copy the keys and values of a layer in float32. Its scores for `MASK_ROWS` queries of
+    each head exist three times at once, in float32.
 
     Args:
         config: a `VoxtralConfig` or a `shapes.Shape`.
@@ -106,11 +103,11 @@ def demand(config: Any, parameters: int) -> Demand:
 
 
 def demand_of(model: Model) -> Demand:
-    """Return what a model of known size needs."""
+    """Return the memory that a published model needs."""
     return demand(model.shape, model.parameters)
 
 
 def cache_bytes_per_token(text_config: Any, bytes_per_value: int) -> int:
-    """Return how much the KV cache grows with each token: a key and a value in each layer."""
+    """Return the bytes of a token in the KV cache: a key and a value in each layer."""
     width = text_config.num_key_value_heads * text_config.head_dim
     return int(2 * text_config.num_hidden_layers * width * bytes_per_value)

@@ -1,8 +1,8 @@
-"""Number formats for the weights, and how many bytes a model takes in each of them.
+"""The number formats of the weights, and the bytes of a model in each of them.
 
-Only the four large matrices of each text layer are quantized: queries, keys and values in one, the
-attention's output, gate and up in one, and down. All other weights keep the model's own format.
-Plain arithmetic on a `VoxtralConfig`, without torch, so that a size is known before anything is loaded.
+Only the four large matrices of each text layer are quantized: fused queries, keys and values; the attention's
+output; fused gate and up; down. All other weights keep the model's own format. Sizes are computed from a
+`VoxtralConfig` without torch, before anything is loaded.
 """
 
 from typing import Any, Literal
@@ -10,17 +10,17 @@ from typing import Any, Literal
 Format = Literal["none", "int8", "fp8", "int4"]
 Asked = Literal["auto", "none", "int8", "fp8", "int4"]
 
-ROUNDED_VALUES = 1 << 20  # rounded at once: temporary tensors in float32 stay small beside a layer
+ROUNDED_VALUES = 1 << 20  # values rounded at once, so that float32 copies stay small beside a layer
 GROUP = 64  # values of a row that share a scale and a zero in int4; torch's kernels take 32, 64, 128 and 256
 
 
 def stored_bytes(config: Any, parameters: int, bytes_per_value: int, form: Format) -> int:
-    """Return the bytes of all weights as they are held on the device.
+    """Return the bytes of all weights on the device.
 
     Args:
         config: the model's `VoxtralConfig`.
         parameters: number of values in the checkpoint.
-        bytes_per_value: of what is not quantized, scales and zeros included.
+        bytes_per_value: bytes of an unquantized value; also of scales and zeros.
         form: the format of the large matrices of the text layers.
     """
     shapes = matrices(config)
@@ -32,7 +32,7 @@ def stored_bytes(config: Any, parameters: int, bytes_per_value: int, form: Forma
 
 
 def largest_layer_bytes(config: Any, bytes_per_value: int) -> int:
-    """Return the most bytes that are held beside the weights while they are loaded: one unquantized text layer."""
+    """Return the bytes of one unquantized text layer, which loading needs beside the stored weights."""
     return sum(rows * columns for rows, columns in matrices(config)) * bytes_per_value
 
 
@@ -45,7 +45,7 @@ def matrices(config: Any) -> tuple[tuple[int, int], ...]:
 
 
 def matrix_bytes(rows: int, columns: int, bytes_per_value: int, form: Format) -> int:
-    """Return the bytes of one matrix: its values, and their scales and zeros in the model's own format."""
+    """Return the bytes of one matrix with its scales and zeros, which have the model's own format."""
     values = rows * columns
     if form == "none":
         return values * bytes_per_value

@@ -1,7 +1,7 @@
-"""What this machine computes with: its GPUs as torch sees them, and the memory that is free.
+"""Describes this machine: its GPUs as torch sees them, and the free memory.
 
-`Hardware.look` asks torch and the operating system once; all that is decided from it is plain values, so
-that every machine can be thought through without having one. Importing this module does not import torch.
+`Hardware.look` queries torch and the operating system once and returns plain values, so that tests can make up
+any machine. Importing this module does not import torch.
 """
 
 import platform
@@ -19,14 +19,14 @@ from voxcli.errors import ModelError
 from voxcli.printable import first_line
 
 DType = Literal["bfloat16", "float16", "float32"]
-GB = 1_000_000_000  # as model cards count them
+GB = 1_000_000_000  # as in model cards
 
 FLASH_CAPABILITY = (8, 0)  # Ampere; FlashAttention has no kernels for older GPUs
 FP8_CAPABILITY = (8, 9)  # Ada; triton refuses fp8e4nv on older GPUs (pytorch#184081)
-MPS_TORCH = (2, 12)  # before: aborts, a missing index_copy_, wrong attention (pytorch#149132, #154326, #174861)
+MPS_TORCH = (2, 12)  # older releases: aborts, a missing index_copy_, wrong attention (pytorch#149132, #154326, #174861)
 INSTALL_TORCH = "install a build of torch for this GPU (pytorch.org/get-started), or use --device cpu"
 REINSTALL_TORCH = "pip install --force-reinstall torch, or use --engine embedded"
-# The public query of NVIDIA's own tool; asking through torch would take some 300 MB on each GPU.
+# NVIDIA's tool is queried because a query through torch takes some 300 MB on each GPU.
 SMI = ("nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
 SMI_SECONDS = 5.0
 
@@ -35,49 +35,49 @@ Query = Callable[[], str]
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU as torch sees it; `problem` says why torch can't use it, or nothing."""
+    """A GPU as torch sees it; `problem` is the reason if torch can't use it, else empty."""
 
     problem: str = ""
     hint: str = ""
-    dtype: DType = "bfloat16"  # the widest range that it is fast with
+    dtype: DType = "bfloat16"  # the fast format with the widest range
     free_bytes: int | None = None
     total_bytes: int | None = None
     name: str = ""
-    index: int = 0  # among the GPUs of its kind
-    capability: tuple[int, int] | None = None  # of NVIDIA's GPUs
+    index: int = 0  # N of cuda:N
+    capability: tuple[int, int] | None = None  # compute capability of an NVIDIA GPU
 
     @property
     def has_flash(self) -> bool:
-        """Whether FlashAttention runs on it, so that attention copies no keys and values."""
+        """Whether FlashAttention supports the GPU, so that attention copies no keys and values."""
         return self.capability is not None and self.capability >= FLASH_CAPABILITY
 
     @property
     def has_fp8(self) -> bool:
-        """Whether triton compiles fp8 for it."""
+        """Whether triton compiles fp8 for the GPU."""
         return self.capability is not None and self.capability >= FP8_CAPABILITY
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What this machine has."""
+    """The GPUs and the free memory of a machine."""
 
-    cuda: Accelerator  # what plain `cuda` means: the GPU with the most free memory, where that is known
+    cuda: Accelerator  # the device `cuda`: the GPU with the most free memory, if that is known
     mps: Accelerator
-    ram_free_bytes: int | None  # None: this platform does not say
+    ram_free_bytes: int | None  # None: unknown
     other_gpus: tuple[Accelerator, ...] = ()  # CUDA devices beside `cuda`
-    has_triton: bool = True  # quantized weights are fast only in kernels that it compiles
+    has_triton: bool = True  # its compiled kernels make quantized weights fast
     torch_version: str = ""
 
     @classmethod
     def look(cls, torch: ModuleType, device: str = "auto", query: Query | None = None) -> Self:
-        """Ask torch and the operating system.
+        """Query torch and the operating system.
 
         Args:
-            device: what will be used, as in `--device`; another GPU than that is asked for little.
-            query: returns a line `UUID, free MiB` for each GPU; None asks nvidia-smi.
+            device: the device that will be used, as in `--device`; nothing is allocated on other GPUs.
+            query: returns a line `UUID, free MiB` for each GPU; None for nvidia-smi.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of is a `problem` here
+            warnings.simplefilter("ignore")  # `problem` has the reason for a warning
             gpus = _cuda(torch, device, query or nvidia_smi)
             mps = _mps(torch)
         has_triton = find_spec("triton") is not None
@@ -91,18 +91,18 @@ class Hardware:
 
     @property
     def best(self) -> Literal["cuda", "mps", "cpu"]:
-        """What `--device auto` means."""
+        """The device of `--device auto`."""
         if not self.cuda.problem:
             return "cuda"
         return "cpu" if self.mps.problem else "mps"
 
     @property
     def likely_gpu(self) -> Accelerator:
-        """The GPU that a machine of this platform would have, whether torch can use it or not."""
+        """The kind of GPU that machines of this platform have, whether torch can use it or not."""
         return self.mps if sys.platform == "darwin" else self.cuda
 
     def free_bytes(self, device: str) -> int | None:
-        """Return the free memory of cuda, cuda:N, mps or cpu; None where it is not known."""
+        """Return the free memory of cuda, cuda:N, mps or cpu in bytes; None if unknown."""
         if device == "cpu":
             return self.ram_free_bytes
         if device == "mps":
@@ -118,34 +118,34 @@ def _imported() -> ModuleType:
 
 
 def look(device: str = "auto", imported: Callable[[], ModuleType] = _imported) -> Hardware:
-    """Return what this machine has. Importing torch takes a second or two.
+    """Return the hardware of this machine. Importing torch takes a second or two.
 
     Raises:
-        ModelError: torch can't be imported, or can't be asked.
+        ModelError: torch can't be imported, or fails.
     """
     try:
         return Hardware.look(imported(), device)
     except ImportError as error:
         raise ModelError("torch is not installed", hint="pip install 'voxcli[voxtral]'") from error
-    except Exception as error:  # a library that it needs is damaged, a driver fails in a way of its own
+    except Exception as error:  # a damaged library or a failing driver may raise anything
         raise ModelError(f"torch can't be used: {first_line(error)}", hint=REINSTALL_TORCH) from error
 
 
 def cuda_index(device: str) -> int | None:
-    """Return the index that a device names, 1 for `cuda:1`; None where it names none."""
+    """Return the index in a device's name, 1 for `cuda:1`; None if there is none."""
     kind, _, index = device.partition(":")
     return int(index) if kind == "cuda" and index.isascii() and index.isdigit() else None
 
 
 def _cuda(torch: Any, device: str, query: Query) -> tuple[Accelerator, ...]:
-    """Return the CUDA devices, first the one that plain `cuda` means; where torch can use none, one that says why."""
+    """Return the CUDA devices, beginning with `cuda`; if torch can use none, one with the problem."""
     if not torch.backends.cuda.is_built() and torch.version.hip is None:
         return (Accelerator(f"torch {torch.__version__} is built without CUDA", INSTALL_TORCH),)
     try:
         torch.cuda.init()
         count = torch.cuda.device_count()
         gpus = [_gpu(torch, index) for index in range(count)]
-    except (RuntimeError, AssertionError) as error:  # no driver, or one that is too old
+    except (RuntimeError, AssertionError) as error:  # the driver is missing or too old
         reason = first_line(error).split(". ")[0]
         hint = "update the NVIDIA driver, or use --device cpu"
         return (Accelerator(f"torch can't use a CUDA device: {reason}", hint),)
@@ -161,7 +161,7 @@ def _cuda(torch: Any, device: str, query: Query) -> tuple[Accelerator, ...]:
 
 
 def _gpu(torch: Any, index: int) -> Accelerator:
-    """Return what torch knows of a GPU without allocating anything on it."""
+    """Return a GPU as torch describes it, without allocating memory on it."""
     name = str(torch.cuda.get_device_name(index))
     found = torch.cuda.get_device_capability(index)
     if torch.version.hip is not None:
@@ -169,7 +169,7 @@ def _gpu(torch: Any, index: int) -> Accelerator:
     if not runs_on(found, torch.cuda.get_arch_list()):
         problem = f"torch {torch.__version__} is not built for the {name} (compute capability {found[0]}.{found[1]})"
         return Accelerator(problem, INSTALL_TORCH, name=name, index=index, capability=found)
-    dtype: DType = "bfloat16" if found >= FLASH_CAPABILITY else "float16"  # bfloat16 came with Ampere, too
+    dtype: DType = "bfloat16" if found >= FLASH_CAPABILITY else "float16"  # bfloat16 is fast from Ampere on, too
     return Accelerator(dtype=dtype, name=name, index=index, capability=found)
 
 
@@ -192,7 +192,7 @@ def _uuid(torch: Any, index: int) -> str:
 
 
 def _free_by_uuid(query: Query) -> dict[str, int]:
-    """Return the free bytes of each GPU; nothing where they can't be asked for."""
+    """Return the free bytes of each GPU by UUID; empty if the query fails."""
     found = {}
     for line in query().splitlines():
         uuid, _, mebibytes = line.partition(",")
@@ -202,7 +202,7 @@ def _free_by_uuid(query: Query) -> dict[str, int]:
 
 
 def nvidia_smi() -> str:
-    """Return what NVIDIA's tool says of the GPUs' memory; nothing where it is not there or does not answer."""
+    """Return the output of nvidia-smi about free memory; empty if it is missing or fails."""
     try:
         done = subprocess.run(SMI, capture_output=True, text=True, check=True, timeout=SMI_SECONDS)
     except (OSError, subprocess.SubprocessError):
@@ -213,11 +213,11 @@ def nvidia_smi() -> str:
 def runs_on(capability: tuple[int, int], built_for: list[str]) -> bool:
     """Return whether a build of torch has code for a GPU.
 
-    Code for sm_XY runs on X.Y and later ones with the same X; compute_XY is compiled for any later one.
+    Code for sm_XY runs on capability X.Y and later ones with the same X; compute_XY is compiled for any later one.
     """
     for name in built_for:
         kind, _, version = name.partition("_")
-        digits = "".join(letter for letter in version if letter.isdigit())  # sm_90a is for 9.0
+        digits = "".join(letter for letter in version if letter.isdigit())  # sm_90a: capability 9.0
         if not digits:
             continue
         target = int(digits[:-1]), int(digits[-1])
@@ -248,7 +248,7 @@ def _mps(torch: Any) -> Accelerator:
 
 
 def release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version: (2, 12) for `2.12.0+cpu`; zeros where there are none."""
+    """Return the first two numbers of a version, (2, 12) for `2.12.0+cpu`; zeros for missing ones."""
     major, _, rest = version.partition(".")
     minor = rest.partition(".")[0]
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)

@@ -1,11 +1,10 @@
-"""Where a model runs, in which number format, with how long a context, and whether it fits there.
+"""Chooses the device, the number format and the length of the context of a model that has to fit into memory.
 
-The order of preference, on the device that is used:
+The order of preference on a device:
 
-1. The best format that fits with the context that was asked for: none (bfloat16, on a CPU float32 before
-   it), int8, int4.
-2. The smallest of them with a shorter context, down to one window of audio and 512 tokens of text.
-3. A format for which a device has no fast kernels comes after both steps were taken without it.
+1. The best format that fits with the wanted context: none (bfloat16; on a CPU, float32 first), int8, int4.
+2. The smallest of these formats with a shorter context, at least one window of audio and 512 tokens of text.
+3. Formats without fast kernels on the device, in the same two steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,12 @@ from voxcli.engines.voxtral.device.hardware import GB, Accelerator, DType, Hardw
 from voxcli.errors import ConfigError, ModelError
 
 DEVICES = "--device takes auto, cuda, cuda:N, mps or cpu"
-QUANTIZED: tuple[Format, ...] = ("int8", "int4")  # that `--quantize auto` takes, the better one first
+QUANTIZED: tuple[Format, ...] = ("int8", "int4")  # formats of `--quantize auto`, the better one first
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for."""
+    """The user's settings that decide the placement."""
 
     device: str = "auto"  # auto, cuda, cuda:N, mps or cpu
     quantize: Asked = "auto"
@@ -34,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Placement:
-    """The choice: a device of torch, a number format, and how long prompts may be."""
+    """The chosen device of torch, number format and length of prompts."""
 
     device: str  # cuda:N, mps or cpu
     dtype: DType
@@ -43,13 +42,13 @@ class Placement:
 
     @property
     def format_name(self) -> str:
-        """What the weights are kept in."""
+        """The format of the weights in words."""
         return self.dtype if self.form == "none" else self.form
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A device that torch can use, and how a model would be run on it."""
+    """A device that torch can use, and how a model runs on it."""
 
     device: str
     words: str  # for messages
@@ -57,7 +56,7 @@ class _Site:
     dtypes: tuple[DType, ...]  # unquantized, the better one first
     masked: bool
     fixed_bytes: int
-    slow_forms: frozenset[Format] = frozenset()  # that make decoding slower here
+    slow_forms: frozenset[Format] = frozenset()  # formats that make decoding slower here
     why_slow: str = ""
 
     def use(self, form: Format, dtype: DType | None = None) -> Use:
@@ -71,7 +70,7 @@ def plan(wanted: Wanted, hardware: Hardware, needs: Demand, *, strictly: bool = 
         strictly: refuse a format that makes decoding slower here, unless nothing else fits.
 
     Raises:
-        ConfigError: no such device, or a format that is of no use there.
+        ConfigError: no such device, or a format that is unsupported or slower there.
         ModelError: torch can't use the device, or the model does not fit into its memory.
     """
     site = _site(wanted.device, hardware)
@@ -91,12 +90,12 @@ def plan(wanted: Wanted, hardware: Hardware, needs: Demand, *, strictly: bool = 
 
 
 def check_device(device: str, hardware: Hardware) -> None:
-    """Raise ConfigError where there is no such device, and ModelError where torch can't use it."""
+    """Raise ConfigError for an unknown device, and ModelError for one that torch can't use."""
     _site(device, hardware)
 
 
 def place(device: str, hardware: Hardware, parameters: int) -> Placement:
-    """Choose for weights alone, of so many parameters, unquantized: for measurements.
+    """Return the placement of unquantized weights alone, for measurements.
 
     Raises:
         ConfigError: no such device.
@@ -115,7 +114,7 @@ def place(device: str, hardware: Hardware, parameters: int) -> Placement:
 
 
 def statement(where: Placement, needs: Demand, tokens: int, hardware: Hardware) -> str:
-    """Return in words what a model will need with a cache for so many tokens."""
+    """Return a sentence about the memory of a model with a cache for `tokens`."""
     site = _site(where.device, hardware)
     use = site.use(where.form, where.dtype)
     weights, cache, work = needs.weights(use), needs.cache(use, tokens), needs.work(use)
@@ -127,7 +126,7 @@ def statement(where: Placement, needs: Demand, tokens: int, hardware: Hardware) 
 
 
 def needed_bytes(where: Placement, needs: Demand, hardware: Hardware, reply_tokens: int) -> int:
-    """Return the bytes that a model needs as it was placed."""
+    """Return the bytes that a placed model needs."""
     use = _site(where.device, hardware).use(where.form, where.dtype)
     return needs.bytes(use, where.context_tokens + reply_tokens)
 
@@ -146,7 +145,7 @@ def too_big(where: str, needs: Demand, use: Use, free: int, hint: str) -> ModelE
 
 
 def what_fits(wanted: Wanted, hardware: Hardware, needs: Demand) -> str:
-    """Return what a user can do whose model does not fit."""
+    """Return a hint for a model that does not fit."""
     if wanted.quantize != "auto" and (other := _fitting(wanted.device, hardware, needs)):
         return f"--quantize auto fits: it takes {other.format_name}"
     site, mini = _site(wanted.device, hardware), demand_of(PUBLISHED["mini"])
@@ -170,7 +169,7 @@ def what_fits(wanted: Wanted, hardware: Hardware, needs: Demand) -> str:
 
 
 def _fitting(device: str, hardware: Hardware, needs: Demand) -> Placement | None:
-    """Return how a model fits with the shortest context; None where it does not, or where that is not known."""
+    """Return the placement of a model with the shortest context; None if it does not fit or this is unknown."""
     site = _site(device, hardware)
     uses = chain.from_iterable(_preferences("auto", site))
     fits = (use for use in uses if site.free_bytes is not None and _fits(needs, use, site, needs.least_tokens))
@@ -183,7 +182,7 @@ def _fits(needs: Demand, use: Use, site: _Site, tokens: int) -> bool:
 
 
 def _preferences(asked: Asked, site: _Site) -> Iterator[Sequence[Use]]:
-    """Give the ways to run a model, the better ones first; of those in one group, the last gets a shorter context."""
+    """Yield groups of ways to run a model, the best first; the last of each group may get a shorter context."""
     plain = [site.use("none", dtype) for dtype in site.dtypes]
     fast = [site.use(form) for form in QUANTIZED if form not in site.slow_forms]
     slow = [site.use(form) for form in QUANTIZED if form in site.slow_forms]
@@ -198,7 +197,7 @@ def _preferences(asked: Asked, site: _Site) -> Iterator[Sequence[Use]]:
 
 
 def _check_format(wanted: Wanted, site: _Site, hardware: Hardware, needs: Demand) -> None:
-    """Raise ConfigError for a format that is of no use on a device."""
+    """Raise ConfigError for a format that is unsupported or slower on a device."""
     form = wanted.quantize
     if form == "fp8" and (why := _why_not_fp8(site, hardware)):
         raise ConfigError(
@@ -228,7 +227,7 @@ def _why_not_fp8(site: _Site, hardware: Hardware) -> str:
 
 
 def _site(device: str, hardware: Hardware) -> _Site:
-    """Return the device that is meant. Raises ConfigError and ModelError as `plan`."""
+    """Return the device of a name. Raises ConfigError and ModelError as `plan`."""
     kind = hardware.best if device == "auto" else device
     if kind == "cpu":
         return _Site("cpu", "memory", hardware.ram_free_bytes, ("float32", "bfloat16"), False, 0)
@@ -250,7 +249,7 @@ def _site(device: str, hardware: Hardware) -> _Site:
 
 
 def _gpu(device: str, hardware: Hardware) -> Accelerator:
-    """Return the GPU that `cuda` or `cuda:N` means."""
+    """Return the GPU of `cuda` or `cuda:N`."""
     index = cuda_index(device)
     if device != "cuda" and index is None:
         raise ConfigError(f"there is no device {device!r}", hint=DEVICES)
@@ -263,7 +262,7 @@ def _gpu(device: str, hardware: Hardware) -> Accelerator:
 
 
 def _listed(hardware: Hardware) -> str:
-    """Return the CUDA devices in words."""
+    """Return a list of the CUDA devices in words."""
     return ", ".join(
         f"cuda:{gpu.index}"
         + (f" {gpu.name}" if gpu.name else "")

@@ -1,17 +1,17 @@
-"""How much memory this process can still have: the machine's, and what its control group leaves of that."""
+"""The free memory of this process: the machine's, limited by its control groups."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # version 1 of control groups writes a number like this where there is no limit
+UNLIMITED = 1 << 60  # version 1 of control groups writes such a number for no limit
 
 
 def ram_free_bytes(root: Path = Path("/")) -> int | None:
-    """Return how much memory can be had without swapping; None where it can't be asked for.
+    """Return the memory available without swapping, in bytes; None if unknown.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: folder that contains `proc` and `sys`.
     """
     known = [free for free in (_machine(root), _control_group(root)) if free is not None]
     return min(known, default=None)
@@ -28,7 +28,7 @@ def _machine(root: Path) -> int | None:
 
 
 def _control_group(root: Path) -> int | None:
-    """Return what the tightest of the control groups around this process leaves; None where none has a limit.
+    """Return the bytes left by the tightest control group around this process; None without a limit.
 
     See https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files and cgroup-v1/memory.html.
     """
@@ -47,16 +47,16 @@ def _control_group(root: Path) -> int | None:
         else:
             continue
         inner = mount / path.strip("/")
-        # In a container the path may be one of the host's; then the mount itself is the container's group.
+        # In a container, the path may belong to the host; then the mount itself is the container's group.
         folders = [inner, *inner.parents] if inner.is_dir() else [mount]
         left += [_left(folder, limit, usage) for folder in folders if folder == mount or mount in folder.parents]
     return min((free for free in left if free is not None), default=None)
 
 
 def _left(folder: Path, limit: str, usage: str) -> int | None:
-    """Return what a control group may still take; file pages that can be dropped count as free."""
+    """Return the bytes that a control group has left; file pages that can be dropped count as free."""
     with suppress(OSError, ValueError):
-        most = int((folder / limit).read_text(encoding="ascii"))  # `max` is no number: no limit
+        most = int((folder / limit).read_text(encoding="ascii"))  # `max`, which means no limit, raises ValueError
         if most < UNLIMITED:
             used = int((folder / usage).read_text(encoding="ascii"))
             return max(0, most - used + _droppable(folder))

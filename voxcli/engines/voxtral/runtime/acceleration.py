@@ -1,11 +1,11 @@
-"""The fast path of a turn's work: compiled and captured where that works, else the best that does.
+"""The fast path for the work of a turn, on the highest level that works.
 
-    compiled   CUDA graphs of the kernels that a compiler makes
+    compiled   CUDA graphs of compiled kernels
     graphs     CUDA graphs of torch's own kernels
     none       no fast path: torch's own kernels, launched one by one
 
-Whatever fails on one of these levels, compiling, capturing or replaying, the next one is taken, and a notice
-says so. Methods that do a turn's work return None where the caller is to compute it plainly.
+If compiling, capturing or replaying fails, the next lower level is used, and a notice says so. Methods that do
+work of a turn return None where the caller has to do it plainly.
 """
 
 import logging
@@ -19,23 +19,25 @@ from typing import Any, Literal, Self
 import torch
 
 from voxcli.engines.voxtral.quiet import quiet_compiler
-from voxcli.engines.voxtral.runtime import comparison, compiler
+from voxcli.engines.voxtral.runtime import compiler
 from voxcli.engines.voxtral.runtime.cuda_graphs import (
     CapturedEncoder,
     CapturedModel,
     CudaGraphs,
+    DifferenceError,
     GraphRecorder,
-    recordings,
+    captures,
+    compare,
 )
 from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import Cache
+from voxcli.engines.voxtral.runtime.model import SharedModel
 from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
-from voxcli.engines.voxtral.runtime.text_model import TextModel
 
 Level = Literal["compiled", "graphs", "none"]
 Acceleration = Literal["auto", "compiled", "graphs", "none"]  # the highest level to try; auto: the highest there is
 BELOW: dict[Level, Level] = {"compiled": "graphs", "graphs": "none"}
-SAID_CHARACTERS = 200  # of an error; the log has the rest
+ERROR_CHARACTERS = 200  # of an error's text in a notice; the log has the rest
 
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # parts done, parts in all
@@ -44,17 +46,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backends:
-    """What compiles and captures on a device."""
+    """The compiler and the graph recorder of a device."""
 
-    compiler: Any = None  # a backend of `torch.compile`; None where there is none
-    graphs: Callable[[], GraphRecorder] | None = None  # makes what captures
-    no_compiler: str = ""  # why there is none
-    no_graphs: str = ""
-    looks_ahead: bool = False  # whether the next step is begun before a token is read, as suits a GPU
+    compiler: Any = None  # a backend of `torch.compile`, if there is one
+    graphs: Callable[[], GraphRecorder] | None = None  # makes a graph recorder, if the device has one
+    no_compiler: str = ""  # why there is no compiler
+    no_graphs: str = ""  # why there is no graph recorder
+    looks_ahead: bool = False  # whether the next step is launched before a token is read, as suits a GPU
 
     @classmethod
     def of(cls, device: str) -> Self:
-        """Return those of a device: cuda, mps or cpu."""
+        """Return the backends of a device: cuda, mps or cpu."""
         if device != "cuda":
             return cls(no_graphs=f"CUDA graphs need a CUDA device, this is {device}")
         has_triton = find_spec("triton") is not None  # it comes with torch on Linux
@@ -74,7 +76,7 @@ class Backends:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `FastPath.warm_up` was asked for."""
+    """The arguments of the last `FastPath.warm_up`."""
 
     sampling: Sampling
     capacity: int
@@ -83,17 +85,17 @@ class _Plan:
 
 
 class FastPath:
-    """Computes what it can of one model's work with one cache at a time, on the highest level that works."""
+    """Replays captured work of one model with one cache, on the highest level that works."""
 
-    def __init__(self, text: TextModel, encoder: WindowEncoder, backends: Backends) -> None:
-        """Begin without a fast path; `warm_up` makes one."""
+    def __init__(self, model: SharedModel, encoder: WindowEncoder, backends: Backends) -> None:
+        """Start without a fast path; `warm_up` makes one."""
         self.level: Level = "none"
-        self._text, self._encoder, self._backends = text, encoder, backends
+        self._model, self._encoder, self._backends = model, encoder, backends
         self._plan: _Plan | None = None
         self._decode_layer: Any = None  # compiled
         self._captured_encoder: CapturedEncoder | None = None
         self._captured: CapturedModel | None = None
-        self._doing = ""
+        self._stage = ""  # for the notice of a failure
 
     def warm_up(
         self,
@@ -104,7 +106,7 @@ class FastPath:
         progress: Progress,
         folder: Path | None,
     ) -> None:
-        """Compile and capture; what is cached is dropped. `decoder.Decoder.warm_up` says what the arguments mean."""
+        """Compile and capture, emptying the cache. `decoder.Decoder.warm_up` describes the arguments."""
         self.close()
         self.level, why = self._backends.highest(acceleration)
         if acceleration not in ("auto", self.level):
@@ -114,10 +116,10 @@ class FastPath:
         log.info("acceleration: %s", self.level)
 
     def fit(self, cache: Cache) -> bool:
-        """Capture anew for a cache, where it has the size of the first one and nothing is captured.
+        """Capture again for a cache that has the size of the first one, if nothing is captured.
 
         Returns:
-            Whether anything was tried; what was cached is then dropped.
+            Whether captures were tried, which empties the cache.
         """
         if self.level == "none" or self._captured or not self._plan or cache.capacity != self._plan.capacity:
             return False
@@ -125,105 +127,106 @@ class FastPath:
         return True
 
     def release(self) -> None:
-        """Let go of what points into the cache."""
+        """Drop the captures that point into the cache."""
         self._captured = None
 
     def close(self) -> None:
-        """Let go of everything; all is computed plainly from now on."""
+        """Drop all captures and compiled code; all work is done plainly from now on."""
         self.level, self._plan = "none", None
-        self._let_go()
+        self._drop_all()
 
     def prefill(self, embeddings: torch.Tensor, start: int) -> torch.Tensor | None:
         """Feed up to 512 embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,), or None."""
         captured = self._captured
-        return self._replayed(lambda: captured.prefill(embeddings, start)) if captured else None
+        return self._replay(lambda: captured.prefill(embeddings, start)) if captured else None
 
     def next(self, token: torch.Tensor, place: int, sampler: Sampler) -> torch.Tensor | None:
-        """Feed a token, (1, 1), at position `place`; return the one after it, (1, 1), or None."""
+        """Feed a token, (1, 1), at position `place`; return the next one, (1, 1), or None."""
         captured = self._captured
-        return self._replayed(lambda: captured.next(token, place, sampler)) if captured else None
+        return self._replay(lambda: captured.next(token, place, sampler)) if captured else None
 
     def sampler(self, sampling: Sampling) -> Sampler:
-        """Return what chooses the tokens of a reply that begins now: the captured one, if it does so in this way."""
+        """Return the sampler for a new reply: the captured one where it samples in this way."""
         if self._captured and self._captured.sampler.is_alike(sampling):
             self._captured.sampler.begin(sampling.seed)
             return self._captured.sampler
-        return Sampler(sampling, self._text.device)
+        return Sampler(sampling, self._model.device)
 
     def _encode(self, window: torch.Tensor) -> torch.Tensor | None:
         captured = self._captured_encoder
-        return self._replayed(lambda: captured.encode(window)) if captured else None
+        return self._replay(lambda: captured.encode(window)) if captured else None
 
-    def _replayed(self, replay: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
-        """Return what is replayed; None where that fails, and nothing is replayed until the next `fit`.
+    def _replay(self, replay: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
+        """Return the result of a replay; None where it fails, and nothing is replayed until the next `fit`.
 
-        The same work may then be done plainly: it writes the same keys and values to the same places.
+        The caller may then do the same work plainly: it writes the same keys and values to the same positions.
         """
         try:
             return replay()
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is another way
-            failure = _said("replaying", error)
+        except Exception as error:  # noqa: BLE001 - the work can be done plainly, whatever failed
+            failure = _describe("replaying", error)
         self._descend(failure)
         return None
 
     def _establish(self, cache: Cache, progress: Progress) -> None:
-        """Make the present level ready, or the next one where it fails."""
-        while self.level != "none" and (failure := self._failure(cache, progress)):
+        """Prepare the current level, or the next lower one that works."""
+        while self.level != "none" and (failure := self._try_level(cache, progress)):
             self._descend(failure)
 
-    def _failure(self, cache: Cache, progress: Progress) -> str:
-        """Try the present level; return what failed. An exception would keep what it had captured in memory."""
+    def _try_level(self, cache: Cache, progress: Progress) -> str:
+        """Prepare the current level; return a description of what failed, because an exception keeps its captures."""
         plan = self._plan
         if plan is None:
             return ""
         try:
             with compiler.kept_in(plan.folder), quiet_compiler():
-                self._make_ready(cache, plan, progress)
+                self._prepare_level(cache, plan, progress)
         except Exception as error:  # noqa: BLE001 - compilers and drivers fail in many ways
-            return _said(self._doing, error)
+            return _describe(self._stage, error)
         finally:
             cache.rewind(0)
         return ""
 
-    def _make_ready(self, cache: Cache, plan: _Plan, progress: Progress) -> None:
+    def _prepare_level(self, cache: Cache, plan: _Plan, progress: Progress) -> None:
         if self._backends.graphs is None:
             return
+        text = self._model.text
         compiles = self.level == "compiled" and self._decode_layer is None
-        before = 1 + (len(cache.buckets) if compiles else 0)  # the encoder, and these
-        total = before + recordings(self._text, cache)
+        before = 1 + (len(cache.buckets) if compiles else 0)  # steps before those of `CapturedModel`
+        total = before + captures(text, cache)
         progress(0, total)
         if compiles:
-            self._doing = "compiling"
+            self._stage = "compiling"
             plan.notice("compiling the decode step: minutes at the first start, seconds later")
             backend = self._backends.compiler
-            self._decode_layer = compiler.compiled(self._text, cache, lambda done: progress(done, total), backend)
-        self._doing = "capturing"
+            self._decode_layer = compiler.compiled(text, cache, lambda done: progress(done, total), backend)
+        self._stage = "capturing"
         if self._captured_encoder is None:
-            self._captured_encoder = CapturedEncoder(self._encoder, self._backends.graphs())
+            self._captured_encoder = CapturedEncoder(self._model, self._backends.graphs())
             self._encoder.replay_with(self._encode)
         progress(before, total)
-        sampler = Sampler(plan.sampling, self._text.device)
+        sampler = Sampler(plan.sampling, self._model.device)
         self._captured = CapturedModel(
-            self._text,
+            text,
             cache,
             sampler,
             self._backends.graphs(),
             lambda done: progress(before + done, total),
             self._decode_layer,
         )
-        self._doing = "comparing with the plain pass"
-        comparison.compare(self._text, cache, self._captured, self._encoder, self._captured_encoder)
+        self._stage = "comparing with the plain pass"
+        compare(self._model, cache, self._captured, self._captured_encoder)
 
     def _descend(self, failure: str) -> None:
-        """Take the next level, and free what the present one holds in memory."""
-        self._let_go()
+        """Use the next lower level, and free the memory of the current one."""
+        self._drop_all()
         before, self.level = self.level, BELOW[self.level]
-        if self._text.device.type == "cuda":
+        if self._model.device.type == "cuda":
             _empty_memory()
         if self._plan:
             self._plan.notice(f"acceleration: {self.level} instead of {before}: {failure}")
 
-    def _let_go(self) -> None:
+    def _drop_all(self) -> None:
         self._captured = self._captured_encoder = self._decode_layer = None
         self._encoder.replay_with(None)
 
@@ -232,7 +235,7 @@ def try_out(backends: Backends, device: str, wanted: Acceleration, folder: Path 
     """Return the highest level on which a small computation works, and why not a higher one.
 
     Args:
-        folder: voxcli's cache folder, where compiled kernels are kept; None for torch's own.
+        folder: voxcli's cache folder, in which compiled kernels are kept; None for torch's own.
     """
     level, why = backends.highest(wanted)
     while level != "none" and (failure := _failure_of(backends, device, level, folder)):
@@ -245,12 +248,12 @@ def _failure_of(backends: Backends, device: str, level: Level, folder: Path | No
         with compiler.kept_in(folder), quiet_compiler(), torch.inference_mode():
             _check_level(backends, device, level)
     except Exception as error:  # noqa: BLE001 - compilers and drivers fail in many ways
-        return _said("a small computation", error)
+        return _describe("a small computation", error)
     return ""
 
 
 def _check_level(backends: Backends, device: str, level: Level) -> None:
-    """Double a few numbers on a level. Raises whatever fails."""
+    """Double a few numbers on a level. Raises whatever error occurs."""
     number, doubled = torch.zeros(2, 8, device=device)
     double: Any = torch.compile(_double, fullgraph=True, backend=backends.compiler) if level == "compiled" else _double
 
@@ -261,22 +264,22 @@ def _check_level(backends: Backends, device: str, level: Level) -> None:
     number.fill_(3)
     replay()
     if doubled.tolist() != [6] * 8:
-        raise comparison.DifferenceError("2 times 3 is not 6")
+        raise DifferenceError("2 times 3 is not 6")
 
 
 def _double(values: torch.Tensor) -> torch.Tensor:
     return 2 * values
 
 
-def _said(doing: str, error: Exception) -> str:
-    """Return what failed in one line; log the rest."""
-    log.warning("%s failed\n%s", doing, "".join(traceback.format_exception(error)))
-    reason = " ".join(str(error).split())[:SAID_CHARACTERS]
-    return f"{doing} failed: {type(error).__name__}: {reason}"
+def _describe(stage: str, error: Exception) -> str:
+    """Return one line about a failure; log its traceback."""
+    log.warning("%s failed\n%s", stage, "".join(traceback.format_exception(error)))
+    reason = " ".join(str(error).split())[:ERROR_CHARACTERS]
+    return f"{stage} failed: {type(error).__name__}: {reason}"
 
 
 def _empty_memory() -> None:
     try:
         torch.cuda.empty_cache()
-    except RuntimeError:  # the device is beyond help, which what is computed next will say
+    except RuntimeError:  # a broken device; the next computation on it raises the error
         log.warning("the memory of the GPU could not be freed", exc_info=True)

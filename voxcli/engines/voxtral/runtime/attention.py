@@ -1,10 +1,10 @@
-"""Attention of tokens to those before them in the cache. Knows nothing of layers and weights.
+"""Attention of tokens to the tokens before them in the cache.
 
-causal      a stretch of tokens whose place is known: whatever is fastest on the device
-best        a stretch whose place is a tensor, and is not looked at: so one captured graph serves every
-            prompt. `masked` runs everywhere and reads all of the cache that it is shown; `flash` reads
-            as much as is filled, on GPUs that have the kernel
-of_rows     one token in each of some rows
+causal      consecutive tokens at a position known to the host, by the fastest kernel of the device
+best        consecutive tokens at positions in a tensor that the host does not read, so that one captured graph
+            serves every prompt. `masked` runs on every device and reads all the positions that it is given;
+            `flash` reads only filled positions, on GPUs that have the kernel
+of_slots    one token in each slot
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from voxcli.engines.voxtral.device.demand import MASK_ROWS
 from voxcli.engines.voxtral.device.hardware import FLASH_CAPABILITY
 
-TRIED_TOKENS, TRIED_START = (1, 16), 40  # what `best` computes both ways; one query takes a kernel of its own
+TRIED_TOKENS, TRIED_START = (1, 16), 40  # the sizes that `best` tries; one query has a kernel of its own
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # queries, a layer of the cache
 Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # queries, keys, values
-Kernel = Callable[..., torch.Tensor]  # queries, keys, values, attn_mask; of as many heads each
+Kernel = Callable[..., torch.Tensor]  # queries, keys, values, attn_mask, with equal numbers of heads
 fused: Kernel = F.scaled_dot_product_attention
 
 
@@ -35,9 +35,9 @@ class Attention(Protocol):
 
         Args:
             queries: (heads, tokens, head_dim).
-            keys: of the cache, (kv_heads, cached, head_dim), those of these tokens among them.
-            values: likewise.
-            positions: of the tokens in the cache, (tokens,), one after the other.
+            keys: keys of the cache, (kv_heads, cached, head_dim), including those of these tokens.
+            values: values of the cache, of the same shape.
+            positions: consecutive positions of the tokens in the cache, (tokens,).
         """
         ...
 
@@ -52,7 +52,7 @@ def plain(
 
 
 def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Attend with a mask over all that is cached, `MASK_ROWS` queries at a time: scores may take memory."""
+    """Attend with a mask over all given positions, `MASK_ROWS` queries at a time to bound the memory for scores."""
     places = torch.arange(keys.shape[1], device=keys.device)
     blocks = []
     for first in range(0, queries.shape[1], MASK_ROWS):
@@ -66,12 +66,12 @@ def masked(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posi
 def grouped(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, kernel: Kernel = fused
 ) -> torch.Tensor:
-    """Attend with queries that share a KV head as rows of one matrix, so that keys and values are not copied.
+    """Attend with queries that share a KV head as rows of one matrix, which avoids copies of keys and values.
 
     Args:
         queries: (heads, tokens, head_dim).
-        keys: (kv_heads, cached, head_dim), as the values.
-        mask: (tokens, cached), added to scores.
+        keys: (kv_heads, cached, head_dim), like the values.
+        mask: (tokens, cached), added to the scores.
     """
     rows = queries.reshape(keys.shape[0], -1, queries.shape[2])
     if mask is not None:
@@ -80,9 +80,9 @@ def grouped(
 
 
 def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Attend with FlashAttention for sequences of different lengths, which reads lengths from the device.
+    """Attend with the variable-length kernel of FlashAttention, which reads the lengths from the device.
 
-    There is one sequence: its queries are the last of its keys, as its causal mask takes them to be.
+    There is one sequence. Its queries belong to its last keys, as the kernel's causal mask assumes.
     """
     tokens = queries.shape[1]
     ends = torch.arange(2, dtype=torch.int32, device=keys.device)
@@ -104,17 +104,20 @@ def flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
 
 @cache
 def has_flash(device: torch.device) -> bool:
-    """Return whether FlashAttention has kernels for a device; others with queries of several heads may copy keys."""
+    """Return whether FlashAttention supports a device. Other kernels may copy the keys of grouped queries."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
 
 
 def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -> Attend:
-    """Return the attention of `count` tokens to themselves and the `start` before them.
+    """Return the attention of `count` tokens to themselves and the `start` tokens before them.
 
-    It takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads, capacity, head_dim),
-    and returns outputs, (count, heads * head_dim). `like` is any tensor of its number format and device.
+    The returned function takes queries, (heads, count, head_dim), and a layer of the cache, (2, kv_heads,
+    capacity, head_dim), and returns outputs, (count, heads * head_dim).
+
+    Args:
+        like: any tensor of the same number format on the same device.
     """
     extent = start + count
     by_rows = (start or kernel is not fused) and not has_flash(like.device)
@@ -128,7 +131,7 @@ def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -
 
 
 def _in_one_kernel(start: int, count: int) -> Compute:
-    mask: Any = None  # the first tokens see themselves alone, for which there are kernels without a mask
+    mask: Any = None  # from position 0 on, kernels have a causal mode without a mask
     if start:
         from torch.nn.attention.bias import causal_lower_right
 
@@ -137,9 +140,9 @@ def _in_one_kernel(start: int, count: int) -> Compute:
 
 
 def _by_rows(start: int, count: int, like: torch.Tensor, kernel: Kernel) -> Compute:
-    """Attend a few rows at a time: each block reads no further than it sees, and one small mask does.
+    """Attend `MASK_ROWS` queries at a time, so that each block reads only the positions it attends to.
 
-    The mask is made of numbers: with truth values, kernels of a CPU take twice as long.
+    One small mask serves all blocks. It is numeric, because CPU kernels take twice as long with a boolean one.
     """
     on_cpu = like.device.type == "cpu"
     last = (count - 1) // MASK_ROWS * MASK_ROWS  # first row of the last block
@@ -152,7 +155,7 @@ def _by_rows(start: int, count: int, like: torch.Tensor, kernel: Kernel) -> Comp
             rows = queries[:, first : first + MASK_ROWS]
             seen = start + first + rows.shape[1]
             visible = mask[: rows.shape[1], last - first : last - first + seen]
-            if on_cpu and kernel is fused:  # whose kernel reads shared keys where they are
+            if on_cpu and kernel is fused:  # the CPU's fused kernel does not copy shared keys
                 blocks.append(_attended(rows, keys[:, :seen], values[:, :seen], attn_mask=visible))
             else:
                 blocks.append(grouped(rows, keys[:, :seen], values[:, :seen], visible, kernel))
@@ -166,12 +169,12 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *
     return F.scaled_dot_product_attention(queries[None], keys[None], values[None], enable_gqa=gqa, **options)[0]
 
 
-def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
-    """Return the attention of one token in each of some rows, as `llama.TextModel.step_rows` describes them.
+def of_slots(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dtype, kernel: Kernel = fused) -> Attend:
+    """Return the attention of one token in each of the first slots, as in `TextModel.step_slots`.
 
-    It takes queries, (heads, rows, head_dim), and a layer of the cache, (2, kv_heads, all rows * capacity,
-    head_dim), and returns outputs, (rows, heads * head_dim). Queries that share a KV head stand where a
-    kernel expects tokens: so that head is read once.
+    The returned function takes queries, (heads, slots, head_dim), and a layer of the cache, (2, kv_heads,
+    all slots * capacity, head_dim), and returns outputs, (slots, heads * head_dim). Queries that share a KV head
+    are passed to the kernel as tokens, so that the head is read once.
     """
     count = positions.shape[0]
     places = torch.arange(extent, device=positions.device)
@@ -188,7 +191,7 @@ def of_rows(positions: torch.Tensor, capacity: int, extent: int, dtype: torch.dt
 
 
 def best(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Attention:
-    """Return `flash` where it computes what `masked` does, else that; tried out, for it depends on much."""
+    """Return `flash` where a trial gives the results of `masked`, else `masked`."""
     if device.type == "cuda" and torch.version.hip is None and _flash_works(heads, kv_heads, head_dim, dtype, device):
         return flash
     return masked
@@ -202,7 +205,7 @@ def _flash_works(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, d
         positions = torch.arange(TRIED_START, TRIED_START + tokens, device=device)
         try:
             found = flash(queries, keys, values, positions).float()
-        except Exception:  # noqa: BLE001 - no such kernel for this GPU, these heads or this number format
+        except Exception:  # noqa: BLE001 - the kernel does not support this GPU, head size or number format
             return False
         if not torch.allclose(found, masked(queries, keys, values, positions).float(), atol=0.02, rtol=0.02):
             return False

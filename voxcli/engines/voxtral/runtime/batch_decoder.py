@@ -11,16 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import torch
 
-from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
-from voxcli.engines.voxtral.runtime import inputs
-from voxcli.engines.voxtral.runtime.encoder import WindowEncoder, audio_tokens_per_window
+from voxcli.engines.voxtral.device.demand import CHUNK_TOKENS, cache_bytes_per_token
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
+from voxcli.engines.voxtral.runtime.model import SharedModel, audio_tokens_per_window
 from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
-from voxcli.engines.voxtral.runtime.text_model import TextModel
 from voxcli.errors import ModelError
 
 ENCODED_TOGETHER = 8  # windows encoded at once: enough to keep a GPU busy; at most 1 GB of hidden states with Mini
@@ -56,9 +53,7 @@ class BatchDecoder:
 
     def __init__(
         self,
-        model: Any,
-        text: TextModel,
-        encoder: WindowEncoder,
+        model: SharedModel,
         sampling: Sampling,
         *,
         most: int,
@@ -66,8 +61,9 @@ class BatchDecoder:
         free_bytes: Callable[[], int | None],
         is_out_of_memory: Callable[[Exception], bool],
         smallest_capacity: int = SMALLEST_BUCKET,
+        encoded_together: int | None = None,
     ) -> None:
-        """Use the parts of a `decoder.Decoder`. The cache is allocated for the first request.
+        """Start without requests. The cache is allocated for the first one.
 
         Args:
             sampling: applies to all replies. With a seed, a reply still depends on what is decoded beside it.
@@ -75,26 +71,33 @@ class BatchDecoder:
             longest: most tokens of prompt and reply that a slot ever holds.
             free_bytes: returns the free memory in bytes; None where it is unknown.
             smallest_capacity: tokens of a slot at first; doubled where a prompt needs more.
+            encoded_together: number of windows encoded at once; None for what suits the device.
         """
         self.most = most
         self.steps = 0
-        self._config, self._text, self._encoder = model.config, text, encoder
-        self._sampler = Sampler(sampling, text.device)
+        self._model = model
+        self._sampler = Sampler(sampling, model.device)
         self._longest, self._smallest_capacity = longest, smallest_capacity
         self._free_bytes, self._is_out_of_memory = free_bytes, is_out_of_memory
-        self.device: str = text.device.type
+        self.device: str = model.device.type
         self._clips = count(1)
         self._waiting: deque[Request] = deque()
         self._slots: list[_Slot] = []
         self._cache: Cache | None = None  # all slots
         self._capacity = 0  # tokens of one slot
-        together = ENCODED_ON_CPU if self.device == "cpu" else ENCODED_TOGETHER
-        self._slot_limit, self._encoded_together = most, together  # halved each time memory runs out
+        # Both limits are halved each time memory runs out.
+        self._slot_limit = most
+        self._encoded_together = encoded_together or (ENCODED_ON_CPU if self.device == "cpu" else ENCODED_TOGETHER)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is waiting or being decoded."""
         return not self._waiting and not self._busy_slots()
+
+    @property
+    def slots(self) -> int:
+        """Number of slots in the cache; 0 before the first request."""
+        return len(self._slots)
 
     @property
     def waiting(self) -> int:
@@ -107,7 +110,7 @@ class BatchDecoder:
             request.notify(None)
             return
         try:
-            inputs.check(self._config, request.ids, request.features, len(request.ids) + 1)
+            self._model.check_prompt(request.ids, request.features, len(request.ids) + 1)
         except ModelError as error:
             request.notify(error)
         else:
@@ -121,7 +124,7 @@ class BatchDecoder:
         tokens. A request that does not fit alone fails.
         """
         if self.device == "cuda":
-            torch.cuda.set_device(self._text.device)  # the current GPU is a setting of each thread
+            torch.cuda.set_device(self._model.device)  # the current GPU is a setting of each thread
         try:
             self._start_waiting()
             self._step()
@@ -207,9 +210,9 @@ class BatchDecoder:
         self._slots, self._cache = [], None  # freed first: the old and the new ones together may not fit
         slots, free = self._slot_limit, self._free_bytes()
         if free is not None:
-            token_bytes = cache_bytes_per_token(self._config.text_config, self._text.dtype.itemsize)
+            token_bytes = cache_bytes_per_token(self._model.config.text_config, self._model.text.dtype.itemsize)
             slots = max(1, min(slots, int(SHARE_FOR_CACHE * free) // (token_bytes * capacity)))
-        self._cache = self._text.allocate(capacity, capacity, slots)
+        self._cache = self._model.text.allocate(capacity, capacity, slots)
         parts = [self._cache.part(number * capacity, capacity) for number in range(slots)]
         self._slots, self._capacity = [_Slot(number, part) for number, part in enumerate(parts)], capacity
 
@@ -217,10 +220,9 @@ class BatchDecoder:
         """Encode the clips of requests, several windows at once."""
         if not requests:
             return
-        windows: Any = torch.cat([request.features for request in requests if request.features is not None])
-        parts = [self._encoder.together(part) for part in windows.split(self._encoded_together)]
-        embeddings = torch.cat(parts)
-        tokens = audio_tokens_per_window(self._config.audio_config)
+        windows = torch.cat([request.features for request in requests if request.features is not None])
+        embeddings = torch.cat([self._model.encode(part) for part in torch.split(windows, self._encoded_together)])
+        tokens = audio_tokens_per_window(self._model.config.audio_config)
         for request in requests:
             length = tokens * (0 if request.features is None else len(request.features))
             request.audio, embeddings = embeddings[:length].clone(), embeddings[length:]
@@ -229,22 +231,21 @@ class BatchDecoder:
 
     def _prefill(self, request: Request) -> None:
         """Prefill a prompt and the tokens generated so far into the free slot with the longest common prefix."""
-        audio_id, clip = self._config.audio_token_id, -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
         ids = [*request.ids, *request.generated]
-        tokens = [clip if token_id == audio_id else token_id for token_id in ids]
+        tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
         free = [slot for slot in self._slots if not slot.request]
         slot = max(free, key=lambda slot: (slot.cache.common(tokens), -slot.number))
         start = min(slot.cache.common(tokens), len(tokens) - 1)
         slot.cache.rewind(start)
         request.cached_tokens = start
-        embeddings = inputs.embeddings(self._text, ids[start:], request.audio, audio_id)
-        for chunk in embeddings.split(inputs.CHUNK_TOKENS):
-            hidden = self._text.prefill(chunk, start, slot.cache)
+        for chunk in self._model.embed(ids[start:], request.audio).split(CHUNK_TOKENS):
+            hidden = self._model.text.prefill(chunk, start, slot.cache)
             slot.cache.extend(tokens[start : start + len(chunk)])
             start += len(chunk)
         request.generations += 1
         slot.request = request
-        self._append_token(slot, int(self._sampler.choose(self._text.head(hidden))))
+        self._append_token(slot, int(self._sampler.choose(self._model.text.head(hidden))))
 
     def _step(self) -> None:
         """Generate one token for every busy slot. Free slots between busy ones are computed too, and ignored."""
@@ -255,10 +256,9 @@ class BatchDecoder:
         longest = max(slot.cache.length for slot in live) + 1
         # On a GPU, few shapes are faster (they can be captured); on a CPU, reading less of the cache is.
         extent = longest if self.device == "cpu" else min(-(-longest // 256) * 256, self._capacity)
-        now = torch.tensor([[slot.token for slot in slots], [slot.cache.length for slot in slots]]).to(
-            self._text.device
-        )
-        logits = self._text.step_rows(now[0], now[1], self._cache, self._capacity, extent)
+        fed = torch.tensor([[slot.token for slot in slots], [slot.cache.length for slot in slots]])
+        tokens, positions = fed.to(self._model.device)
+        logits = self._model.text.step_slots(tokens, positions, self._cache, extent)
         chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the only synchronisation with the device
         self.steps += 1
         for slot in live:

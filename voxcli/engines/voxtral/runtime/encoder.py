@@ -1,35 +1,28 @@
-"""The audio encoder and projector, window by window; remembers the windows of the clip at hand.
+"""Encodes the clip of one reply window by window, and remembers its windows.
 
 A window that was encoded while the user still spoke is used again if its features are the same to the
-bit. They may not be: Whisper's log-mel spectrogram is clamped to a range below the loudest sound of
-the whole clip, so a louder sound later changes the windows before it.
+bit. They may differ: Whisper's log-mel spectrogram is clamped to a range below the loudest sound of the
+whole clip, so a louder sound later changes the windows before it.
 
-One window at a time: the encoder's work has one shape, whatever the clip, and can be stopped between two.
+Windows are encoded one at a time: the work has one shape, whatever the clip, and can be interrupted in between.
 """
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-
-def audio_tokens_per_window(audio_config: Any) -> int:
-    """Return how many embeddings the encoder makes of one window.
-
-    The projector stacks as many positions as make up its width (`VoxtralModel.get_audio_features`).
-    """
-    return int(audio_config.max_source_positions * audio_config.hidden_size // audio_config.intermediate_size)
+from voxcli.engines.voxtral.runtime.model import SharedModel
 
 
 class WindowEncoder:
-    """Mel spectrograms to embeddings, with one Voxtral model."""
+    """Mel spectrograms of one clip at a time to embeddings."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: SharedModel) -> None:
         self._model = model
-        self.encoded = 0  # windows, ever; those that are remembered are not encoded again
+        self.encoded = 0  # windows encoded so far, of all clips
         self._replay: Callable[[torch.Tensor], torch.Tensor | None] | None = None
-        self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of a clip's windows
+        self._known: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and embeddings of the clip's windows
 
     @torch.inference_mode()
     def encode(self, features: torch.Tensor, interrupt: threading.Event | None = None) -> torch.Tensor | None:
@@ -49,29 +42,14 @@ class WindowEncoder:
         return torch.cat([embeddings for _, embeddings in self._known])
 
     def replay_with(self, replay: Callable[[torch.Tensor], torch.Tensor | None] | None) -> None:
-        """Encode with a replay of `plainly` from now on, where it returns anything; None to end that."""
+        """Encode windows with a captured replay from now on, where it returns anything; None for plain encoding."""
         self._replay = replay
+
+    def forget(self) -> None:
+        """Drop the remembered windows."""
+        self._known = []
 
     def _encoded(self, window: torch.Tensor) -> torch.Tensor:
         self.encoded += 1
         embeddings = self._replay(window) if self._replay else None
-        return self.plainly(window) if embeddings is None else embeddings
-
-    def plainly(self, window: torch.Tensor) -> torch.Tensor:
-        """Return embeddings, (tokens, hidden), of a window, (mels, frames), whether they are known or not."""
-        return self.together(window[None])
-
-    def together(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return embeddings, (windows * tokens, hidden), of (windows, mels, frames), all encoded at once."""
-        embeddings: torch.Tensor = self._model.get_audio_features(windows.to(self._model.device)).pooler_output
-        return embeddings
-
-    def silence(self) -> torch.Tensor:
-        """Return a window, (mels, frames), of nothing."""
-        audio, tower = self._model.config.audio_config, self._model.model.audio_tower
-        frames = audio.max_source_positions * tower.conv1.stride[0] * tower.conv2.stride[0]
-        return torch.zeros(audio.num_mel_bins, frames, device=self._model.device)
-
-    def forget(self) -> None:
-        """Drop what is remembered."""
-        self._known = []
+        return self._model.encode(window[None]) if embeddings is None else embeddings

@@ -1,8 +1,8 @@
-"""Weights in 4 bits, in groups of 64 values that share a scale and a zero, and their products.
+"""Linear maps with weights in 4 bits; groups of 64 values share a scale and a zero.
 
-A code from 0 to 15 stands for `(code - 8) * scale + zero`. In bfloat16, torch has kernels for these
-products on CPUs and on NVIDIA GPUs from Ampere on; elsewhere the matrix is restored before the product.
-Nothing here looks at a value once a matrix is made, so all of it can be captured.
+A code from 0 to 15 stands for `(code - 8) * scale + zero`. In bfloat16, torch has kernels for the products
+on CPUs and on NVIDIA GPUs from Ampere on; elsewhere the matrix is restored before the product. Products read
+no value back, so they can be captured.
 """
 
 from functools import cache
@@ -14,31 +14,31 @@ from torch import nn
 from voxcli.engines.voxtral.device.formats import GROUP, ROUNDED_VALUES
 from voxcli.errors import ModelError
 
-RESTORED_VALUES = 1 << 23  # restored at once: 16 MB in bfloat16; more would take more memory, fewer more kernels
+RESTORED_VALUES = 1 << 23  # values restored at once, 16 MB in bfloat16: more take more memory, fewer more kernels
 CPU_ROWS = 64  # the kernel for CPUs packs blocks of this many rows
-BLOCK = 32  # columns of one row that lie together in the layout of the kernel for GPUs, in an order of their own
-# From this many tokens on, a GPU restores the matrix first: its kernel restores it anew for each 16 tokens.
+BLOCK = 32  # columns of a row that the GPU kernel's layout stores together, in an order of its own
+# From this many tokens on, a GPU restores the whole matrix first: its kernel restores it again for each 16 tokens.
 # Inferred from the times on an A6000 in torchao/prototype/hqq/README.md of pytorch/ao.
 MANY_TOKENS = 192
 
 
 class Int4Linear(nn.Module):
-    """A linear map without a bias, its weight in 4 bits. Restores the matrix for each product: any device can."""
+    """A linear map without a bias, its weight in 4 bits. Restores the matrix for each product, on any device."""
 
     weight: torch.Tensor
     scales: torch.Tensor  # scales and zeros, (groups, out, 2)
 
     def __init__(self, weight: torch.Tensor) -> None:
-        """Round a weight, (out, in), to the nearest values that its groups allow.
+        """Quantize a weight, (out, in), with a scale and a zero per group.
 
         Raises:
-            ModelError: rows do not divide into groups.
+            ModelError: the rows do not divide into groups.
         """
         super().__init__()
         columns = weight.shape[1]
         if columns % GROUP:
             raise ModelError(
-                f"a matrix with rows of {columns} values can't be kept in int4, which takes groups of {GROUP}",
+                f"a matrix with rows of {columns} values can't be stored in int4, which takes groups of {GROUP}",
                 hint="--quantize int8",
             )
         codes, scales = rounded(weight)
@@ -46,7 +46,7 @@ class Int4Linear(nn.Module):
         self.register_buffer("scales", scales)
 
     def packed(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return codes, (out, in / 2), in the layout that products take."""
+        """Return codes, (out, in / 2), in the layout of the product's kernel."""
         return codes
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -55,10 +55,10 @@ class Int4Linear(nn.Module):
 
 
 class CpuInt4Linear(Int4Linear):
-    """The same with torch's kernel for CPUs."""
+    """An `Int4Linear` with torch's kernel for CPUs."""
 
     def packed(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return codes, (out, in / 2), in blocks of rows, as the instructions of this CPU take them."""
+        """Return codes, (out, in / 2), in blocks of rows, the layout for the instructions of this CPU."""
         rows = max(1, ROUNDED_VALUES // (2 * codes.shape[1]) // CPU_ROWS) * CPU_ROWS
         convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
         return torch.cat([convert(unpacked(part).int(), 2) for part in torch.split(codes, rows)])
@@ -70,12 +70,12 @@ class CpuInt4Linear(Int4Linear):
 
 
 class GpuInt4Linear(Int4Linear):
-    """The same with torch's kernel for NVIDIA GPUs, which is made for few tokens."""
+    """An `Int4Linear` with torch's kernel for NVIDIA GPUs, which is fast for few tokens."""
 
     order: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor) -> None:
-        """Round a weight, (out, in), as `Int4Linear` does."""
+        """Quantize a weight, (out, in), as `Int4Linear` does."""
         super().__init__(weight)
         order = block_order(weight.device, 2 * self.weight.shape[3])
         self.register_buffer("order", order)
@@ -97,12 +97,12 @@ class GpuInt4Linear(Int4Linear):
 
 @torch.no_grad()
 def linear(weight: torch.Tensor) -> Int4Linear:
-    """Return a linear map with this weight, (out, in), in 4 bits, by the fastest products that are right here."""
+    """Return a linear map with this weight, (out, in), in 4 bits, with the fastest correct kernel of its device."""
     return _best(weight.device, weight.dtype)(weight)
 
 
 def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the codes of a weight, (out, in / 2), two in a byte, and scales and zeros, (groups, out, 2)."""
+    """Return the codes of a weight, two per byte, (out, in / 2), and its scales and zeros, (groups, out, 2)."""
     rows = max(1, ROUNDED_VALUES // weight.shape[1])
     codes, scales = zip(*(_rounded_rows(part) for part in torch.split(weight, rows)), strict=True)
     return torch.cat(codes), torch.cat(scales, 1)
@@ -113,18 +113,18 @@ def _rounded_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = values.aminmax(dim=-1, keepdim=True)
     scale = ((high - low) / 15).to(weight.dtype)
     zero = torch.where(scale > 0, low + 8 * scale.float(), low).to(weight.dtype)
-    scale = torch.where(scale > 0, scale, 1)  # values that are all the same are their zero
+    scale = torch.where(scale > 0, scale, 1)  # in a group of equal values, each is its zero
     codes = ((values - zero.float()) / scale.float() + 8).round().clamp(0, 15).to(torch.uint8).view(weight.shape)
     return codes[:, ::2] << 4 | codes[:, 1::2], torch.cat([scale, zero], -1).transpose(0, 1).contiguous()
 
 
 def unpacked(codes: torch.Tensor) -> torch.Tensor:
-    """Return the codes, (out, in), of those that lie two in a byte, (out, in / 2)."""
+    """Return codes one per byte, (out, in), from codes two per byte, (out, in / 2)."""
     return torch.stack((codes >> 4, codes & 15), -1).flatten(1)
 
 
 def restored(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return a weight, (out, in), from its codes, (out, in / 2), and scales; rounded once, as the kernels round it."""
+    """Return a weight, (out, in), from its codes, (out, in / 2), and scales, rounded once, as in the kernels."""
     values = (unpacked(codes).view(torch.int8) - 8).to(scales.dtype).view(len(codes), -1, GROUP)
     scale, zero = torch.split(scales.transpose(0, 1), 1, -1)
     return torch.addcmul(zero, values, scale).flatten(1)
@@ -137,7 +137,7 @@ def _product(inputs: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) ->
 
 
 def untiled(weight: torch.Tensor) -> torch.Tensor:
-    """Return codes, (out, in / 2), from the tiles of tensor cores, the columns of each block in `block_order`."""
+    """Return codes, (out, in / 2), from tiles for tensor cores, with the columns of each block in `block_order`."""
     outer, tiles, _, words = weight.shape
     lanes = weight.view(outer, tiles, 8, 4, words).permute(0, 2, 1, 4, 3)
     return lanes.reshape(8 * outer, tiles * words * 4).view(torch.uint8)
@@ -146,12 +146,12 @@ def untiled(weight: torch.Tensor) -> torch.Tensor:
 @cache
 @torch.no_grad()
 def block_order(device: torch.device, inner: int) -> torch.Tensor | None:
-    """Return which column of its block each code in `untiled` belongs to, (32,): found by tiling known codes.
+    """Return the column within its block of each code in `untiled`, (32,), found by tiling known codes.
 
-    None where tiles are laid out in another way than `untiled` knows: then all products use the kernel.
+    None for a layout of tiles that `untiled` does not support; all products then use the kernel.
 
     Args:
-        inner: as `GpuInt4Linear.packed` chose it.
+        inner: tiles along the columns, as `GpuInt4Linear.packed` chooses them.
     """
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(16 * BLOCK), indexing="ij")
 
@@ -169,7 +169,7 @@ def block_order(device: torch.device, inner: int) -> torch.Tensor | None:
 
 @cache
 def _best(device: torch.device, dtype: torch.dtype) -> type[Int4Linear]:
-    """Return the class with the fastest products here; whether these are right is tried."""
+    """Return the class with the fastest kernel for a device and a number format, after a trial of its results."""
     if dtype is not torch.bfloat16:
         return Int4Linear
     if device.type == "cpu" and _is_right(CpuInt4Linear, device):
@@ -180,7 +180,7 @@ def _best(device: torch.device, dtype: torch.dtype) -> type[Int4Linear]:
 
 
 def _is_right(kind: type[Int4Linear], device: torch.device) -> bool:
-    """Return whether few and many tokens come out as from the restored matrix."""
+    """Return whether products of few and of many tokens equal those with the restored matrix."""
     numbers = torch.Generator().manual_seed(0)
     weight, inputs = (
         torch.randn(rows, 4 * GROUP, generator=numbers).to(device, torch.bfloat16) for rows in (CPU_ROWS, MANY_TOKENS)

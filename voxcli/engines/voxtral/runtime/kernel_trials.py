@@ -1,7 +1,7 @@
-"""Ways to do one thing, of which a device may do the best one wrongly or slowly: tried at load, against the CPU.
+"""Tries alternative operations at load and takes the first that is correct and fast on the device.
 
-Apple's GPUs alone are tried: releases of torch computed attention of few queries to many keys wrongly
-there (pytorch#174861), and had a cache write that was missing or 100 times too slow (#154326, #185750).
+Only Apple's GPUs are tried. Releases of torch computed attention of few queries to many keys wrongly there
+(pytorch#174861), and had a cache write that was missing or 100 times too slow (#154326, #185750).
 """
 
 import logging
@@ -16,14 +16,14 @@ from voxcli.engines.voxtral.runtime import attention
 from voxcli.engines.voxtral.runtime.attention import Kernel
 from voxcli.errors import ModelError
 
-QUERIES = (1, 4, 8, 16)  # for each KV head: kernels differ between few and many
-KEYS = 1100  # kernels differ from 1024 on
-CAPACITY = 2048  # tokens of the cache that is written to
-SLOW = 5.0  # times the fastest way that is right; what was slow was so by 100 times
-RUNS = 3  # of which the fastest counts
+QUERIES = (1, 4, 8, 16)  # numbers of queries per KV head; kernels differ between few and many
+KEYS = 1100  # kernels differ from 1024 keys on
+CAPACITY = 2048  # tokens of the cache for trial writes
+SLOW = 5.0  # times the fastest correct operation; the slow release took 100 times as long
+RUNS = 3  # timed runs, of which the fastest counts
 TOLERANCE = 0.02  # attention in bfloat16 is rounded to 0.4 %
 
-Write = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]  # into a layer of the cache, at, keys and values
+Write = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]  # a layer of the cache, positions, keys and values
 Seconds = Callable[[Callable[[], object]], float]
 _Way = TypeVar("_Way")
 
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 
 def index_copy(stored: torch.Tensor, positions: torch.Tensor, both: torch.Tensor) -> None:
-    """Write with one operation into all of a layer: into a view, a compiler would copy all of it."""
+    """Write into a whole layer with one operation. For a write into a view, a compiler would copy the layer."""
     stored.index_copy_(2, positions, both)
 
 
 def index_put(stored: torch.Tensor, positions: torch.Tensor, both: torch.Tensor) -> None:
-    """Write at a tensor of indices."""
+    """Write by a tensor of indices."""
     stored[:, :, positions] = both
 
 
 def slices(stored: torch.Tensor, positions: torch.Tensor, both: torch.Tensor) -> None:
-    """Write into stretches of positions, which the host has to read first."""
+    """Write into slices, whose positions the host has to read first."""
     places = positions.tolist()
     if places == list(range(places[0], places[0] + len(places))):
         stored[:, :, places[0] : places[0] + len(places)] = both
@@ -55,12 +55,12 @@ KERNELS: dict[str, Kernel] = {"fused": attention.fused, "plain": attention.plain
 
 
 def cache_write(kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Write:
-    """Return how keys and values are written into a layer of the cache."""
+    """Return the function that writes keys and values into a layer of the cache."""
     return tried_write(kv_heads, head_dim, dtype, device, WRITES) if device.type == "mps" else index_copy
 
 
 def attention_kernel(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Kernel:
-    """Return what computes attention."""
+    """Return the kernel for attention."""
     if device.type != "mps":
         return attention.fused
     return tried_kernel(heads // kv_heads, kv_heads, head_dim, dtype, device, KERNELS)
@@ -75,10 +75,10 @@ def tried_write(
     ways: Mapping[str, Write],
     seconds: Seconds | None = None,
 ) -> Write:
-    """Return the first way that writes what it should and is not slow.
+    """Return the first write that is correct and not slow.
 
     Raises:
-        ModelError: none of them does.
+        ModelError: none is correct.
     """
     source = torch.Generator().manual_seed(0)
     places = torch.cat([torch.arange(700, 764), torch.tensor([3, 1500, 90])])
@@ -108,13 +108,13 @@ def tried_kernel(
     ways: Mapping[str, Kernel],
     seconds: Seconds | None = None,
 ) -> Kernel:
-    """Return the first way to compute attention that gives what the CPU gives, and is not slow.
+    """Return the first kernel with the CPU's results that is not slow.
 
     Args:
-        group: queries that share a KV head.
+        group: number of queries that share a KV head.
 
     Raises:
-        ModelError: none of them does.
+        ModelError: none is correct.
     """
     source = torch.Generator().manual_seed(0)
     cases: list[tuple[list[torch.Tensor], torch.Tensor | None, torch.Tensor]] = []
@@ -140,10 +140,10 @@ def tried_kernel(
 def choose(
     what: str, ways: Mapping[str, _Way], is_right: Callable[[_Way], bool], seconds: Callable[[_Way], float]
 ) -> _Way:
-    """Return the first way that is right and takes no more than `SLOW` times as long as the fastest that is.
+    """Return the first correct way that takes at most `SLOW` times as long as the fastest correct one.
 
     Raises:
-        ModelError: none is right.
+        ModelError: none is correct.
     """
     right = {name: way for name, way in ways.items() if _works(what, name, way, is_right)}
     if not right:
@@ -158,7 +158,7 @@ def choose(
 def _works(what: str, name: str, way: _Way, is_right: Callable[[_Way], bool]) -> bool:
     try:
         works = is_right(way)
-    except Exception as error:  # noqa: BLE001 - an operation that this release does not have
+    except Exception as error:  # noqa: BLE001 - this release lacks the operation
         log.info("%s: %s fails: %s", what, name, error)
         return False
     if not works:
@@ -167,7 +167,7 @@ def _works(what: str, name: str, way: _Way, is_right: Callable[[_Way], bool]) ->
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Return the shortest time that work takes on Apple's GPU, after a run that is not counted."""
+    """Return the shortest time of work on Apple's GPU in seconds, after a warm-up run."""
     mps: Any = torch.mps
     taken = []
     for _ in range(RUNS + 1):

@@ -1,9 +1,10 @@
-"""Weights in 8 or 4 bits, so that a step of decoding reads a half or a quarter; arithmetic stays as it was.
+"""Stores weights in 8 or 4 bits, so that a decode step reads half or a quarter of the bytes.
 
-Only the large matrices in the layers of the text model: the encoder, the projector, the embedding and
-the head are left alone. On a CPU in bfloat16, and in int4 on NVIDIA GPUs from Ampere on, torch's own
-kernels compute the products. The rest is plain torch, so that a compiler joins the conversion with the
-product; without one, each product first writes the converted matrix, and is slower than it was.
+Only the large matrices in the layers of the text model are quantized, not the encoder, the projector, the
+embedding and the head. Activations keep their number format. On a CPU in bfloat16, and in int4 on NVIDIA GPUs
+from Ampere on, torch's own kernels compute the products. Elsewhere plain torch does, and a compiler fuses the
+conversion with the product; without a compiler, each product first writes the converted matrix and is slower
+than an unquantized one.
 """
 
 from typing import Literal
@@ -29,7 +30,7 @@ class ByteLinear(nn.Module):
     scale: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, form: Literal["int8", "fp8"]) -> None:
-        """Round a weight, (out, in), to the nearest values that its rows' scales allow."""
+        """Quantize a weight, (out, in), with one scale per row."""
         super().__init__()
         parts = torch.split(weight, max(1, ROUNDED_VALUES // weight.shape[1]))
         rounded, scales = zip(*(_rounded_rows(part, form) for part in parts), strict=True)
@@ -56,7 +57,7 @@ def linear(weight: torch.Tensor, form: Format) -> nn.Module:
     """Return a linear map with this weight, (out, in), in a format.
 
     Raises:
-        ModelError: the format can't keep a matrix of this shape.
+        ModelError: the format does not support a matrix of this shape.
     """
     if form == "none":
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -66,23 +67,23 @@ def linear(weight: torch.Tensor, form: Format) -> nn.Module:
 
 
 def check(form: Format, device: torch.device) -> None:
-    """Raise ConfigError where a device does not know a format."""
+    """Raise ConfigError if a device does not support a format."""
     if form == "fp8" and device.type == "mps":
-        raise ConfigError("Apple's GPUs do not know fp8", hint="--quantize int8")
+        raise ConfigError("Apple's GPUs do not support fp8", hint="--quantize int8")
 
 
 @torch.no_grad()
 def quantize(text: TextModel, form: Format) -> list[str]:
-    """Quantize a text model in place; transformers' own forward is of no use from then on.
+    """Quantize a loaded text model in place; `layer_loader` quantizes while it loads.
 
-    For models that are in memory already: `layers` quantizes while it loads.
+    transformers' own forward pass no longer works afterwards.
 
     Returns:
-        The full names of what was quantized.
+        The full names of the quantized matrices.
 
     Raises:
-        ConfigError: the device does not know the format.
-        ModelError: the format can't keep matrices of these shapes.
+        ConfigError: the device does not support the format.
+        ModelError: the format does not support matrices of these shapes.
     """
     check(form, text.device)
     for owner, name in fused_parts(text.modules):

@@ -1,10 +1,10 @@
-"""The forward pass of Voxtral's text model over a cache of our own, with the weights that transformers loaded.
+"""The forward pass of Voxtral's text model over a `Cache`, with the weights that transformers loaded.
 
     embed -> each layer: norm, qkv, rotation, cache, attention, output; norm, gate and up, down -> norm -> head
 
-Computes what `LlamaForCausalLM` computes, less its machinery: a decode step is a fixed sequence of
-kernels without a look at a value, so it can be captured. Projections that read the same input are one
-matrix. Checkpoints with parts that this pass lacks are refused. Knows nothing of prompts and clips.
+Computes the same as `LlamaForCausalLM`. A decode step is a fixed sequence of kernels that reads no value back,
+so it can be captured. Projections of the same input are fused into one matrix. Checkpoints with parts that this
+pass does not compute are refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from voxcli.engines.voxtral.runtime.attention import Attend
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
 from voxcli.errors import ModelError
 
-STATIC_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # the rest change with the length of the prompt
+STATIC_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # others change with the length of the prompt
 
 
 class _Layer(NamedTuple):
-    """The modules of a layer; norms as (weight, epsilon)."""
+    """The modules of a layer. Norms are pairs of weight and epsilon."""
 
     input_norm: tuple[torch.Tensor, float]
     qkv: nn.Module
@@ -37,10 +37,10 @@ class TextModel:
     """The text model of one `VoxtralForConditionalGeneration`."""
 
     def __init__(self, model: Any) -> None:
-        """Take the model over, fusing projections in place; transformers' own forward works on.
+        """Take over a model, fusing projections in place. transformers' own forward pass keeps working.
 
         Raises:
-            ModelError: the checkpoint's text model has parts that this pass does not compute.
+            ModelError: the text model has parts that this pass does not compute.
         """
         text, config = model.model.language_model, model.config.text_config
         check(text, config)
@@ -48,20 +48,19 @@ class TextModel:
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = config.head_dim
         self.dtype, self.device = text.embed_tokens.weight.dtype, text.embed_tokens.weight.device
-        self.modules, self._model = text, model  # transformers' own
+        self.modules, self._model = text, model  # the modules of transformers
         self._norm = text.norm.weight, float(text.norm.variance_epsilon)
         for layer in text.layers:
             fuse(layer.self_attn, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
         self.refresh()
-        self._rotation = self._positions = torch.empty(0)
         shape = self.heads, self.kv_heads, self.head_dim
-        self.attention = attention.best(*shape, self.dtype, self.device)  # of `prefill_anywhere`
+        self.attention = attention.best(*shape, self.dtype, self.device)  # for `prefill_anywhere`
         self.kernel = kernel_trials.attention_kernel(*shape, self.dtype, self.device)
         self.write = kernel_trials.cache_write(self.kv_heads, self.head_dim, self.dtype, self.device)
 
     def refresh(self) -> None:
-        """Look the modules up again, after some were replaced (by quantized ones, for example)."""
+        """Look up the modules again, after some were replaced by quantized ones."""
         self._layers = [
             _Layer(
                 (layer.input_layernorm.weight, float(layer.input_layernorm.variance_epsilon)),
@@ -74,22 +73,23 @@ class TextModel:
             for layer in self.modules.layers
         ]
 
-    @torch.inference_mode()  # as all that is computed: compiled code is for one kind of tensor
-    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, rows: int = 1) -> Cache:
-        """Return an empty cache for `capacity` tokens, and make ready to compute at so many positions.
+    @torch.inference_mode()  # like every pass: compiled code accepts only inference tensors or only others
+    def allocate(self, capacity: int, smallest_bucket: int = SMALLEST_BUCKET, slots: int = 1) -> Cache:
+        """Return an empty cache for `capacity` tokens in each of its slots, which lie one after the other.
 
         Args:
-            rows: as `step_rows` takes them: so many times `capacity` tokens, one row after the other.
+            smallest_bucket: length of the shortest bucket in tokens.
+            slots: number of sequences that `step_slots` decodes together.
+
+        Raises:
+            RuntimeError, MemoryError: the memory could not be allocated.
         """
-        self._positions = torch.arange(capacity, device=self.device)
-        self._rotation = self._rotations(self._positions)
         return Cache(
             layers=len(self._layers),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            capacity=rows * capacity,
-            dtype=self.dtype,
-            device=self.device,
+            capacity=slots * capacity,
+            rotation=self._rotations(capacity),
             smallest_bucket=smallest_bucket,
         )
 
@@ -103,39 +103,35 @@ class TextModel:
         logits: torch.Tensor = self._model.lm_head(hidden)
         return logits
 
-    def positions(self, start: int, count: int) -> tuple[torch.Tensor, ...]:
-        """Return positions from `start` on as `step` takes them, (1,) each, views of what lies on the device."""
-        return self._positions.narrow(0, start, count).chunk(count) if count else ()
-
     def prefill(self, embeddings: torch.Tensor, start: int, cache: Cache) -> torch.Tensor:
         """Feed embeddings, (n, hidden), at positions from `start` on; return the last hidden state, (hidden,)."""
         count = embeddings.shape[0]
-        positions = self._positions[start : start + count]
-        rotation = self._rotation[:, start : start + count]
+        positions = cache.positions[start : start + count]
+        rotation = cache.rotation[:, start : start + count]
         attend = attention.causal(start, count, embeddings, self.kernel)
         attend_last = self._decoding(start + count, None)
-        last = self._positions[count - 1 : count]
+        last = cache.positions[count - 1 : count]
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
 
     def prefill_anywhere(
         self, embeddings: torch.Tensor, start: torch.Tensor, last: torch.Tensor, cache: Cache, extent: int
     ) -> torch.Tensor:
-        """Feed embeddings, (n, hidden), as `prefill` does, but look at no value: it can be captured, as `step` can.
+        """Feed embeddings, (n, hidden), as `prefill` does, without reading a value back, so that it can be captured.
 
-        What stands after the last embedding that counts is padding: it lands in the cache behind it,
-        where nothing attends to it before it is overwritten.
+        Embeddings after `last` are padding. Their keys and values are written behind it, where nothing attends
+        to them before they are overwritten.
 
         Args:
-            start: position of the first, (1,); there is room for all n in the cache.
-            last: which of them is the last one that counts, (1,).
-            extent: how many positions of the cache attention reads, at least `start` + n.
+            start: position of the first embedding, (1,). The cache must have room for all n.
+            last: index of the last embedding that is not padding, (1,).
+            extent: number of positions of the cache that attention reads, at least `start` + n.
 
         Returns:
             The last hidden state, (hidden,), at `last`.
         """
         count = embeddings.shape[0]
-        positions = self._positions[:count] + start
+        positions = cache.positions[:count] + start
 
         def attention_at(places: torch.Tensor) -> Attend:
             def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
@@ -145,7 +141,7 @@ class TextModel:
 
             return attend
 
-        rotation = self._rotation.index_select(1, positions)
+        rotation = cache.rotation.index_select(1, positions)
         attend, attend_last = attention_at(positions), attention_at(positions.index_select(0, last))
         hidden = self._through_layers(embeddings, positions, rotation, cache, attend, (attend_last, last))
         return self._normed(hidden[0], self._norm)
@@ -162,40 +158,37 @@ class TextModel:
     ) -> torch.Tensor:
         """Feed one token and return the logits, (vocabulary,), of the next.
 
-        Looks at no value and allocates the same each time: with `masked`, it can be captured once for
+        Reads no value back and allocates the same each time: with `masked`, it can be captured once for
         each bucket, and replayed after new values were copied into `token` and `position`.
 
         Args:
-            token: its id, (1, 1).
-            position: where it stands, (1,); its key and value are written there.
-            extent: how many positions of the cache attention reads.
-            masked: positions after this one may be among them; else `extent` is exact.
-            through: what a compiler made of `decode_layer`, if anything.
+            token: id, (1, 1).
+            position: of the token, (1,); its key and value are written there.
+            extent: number of positions of the cache that attention reads.
+            masked: whether `extent` may include later positions, which are then masked.
+            through: the compiled `decode_layer`; None for the plain one.
         """
-        visible = self._positions[:extent] <= position if masked else None
-        rotation = self._rotation.index_select(1, position)
+        visible = cache.positions[:extent] <= position if masked else None
+        rotation = cache.rotation.index_select(1, position)
         hidden = self.embed(token.view(1))
         for layer, stored in zip(self._layers, cache.layers, strict=True):
             hidden = (through or self.decode_layer)(layer, stored, hidden, position, rotation, extent, visible)
         return self.head(self._normed(hidden[0], self._norm))
 
-    def step_rows(
-        self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, capacity: int, extent: int
-    ) -> torch.Tensor:
-        """Feed one token to each of the first rows of a cache; return the logits, (rows, vocabulary), of the next ones.
+    def step_slots(self, tokens: torch.Tensor, positions: torch.Tensor, cache: Cache, extent: int) -> torch.Tensor:
+        """Feed one token to each of the first slots of a cache; return the next tokens' logits, (slots, vocabulary).
 
-        Looks at no value, as `step`: it can be captured for each number of rows.
+        Reads no value back, as `step`, so it can be captured for each number of slots.
 
         Args:
-            tokens: their ids, (rows,).
-            positions: where each stands in its row, (rows,); its key and value are written there.
-            capacity: of one row, as it was allocated.
-            extent: how many positions of each row attention reads; what comes after a row's own is not seen.
+            tokens: ids, (slots,).
+            positions: of the tokens within their slots, (slots,); their keys and values are written there.
+            extent: number of positions of each slot that attention reads; those after the token's own are masked.
         """
-        count = tokens.shape[0]
+        count, capacity = tokens.shape[0], cache.positions.shape[0]
         places = positions + capacity * torch.arange(count, device=self.device)
-        attend = attention.of_rows(positions, capacity, extent, self.dtype, self.kernel)
-        rotation = self._rotation.index_select(1, positions)
+        attend = attention.of_slots(positions, capacity, extent, self.dtype, self.kernel)
+        rotation = cache.rotation.index_select(1, positions)
         hidden = self.embed(tokens)
         for layer, stored in zip(self._layers, cache.layers, strict=True):
             hidden = self._through(layer, stored, hidden, places, rotation, attend)
@@ -210,11 +203,12 @@ class TextModel:
         attend: Attend,
         final: tuple[Attend, torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
-        """Return hidden states, of all tokens or of those alone that are decoded from.
+        """Return the hidden states of all tokens, or of some after the last layer.
 
         Args:
             attend: the attention of all tokens.
-            final: the attention in the last layer, and indices: of other tokens it makes keys and values alone.
+            final: the attention in the last layer, and the indices of the tokens whose hidden states are wanted;
+                of the others, the last layer only writes keys and values.
         """
         *layers, top = zip(self._layers, cache.layers, strict=True)
         for layer, stored in layers:
@@ -232,12 +226,12 @@ class TextModel:
         attend: Attend,
         only: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Take tokens through a layer; return the hidden states of all, or of those whose indices are in `only`."""
+        """Return the hidden states of tokens after a layer: of all, or of those whose indices are in `only`."""
         count, turned = hidden.shape[0], self.heads + self.kv_heads
         cos, sin = rotation
         qkv = layer.qkv(self._normed(hidden, layer.input_norm))
         qkv = qkv.view(count, turned + self.kv_heads, self.head_dim).transpose(0, 1)
-        unturned = qkv[:turned]  # queries and keys; `sin` carries the sign of the half that is negated
+        unturned = qkv[:turned]  # queries and keys; `sin` has the sign of the negated half
         rotated = torch.addcmul(unturned * cos, unturned.roll(self.head_dim // 2, -1), sin)
         both = torch.cat([rotated[self.heads :], qkv[turned:]]).view(2, self.kv_heads, count, self.head_dim)
         self.write(stored, positions, both)
@@ -247,7 +241,7 @@ class TextModel:
         hidden = hidden + layer.output(attend(queries, stored))
         gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, -1)
         hidden = hidden + layer.down(F.silu(gate) * up)
-        return hidden  # noqa: RET504 - modules are typed to return anything
+        return hidden  # noqa: RET504 - modules are typed as returning Any
 
     def decode_layer(
         self,
@@ -259,11 +253,11 @@ class TextModel:
         extent: int,
         visible: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Take one token through a layer. Layers differ in weights alone, so a compiler needs one look for all."""
+        """Return the hidden state of one token after a layer. One compilation serves all layers."""
         return self._through(layer, stored, hidden, position, rotation, self._decoding(extent, visible))
 
     def _decoding(self, extent: int, visible: torch.Tensor | None) -> Attend:
-        """Return the attention of one token; queries that share a KV head are rows of one matrix: it is read once."""
+        """Return the attention of one token. Queries that share a KV head form one matrix, so the head is read once."""
         group = self.heads // self.kv_heads
 
         def attend(queries: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
@@ -283,8 +277,9 @@ class TextModel:
         weight, epsilon = norm
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
-    def _rotations(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return cosines and signed sines, (2, positions, head_dim), as the model's own rotary module makes them."""
+    def _rotations(self, count: int) -> torch.Tensor:
+        """Return cosines and signed sines, (2, count, head_dim), from the model's own rotary module."""
+        positions = torch.arange(count, device=self.device)
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         cos, sin = self.modules.rotary_emb(like, positions[None])
         half = self.head_dim // 2
@@ -292,16 +287,16 @@ class TextModel:
 
 
 def check(text: Any, config: Any) -> None:
-    """Raise ModelError where the text model is not one that `TextModel` computes: it would give wrong replies."""
+    """Raise ModelError for a text model that `TextModel` would compute wrongly."""
     if type(text).__name__ != "LlamaModel":
         raise _unknown(f"it is a {type(text).__name__}, not a LlamaModel")
     rotation = getattr(text.rotary_emb, "rope_type", "?")
     wrong = {
         f"its activation is {config.hidden_act}, not silu": config.hidden_act != "silu",
         "its projections have biases": config.attention_bias or config.mlp_bias,
-        "its attention sees a sliding window alone": getattr(config, "sliding_window", None) is not None,
+        "its attention uses a sliding window": getattr(config, "sliding_window", None) is not None,
         f"its rotary embedding is of the type {rotation}": rotation not in STATIC_ROTATIONS,
-        "its rotary embedding turns a part of a head": 2 * text.rotary_emb.inv_freq.numel() != config.head_dim,
+        "its rotary embedding covers a part of a head": 2 * text.rotary_emb.inv_freq.numel() != config.head_dim,
         "its heads do not share keys evenly": config.num_attention_heads % config.num_key_value_heads != 0,
         "its projections are not plain matrices": not all(_is_plain(layer) for layer in text.layers),
     }
@@ -327,9 +322,9 @@ def _is_plain(layer: Any) -> bool:
 
 @torch.no_grad()
 def fuse(owner: Any, name: str, parts: tuple[str, ...]) -> None:
-    """Join linear maps of one input into `owner.name`; the parts' weights become views of its weight.
+    """Fuse linear maps of one input into `owner.name`; the weights of the parts become views of its weight.
 
-    One layer is copied at a time, so memory grows by one layer for a moment. Does nothing the second time.
+    Memory grows by the size of the fused matrix meanwhile. Does nothing where the parts are fused already.
     """
     if hasattr(owner, name):
         return
@@ -343,10 +338,10 @@ def fuse(owner: Any, name: str, parts: tuple[str, ...]) -> None:
 
 
 def fused_parts(text: Any) -> Iterator[tuple[Any, str]]:
-    """Give (owner, name) of the unfused projections of a text model that `TextModel` took over.
+    """Yield (owner, name) of the projections that `TextModel` fused.
 
-    They are views of the fused weights and keep those in memory: whoever replaces the fused modules
-    deletes them (`delattr(owner, name)`), and transformers' own forward is of no use from then on.
+    They are views of the fused weights and keep these in memory. Code that replaces the fused modules must
+    delete them with `delattr(owner, name)`, after which transformers' own forward pass no longer works.
     """
     for layer in text.layers:
         yield from ((layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))
