@@ -76,7 +76,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     Raises:
         VoxError: options exclude each other, inputs or results can't be used, or there is no engine.
     """
-    from voxcli.batch.inputs import sources
+    from voxcli.batch.inputs import left_out_notice, sources
     from voxcli.batch.plan import survey
     from voxcli.batch.results import Results
     from voxcli.batch.scheduler import Scheduler
@@ -87,6 +87,8 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_in_inputs(inputs, options.save_replies)
     plan, stats = survey(inputs), Stats()
+    if left_out := left_out_notice(inputs):
+        notice(left_out)
     results = stack.enter_context(
         Results(
             options.out,

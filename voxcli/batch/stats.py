@@ -4,15 +4,19 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+from voxcli.audio.clip import MENTIONED_DB, MENTIONED_SECONDS
 from voxcli.core.percentiles import percentile
+
+# The keys in a record's `audio` that tell of flaws, and from what magnitude on.
+FLAWS = {"damaged_seconds": MENTIONED_SECONDS, "cancelled_seconds": MENTIONED_SECONDS, "gain_db": MENTIONED_DB}
 
 
 @dataclass
 class Failures:
-    """The items that failed with one error code."""
+    """The items that failed with one error code, or whose recordings have one flaw."""
 
     count: int
-    first: str  # id and message of the first one
+    first: str  # id of the first one, and its message if it failed
 
 
 class Stats:
@@ -23,6 +27,7 @@ class Stats:
         self.audio_seconds = 0.0
         self.reply_tokens = 0
         self.failures: dict[str, Failures] = {}  # by code
+        self.flaws: dict[str, Failures] = {}  # by key in a record's `audio`
         self._first_token_seconds = array("d")
 
     @property
@@ -40,6 +45,9 @@ class Stats:
             failures.count += 1
             return
         self.answered += 1
+        for key, mentioned in FLAWS.items():
+            if abs(_number(record, "audio", key)) >= mentioned:
+                self.flaws.setdefault(key, Failures(0, str(record["id"]))).count += 1
         self.audio_seconds += _number(record, "audio", "seconds")
         self.reply_tokens += int(_number(record, "tokens", "reply"))
         if seconds := _number(record, "timings", "first_token_seconds"):
