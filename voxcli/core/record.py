@@ -35,6 +35,8 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
             "sample_rate": clip.sample_rate,
             "seconds": round(clip.seconds, 4),
             "damaged_seconds": round(clip.damaged_seconds, 3),
+            "cancelled_seconds": round(clip.cancelled_seconds, 3),
+            "gain_db": round(clip.gain_db, 2),
         },
         "engine": context.engine.name,
         "model": context.engine.model,
