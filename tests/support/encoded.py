@@ -47,7 +47,9 @@ def encoded_tracks(
             planar = np.ascontiguousarray(samples.T)
             frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout=LAYOUTS[samples.shape[1]])
             frame.sample_rate = sample_rate
-            out.mux([*stream.encode(frame), *stream.encode(None)])
+            packets = [*stream.encode(frame), *stream.encode(None)]
+            # The last packet of FLAC is a new header without sound; only FLAC's own container takes it.
+            out.mux([packet for packet in packets if packet.size or container == "flac"])
     return file.getvalue()
 
 

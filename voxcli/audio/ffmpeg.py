@@ -60,6 +60,7 @@ LINKS = {
     "au": re.compile(rb"\.snd\x00\x00"),
     "caf": re.compile(rb"caff\x00\x01\x00\x00desc"),
     "flv": re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09"),
+    "matroska": re.compile(rb"\x1a\x45\xdf\xa3"),
     "mov": re.compile(rb"\x00\x00\x00.ftyp", re.DOTALL),
     "ogg": re.compile(rb"OggS\x00[\x02\x06]"),  # A page with the flag "beginning of stream" (RFC 3533, section 6).
     "tta": re.compile(rb"TTA1[\x01-\x03]\x00"),
