@@ -50,14 +50,17 @@ def check_format(head: bytes, name: str) -> None:
 
 
 @contextmanager
-def decode(file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS) -> Iterator["Decoding"]:
+def decode(
+    file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS, mute_bytes: int = MUTE_BYTES
+) -> Iterator["Decoding"]:
     """Decode a seekable file from its start; the blocks have to be read within the context.
 
     Args:
         name: the file's name in messages.
         stall_seconds: how long decoding may make no progress.
+        mute_bytes: how many bytes without sound count as progress.
     """
-    decoding = Decoding(file, name, stall_seconds)
+    decoding = Decoding(file, name, stall_seconds, mute_bytes)
     try:
         yield decoding
     finally:
@@ -81,8 +84,8 @@ class Decoding:
     thread that makes no progress is abandoned.
     """
 
-    def __init__(self, file: BinaryIO, name: str, stall_seconds: float) -> None:
-        self._name, self._stall_seconds = name, stall_seconds
+    def __init__(self, file: BinaryIO, name: str, stall_seconds: float, mute_bytes: int) -> None:
+        self._name, self._stall_seconds, self._mute_bytes = name, stall_seconds, mute_bytes
         self._source = ByteSource(file)
         self._reader = SoundReader(self._source, name)
         self._decoded: SimpleQueue[Block | Exception | None] = SimpleQueue()
@@ -123,7 +126,7 @@ class Decoding:
                 return self._decoded.get(timeout=TICK_SECONDS)
             except Empty:
                 before, furthest = furthest, self._source.furthest
-                has_progress = before < furthest <= start + MUTE_BYTES
+                has_progress = before < furthest <= start + self._mute_bytes
                 stalled_seconds = 0.0 if has_progress else stalled_seconds + TICK_SECONDS
         return AudioInputError(
             f"{self._name} can't be decoded: no progress for {self._stall_seconds:g} s", hint=CONVERT_HINT
