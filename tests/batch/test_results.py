@@ -262,7 +262,7 @@ def test_without_replies_there_is_no_p95() -> None:
 def test_recordings_with_flaws_are_counted_by_flaw() -> None:
     stats = Stats()
     for item_id, audio in {
-        "a": {"damaged_seconds": 0.05, "cancelled_seconds": 0.0, "gain_db": 0.0},
+        "a": {"damaged_seconds": 0.005, "cancelled_seconds": 0.0, "gain_db": 0.0},
         "b": {"damaged_seconds": 1.5, "cancelled_seconds": 0.0, "gain_db": -6.0},
         "c": {"damaged_seconds": 0.1, "cancelled_seconds": 2.0, "gain_db": -0.1},
         "d": {},

@@ -29,7 +29,8 @@ STDIN = "-"
 
 MAX_SECONDS = 1800.0  # 22,500 of Voxtral's 32k tokens, at 12.5 tokens per second.
 MIN_SECONDS = 0.1  # Shorter audio holds no word.
-MENTIONED_SECONDS = 0.1  # Less is a lost frame, for example where two MP3 files were joined.
+MENTIONED_DAMAGE_SECONDS = 0.01  # Less is a few samples; the shortest frames of a codec have 20 ms.
+MENTIONED_CANCELLED_SECONDS = 0.1
 MENTIONED_DB = 0.5  # Decoders of loud music exceed full scale by less.
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a lower rate holds no speech, a higher one is not produced by any converter.
 
@@ -70,11 +71,11 @@ class AudioClip:
     def remarks(self) -> list[str]:
         """Return a sentence about each thing that was amiss with the recording."""
         remarks = []
-        if self.damaged_seconds >= MENTIONED_SECONDS:
+        if self.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
             remarks.append(
-                f"{self.damaged_seconds:.1f} s of the recording could not be decoded; the reply is based on the rest"
+                f"{self.damaged_seconds:.2f} s of the recording could not be decoded; the reply is based on the rest"
             )
-        if self.cancelled_seconds >= MENTIONED_SECONDS:
+        if self.cancelled_seconds >= MENTIONED_CANCELLED_SECONDS:
             remarks.append(
                 f"the channels cancel each other in {self.cancelled_seconds:.1f} s of the recording; "
                 "there, only the strongest one is used"

@@ -4,11 +4,15 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from voxcli.audio.clip import MENTIONED_DB, MENTIONED_SECONDS
+from voxcli.audio.clip import MENTIONED_CANCELLED_SECONDS, MENTIONED_DAMAGE_SECONDS, MENTIONED_DB
 from voxcli.core.percentiles import percentile
 
 # The keys in a record's `audio` that tell of flaws, and from what magnitude on.
-FLAWS = {"damaged_seconds": MENTIONED_SECONDS, "cancelled_seconds": MENTIONED_SECONDS, "gain_db": MENTIONED_DB}
+FLAWS = {
+    "damaged_seconds": MENTIONED_DAMAGE_SECONDS,
+    "cancelled_seconds": MENTIONED_CANCELLED_SECONDS,
+    "gain_db": MENTIONED_DB,
+}
 
 
 @dataclass
