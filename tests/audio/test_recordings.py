@@ -63,6 +63,8 @@ FORMS = [
         ("nut", "libopus", 48_000, 1),
         ("mmf", "adpcm_yamaha", 22_050, 1),
     ),
+    *((container, codec, 48_000, 8) for container, codec in (("ogg", "libopus"), ("ipod", "aac"), ("flac", "flac"))),
+    *(("matroska", "aac", 48_000, 6), ("wv", "wavpack", 48_000, 8), ("wv", "wavpack", 48_000, 16)),
 ]
 NAMES = ["/".join(map(str, form)) for form in FORMS]
 

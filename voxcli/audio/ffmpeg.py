@@ -92,6 +92,8 @@ AMR_FRAME_SECONDS = 0.02
 GAP_SECONDS = 0.05, 60.0  # Time without audio between frames: less is rounding, more is a reset clock.
 PAUSE_BYTES = 8  # A packet of at most this size may start a pause in which nothing is sent (DTX).
 
+MANY_PLANES = 8  # PyAV counts the planes of a frame up to a null pointer, which FFmpeg has room for with fewer only.
+
 CONVERT_HINT = "where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav"
 
 Samples = NDArray[np.float32]
@@ -373,7 +375,8 @@ def _seconds(packet: "Packet[Any]", decoder: "AudioCodecContext") -> float:
 
 def _samples(frame: "AudioFrame") -> Samples:
     """Return the samples of a frame, shape (frames, channels)."""
-    if frame.format.name.startswith("s64"):  # PyAV can't convert this format to NumPy.
+    is_many_planes = frame.format.is_planar and frame.layout.nb_channels >= MANY_PLANES
+    if frame.format.name.startswith("s64") or is_many_planes:  # PyAV can't convert these to NumPy.
         (frame,) = av.AudioResampler(format="dbl").resample(frame)
     values = frame.to_ndarray()
     return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
