@@ -210,7 +210,10 @@ def test_reading_on_without_finding_sound_is_no_progress() -> None:
         """A file with zeros behind its end, without limit."""
 
         def read(self, size: int | None = -1, /) -> bytes:
-            return super().read(size) or (self.seek(size or 0, io.SEEK_CUR) and bytes(size or 0))
+            if data := super().read(size):
+                return data
+            self.seek(size or 0, io.SEEK_CUR)
+            return bytes(size or 0)
 
     file = Endless(encoded("mp3", "libmp3lame", 44_100, seconds=2))
     with (

@@ -79,7 +79,7 @@ def _varint(number: int) -> bytes:
 def remuxed(data: bytes, container: str, *, without: tuple[float, float] = (0.0, 0.0)) -> bytes:
     """Return the packets of a file in another container, without those between two times in seconds."""
     file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as out:
+    with av.open(io.BytesIO(data), "r") as source, av.open(file, "w", format=container) as out:
         stream = out.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.dts is None or without[0] <= float(packet.dts * packet.time_base) < without[1]:
@@ -96,7 +96,7 @@ def seconds_by_packets(data: bytes) -> float:
         av.FFmpegError: FFmpeg can't open the file.
     """
     seconds, failures = 0.0, 0
-    with av.open(io.BytesIO(data), metadata_errors="replace") as container:
+    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
         while failures < 20:
             try:
                 for packet in container.demux(audio=0):
