@@ -184,14 +184,72 @@ def test_channels_are_averaged() -> None:
     np.testing.assert_allclose(piped(wav(stereo)).samples, NOISE / 2, atol=1 / 32768)
 
 
-def test_samples_beyond_full_scale_are_clipped() -> None:
-    clip = piped(wav(NOISE * 1e30, subtype="FLOAT"))
-    assert set(np.unique(clip.samples)) == {-1, 1}
+@pytest.mark.parametrize("sample_rate", [SAMPLE_RATE, 44_100])
+@pytest.mark.parametrize("factor", [3, 100, 65_000])
+def test_floats_beyond_full_scale_are_scaled_down(factor: float, sample_rate: int) -> None:
+    clip = piped(wav(NOISE * factor, sample_rate, "FLOAT"))
+    assert np.abs(clip.samples).max() == pytest.approx(1)
+    plain = piped(wav(NOISE, sample_rate, "FLOAT")).samples
+    np.testing.assert_allclose(clip.samples, factor * clip.gain * plain, atol=1e-4)
+    (remark,) = clip.remarks()
+    assert f"{-clip.gain_db:.1f} dB beyond full scale" in remark
 
 
-def test_channels_are_clipped_before_they_are_averaged() -> None:
-    loud = np.stack([4 * np.sign(NOISE), np.zeros_like(NOISE)], axis=1)
-    assert set(np.unique(piped(wav(loud, subtype="FLOAT")).samples)) == {-0.5, 0.5}
+def test_the_mean_of_the_channels_decides_whether_to_scale() -> None:
+    halves = np.stack([2.5 * NOISE, np.zeros_like(NOISE)], axis=1)
+    clip = piped(wav(halves, subtype="FLOAT"))
+    assert clip.gain == 1
+    np.testing.assert_allclose(clip.samples, 1.25 * NOISE, atol=1e-6)
+
+
+def test_the_overshoot_of_a_codec_is_clipped() -> None:
+    clip = piped(wav(np.where(np.arange(SAMPLE_RATE) % 8_000 < 3, 1.2, NOISE), subtype="FLOAT"))
+    assert clip.gain == 1
+    assert clip.samples.max() == 1
+    assert clip.remarks() == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1e30, 1e5])
+@pytest.mark.parametrize("sample_rate", [SAMPLE_RATE, 48_000])
+def test_a_few_samples_that_are_not_numbers_are_silence(bad: float, sample_rate: int) -> None:
+    is_bad = np.abs(np.arange(SAMPLE_RATE) - 8_000) < 3
+    clip = piped(wav(np.where(is_bad, bad, NOISE), sample_rate, "FLOAT"))
+    assert clip.damaged_seconds == pytest.approx(5 / sample_rate)
+    assert clip.gain == 1
+    whole = piped(wav(np.where(is_bad, 0, NOISE), sample_rate, "FLOAT"))
+    np.testing.assert_allclose(clip.samples, whole.samples, atol=1e-4)
+
+
+def test_damage_that_looks_like_loud_samples_does_not_silence_the_rest() -> None:
+    clip = piped(wav(np.where(np.arange(SAMPLE_RATE) % 1_600 == 0, 9_000, 2.4 * NOISE), subtype="FLOAT"))
+    assert np.sqrt(np.mean(clip.samples**2)) > 0.5
+
+
+@pytest.mark.parametrize("sample_rate", [SAMPLE_RATE, 48_000])
+@pytest.mark.parametrize("other", [-1, -0.9, -0.7])
+def test_channels_that_cancel_each_other_leave_the_strongest(other: float, sample_rate: int) -> None:
+    clip = piped(wav(np.stack([other * NOISE, NOISE], axis=1), sample_rate, "FLOAT"))
+    channel = piped(wav(NOISE, sample_rate, "FLOAT")).samples
+    polarity = -1 if other == -1 else 1  # Both channels are equally strong, so the first is taken.
+    np.testing.assert_allclose(clip.samples, polarity * channel, atol=1e-4)
+    assert clip.cancelled_seconds == pytest.approx(clip.seconds, abs=1e-3)
+    assert any("cancel each other" in remark for remark in clip.remarks())
+
+
+def test_channels_that_cancel_each_other_for_a_while() -> None:
+    phase = np.where(np.arange(3 * SAMPLE_RATE) < SAMPLE_RATE, 1, -1)
+    noise = np.tile(NOISE, 3)
+    clip = piped(wav(np.stack([noise, phase * noise], axis=1), subtype="FLOAT"))
+    assert clip.cancelled_seconds == pytest.approx(2, abs=0.6)
+    assert np.sqrt(np.mean(clip.samples[2 * SAMPLE_RATE :] ** 2)) == pytest.approx(np.sqrt(np.mean(NOISE**2)), rel=0.01)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6])
+def test_speakers_on_channels_of_their_own_are_all_kept(channels: int) -> None:
+    voices = np.random.default_rng(1).uniform(-0.5, 0.5, (SAMPLE_RATE, channels)).astype(np.float32)
+    clip = piped(wav(voices, subtype="FLOAT"))
+    assert clip.cancelled_seconds == 0
+    np.testing.assert_allclose(clip.samples, voices.mean(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("sample_rate", [8_000, 44_100, 48_000])
@@ -282,10 +340,10 @@ def test_no_permission(tmp_path: Path) -> None:
         (wav()[:40], "can't be decoded"),
         (wav(np.zeros(SAMPLE_RATE)), "is silent"),
         (wav(np.full(SAMPLE_RATE, 0.25)), "is silent"),
-        (wav(np.stack([NOISE, -NOISE], axis=1), subtype="FLOAT"), "is silent"),
         (wav(NOISE[:1599]), "too short: 0.100 s"),
-        (wav(np.where(np.arange(SAMPLE_RATE) == 9000, np.nan, NOISE), subtype="FLOAT"), "not numbers"),
-        (wav(np.where(np.arange(SAMPLE_RATE) == 9000, np.inf, NOISE), subtype="DOUBLE"), "not numbers"),
+        (wav(np.where(np.arange(SAMPLE_RATE) > 7000, np.nan, NOISE), subtype="FLOAT"), "not numbers"),
+        (wav(np.full(SAMPLE_RATE, np.inf), subtype="DOUBLE"), "not numbers"),
+        (wav(NOISE * 1e30, subtype="FLOAT"), "far beyond full scale"),
         (wav(NOISE, sample_rate=1), "sample rate of 1 Hz"),
     ],
 )

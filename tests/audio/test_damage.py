@@ -205,6 +205,26 @@ def test_no_progress_is_an_error() -> None:
         thread.join()
 
 
+def test_reading_on_without_finding_sound_is_no_progress() -> None:
+    class Endless(io.BytesIO):
+        """A file with zeros behind its end, without limit."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            if data := super().read(size):
+                return data
+            self.seek(size or 0, io.SEEK_CUR)
+            return bytes(size or 0)
+
+    file = Endless(encoded("mp3", "libmp3lame", 44_100, seconds=2))
+    with (
+        pytest.raises(AudioInputError, match=r"no progress for 0\.5 s"),
+        decode(file, "q", stall_seconds=0.5, mute_bytes=1 << 20) as decoding,
+    ):
+        list(decoding)
+    for thread in decoding_threads():
+        thread.join()
+
+
 @pytest.mark.parametrize("leave", [id, next, list])
 def test_no_thread_is_left_however_the_blocks_are_used(leave: Callable[[Any], Any]) -> None:
     with decode(io.BytesIO(encoded("flac", "flac", 16_000, seconds=30)), "q") as decoding:

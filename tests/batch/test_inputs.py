@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.batches import Listed, make_manifest, make_recording, plan_of
-from voxcli.batch.inputs import sources
+from voxcli.batch.inputs import left_out_notice, sources
 from voxcli.batch.item import Item
 from voxcli.batch.manifest import LINE_BYTES
 from voxcli.batch.plan import Plan, survey
@@ -61,6 +61,34 @@ def test_a_folder_gives_the_recordings_below_it_by_their_path_within() -> None:
     assert ids(plan_of("in/")) == ids(plan_of("in"))
 
 
+def test_a_folder_gives_recordings_of_phones_and_films_too() -> None:
+    names = {f"x{suffix}" for suffix in (".3gp", ".amr", ".caf", ".M4B", ".weba", ".w64", ".oga", ".opus", ".mkv")}
+    for name in names:
+        make_recording(Path("in", name))
+    assert ids(plan_of("in")) == names
+
+
+def test_what_folders_leave_out_is_counted() -> None:
+    for name in ("a/x.wav", "a/notes.txt", "a/deep/no-suffix", "a/.hidden.txt", "b/y.wav", "b/z.pdf"):
+        make_recording(Path(name))
+    with ExitStack() as stack:
+        found = sources(["a", "b", "a/x.wav"], None, stack)
+        assert survey(found).items == 3
+        line = left_out_notice(found)
+        assert survey(found).items == 3
+        assert left_out_notice(found) == line
+    assert line
+    assert line.startswith("3 other files are left out")
+
+
+def test_nothing_left_out_is_not_mentioned() -> None:
+    make_recording(Path("a/x.wav"))
+    with ExitStack() as stack:
+        found = sources(["a"], None, stack)
+        survey(found)
+        assert left_out_notice(found) is None
+
+
 def test_a_circle_of_links_is_not_walked() -> None:
     make_recording(Path("in/x.wav"))
     Path("in/round").symlink_to(Path("in").absolute())
@@ -93,7 +121,7 @@ def test_an_input_that_names_nothing_is_refused(given: str) -> None:
         plan_of(given)
 
 
-def test_an_empty_folder_is_refused_with_what_would_be_taken() -> None:
+def test_an_empty_folder_is_refused_with_what_is_wanted() -> None:
     Path("in").mkdir()
     with pytest.raises(AudioInputError, match="no recordings") as caught:
         plan_of("in")

@@ -257,3 +257,19 @@ def test_one_reply_in_twenty_may_come_later_than_p95(count: int, p95: int) -> No
 
 def test_without_replies_there_is_no_p95() -> None:
     assert Stats().first_token_seconds(0.95) is None
+
+
+def test_recordings_with_flaws_are_counted_by_flaw() -> None:
+    stats = Stats()
+    for item_id, audio in {
+        "a": {"damaged_seconds": 0.005, "cancelled_seconds": 0.0, "gain_db": 0.0},
+        "b": {"damaged_seconds": 1.5, "cancelled_seconds": 0.0, "gain_db": -6.0},
+        "c": {"damaged_seconds": 0.1, "cancelled_seconds": 2.0, "gain_db": -0.1},
+        "d": {},
+    }.items():
+        stats.add({"id": item_id, "audio": audio})
+    assert {key: (flaw.count, flaw.first) for key, flaw in stats.flaws.items()} == {
+        "damaged_seconds": (2, "b"),
+        "cancelled_seconds": (1, "c"),
+        "gain_db": (1, "b"),
+    }

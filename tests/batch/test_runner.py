@@ -54,6 +54,8 @@ def test_every_item_becomes_a_record() -> None:
         "sample_rate": 16_000,
         "seconds": 1.0,
         "damaged_seconds": 0.0,
+        "cancelled_seconds": 0.0,
+        "gain_db": 0.0,
     }
     assert (record["engine"], record["model_passes"], record["session"], record["turn"]) == ("echo", 1, None, 1)
 

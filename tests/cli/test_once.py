@@ -141,6 +141,8 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
             "sample_rate": 16000,
             "seconds": 2.1218,
             "damaged_seconds": 0.0,
+            "cancelled_seconds": 0.0,
+            "gain_db": 0.0,
         },
         "engine": "embedded",
         "model": "faster-whisper-base + SmolLM2-135M-Instruct",
@@ -339,7 +341,7 @@ def bad_recording(kind: str, folder: Path) -> Path:
         case "short":
             wav(path, noise[:1_000])
         case "not finite":
-            wav(path, np.where(noise > 0.0999, np.nan, noise), subtype="FLOAT")
+            wav(path, np.where(noise > 0, np.nan, noise), subtype="FLOAT")
         case "long":
             wav(path, np.tile(noise, 3))
     return path

@@ -12,7 +12,7 @@ from voxcli.core.session import Turn
 from voxcli.core.testing import FakeEngine
 from voxcli.core.turn import PassReport, Timings, TurnEnded, Utterance
 
-CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25)
+CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25, cancelled_seconds=0.5, gain=0.5)
 PLACEHOLDER = "[User audio input - 33333 samples, 2.08s]"
 ENGINE = FakeEngine([], name="voxtral", model="mistralai/Voxtral-Mini-3B-2507")
 ENDED = TurnEnded(
@@ -33,6 +33,8 @@ def test_a_record_says_all_of_a_turn() -> None:
             "sample_rate": SAMPLE_RATE,
             "seconds": 2.0833,
             "damaged_seconds": 0.25,
+            "cancelled_seconds": 0.5,
+            "gain_db": -6.02,
         },
         "engine": "voxtral",
         "model": "mistralai/Voxtral-Mini-3B-2507",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 AMPLITUDE = 0.5  # -6 dBFS
 PITCH = 440.0  # Hz
-LAYOUTS = {1: "mono", 2: "stereo"}
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
 
 
 def tone(sample_rate: int, channels: int = 1, seconds: float = 1.0, pitch: float = PITCH) -> NDArray[np.float32]:
@@ -44,10 +44,12 @@ def encoded_tracks(
                 stream.disposition = av.stream.Disposition.default if number == default else 0
             streams.append(stream)
         for stream, samples in zip(streams, tracks, strict=True):
-            planar = np.ascontiguousarray(samples.T)
-            frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout=LAYOUTS[samples.shape[1]])
+            # Packed, because PyAV can't make planar frames of eight channels or more.
+            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=LAYOUTS[samples.shape[1]])
             frame.sample_rate = sample_rate
-            out.mux([*stream.encode(frame), *stream.encode(None)])
+            packets = [*stream.encode(frame), *stream.encode(None)]
+            # The last packet of FLAC is a new header without sound; only FLAC's own container takes it.
+            out.mux([packet for packet in packets if packet.size or container == "flac"])
     return file.getvalue()
 
 

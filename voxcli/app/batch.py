@@ -93,7 +93,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
             overwritten, finished items ask something else now, or there is no engine.
     """
     from voxcli.batch.changes import Asked, settle
-    from voxcli.batch.inputs import sources
+    from voxcli.batch.inputs import left_out_notice, sources
     from voxcli.batch.plan import survey
     from voxcli.batch.scheduler import Scheduler
 
@@ -101,6 +101,8 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
     _refuse_replies_in_inputs(inputs, options.save_replies)
     plan = survey(inputs)
+    if left_out := left_out_notice(inputs):
+        notice(left_out)
     files = _checked_files(options, plan)
     is_new = not options.out.exists()
     if is_new:  # before the results file is created

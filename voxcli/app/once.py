@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Speak = Literal["always", "if possible", "never"]
 
-MENTIONED_DAMAGE_SECONDS = 0.1  # less is a lost frame, for example where two MP3 files were joined
-
 
 @dataclass(frozen=True)
 class OnceOptions:
@@ -94,8 +92,8 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
     speech = _open_speech(settings, options, stack, notice)
     clip = _read(options, settings.audio.max_seconds)
-    if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
-        notice(f"{clip.damaged_seconds:.1f} s of the recording could not be decoded; the reply is based on the rest")
+    for remark in clip.remarks():
+        notice(remark)
     detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
     detection.start()  # while the engine loads
     started = time.perf_counter()

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from math import log10
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxcli.audio.mono import MonoMix
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
@@ -27,6 +29,9 @@ STDIN = "-"
 
 MAX_SECONDS = 1800.0  # 22,500 of Voxtral's 32k tokens, at 12.5 tokens per second.
 MIN_SECONDS = 0.1  # Shorter audio holds no word.
+MENTIONED_DAMAGE_SECONDS = 0.01  # Less is a few samples; the shortest frames of a codec have 20 ms.
+MENTIONED_CANCELLED_SECONDS = 0.1
+MENTIONED_DB = 0.5  # Decoders of loud music exceed full scale by less.
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a lower rate holds no speech, a higher one is not produced by any converter.
 
 PIPE_READ_BYTES = 1 << 16
@@ -44,15 +49,42 @@ class AudioClip:
     samples: float32 in [-1, 1], shape (n,)
     sample_rate: Hertz
     damaged_seconds: length of the parts that could not be decoded and are left out
+    cancelled_seconds: length of the parts whose channels cancel each other, where the strongest channel was taken
+    gain: factor by which floating-point audio beyond full scale was scaled down; 1 for all other audio
     """
 
     samples: Samples
     sample_rate: int = SAMPLE_RATE
     damaged_seconds: float = 0.0
+    cancelled_seconds: float = 0.0
+    gain: float = 1.0
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate
+
+    @property
+    def gain_db(self) -> float:
+        """The gain in dB: 0 or less."""
+        return 20 * log10(self.gain)
+
+    def remarks(self) -> list[str]:
+        """Return a sentence about each thing that was amiss with the recording."""
+        remarks = []
+        if self.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:
+            remarks.append(
+                f"{self.damaged_seconds:.2f} s of the recording could not be decoded; the reply is based on the rest"
+            )
+        if self.cancelled_seconds >= MENTIONED_CANCELLED_SECONDS:
+            remarks.append(
+                f"the channels cancel each other in {self.cancelled_seconds:.1f} s of the recording; "
+                "there, only the strongest one is used"
+            )
+        if -self.gain_db >= MENTIONED_DB:
+            remarks.append(
+                f"the recording is {-self.gain_db:.1f} dB beyond full scale; it was scaled down, and nothing is clipped"
+            )
+        return remarks
 
     def resampled(self, sample_rate: int) -> "AudioClip":
         """Return the clip at another rate, in Hertz."""
@@ -73,8 +105,9 @@ def read_audio(
 ) -> AudioClip:
     """Read a recording in any known format, rate and channel count as a clip at SAMPLE_RATE.
 
-    The default track is read. Channels are averaged. Floating-point samples beyond [-1, 1] are clipped. Damaged parts
-    are left out and counted. `max_seconds` bounds the memory, whatever length the source declares.
+    The default track is read. Channels are averaged, except where they cancel each other. Floating-point audio beyond
+    [-1, 1] is scaled down as a whole. Damaged parts are left out and counted. `max_seconds` bounds the memory, whatever
+    length the source declares.
 
     Args:
         source: a file, a named pipe, or "-" for standard input.
@@ -84,7 +117,7 @@ def read_audio(
 
     Raises:
         AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter than MIN_SECONDS,
-            longer than `max_seconds`, not finite, or so damaged that decoding makes no progress.
+            longer than `max_seconds`, for the greater part not finite, or so damaged that decoding makes no progress.
         ConfigError: standard input is a terminal, or `raw_rate` is out of range.
     """
     from voxcli.audio.decoder import decode_raw
@@ -97,7 +130,7 @@ def read_audio(
     try:
         with _open_source(source, name, stdin) as file:
             if raw_rate is not None:
-                return _checked_clip(decode_raw(file, raw_rate), name, max_seconds)
+                return _checked_clip(_mixed(decode_raw(file, raw_rate), name, max_seconds), name)
             with _seekable(file, name, max_seconds) as whole:
                 return _decoded(whole, name, max_seconds)
     except FileNotFoundError as error:
@@ -210,33 +243,41 @@ def _spool(pipe: BinaryIO, spool: BinaryIO, name: str, max_seconds: float) -> No
 
 
 def _decoded(file: BinaryIO, name: str, max_seconds: float) -> AudioClip:
-    from voxcli.audio.decoder import decode
+    from voxcli.audio.decoder import decode, undecodable
 
     with decode(file, name) as decoding:
-        clip = _checked_clip(decoding, name, max_seconds)
-        return replace(clip, damaged_seconds=decoding.damaged_seconds)
+        mix = _mixed(decoding, name, max_seconds)
+        lost_seconds = decoding.damaged_seconds
+    if mix.seconds < MIN_SECONDS <= mix.seconds + lost_seconds:
+        raise undecodable(name)
+    clip = _checked_clip(mix, name)
+    return replace(clip, damaged_seconds=clip.damaged_seconds + lost_seconds)
 
 
-def _checked_clip(blocks: Iterable["Block"], name: str, max_seconds: float) -> AudioClip:
-    """Join decoded blocks to a clip; raises AudioInputError for unusable audio."""
-    resampling = _Resampling()
-    low, high = np.inf, -np.inf
+def _mixed(blocks: Iterable["Block"], name: str, max_seconds: float) -> MonoMix:
+    """Join decoded blocks; raises AudioInputError if there are too many, or at an impossible rate."""
+    mix = MonoMix(SAMPLE_RATE)
     for block in blocks:
         if not MIN_RATE <= block.sample_rate <= MAX_RATE:
             raise AudioInputError(
                 f"{name} has a sample rate of {block.sample_rate} Hz", hint=f"{MIN_RATE} to {MAX_RATE} Hz can be read"
             )
-        if not np.isfinite(block.samples).all():
-            raise AudioInputError(
-                f"{name} has samples that are not numbers (NaN or infinite)", hint="export it again, as 16-bit WAV"
-            )
-        mono = np.clip(block.samples, -1, 1).mean(axis=1)
-        low, high = min(low, mono.min(initial=1)), max(high, mono.max(initial=-1))
-        resampling.add(mono, block.sample_rate)
-        if resampling.seconds > max_seconds:
+        mix.add(block)
+        if mix.seconds > max_seconds:
             raise _too_long(name, max_seconds)
-    _check_usable(resampling.seconds, low < high, name)
-    return AudioClip(resampling.finish())
+    return mix
+
+
+def _checked_clip(mix: MonoMix, name: str) -> AudioClip:
+    """Return the mix as a clip; raises AudioInputError if it is unusable."""
+    if mix.damaged_seconds > mix.seconds / 2:
+        raise AudioInputError(
+            f"{name} has samples that are not numbers (NaN or infinite), or far beyond full scale",
+            hint="export it again, as 16-bit WAV",
+        )
+    _check_usable(mix.seconds, mix.varies, name)
+    samples, gain = mix.finish()
+    return AudioClip(samples, damaged_seconds=mix.damaged_seconds, cancelled_seconds=mix.cancelled_seconds, gain=gain)
 
 
 def _too_long(name: str, max_seconds: float) -> AudioInputError:
@@ -255,43 +296,5 @@ def _check_usable(seconds: float, varies: bool, name: str) -> None:
     if not varies:
         raise AudioInputError(
             f"{name} is silent: all its samples are the same",
-            hint="check that the microphone was on, and that its channels do not cancel each other out",
+            hint="check that the microphone was on",
         )
-
-
-class _Resampling:
-    """Collects mono blocks, whose rate may change, and returns them at SAMPLE_RATE."""
-
-    def __init__(self) -> None:
-        self._parts: list[Samples] = []
-        self._stream: Any = None
-        self._sample_rate = SAMPLE_RATE  # The last block's rate.
-        self._frames = 0  # Frames added since the rate changed.
-        self._seconds_before = 0.0  # Seconds added before the rate changed.
-
-    @property
-    def seconds(self) -> float:
-        """The length of all blocks added."""
-        return self._seconds_before + self._frames / self._sample_rate
-
-    def add(self, block: Samples, sample_rate: int) -> None:
-        if sample_rate != self._sample_rate:
-            self._change_rate(sample_rate)
-        self._frames += len(block)
-        self._parts.append(self._stream.resample_chunk(block) if self._stream else block)
-
-    def finish(self) -> Samples:
-        """Return all samples, shape (n,); the filter's overshoot is clipped to [-1, 1]."""
-        self._change_rate(SAMPLE_RATE)
-        samples = np.concatenate(self._parts)
-        return np.clip(samples, -1, 1, out=samples)
-
-    def _change_rate(self, sample_rate: int) -> None:
-        if self._stream:
-            self._parts.append(self._stream.resample_chunk(np.empty(0, np.float32), last=True))
-            self._stream = None
-        if sample_rate != SAMPLE_RATE:
-            import soxr
-
-            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
-        self._seconds_before, self._frames, self._sample_rate = self.seconds, 0, sample_rate

@@ -26,12 +26,13 @@ from voxcli.audio.ffmpeg import (
 )
 from voxcli.errors import AudioInputError
 
-__all__ = ["PROBE_BYTES", "Block", "Decoding", "check_format", "decode", "decode_raw"]
+__all__ = ["PROBE_BYTES", "Block", "Decoding", "check_format", "decode", "decode_raw", "undecodable"]
 
 BLOCK_SAMPLES = 1 << 14  # A block's samples, all channels together; fewer cost time, more cost memory.
 BLOCKS_AHEAD = 8  # Blocks that are decoded ahead.
 
-STALL_SECONDS = 10.0  # Without a new byte or block; the first sound of a large film comes after about 1 s.
+STALL_SECONDS = 10.0  # Without progress; the first sound of a large film comes after about 1 s.
+MUTE_BYTES = 1 << 28  # Reading more than this without finding sound is no progress: gigabytes of zeros are searched.
 TICK_SECONDS = 0.2  # The interval of progress checks; on Windows, Ctrl-C waits for one.
 LEAVE_SECONDS = 0.5  # The wait for the decoding thread to end; after it, the thread is abandoned.
 
@@ -49,14 +50,17 @@ def check_format(head: bytes, name: str) -> None:
 
 
 @contextmanager
-def decode(file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS) -> Iterator["Decoding"]:
+def decode(
+    file: BinaryIO, name: str, *, stall_seconds: float = STALL_SECONDS, mute_bytes: int = MUTE_BYTES
+) -> Iterator["Decoding"]:
     """Decode a seekable file from its start; the blocks have to be read within the context.
 
     Args:
         name: the file's name in messages.
         stall_seconds: how long decoding may make no progress.
+        mute_bytes: how many bytes without sound count as progress.
     """
-    decoding = Decoding(file, name, stall_seconds)
+    decoding = Decoding(file, name, stall_seconds, mute_bytes)
     try:
         yield decoding
     finally:
@@ -80,8 +84,8 @@ class Decoding:
     thread that makes no progress is abandoned.
     """
 
-    def __init__(self, file: BinaryIO, name: str, stall_seconds: float) -> None:
-        self._name, self._stall_seconds = name, stall_seconds
+    def __init__(self, file: BinaryIO, name: str, stall_seconds: float, mute_bytes: int) -> None:
+        self._name, self._stall_seconds, self._mute_bytes = name, stall_seconds, mute_bytes
         self._source = ByteSource(file)
         self._reader = SoundReader(self._source, name)
         self._decoded: SimpleQueue[Block | Exception | None] = SimpleQueue()
@@ -116,13 +120,14 @@ class Decoding:
 
     def _next(self) -> Block | Exception | None:
         """Return the next block, the error that ended decoding, or None at the end."""
-        stalled_seconds, furthest = 0.0, -1
+        stalled_seconds, furthest, start = 0.0, -1, self._source.furthest
         while stalled_seconds < self._stall_seconds:
             try:
                 return self._decoded.get(timeout=TICK_SECONDS)
             except Empty:
-                stalled_seconds = stalled_seconds + TICK_SECONDS if self._source.furthest == furthest else 0.0
-                furthest = self._source.furthest
+                before, furthest = furthest, self._source.furthest
+                has_progress = before < furthest <= start + self._mute_bytes
+                stalled_seconds = 0.0 if has_progress else stalled_seconds + TICK_SECONDS
         return AudioInputError(
             f"{self._name} can't be decoded: no progress for {self._stall_seconds:g} s", hint=CONVERT_HINT
         )

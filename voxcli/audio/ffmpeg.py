@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import av
 import numpy as np
 from av.codec.codec import UnknownCodecError
-from av.error import ArgumentError, FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Discard
 from numpy.typing import NDArray
 
+from voxcli.audio.links import LINK_BYTES, LINKS, SEARCHED_BYTES
 from voxcli.errors import AudioInputError
 
 if TYPE_CHECKING:
@@ -29,11 +30,31 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-# The allowed demuxers, by their first name in FFmpeg: those that read audio from one file only.
+# The allowed demuxers, by their first name in FFmpeg: those that read audio from one file only. Games' formats are not
+# among them: FFmpeg's demuxer for ADX ends the process (a division by zero) where a header is damaged.
 FORMATS = (
-    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3"),
-    *("flac", "flv", "iff", "ircam", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts"),
-    *("nistsphere", "ogg", "oma", "qcp", "rm", "shn", "sox", "tak", "tta", "voc", "w64", "wav", "wtv", "wv", "xwma"),
+    *(
+        "aa",
+        "aac",
+        "ac3",
+        "aiff",
+        "amr",
+        "amrnb",
+        "amrwb",
+        "ape",
+        "asf",
+        "au",
+        "avi",
+        "bonk",
+        "caf",
+        "dsf",
+        "dss",
+        "dts",
+    ),
+    *("dtshd", "dv", "eac3", "flac", "flv", "gsm", "gxf", "hcom", "iff", "ircam", "loas", "matroska", "mlp", "mmf"),
+    *("mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nistsphere", "nsv", "nut", "ogg", "oma", "osq", "paf"),
+    *("pvf", "qcp", "qoa", "rm", "rso", "shn", "sox", "swf", "tak", "truehd", "tta", "ty", "vivo", "voc", "w64", "wav"),
+    *("wtv", "wv", "wve", "xwma"),
 )
 OPEN_OPTIONS = {
     "format_whitelist": ",".join(FORMATS),
@@ -45,11 +66,15 @@ PROBE_BYTES = 1 << 20  # FFmpeg's own limit (PROBE_BUF_MAX) for recognising a fo
 
 # Replacements for FFmpeg's own decoders, which reject the pauses (DTX) that phones leave in voice messages.
 DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+# The frame types of AMR that no encoder writes (3GPP TS 26.101, table 1a; TS 26.201, table 1a).
+RESERVED = {"libopencore_amrnb": range(9, 15), "libopencore_amrwb": range(10, 14)}
 READ_BYTES = 1 << 16
-OGG_LINK = re.compile(rb"OggS\x00[\x02\x06]")  # A page with the flag "beginning of stream" (RFC 3533, section 6).
 MAX_DEMUX_FAILURES = 100  # Consecutive failures after which the rest of a file is skipped.
-GAP_SECONDS = 0.05, 60.0  # Missing audio between frames: less is rounding, more is a reset clock.
+AMR_FRAME_SECONDS = 0.02
+GAP_SECONDS = 0.05, 60.0  # Time without audio between frames: less is rounding, more is a reset clock.
 PAUSE_BYTES = 8  # A packet of at most this size may start a pause in which nothing is sent (DTX).
+
+MANY_PLANES = 8  # PyAV counts the planes of a frame up to a null pointer, which FFmpeg has room for with fewer only.
 
 CONVERT_HINT = "where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav"
 
@@ -114,16 +139,16 @@ class ByteSource:
         self._start += position
         self.seek(0)
 
-    def find(self, pattern: re.Pattern[bytes], position: int, reach: int) -> int | None:
-        """Return the first match at or after a position of a pattern of at most `reach` bytes, or None."""
+    def find_link(self, pattern: re.Pattern[bytes], position: int, *, limit: int | None) -> int | None:
+        """Return where a pattern of LINKS first matches at or after a position, or None within `limit` bytes."""
         self.seek(position)
-        data = b""
-        while more := self.read(READ_BYTES):
+        data, end = b"", None if limit is None else position + limit
+        while (end is None or position < end) and (more := self.read(READ_BYTES)):
             data += more
             if found := pattern.search(data):
                 return position + found.start()
-            position += max(len(data) - reach, 0)
-            data = data[-reach:]
+            position += max(len(data) - LINK_BYTES, 0)
+            data = data[-LINK_BYTES:]
         return None
 
     def close(self) -> None:
@@ -136,18 +161,18 @@ class SoundReader:
 
     def __init__(self, source: ByteSource, name: str) -> None:
         self._source, self._name = source, name
-        self._damage = _Damage()
+        self._timeline = _Timeline()
         self._has_frames = False
-        self._position = 0  # The byte offset of the last packet.
-        self._next_link: int | None = None  # The byte offset of a chained stream that needs another decoder.
+        self._position = self._end = 0  # The byte offsets of the last packet's start and end.
+        self._next_link: int | None = None  # The byte offset of the next link.
 
     @property
     def damaged_seconds(self) -> float:
         """Audio missing from the blocks so far, because it could not be decoded."""
-        return self._damage.seconds
+        return self._timeline.damaged_seconds
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the audio in blocks as short as the codec's frames.
+        """Yield the audio in blocks as short as the codec's frames, and pauses that were left out as silence.
 
         Raises:
             AudioInputError: the file is empty, not audio, has no audio track, or can't be decoded.
@@ -161,74 +186,97 @@ class SoundReader:
             raise undecodable(self._name)
 
     def _link(self) -> Iterator[Block]:
-        """Yield the audio of one link, the part of a chained stream that one decoder can read."""
-        self._position, self._next_link, packet_bytes = 0, None, 0
-        self._damage.restart()
+        """Yield the audio of one link, the part of a chained or joined recording that one decoder can read."""
+        self._position, self._end, self._next_link, packet_bytes = 0, 0, None, 0
+        self._timeline.restart()
         is_big_endian = self._source.starts_with(b"RIFX")
         with _open_container(self._source, self._name) as container:
             stream = _main_stream(container, self._name)
             decoder = _decoder(stream, self._name, is_big_endian=is_big_endian)
+            # The index of these containers lists all packets, so that damage can't make one disappear.
+            has_index, was_decoded = container.format.name.startswith("mov"), False
             for packet in chain(self._packets(container, stream), [None]):
-                is_pause_possible, packet_bytes = packet_bytes <= PAUSE_BYTES, packet.size if packet is not None else 0
-                for frame in self._frames(decoder, packet):
+                is_pause_possible = packet_bytes <= PAUSE_BYTES or (has_index and was_decoded)
+                packet_bytes = packet.size if packet is not None else 0
+                frames = self._frames(decoder, packet)
+                was_decoded = bool(frames)
+                for frame in frames:
                     self._has_frames = True
-                    self._damage.count_before(frame, is_pause_possible=is_pause_possible)
-                    yield Block(_samples(frame), frame.sample_rate)
+                    samples = _samples(frame)
+                    if pause_seconds := self._timeline.pause_before(frame, is_pause_possible=is_pause_possible):
+                        pause = round(pause_seconds * frame.sample_rate), samples.shape[1]
+                        yield Block(np.zeros(pause, np.float32), frame.sample_rate)
+                    yield Block(samples, frame.sample_rate)
 
     def _packets(self, container: "InputContainer", stream: "AudioStream") -> Iterator["Packet[Any]"]:
-        """Yield the packets of a stream, continuing after errors."""
+        """Yield the packets of a stream, continuing after errors; afterwards, search the next link."""
+        form = container.format.name.split(",")[0]
+        pattern = LINKS.get(form)
         failures = 0
         while failures < MAX_DEMUX_FAILURES and self._next_link is None:
             try:
                 for packet in container.demux(stream):
                     failures = 0
+                    if form == "amr" and packet.pos and LINKS[form].match(bytes(packet)):  # Read as if it were a frame.
+                        self._next_link = packet.pos
+                        return
                     if packet.size:  # An empty packet would end the decoder.
                         self._position = max(self._position, packet.pos or 0)
+                        self._end = max(self._end, (packet.pos or 0) + packet.size)
                         yield packet
             except FFmpegError:
                 failures += 1
-                if container.format.name == "ogg":  # FFmpeg stops where channels, rate or codec change.
-                    self._next_link = self._source.find(OGG_LINK, self._position + 1, reach=len("OggS") + 2)
+                if form == "ogg":  # FFmpeg stops where channels, rate or codec change.
+                    self._next_link = self._source.find_link(LINKS[form], self._position + 1, limit=None)
             else:
-                return
+                break
+        if pattern and form != "ogg" and self._end:
+            self._next_link = self._source.find_link(pattern, self._end, limit=SEARCHED_BYTES)
 
     def _frames(self, decoder: "AudioCodecContext", packet: "Packet[Any] | None") -> list["AudioFrame"]:
         """Decode a packet, or flush the decoder for None; count a packet that can't be decoded."""
         try:
-            return decoder.decode(packet)
+            return decoder.decode(packet) if packet is None or decoder.name not in RESERVED else _amr(decoder, packet)
         except FFmpegError:
             if packet is not None:
-                self._damage.add(_seconds(packet, decoder))
+                self._timeline.count_damage(_seconds(packet, decoder))
             return []
 
 
-class _Damage:
-    """Counts the seconds that could not be decoded, in failed packets and in gaps between frames.
+class _Timeline:
+    """Compares the times of frames with the audio decoded so far, to find what is missing.
 
-    A demuxer skips damaged bytes silently; only the frames' times show the gap.
+    A demuxer skips damaged bytes silently; only the frames' times show the gap. Where a phone or browser sent nothing
+    during a pause (DTX), they show one, too. Such a pause becomes silence, as in a player: the recording keeps its
+    length, and the words before and after the pause do not run into each other.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self._pending = 0.0  # Seconds counted since the last frame.
+        self.damaged_seconds = 0.0
+        self._pending = 0.0  # Seconds of damage since the last frame.
         self._due: float | None = None  # The start of the next frame, if nothing is missing.
 
-    def add(self, seconds: float) -> None:
-        """Count a failed packet."""
-        self.seconds += seconds
+    def count_damage(self, seconds: float) -> None:
+        """Count a packet that can't be decoded."""
+        self.damaged_seconds += seconds
         self._pending += seconds
 
-    def count_before(self, frame: "AudioFrame", *, is_pause_possible: bool) -> None:
-        """Count the audio missing before a frame."""
+    def pause_before(self, frame: "AudioFrame", *, is_pause_possible: bool) -> float:
+        """Return the seconds of a pause before a frame, or count the gap before it as damage."""
+        gap = 0.0
         if frame.pts is not None and frame.time_base:
             start = float(frame.pts * frame.time_base)
             gap = start - self._due - self._pending if self._due is not None else 0.0
-            if GAP_SECONDS[0] < gap < GAP_SECONDS[1] and not is_pause_possible:
-                self.seconds += gap
             self._due = start
         if self._due is not None:
             self._due += frame.samples / frame.sample_rate
         self._pending = 0.0
+        if not GAP_SECONDS[0] < gap < GAP_SECONDS[1]:
+            return 0.0
+        if is_pause_possible:
+            return gap
+        self.damaged_seconds += gap
+        return 0.0
 
     def restart(self) -> None:
         """Forget the expected time, because another stream begins."""
@@ -289,6 +337,17 @@ def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool) -> "Audio
     return decoder
 
 
+def _amr(decoder: "AudioCodecContext", packet: "Packet[Any]") -> list["AudioFrame"]:
+    """Decode a packet of AMR, which may hold several frames; raises InvalidDataError for a type that is reserved.
+
+    In a damaged packet, the decoder takes frames of wrong sizes; at most the packet's duration is returned.
+    """
+    if packet.size and memoryview(packet)[0] >> 3 & 15 in RESERVED[decoder.name]:
+        raise InvalidDataError(0, "a reserved frame type")
+    frames = decoder.decode(packet)
+    return frames[: max(1, round(_seconds(packet, decoder) / AMR_FRAME_SECONDS))]
+
+
 def _seconds(packet: "Packet[Any]", decoder: "AudioCodecContext") -> float:
     """Return the duration of a packet, or 0 where neither container nor codec knows it."""
     if packet.duration:
@@ -298,7 +357,8 @@ def _seconds(packet: "Packet[Any]", decoder: "AudioCodecContext") -> float:
 
 def _samples(frame: "AudioFrame") -> Samples:
     """Return the samples of a frame, shape (frames, channels)."""
-    if frame.format.name.startswith("s64"):  # PyAV can't convert this format to NumPy.
+    is_many_planes = frame.format.is_planar and frame.layout.nb_channels >= MANY_PLANES
+    if frame.format.name.startswith("s64") or is_many_planes:  # PyAV can't convert these to NumPy.
         (frame,) = av.AudioResampler(format="dbl").resample(frame)
     values = frame.to_ndarray()
     return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))

@@ -20,13 +20,33 @@ from voxcli.batch.urls import is_url
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
-# Suffixes of formats that `voxcli.audio.decoder` reads. Other files in a folder are ignored.
+# Suffixes of formats that `voxcli.audio.decoder` reads. Other files in a folder are left out and counted.
 SUFFIXES = frozenset(
     (
-        *(".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi", ".caf"),
-        *(".flac", ".flv", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg"),
-        *(".oga", ".ogg", ".ogv", ".opus", ".qcp", ".snd", ".sph", ".spx", ".tta", ".voc", ".w64", ".wav", ".weba"),
-        *(".webm", ".wma", ".wmv", ".wv"),
+        *(".3g2", ".3ga", ".3gp", ".3gp2", ".3gpp", ".aa", ".aac", ".aax", ".ac3", ".adts", ".aif", ".aifc", ".aiff"),
+        *(".amr", ".ape", ".asf", ".au", ".avi", ".awb", ".bonk", ".bwf", ".caf", ".divx", ".dsf", ".dss", ".dts"),
+        *(".dtshd", ".dv", ".ec3", ".eac3", ".f4a", ".f4b", ".f4v", ".fla", ".flac", ".flv", ".gsm", ".gxf", ".iff"),
+        *(".ircam", ".ivr", ".loas", ".latm", ".m2a", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mka"),
+        *(
+            ".mkv",
+            ".mlp",
+            ".mmf",
+            ".mov",
+            ".mp+",
+            ".mp1",
+            ".mp2",
+            ".mp3",
+            ".mp4",
+            ".mpa",
+            ".mpc",
+            ".mpeg",
+            ".mpg",
+            ".mpga",
+        ),
+        *(".mpp", ".mts", ".mxf", ".nist", ".nsv", ".nut", ".oga", ".ogg", ".ogm", ".ogv", ".ogx", ".oma"),
+        *(".omg", ".opus", ".osq", ".paf", ".pvf", ".qcp", ".qoa", ".qt", ".ra", ".rf64", ".rm", ".rmvb", ".shn"),
+        *(".snd", ".sox", ".sph", ".spx", ".swf", ".tak", ".thd", ".truehd", ".ts", ".tta", ".vob", ".voc", ".vqf"),
+        *(".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wtv", ".wv", ".xwma"),
     )
 )
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson"})
@@ -49,17 +69,20 @@ class Files:
 class Folder:
     """All recordings below a folder, by suffix. An id is the path within the folder, with slashes.
 
-    Hidden files are ignored. Links to folders are not followed, because they may form a loop.
+    Files with other suffixes are left out and counted. Hidden files are ignored. Links to folders are not followed,
+    because they may form a loop.
     """
 
     has_unique_ids = True
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.left_out = 0  # Files that the last iteration left out.
+        self.left_out_example = ""  # The name of one of them.
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items, unsorted, because sorting would need all names in memory. Raises AudioInputError."""
-        folders = [""]
+        folders, self.left_out = [""], 0
         while folders:
             folder = folders.pop()
             try:
@@ -70,8 +93,12 @@ class Folder:
                         name = f"{folder}{entry.name}"
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(f"{name}/")
-                        elif Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir():
+                        elif entry.is_dir():
+                            continue
+                        elif Path(entry.name).suffix.lower() in SUFFIXES:
                             yield Item(name, str(Path(self.path, name)), f"the folder {self.path}")
+                        else:
+                            self.left_out, self.left_out_example = self.left_out + 1, name
             except OSError as error:
                 raise AudioInputError(
                     f"the folder {Path(self.path, folder)} can't be read: {error.strerror}",
@@ -164,6 +191,19 @@ def sources(inputs: Sequence[str], stdin: BinaryIO | None, stack: ExitStack) -> 
             else:
                 files.append(path)
     return [Files(files), *others] if files else others
+
+
+def left_out_notice(found: Sequence[ItemSource]) -> str | None:
+    """Return a line about the files that folders left out, after these have been iterated; None without such files."""
+    folders = [source for source in found if isinstance(source, Folder) and source.left_out]
+    if not folders:
+        return None
+    count = sum(folder.left_out for folder in folders)
+    files = "file is" if count == 1 else "files are"
+    return (
+        f"{count} other {files} left out, by suffix, such as {printable(folders[0].left_out_example)}; "
+        "a file named on the command line is read whatever its suffix"
+    )
 
 
 def _matches(given: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxcli.batch.inputs import SUFFIXES
+from voxcli.batch.inputs import left_out_notice
 from voxcli.batch.item import Item, ItemSource
 from voxcli.batch.urls import local_path
 from voxcli.errors import AudioInputError, ConfigError
@@ -72,7 +72,8 @@ def survey(sources: Sequence[ItemSource]) -> Plan:
     if not count:
         raise AudioInputError(
             "there are no recordings to answer",
-            hint=f"in a folder, files with these suffixes are taken: {' '.join(sorted(SUFFIXES))}",
+            hint=left_out_notice(sources)
+            or "name recordings (.wav, .mp3, .m4a, .opus and more), or a folder that has some in it",
         )
     if repeated := _repeated(ids):
         _refuse_clash(sources, repeated)

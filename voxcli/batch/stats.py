@@ -4,15 +4,23 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+from voxcli.audio.clip import MENTIONED_CANCELLED_SECONDS, MENTIONED_DAMAGE_SECONDS, MENTIONED_DB
 from voxcli.core.percentiles import percentile
+
+# The keys in a record's `audio` that tell of flaws, and from what magnitude on.
+FLAWS = {
+    "damaged_seconds": MENTIONED_DAMAGE_SECONDS,
+    "cancelled_seconds": MENTIONED_CANCELLED_SECONDS,
+    "gain_db": MENTIONED_DB,
+}
 
 
 @dataclass
 class Failures:
-    """The items that failed with one error code."""
+    """The items that failed with one error code, or whose recordings have one flaw."""
 
     count: int
-    first: str  # id and message of the first one
+    first: str  # id of the first one, and its message if it failed
 
 
 class Stats:
@@ -24,6 +32,7 @@ class Stats:
         self.reply_tokens = 0
         self.failures: dict[str, Failures] = {}  # by code
         self.latencies = array("d")  # times to first token, in seconds
+        self.flaws: dict[str, Failures] = {}  # by key in a record's `audio`
 
     @property
     def failed(self) -> int:
@@ -40,6 +49,9 @@ class Stats:
             failures.count += 1
             return
         self.answered += 1
+        for key, mentioned in FLAWS.items():
+            if abs(number(record, "audio", key) or 0) >= mentioned:
+                self.flaws.setdefault(key, Failures(0, str(record["id"]))).count += 1
         self.audio_seconds += number(record, "audio", "seconds") or 0
         self.reply_tokens += int(number(record, "tokens", "reply") or 0)
         if seconds := number(record, "timings", "first_token_seconds"):

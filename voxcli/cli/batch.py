@@ -180,6 +180,8 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, *,
     note(" · ".join(parts))
     for code, failures in sorted(stats.failures.items()):
         note(f"  {code}: {failures.count}, the first {failures.first}")
+    for key, flaws in sorted(stats.flaws.items()):
+        note(f"  audio.{key}: of note in {flaws.count}, the first {flaws.first}")
     if stats.failed and can_continue:
         note(f"to try failed items again: {_again('--retry-failed')}")
     missed = status.items - status.done if status else 0  # stopped, or deleted from a folder since it was listed

@@ -146,6 +146,20 @@ def test_nothing_heard_and_nothing_typed_needs_no_model() -> None:
     assert (deltas, report.transcript, report.model_passes, model.prompts) == ([NO_WORDS], "", 1, [])
 
 
+@pytest.mark.parametrize("transcript", ["...", "\u266a \u266a", " - ", "\u2026", "(!?)", "\u3002\u3002"])
+def test_a_transcript_without_a_letter_or_digit_has_no_words(transcript: str) -> None:
+    model = FakeTextModel()
+    deltas, report = collect(EmbeddedEngine(FakeRecognizer(transcript), model), Session(), Utterance(CLIP))
+    assert (deltas, report.transcript, model.prompts) == ([NO_WORDS], transcript, [])
+
+
+@pytest.mark.parametrize("transcript", ["7", "\u0645\u0631\u062d\u0628\u0627", "\u4f60\u597d", "a..."])
+def test_words_of_any_script_are_words(transcript: str) -> None:
+    model = FakeTextModel()
+    collect(EmbeddedEngine(FakeRecognizer(transcript), model), Session(), Utterance(CLIP))
+    assert transcript in model.prompts[0]
+
+
 def test_text_alone_is_answered_without_listening() -> None:
     recognizer, model = FakeRecognizer("never"), FakeTextModel()
     _, report = collect(EmbeddedEngine(recognizer, model), Session(), Utterance(None, "What is it?"))

@@ -105,7 +105,8 @@ class EmbeddedEngine(Engine):
     ) -> Generator[str, None, PassReport]:
         """Yield the reply in deltas; see `voxcli.core.turn.Engine`."""
         transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
-        text = "\n".join(part for part in (_shortened(transcript or ""), utterance.prompt) if part)
+        words = _shortened(transcript) if transcript and has_words(transcript) else ""
+        text = "\n".join(part for part in (words, utterance.prompt) if part)
         if interrupt.is_set():
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
         if not text:
@@ -153,6 +154,11 @@ def _bytes(turn: Turn) -> int:
 def _plain(text: str) -> str:
     """Return text without control tokens: all of SmolLM2's begin with `<` and no space."""
     return text.replace("<", "< ")
+
+
+def has_words(transcript: str) -> bool:
+    """Tell whether a transcript has a letter or digit of any script; Whisper writes `...` or notes for music."""
+    return any(char.isalnum() for char in transcript)
 
 
 def _shortened(transcript: str) -> str:

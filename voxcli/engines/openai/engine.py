@@ -134,9 +134,7 @@ class RemoteEngine(Engine):
                 deadline = time.monotonic() + self._server.token_seconds
         return _report(item or Over(), progress.deltas)
 
-    def _next(
-        self, call: Call, deadline: float, progress: "_Attempt", interrupt: threading.Event
-    ) -> str | Over | None:
+    def _next(self, call: Call, deadline: float, progress: "_Attempt", interrupt: threading.Event) -> str | Over | None:
         try:
             return call.next(deadline, interrupt)
         except TimeoutError:
