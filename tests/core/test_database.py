@@ -310,7 +310,7 @@ def test_a_session_whose_row_is_bad_costs_itself(folder: Path, changed: sqlite3.
     changed.execute("UPDATE sessions SET instructions = x'ff' WHERE id = 1")
     told: list[str] = []
     assert listed(folder, told) == {"a": 3}
-    assert told == ["session 2 is left out: its name can't be read"]
+    assert told == ["session number 2 is left out, because its name can't be read"]
     with Store.read(folder, notice=told.append) as store:
         session = store.session("a")
     assert session is not None

@@ -85,7 +85,7 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     from voxcli.audio.clip import read_audio
     from voxcli.core.turn import Utterance
 
-    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    memory = open_memory(options.session, settings, stack, notice, new_instructions=options.new_instructions)
     speech = _open_speech(settings, options, stack, notice)
     clip = read_audio(options.source, max_seconds=settings.audio.max_seconds, raw_rate=options.raw_rate)
     if clip.damaged_seconds >= MENTIONED_DAMAGE_SECONDS:

@@ -10,7 +10,7 @@ can't be read, because another program changed them or a page of the file is dam
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 Notice = Callable[[str], None]  # is told in one line what is left out
 
 NAMED_TURNS = 5  # most unreadable turns of a session that are named
-READABLE = """(typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000 AND is_time(CAST(created_at AS BLOB))
+TYPED = """(typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000 AND typeof(created_at) = 'text'
     AND typeof(user) = 'text' AND typeof(prompt) = 'text' AND typeof(reply) = 'text' AND typeof(interrupted) = 'integer'
     AND typeof(engine) = 'text' AND typeof(model) = 'text' AND typeof(transcript) IN ('text', 'null'))"""
-"""SQL condition: a turn holds values as `append` writes them. SQLite checks no types."""
+"""SQL condition: a turn has values of the types that `append` writes. SQLite itself checks none."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ class Store:
         self._purpose: Purpose = purpose
         self._notice = notice
         connection.text_factory = _text
-        connection.create_function("is_time", 1, _is_time, deterministic=True)
 
     @classmethod
     def open(
@@ -192,16 +191,16 @@ class Store:
                 return None
             ((session_id, instructions),) = found
             rows = self._connection.execute(
-                f"""SELECT {READABLE}, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
+                f"""SELECT {TYPED}, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
                 FROM turns WHERE session_id = ? ORDER BY number""",  # noqa: S608 - a constant
                 (session_id,),
             ).fetchall()
         if not isinstance(instructions, str):
             self._notice(f"the instructions of session {name!r} can't be read")
             instructions = ""
-        self._report_unreadable(name, [number for readable, number, *_ in rows if not readable])
-        turns = tuple(_stored_turn(*row) for readable, *row in rows if readable)
-        return StoredSession(name, instructions, turns) if rows else None
+        turns = {number: _stored_turn(number, *row) if typed else None for typed, number, *row in rows}
+        self._report_unreadable(name, turns)
+        return StoredSession(name, instructions, tuple(turn for turn in turns.values() if turn)) if rows else None
 
     def summaries(self) -> list[SessionSummary]:
         """Return all sessions, most recently used first. One that can't be read is left out."""
@@ -212,28 +211,27 @@ class Store:
 
     def _summary(self, session_id: int, name: Any) -> SessionSummary | None:
         """Return one session of the list; None if it has no turn that can be read."""
-        execute = self._connection.execute
         try:
-            ((turns, readable, started, last),) = execute(
-                f"""SELECT count(*), sum(readable), min(created_at) FILTER (WHERE readable),
-                    max(created_at) FILTER (WHERE readable)
-                FROM (SELECT created_at, {READABLE} AS readable FROM turns WHERE session_id = ?)""",  # noqa: S608
+            rows = self._connection.execute(
+                f"SELECT {TYPED}, number, created_at FROM turns WHERE session_id = ?",  # noqa: S608 - a constant
                 (session_id,),
             ).fetchall()
-            if turns and readable < turns:
-                rows = execute(f"SELECT {READABLE}, number FROM turns WHERE session_id = ?", (session_id,))  # noqa: S608
-                self._report_unreadable(name, [number for is_readable, number in rows if not is_readable])
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            self._notice(f"session {name!r} can't be read: {error}")
+            self._notice(f"session {name!r} is left out, because it can't be read: {error}")
             return None
         if not isinstance(name, str):
-            self._notice(f"session {session_id} is left out: its name can't be read")
+            self._notice(f"session number {session_id} is left out, because its name can't be read")
             return None
-        return SessionSummary(name, readable, _time(started), _time(last)) if readable else None
+        times = {number: _time(created_at) if typed else None for typed, number, created_at in rows}
+        self._report_unreadable(name, times)
+        readable = [time for time in times.values() if time]
+        return SessionSummary(name, len(readable), min(readable), max(readable)) if readable else None
 
-    def _report_unreadable(self, name: Any, numbers: Sequence[Any]) -> None:
+    def _report_unreadable(self, name: str, turns: Mapping[Any, object]) -> None:
+        """Name the turns that are None in `turns`, which has their numbers as keys."""
+        numbers = [number for number, turn in turns.items() if turn is None]
         if numbers:
             named = ", ".join(map(str, numbers[:NAMED_TURNS]))
             more = f" and {len(numbers) - NAMED_TURNS} more" if len(numbers) > NAMED_TURNS else ""
@@ -261,9 +259,11 @@ def _stored_turn(
     engine: str,
     model: str,
     transcript: str | None,
-) -> StoredTurn:
+) -> StoredTurn | None:
+    """Return a turn from its columns; None if its time can't be read."""
+    time = _time(created_at)
     turn = Turn(user, reply, bool(interrupted), prompt)
-    return StoredTurn(number, _time(created_at), turn, TurnDetails(engine, model, transcript))
+    return StoredTurn(number, time, turn, TurnDetails(engine, model, transcript)) if time else None
 
 
 def _now() -> str:
@@ -280,14 +280,10 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _is_time(data: bytes | None) -> bool:
-    """Return whether a stored value is a time with its zone; the years at both ends have no local time."""
+def _time(text: str) -> datetime | None:
+    """Return a stored time; None if it is none, or in a year at either end, which local time may lack."""
     try:
-        time = datetime.fromisoformat((data or b"").decode("ascii"))
-        return time.tzinfo is not None and bool(time.astimezone(UTC)) and 1 < time.year < 9999
-    except (ValueError, OverflowError):
-        return False
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo and datetime.min.year < time.year < datetime.max.year else None
