@@ -58,25 +58,48 @@ class Folder:
         self.path = path
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items, unsorted, because sorting would need all names in memory. Raises AudioInputError."""
+        """Yield the items, unsorted, because sorting would need all names in memory.
+
+        An entry that can't be inspected, such as a closed folder or a circle of links, becomes an item, which fails
+        when it is read and says why.
+
+        Raises:
+            AudioInputError: the folder itself can't be read.
+        """
         folders = [""]
         while folders:
             folder = folders.pop()
             try:
                 with os.scandir(Path(self.path, folder)) as entries:
                     for entry in entries:
+                        name = f"{folder}{entry.name}"
                         if entry.name.startswith("."):
                             continue
-                        name = f"{folder}{entry.name}"
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(f"{name}/")
-                        elif Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir():
-                            yield Item(name, str(Path(self.path, name)), f"the folder {self.path}")
+                        elif _may_be_recording(entry):
+                            yield self._item(name)
             except OSError as error:
+                if folder:
+                    yield self._item(folder.removesuffix("/"))
+                    continue
                 raise AudioInputError(
-                    f"the folder {Path(self.path, folder)} can't be read: {error.strerror}",
+                    f"the folder {self.path} can't be read: {error.strerror}",
                     hint="chmod u+rx FOLDER, or ask its owner",
                 ) from error
+
+    def _item(self, name: str) -> Item:
+        return Item(name, str(Path(self.path, name)), f"the folder {self.path}")
+
+
+def _may_be_recording(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry has the suffix of a recording and is no link to a folder, as far as can be seen."""
+    if Path(entry.name).suffix.lower() not in SUFFIXES:
+        return False
+    try:
+        return not entry.is_dir()
+    except OSError:  # a circle of links, or a link into a closed folder
+        return True
 
 
 class PathList:
