@@ -1,6 +1,5 @@
 """Tests of the microphone, the loudspeaker and hot-plug on PulseAudio, by what is captured and recorded."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
