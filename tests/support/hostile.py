@@ -123,29 +123,20 @@ def _stream(number: int, name: str, encoding: str) -> TextIO | None:
     )
 
 
-def _load(cases: list[Case]) -> None:
-    """Import what commands import when they run, once for all of them."""
-    modules = [
-        "voxcli.app.doctor",
+def _load() -> None:
+    """Import what most commands import when they run."""
+    modules = (
         "voxcli.app.once",
-        "voxcli.app.batch",
         "voxcli.config.toml_text",
-        "voxcli.core.store",
-    ]
-    modules += [
-        "voxcli.engines.openai.engine",
+        "voxcli.core.export",
         "voxcli.audio.decoder",
-        "voxcli.audio.vad",
-        "openai",
-        "av",
-        "onnxruntime",
-    ]
-    modules += ["torch"] if any("doctor" in case.arguments for case in cases) else []
-    for name in modules:
+        "sounddevice",
+    )
+    for name in (*modules, "voxcli.engines.voxtral.checkpoint.catalog", "huggingface_hub"):
         import_module(name)
 
 
 if __name__ == "__main__":
     cases = [Case(**case) for case in json.load(sys.stdin)]
-    _load(cases)
+    _load()
     sys.stdout.write(json.dumps([asdict(_outcome(case, Path(sys.argv[1]))) for case in cases]))

@@ -58,6 +58,8 @@ def _errors_reported(is_verbose: Callable[[], bool]) -> Iterator[None]:
     except (typer.Exit, TyperException):  # Typer prints exits and usage errors
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (code := _code_of_output()) is not None:  # Typer prints help without Output
+            raise typer.Exit(code) from error
         log.info("failed: %s", error.code if isinstance(error, VoxError) else type(error).__name__)
         raise typer.Exit(report(error, verbose=is_verbose())) from error
 
@@ -111,18 +113,18 @@ def main() -> None:
     try:
         app(prog_name="voxcli")
     except SystemExit as ended:
-        raise SystemExit(ended.code or _flush_output()) from None
+        raise SystemExit(ended.code or _code_of_output() or 0) from None
 
 
-def _flush_output() -> int:
-    """Write what is left of the output, such as a page of help; return the exit code."""
+def _code_of_output() -> int | None:
+    """Write what is left of the output, and report a failure; return the exit code, None if there was no failure."""
     out = Output(sys.stdout)
     out.write("")
     try:
         out.check("the output")
     except VoxError as error:
         return report(error, verbose=False)
-    return 0
+    return 0 if out.is_closed else None
 
 
 def _open_closed_descriptors() -> None:

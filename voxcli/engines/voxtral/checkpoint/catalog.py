@@ -118,8 +118,8 @@ def locate(model: str, hub: Hub | None = None) -> Path | None:
     """Return the folder of a checkpoint that is wholly here, without asking the network; None if it has to be fetched.
 
     Raises:
-        ModelError: as `resolve`, and for a folder of the user's that lacks files or holds other ones; or the cache can't
-            be read.
+        ModelError: as `resolve`, and for a folder of the user's that lacks files or holds other ones; or the cache
+            can't be read.
     """
     wanted = resolve(model)
     if isinstance(wanted, Path):
