@@ -84,6 +84,7 @@ def _run(case: Case, out: str, err: str) -> NoReturn:
         _stream(number, name, case.encoding)
         for number, name in enumerate((case.stdin, case.stdout or out, case.stderr or err))
     )
+    setattr(sys, "__stderr__", sys.stderr)  # noqa: B010 - declared constant; the devices compare it with sys.stderr
     sys.argv = ["voxcli", *case.arguments]
     code = 0
     try:
