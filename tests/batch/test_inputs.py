@@ -4,6 +4,9 @@ import io
 import json
 import os
 import re
+import socket
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,12 +17,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.batches import Listed, make_manifest, make_recording, plan_of
-from voxcli.batch.inputs import left_out_notice, sources
+from tests.support.privileges import bound_by_permissions
+from voxcli.batch.inputs import Folder, left_out_notice, sources
 from voxcli.batch.item import Item
 from voxcli.batch.manifest import LINE_BYTES
 from voxcli.batch.plan import Plan, survey
 from voxcli.errors import AudioInputError, ConfigError, VoxError
 
+ROOT = str(Path(__file__).parent.parent.parent)
+posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions are POSIX's")
+WORDS = ("may not be read", "levels of symbolic links", "does not exist", "is a pipe", "not a recording")
+READ_ALL = """
+import json
+from pathlib import Path
+from tests.support.batches import NothingFinished, plan_of
+from voxcli.batch.prefetch import Prefetcher
+from voxcli.batch.scheduler import Scheduler
+from voxcli.batch.urls import read_recording
+
+closed = [Path("closed"), Path("in/shut"), Path("in/deep/shut.wav")]
+for folder in closed:
+    folder.chmod(0)
+found, jobs = {}, Scheduler(iter(plan_of("in")), NothingFinished(), "")
+with Prefetcher(jobs, lambda path: read_recording(path, max_seconds=9)) as ahead:
+    while prepared := ahead.take():
+        found[prepared.job.item.id] = str(prepared.clip) if isinstance(prepared.clip, Exception) else "read"
+print(json.dumps(found))
+for folder in closed:
+    folder.chmod(0o700)
+"""
 GOOD = {"id": "a", "audio": "a.wav"}
 
 
@@ -128,11 +154,49 @@ def test_an_empty_folder_is_refused_with_what_is_wanted() -> None:
     assert ".wav" in caught.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_refused() -> None:
-    Path("in/closed").mkdir(parents=True, mode=0)
-    with pytest.raises(AudioInputError, match="in/closed"):
-        plan_of("in")
+@posix
+def test_an_entry_that_can_not_be_read_becomes_an_item_that_says_why() -> None:
+    make_recording(Path("in/good.wav"))
+    make_recording(Path("closed/secret.wav"))
+    for name in ("in/shut", "in/deep/shut.wav"):
+        Path(name).mkdir(parents=True)
+        make_recording(Path(name, "below.wav"))
+    Path("in/loop.wav").symlink_to("loop.wav")
+    Path("in/first.wav").symlink_to("second.wav")
+    Path("in/second.wav").symlink_to("first.wav")
+    Path("in/secret.wav").symlink_to(Path("closed/secret.wav").absolute())
+    Path("in/nowhere.wav").symlink_to("gone/x.wav")
+    Path("in/into.wav").symlink_to(Path("closed").absolute())
+    os.mkfifo("in/pipe.wav")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("in/socket.wav")
+    Path("in/zero.wav").symlink_to("/dev/zero")
+    Path("in/notes.txt").symlink_to("notes.txt")
+    command = bound_by_permissions([sys.executable, "-c", READ_ALL])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ROOT})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop("good.wav") == "read"
+    assert {name: next((word for word in WORDS if word in why), why) for name, why in found.items()} == {
+        "shut": "may not be read",
+        "deep/shut.wav": "may not be read",
+        "secret.wav": "may not be read",
+        "loop.wav": "levels of symbolic links",
+        "first.wav": "levels of symbolic links",
+        "second.wav": "levels of symbolic links",
+        "nowhere.wav": "does not exist",
+        "pipe.wav": "is a pipe",
+        "socket.wav": "not a recording",
+        "zero.wav": "not a recording",
+    }
+
+
+def test_a_folder_that_is_given_and_can_not_be_read_is_refused() -> None:
+    Path("in").mkdir()
+    folder = Folder("in")
+    Path("in").rmdir()
+    with pytest.raises(AudioInputError, match="folder in can't be read"):
+        list(folder)
 
 
 def test_a_folder_is_read_as_it_is_walked() -> None:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voxcli.core.database import FILE_NAME, MIGRATIONS
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import FILE_NAME, MIGRATIONS, Store, TurnDetails
+from voxcli.core.store import Store, TurnDetails
 from voxcli.errors import StoreError
 
 KILLS = 50
@@ -197,8 +198,8 @@ def test_a_file_that_is_no_database_is_named_and_kept(folder: Path, content: byt
     (folder / FILE_NAME).write_bytes(content)
     with pytest.raises(StoreError) as caught:
         Store.open(folder)
-    assert FILE_NAME in caught.value.message
-    assert f"mv {folder} " in caught.value.hint
+    assert f"{folder / FILE_NAME} is damaged" in caught.value.message
+    assert f"mv {folder / FILE_NAME}* " in caught.value.hint
     assert (folder / FILE_NAME).read_bytes() == content
 
 
@@ -207,8 +208,12 @@ def test_a_database_of_someone_else_is_named_and_kept(folder: Path) -> None:
     connection = sqlite3.connect(folder / FILE_NAME)
     connection.execute("CREATE TABLE sessions (cookie TEXT)")
     connection.close()
-    with pytest.raises(StoreError, match="can't be used"):
-        Store.open(folder)
+    content = (folder / FILE_NAME).read_bytes()
+    for opened in (Store.open, Store.read):
+        with pytest.raises(StoreError, match="not a database of voxcli") as caught:
+            opened(folder)
+        assert "mv " not in caught.value.hint
+    assert (folder / FILE_NAME).read_bytes() == content
 
 
 def test_a_folder_that_is_a_file_is_an_error_with_a_hint(tmp_path: Path) -> None:
@@ -221,8 +226,9 @@ def test_a_folder_that_is_a_file_is_an_error_with_a_hint(tmp_path: Path) -> None
 
 def test_a_database_that_is_a_folder_is_an_error(folder: Path) -> None:
     (folder / FILE_NAME).mkdir(parents=True)
-    with pytest.raises(StoreError, match="can't be written"):
-        Store.open(folder)
+    for opened in (Store.open, Store.read):
+        with pytest.raises(StoreError, match="it is a folder"):
+            opened(folder)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc, which even root can't write to, is Linux's")

@@ -72,6 +72,7 @@ def _run(
 ) -> bool:
     """Open the parts and run the conversation."""
     from voxcli.chat.conversation import Conversation, ConversationOptions
+    from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
@@ -80,8 +81,14 @@ def _run(
 
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     recording = Recording(options.record) if options.record else None
-    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
     view = stack.enter_context(closing(open_live_view(as_json=options.as_json)))
+    memory = open_memory(
+        options.session,
+        settings,
+        stack,
+        lambda text: view.show(Notice(text)),
+        new_instructions=options.new_instructions,
+    )
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)

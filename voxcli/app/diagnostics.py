@@ -72,6 +72,8 @@ def _examined(probe: Probe) -> Check:
         finding = probe.check()
     except VoxError as error:
         finding = Finding(False, error.message, error.hint)
+    except OSError as error:
+        finding = Finding(False, f"{error.filename or 'the system'}: {error.strerror}", "check who may read it")
     if finding.well:
         return Check(probe.name, "ok", finding.found, "")
     return Check(probe.name, "fail" if probe.needed and finding.blocks else "warn", finding.found, finding.mend)
@@ -276,7 +278,8 @@ def free_bytes(path: Path) -> int:
 
 
 def _nearest(path: Path) -> Path:
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+    parents = (path.absolute(), *path.absolute().parents)
+    return next(parent for parent in parents if os.path.isdir(parent))  # noqa: PTH112 - a Path raises where it may not look
 
 
 def _open_to_others(path: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Gathers the checks of `voxcli doctor`: settings, engine, devices, voice, folders."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +26,7 @@ def probes(config: Path | None, flags: dict[str, Any]) -> Iterator[Probe]:
     def settings_file() -> "Finding":
         load_settings(config, flags)
         path = config or config_file()
-        return checks.settings_file(path, path.exists())
+        return checks.settings_file(path, os.path.exists(path))  # noqa: PTH110 - a Path raises where it may not look
 
     try:
         settings = load_settings(config, flags)

@@ -89,7 +89,7 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     from voxcli.core.turn import Utterance
 
     _check_files(options)
-    memory = open_memory(options.session, settings, stack, new_instructions=options.new_instructions)
+    memory = open_memory(options.session, settings, stack, notice, new_instructions=options.new_instructions)
     speech = _open_speech(settings, options, stack, notice)
     clip = _read(options, settings.audio.max_seconds)
     for remark in clip.remarks():

@@ -51,10 +51,13 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     return settings.model_copy(update={"remote": settings.remote.model_copy(update={"model": flags["model"]})})
 
 
-def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new_instructions: bool) -> "Memory":
+def open_memory(
+    name: str | None, settings: "Settings", stack: ExitStack, notice: Notice, *, new_instructions: bool
+) -> "Memory":
     """Open the named session, or one that is kept in memory only.
 
     Args:
+        notice: told of turns that can't be read.
         new_instructions: whether a stored session takes its instructions from the settings.
     """
     from voxcli.config.paths import data_folder
@@ -65,7 +68,7 @@ def open_memory(name: str | None, settings: "Settings", stack: ExitStack, *, new
     if name is None:
         return Memory(Session(instructions=settings.instructions))
     checked = session_name(name)
-    store = stack.enter_context(Store.open(data_folder()))
+    store = stack.enter_context(Store.open(data_folder(), notice=notice))
     return Memory.resumed(store, checked, settings.instructions, override=new_instructions)
 
 

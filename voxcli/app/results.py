@@ -171,7 +171,7 @@ def _table(rows: list[Cells], columns: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     left = columns
     for name in rows[0]:
-        longest = max(cell_len(str(row[name])) for row in (*rows, {name: name}))
+        longest = max(cell_len(name), *(cell_len(str(row[name])) for row in rows))
         is_number = isinstance(rows[0][name], str)
         is_last = name == list(rows[0])[-1]
         width = left if is_last else longest if is_number else min(longest, columns // 3)

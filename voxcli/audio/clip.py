@@ -4,6 +4,7 @@ All audio is converted to 16 kHz mono. This module enforces limits and rejects u
 handles formats; it is imported, with FFmpeg, on the first read.
 """
 
+import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -189,6 +190,7 @@ def _open_source(source: str | Path, name: str, stdin: BinaryIO | None) -> Abstr
     except ValueError as error:  # A null byte, or another character that file names can't have.
         raise AudioInputError(f"{name} can't be a file's name", hint="check the name") from error
     if stat.S_ISDIR(mode):
+        os.scandir(path).close()  # Raises if it can't be read.
         raise AudioInputError(f"{name} is a folder", hint="name a file in it, or: voxcli batch FOLDER")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise AudioInputError(f"{name} is a device, not a recording", hint="record it first: arecord -d 5 question.wav")

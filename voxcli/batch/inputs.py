@@ -81,29 +81,48 @@ class Folder:
         self.left_out_example = ""  # The name of one of them.
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items, unsorted, because sorting would need all names in memory. Raises AudioInputError."""
+        """Yield the items, unsorted, because sorting would need all names in memory.
+
+        An entry that can't be inspected, such as a closed folder or a circle of links, becomes an item, which fails
+        when it is read and says why.
+
+        Raises:
+            AudioInputError: the folder itself can't be read.
+        """
         folders, self.left_out = [""], 0
         while folders:
             folder = folders.pop()
             try:
                 with os.scandir(Path(self.path, folder)) as entries:
                     for entry in entries:
-                        if entry.name.startswith("."):
-                            continue
                         name = f"{folder}{entry.name}"
-                        if entry.is_dir(follow_symlinks=False):
+                        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                             folders.append(f"{name}/")
-                        elif entry.is_dir():
+                        elif entry.name.startswith(".") or _is_folder(entry):
                             continue
                         elif Path(entry.name).suffix.lower() in SUFFIXES:
-                            yield Item(name, str(Path(self.path, name)), f"the folder {self.path}")
+                            yield self._item(name)
                         else:
                             self.left_out, self.left_out_example = self.left_out + 1, name
             except OSError as error:
+                if folder:
+                    yield self._item(folder.removesuffix("/"))
+                    continue
                 raise AudioInputError(
-                    f"the folder {Path(self.path, folder)} can't be read: {error.strerror}",
+                    f"the folder {self.path} can't be read: {error.strerror}",
                     hint="chmod u+rx FOLDER, or ask its owner",
                 ) from error
+
+    def _item(self, name: str) -> Item:
+        return Item(name, str(Path(self.path, name)), f"the folder {self.path}")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry is a folder or a link to one, as far as can be seen."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links, or a link into a closed folder
+        return False
 
 
 class PathList:

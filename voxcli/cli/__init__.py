@@ -6,6 +6,8 @@ Commands import inside their functions, so that `--help` imports nothing heavy.
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -24,7 +26,8 @@ from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.results import results
 from voxcli.cli.voices import voices
-from voxcli.errors import VoxError
+from voxcli.errors import ConfigError, VoxError
+from voxcli.output import Output
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +35,42 @@ log = logging.getLogger(__name__)
 class _Root(TyperGroup):
     """Turns every error into a message and an exit code."""
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        with _errors_reported(lambda: "--verbose" in args):  # --version and --help print here
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _errors_reported(lambda: "verbose" in ctx.meta):
+            _check_folder()
             ctx.with_resource(logging_to_file())
             return super().invoke(ctx)
-        except typer.Abort as error:
-            if isinstance(
-                error.__context__, KeyboardInterrupt
-            ):  # Ctrl-C at a confirmation prompt; Typer handles it elsewhere
-                raise typer.Exit(INTERRUPTED) from None
-            raise
-        except (typer.Exit, TyperException):  # Typer prints exits and usage errors
-            raise
-        except Exception as error:  # the only place that prints errors
-            log.info("failed: %s", error.code if isinstance(error, VoxError) else type(error).__name__)
-            raise typer.Exit(report(error, verbose="verbose" in ctx.meta)) from error
+
+
+@contextmanager
+def _errors_reported(is_verbose: Callable[[], bool]) -> Iterator[None]:
+    """Print an error and exit with its code; the only place that prints errors."""
+    try:
+        yield
+    except typer.Abort as error:
+        # Ctrl-C at a confirmation prompt; Typer handles it elsewhere.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise typer.Exit(INTERRUPTED) from None
+        raise
+    except (typer.Exit, TyperException):  # Typer prints exits and usage errors
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and (code := _code_of_output()) is not None:  # Typer prints help without Output
+            raise typer.Exit(code) from error
+        log.info("failed: %s", error.code if isinstance(error, VoxError) else type(error).__name__)
+        raise typer.Exit(report(error, verbose=is_verbose())) from error
+
+
+def _check_folder() -> None:
+    """Raise ConfigError if the working directory was deleted: some libraries end the process then."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError("the working directory does not exist any more", hint="change to another: cd") from error
 
 
 app = typer.Typer(
@@ -85,9 +109,33 @@ def _root(
 
 def main() -> None:
     """Run the command line; the entry point of the `voxcli` script."""
+    _open_closed_descriptors()
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
-    app(prog_name="voxcli")
+    try:
+        app(prog_name="voxcli")
+    except SystemExit as ended:
+        raise SystemExit(ended.code or _code_of_output() or 0) from None
+
+
+def _code_of_output() -> int | None:
+    """Write what is left of the output, and report a failure; return the exit code, None if there was no failure."""
+    out = Output(sys.stdout)
+    out.write("")
+    try:
+        out.check("the output")
+    except VoxError as error:
+        return report(error, verbose=False)
+    return 0 if out.is_closed else None
+
+
+def _open_closed_descriptors() -> None:
+    """Connect standard streams that were closed to nothing; otherwise the next files take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _nowhere() -> TextIO:

@@ -136,9 +136,12 @@ def text_or_stdin(text: str) -> str:
 def report(error: Exception, *, verbose: bool) -> int:
     """Print an error in one line and its hint in a second. Returns the exit code."""
     lines = [printable("".join(traceback.format_exception(error)).rstrip(), keep="\n")] if verbose else []
-    known = isinstance(error, VoxError)
-    message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-    hint = error.hint if isinstance(error, VoxError) else "please report it with what --verbose shows"
+    message, hint = f"unexpected {type(error).__name__}: {error}", "please report it with what --verbose shows"
+    if isinstance(error, VoxError):
+        message, hint = str(error), error.hint
+    elif isinstance(error, OSError) and error.filename is not None:  # a file that no part of voxcli expects to fail
+        message = f"{os.fsdecode(error.filename)!s}: {error.strerror}"
+        hint = "check that file and who may use it; --verbose shows where it is used"
     lines += [f"voxcli: {printable(message)}", *([f"  {printable(hint)}"] if hint else [])]
     Output(sys.stderr).write("".join(f"{line}\n" for line in lines))
     return error.exit_code if isinstance(error, VoxError) else VoxError.exit_code

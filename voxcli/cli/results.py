@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from voxcli.cli.common import JsonFlag, VerboseFlag, print_json, print_text, write_private
+from voxcli.cli.common import ForceFlag, JsonFlag, VerboseFlag, print_json, print_text, write_private
 from voxcli.errors import ConfigError
 
 ROWS = 50  # the default of -n
@@ -31,7 +31,7 @@ def results(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: ForceFlag = False,
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
@@ -49,8 +49,6 @@ def results(
             print_json(as_json(reader))
         elif in_tables:
             print_text(as_tables(reader), end="")
-        elif output is None or str(output) == "-":
-            for piece in exported(reader, format_):
-                print_text(piece, end="")
         else:
-            write_private(output, "".join(exported(reader, format_)), overwrite=force, option="--output")
+            text = "".join(exported(reader, format_))
+            write_private(output or Path("-"), text, force=force, flag="--output", inputs=[] if file == "-" else [file])

@@ -79,23 +79,27 @@ def delete(
     name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
     """Delete a session permanently."""
+    from voxcli.config.paths import data_folder
     from voxcli.core.export import turn_count
+    from voxcli.core.store import Store
 
     with _store() as store:
         stored = _found(store, name)
-        what = f"session {printable(stored.name)} ({turn_count(len(stored.turns))})"
-        if not yes and not typer.confirm(f"Delete {what} permanently?", err=True):
-            note("nothing was deleted")
-            raise typer.Exit(1)
+    what = f"session {printable(stored.name)} ({turn_count(len(stored.turns))})"
+    if not yes and not typer.confirm(f"Delete {what} permanently?", err=True):
+        note("nothing was deleted")
+        raise typer.Exit(1)
+    with Store.open(data_folder(), notice=note) as store:
         store.delete(stored.name)
     note(f"deleted {what}")
 
 
 def _store() -> "Store":
+    """Return a copy of the stored sessions."""
     from voxcli.config.paths import data_folder
     from voxcli.core.store import Store
 
-    return Store.open(data_folder())
+    return Store.read(data_folder(), notice=note)
 
 
 def _found(store: "Store", name: str) -> "StoredSession":

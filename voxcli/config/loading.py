@@ -127,9 +127,14 @@ def _from_text(field: FieldInfo, text: str) -> Any:
 def _file_layer(path: Path | None) -> Layer:
     if path is None:
         path = config_file()
-        if not path.exists():
-            return {}
-    text = _read(path, FILE_BYTES, "the settings file")
+        try:
+            text = _read(path, FILE_BYTES, "the settings file")
+        except ConfigError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return {}
+            raise
+    else:
+        text = _read(path, FILE_BYTES, "the settings file")
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or a number with too many digits

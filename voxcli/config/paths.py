@@ -6,11 +6,22 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
+from voxcli.errors import ConfigError
+
 
 def data_folder() -> Path:
-    """Return the folder of conversations; `VOXCLI_HOME` overrides the platform's folder."""
+    """Return the folder of conversations; `VOXCLI_HOME` overrides the platform's folder.
+
+    Raises:
+        ConfigError: `VOXCLI_HOME` is in the home of an unknown user.
+    """
     home = os.environ.get("VOXCLI_HOME")
-    return Path(home).expanduser() if home else user_data_path("voxcli", appauthor=False)
+    if not home:
+        return user_data_path("voxcli", appauthor=False)
+    try:
+        return Path(home).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"VOXCLI_HOME is {home!r}: there is no such user", hint="name a folder") from error
 
 
 def cache_folder() -> Path:

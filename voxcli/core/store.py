@@ -4,56 +4,42 @@
     └── sessions.db       0600, and so are the -wal and -shm files that SQLite puts beside it
 
 Once `append` has returned, the turn is on disk and survives `kill -9` and loss of power. Several processes may use
-one file at a time; writers wait for one another. A file that can't be read is never deleted or replaced.
+one file at a time; writers wait for one another. A file that can't be read is never deleted or replaced. Turns that
+can't be read, because another program changed them or a page of the file is damaged, are left out and reported.
 """
 
-import os
-import shlex
+import logging
 import sqlite3
-import stat
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from voxcli.core.session import Session, Turn
-from voxcli.errors import StoreError
-
-FILE_NAME = "sessions.db"
-LOCK_SECONDS = 10.0  # longest wait for another process; a turn holds the lock for milliseconds
-BUSY_PAUSE_SECONDS = 0.01
-
-Migration = Sequence[str]  # statements that lead from one schema version to the next
-
-MIGRATIONS: tuple[Migration, ...] = (
-    (
-        """CREATE TABLE sessions (
-            id INTEGER PRIMARY KEY,
-            name TEXT NOT NULL UNIQUE,
-            instructions TEXT NOT NULL
-        )""",
-        """CREATE TABLE turns (
-            session_id INTEGER NOT NULL REFERENCES sessions (id),
-            number INTEGER NOT NULL,
-            created_at TEXT NOT NULL,
-            user TEXT NOT NULL,
-            prompt TEXT NOT NULL,
-            reply TEXT NOT NULL,
-            interrupted INTEGER NOT NULL,
-            engine TEXT NOT NULL,
-            model TEXT NOT NULL,
-            heard TEXT,
-            PRIMARY KEY (session_id, number)
-        ) WITHOUT ROWID""",
-    ),
-    ("ALTER TABLE turns RENAME COLUMN heard TO transcript",),
+from voxcli.core.database import (
+    FILE_NAME,
+    LOCK_SECONDS,
+    MIGRATIONS,
+    Migration,
+    Purpose,
+    is_damage,
+    open_copy,
+    open_file,
+    store_errors,
+    transaction,
 )
-"""`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1. New ones are added at the end."""
+from voxcli.core.session import Session, Turn
+
+log = logging.getLogger(__name__)
+
+Notice = Callable[[str], None]  # is told in one line what is left out
+
+NAMED_TURNS = 5  # most unreadable turns of a session that are named
+TYPED = """(typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000 AND typeof(created_at) = 'text'
+    AND typeof(user) = 'text' AND typeof(prompt) = 'text' AND typeof(reply) = 'text' AND typeof(interrupted) = 'integer'
+    AND typeof(engine) = 'text' AND typeof(model) = 'text' AND typeof(transcript) IN ('text', 'null'))"""
+"""SQL condition: a turn has values of the types that `append` writes. SQLite itself checks none."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +91,51 @@ class Store:
     Every method raises `StoreError` if the file can't be read or written.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, purpose: Purpose = "written", notice: Notice = log.warning
+    ) -> None:
         self.path = path
         self._connection = connection
+        self._purpose: Purpose = purpose
+        self._notice = notice
+        connection.text_factory = _text
 
     @classmethod
     def open(
-        cls, folder: Path, *, migrations: Sequence[Migration] = MIGRATIONS, lock_seconds: float = LOCK_SECONDS
+        cls,
+        folder: Path,
+        *,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        lock_seconds: float = LOCK_SECONDS,
+        notice: Notice = log.warning,
     ) -> Self:
         """Open the sessions in `folder`; create missing files and upgrade an old schema.
 
+        Args:
+            notice: told of turns that can't be read.
+
         Raises:
-            StoreError: the folder can't be written, or the file is no database or was written by a newer voxcli.
+            StoreError: the folder can't be written, or the file is damaged, not voxcli's or from a newer voxcli.
         """
         path = folder / FILE_NAME
-        with _foreign_errors(path):
-            _make_private(path)
-            connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
-        try:
-            with _foreign_errors(path):
-                _configure(connection, lock_seconds)
-                _migrate(connection, path, migrations)
-        except BaseException:
-            connection.close()
-            raise
-        return cls(path, connection)
+        return cls(path, open_file(path, migrations, lock_seconds), notice=notice)
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        *,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        lock_seconds: float = LOCK_SECONDS,
+        notice: Notice = log.warning,
+    ) -> Self:
+        """Return a copy in memory of the sessions in `folder`; nothing is created or changed on disk.
+
+        Raises:
+            StoreError: the file can't be read, is damaged, not voxcli's or from a newer voxcli.
+        """
+        path = folder / FILE_NAME
+        return cls(path, open_copy(path, migrations, lock_seconds), "read", notice)
 
     def close(self) -> None:
         self._connection.close()
@@ -154,13 +160,13 @@ class Store:
         texts = [_storable(text) for text in (turn.user, turn.prompt, turn.reply, details.engine, details.model)]
         transcript = None if details.transcript is None else _storable(details.transcript)
         execute = self._connection.execute
-        with _foreign_errors(self.path), _transaction(self._connection):
+        with store_errors(self.path, self._purpose), transaction(self._connection):
             execute(
                 "INSERT OR IGNORE INTO sessions (name, instructions) VALUES (?, ?)", (name, _storable(instructions))
             )
             ((session_id, number),) = execute(
-                """SELECT id, 1 + coalesce(max(number), 0)
-                FROM sessions LEFT JOIN turns ON session_id = id WHERE name = ? GROUP BY id""",
+                """SELECT id, 1 + coalesce(max(number), 0) FROM sessions
+                LEFT JOIN turns ON session_id = id AND number BETWEEN 1 AND 1000000000 WHERE name = ? GROUP BY id""",
                 (name,),
             )
             # The clock is read under the lock, so that times are in the order of the numbers.
@@ -179,31 +185,63 @@ class Store:
 
     def stored(self, name: str) -> StoredSession | None:
         """Return a session with its details; None if there is none of that name."""
-        with _foreign_errors(self.path):
+        with store_errors(self.path, self._purpose):
+            found = self._connection.execute("SELECT id, instructions FROM sessions WHERE name = ?", (name,)).fetchall()
+            if not found:
+                return None
+            ((session_id, instructions),) = found
             rows = self._connection.execute(
-                """SELECT instructions, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
-                FROM sessions JOIN turns ON session_id = id WHERE name = ? ORDER BY number""",
-                (name,),
+                f"""SELECT {TYPED}, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
+                FROM turns WHERE session_id = ? ORDER BY number""",  # noqa: S608 - a constant
+                (session_id,),
             ).fetchall()
-        return StoredSession(name, rows[0][0], tuple(_stored_turn(*row[1:]) for row in rows)) if rows else None
+        if not isinstance(instructions, str):
+            self._notice(f"the instructions of session {name!r} can't be read")
+            instructions = ""
+        turns = {number: _stored_turn(number, *row) if typed else None for typed, number, *row in rows}
+        self._report_unreadable(name, turns)
+        return StoredSession(name, instructions, tuple(turn for turn in turns.values() if turn)) if rows else None
 
     def summaries(self) -> list[SessionSummary]:
-        """Return all sessions, most recently used first."""
-        with _foreign_errors(self.path):
+        """Return all sessions, most recently used first. One that can't be read is left out."""
+        with store_errors(self.path, self._purpose):
+            names = self._connection.execute("SELECT id, name FROM sessions ORDER BY name").fetchall()
+            found = [summary for row in names if (summary := self._summary(*row))]
+        return sorted(found, key=lambda summary: summary.last, reverse=True)
+
+    def _summary(self, session_id: int, name: Any) -> SessionSummary | None:
+        """Return one session of the list; None if it has no turn that can be read."""
+        try:
             rows = self._connection.execute(
-                """SELECT name, count(*), min(created_at), max(created_at)
-                FROM sessions JOIN turns ON session_id = id GROUP BY id ORDER BY max(created_at) DESC, name"""
+                f"SELECT {TYPED}, number, created_at FROM turns WHERE session_id = ?",  # noqa: S608 - a constant
+                (session_id,),
             ).fetchall()
-        return [
-            SessionSummary(name, turns, datetime.fromisoformat(started), datetime.fromisoformat(last))
-            for name, turns, started, last in rows
-        ]
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._notice(f"session {name!r} is left out, because it can't be read: {error}")
+            return None
+        if not isinstance(name, str):
+            self._notice(f"session number {session_id} is left out, because its name can't be read")
+            return None
+        times = {number: _time(created_at) if typed else None for typed, number, created_at in rows}
+        self._report_unreadable(name, times)
+        readable = [time for time in times.values() if time]
+        return SessionSummary(name, len(readable), min(readable), max(readable)) if readable else None
+
+    def _report_unreadable(self, name: str, turns: Mapping[Any, object]) -> None:
+        """Name the turns that are None in `turns`, which has their numbers as keys."""
+        numbers = [number for number, turn in turns.items() if turn is None]
+        if numbers:
+            named = ", ".join(map(str, numbers[:NAMED_TURNS]))
+            more = f" and {len(numbers) - NAMED_TURNS} more" if len(numbers) > NAMED_TURNS else ""
+            self._notice(f"left out of session {name!r}, because it can't be read: turn {named}{more}")
 
     def delete(self, name: str) -> bool:
         """Delete a session and overwrite its text; return whether there was one of that name."""
-        with _foreign_errors(self.path):
+        with store_errors(self.path, self._purpose):
             execute = self._connection.execute
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 execute("DELETE FROM turns WHERE session_id IN (SELECT id FROM sessions WHERE name = ?)", (name,))
                 found = execute("DELETE FROM sessions WHERE name = ?", (name,)).rowcount > 0
             # The write-ahead log still holds the text. SQLite empties it later if other processes are reading.
@@ -221,9 +259,11 @@ def _stored_turn(
     engine: str,
     model: str,
     transcript: str | None,
-) -> StoredTurn:
+) -> StoredTurn | None:
+    """Return a turn from its columns; None if its time can't be read."""
+    time = _time(created_at)
     turn = Turn(user, reply, bool(interrupted), prompt)
-    return StoredTurn(number, datetime.fromisoformat(created_at), turn, TurnDetails(engine, model, transcript))
+    return StoredTurn(number, time, turn, TurnDetails(engine, model, transcript)) if time else None
 
 
 def _now() -> str:
@@ -235,110 +275,15 @@ def _storable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _make_private(path: Path) -> None:
-    """Create folder and file for their owner only, and restrict them if they are open to others.
-
-    SQLite gives its -wal and -shm files the permissions of the database when it creates them.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # An existing file is not opened: closing it would end the locks that SQLite holds in this process.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    if os.name != "posix":
-        return  # on Windows the user's folder is private by default
-    for part in (path.parent, *path.parent.glob(f"{path.name}*")):
-        with suppress(FileNotFoundError):  # another process may close the file, which removes the log
-            mode = part.stat().st_mode
-            # A folder with the sticky bit, such as /tmp, is shared, so only the files are changed.
-            if mode & 0o077 and not mode & stat.S_ISVTX:
-                part.chmod(stat.S_IMODE(mode) & 0o700)
+def _text(data: bytes) -> str:
+    """Return text from the file; another program may have written bytes that are not UTF-8."""
+    return data.decode("utf-8", "replace")
 
 
-def _configure(connection: sqlite3.Connection, lock_seconds: float) -> None:
-    """Set up a connection, and switch the file to write-ahead logging."""
-    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode, the log is on disk after each commit
-    connection.execute("PRAGMA fullfsync=ON")  # for macOS, where fsync() leaves data in the disk cache
-    connection.execute("PRAGMA secure_delete=ON")
-    deadline = time.monotonic() + lock_seconds
-    while True:  # two processes that switch to WAL, or recover it, at the same moment get an error instead of a wait
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").fetchall()
-        except sqlite3.OperationalError as error:
-            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(BUSY_PAUSE_SECONDS)
-        else:
-            return
-
-
-def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
-    """Upgrade the schema to the newest version, in one transaction."""
-    if _version(connection, path, migrations) == len(migrations):
-        return
-    with _transaction(connection):
-        version = _version(connection, path, migrations)  # another process may have upgraded it meanwhile
-        for statement in chain.from_iterable(migrations[version:]):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={len(migrations)}")
-
-
-def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
-    version: int
-    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    if version > len(migrations):
-        raise StoreError(
-            f"the sessions in {path} were written by a newer voxcli (schema {version}, not {len(migrations)})",
-            hint="pip install --upgrade voxcli",
-        )
-    return version
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Run statements in one transaction. It locks for writing at once: a lock taken later can fail without waiting."""
-    connection.execute("BEGIN IMMEDIATE")
+def _time(text: str) -> datetime | None:
+    """Return a stored time; None if it is none, or in a year at either end, which local time may lack."""
     try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite may have rolled back already
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code; 0 if the error is raised by Python itself."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-@contextmanager
-def _foreign_errors(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and the file system into `StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"sessions can't be kept in {path.parent}: {error.strerror}",
-            hint="make it a folder that you own and can write to, or set VOXCLI_HOME to one",
-        ) from error
-    except sqlite3.Error as error:
-        raise _store_error(error, path) from error
-
-
-def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
-    match _primary_code(error):
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreError(f"another program keeps {path} locked", hint="try again when it is done, or end it")
-        case sqlite3.SQLITE_FULL:
-            return StoreError(f"no space left to store sessions in {path}", hint="free some disk space and try again")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return StoreError(
-                f"{path} can't be written: {error}",
-                hint=f"ls -la {shlex.quote(str(path.parent))} shows who may; or set VOXCLI_HOME to another folder",
-            )
-        case _:  # SQLITE_NOTADB, SQLITE_CORRUPT, or a foreign schema
-            folder = shlex.quote(str(path.parent))
-            return StoreError(
-                f"{path} can't be used: {error}",
-                hint=f"nothing was changed; to start afresh, keep it elsewhere: mv {folder} {folder}.damaged",
-            )
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo and datetime.min.year < time.year < datetime.max.year else None

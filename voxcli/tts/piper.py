@@ -4,6 +4,8 @@ piper is an extra, because its licence is the GPL. A voice is a pair of files in
 NAME.onnx.json. Synthesis can be interrupted between two sentences.
 """
 
+import logging
+import os
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,8 @@ from voxcli.tts.voice import Voice
 
 if TYPE_CHECKING:
     from piper import PiperVoice
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".onnx"
 WARM_UP = "Ready."  # The first sentence takes longer than the others.
@@ -87,7 +91,7 @@ def find(voice: str, folder: Path) -> Path:
     if path.suffix != SUFFIX:
         path = folder / f"{voice}{SUFFIX}"
     for needed in (path, _config_of(path)):
-        if not needed.is_file():
+        if not os.path.isfile(needed):  # noqa: PTH113 - a Path raises where it may not look
             fetch = f"python -m piper.download_voices --download-dir {shlex.quote(str(path.parent))} {path.stem}"
             raise ConfigError(f"the piper voice {voice} is not there: {needed} is missing", hint=fetch)
     return path
@@ -95,7 +99,11 @@ def find(voice: str, folder: Path) -> Path:
 
 def listed(folder: Path) -> list[Voice]:
     """Return the voices in `folder`, sorted by name."""
-    paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if _config_of(path).is_file())
+    try:
+        paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if _config_of(path).is_file())
+    except OSError as error:
+        log.warning("no piper voices: %s", error)
+        return []
     return [Voice("piper", path.stem, str(path), (path.stem.partition("-")[0],)) for path in paths]
 
 

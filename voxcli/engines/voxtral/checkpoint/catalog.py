@@ -117,7 +117,8 @@ def locate(model: str, hub: Hub | None = None) -> Path | None:
     """Return the folder of a complete local checkpoint, without using the network; None if it has to be downloaded.
 
     Raises:
-        ModelError: as `resolve`, and for a user's folder that lacks files or holds another model.
+        ModelError: as `resolve`, and for a user's folder that lacks files or holds another model; or the cache can't be
+            read.
     """
     wanted = resolve(model)
     if isinstance(wanted, Path):
@@ -125,18 +126,37 @@ def locate(model: str, hub: Hub | None = None) -> Path | None:
         if _missing(wanted):
             raise _not_whole(wanted)
         return wanted
-    folder = _snapshot((hub or Hub()).repo(wanted))
-    return folder if folder and not _missing(folder) else None
+    hub = hub or Hub()
+    with _hub_errors(hub):
+        folder = _snapshot(hub.repo(wanted))
+        return folder if folder and not _missing(folder) else None
 
 
 def listed(hub: Hub | None = None) -> list[Listed]:
     """Return the models with short names, then every other Voxtral in the cache, complete or not."""
     hub = hub or Hub()
+    with _hub_errors(hub):
+        return _all_listed(hub)
+
+
+def _all_listed(hub: Hub) -> list[Listed]:
     names = {checkpoint.repo_id: name for name, checkpoint in KNOWN.items()}
     folders = sorted(hub.folder().glob("models--*--*"))
     found = [folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders]
     others = [repo_id for repo_id in found if repo_id not in names and _is_ours(repo_id, hub)]
     return [_listed(repo_id, names.get(repo_id), hub) for repo_id in (*names, *others)]
+
+
+@contextmanager
+def _hub_errors(hub: Hub) -> Iterator[None]:
+    """Turn errors of reading the cache into `ModelError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename or hub.folder()} can't be read: {error.strerror}",
+            hint="ask its owner, or set HF_HOME to another folder",
+        ) from error
 
 
 def fetch(
