@@ -20,7 +20,7 @@ import numpy as np
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.errors import ModelError, missing_extra
 
 LIBRARIES = ("faster_whisper", "xllamacpp")
@@ -103,9 +103,11 @@ class EmbeddedEngine(Engine):
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas; see `voxcli.core.turn.Engine`."""
+    ) -> Generator[str | Transcript, None, PassReport]:
+        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`."""
         transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
+        if transcript:
+            yield Transcript(transcript)
         asked = "\n".join(part for part in (_shortened(transcript or ""), utterance.prompt) if part)
         if interrupt.is_set():
             return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
