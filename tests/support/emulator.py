@@ -69,6 +69,9 @@ class Emulator(pyte.Screen):  # type: ignore[misc] # pyte carries no types
         super().reset()
         self.rows = [Row() for _ in range(self.lines)]
 
+    def select_graphic_rendition(self, *_: int, **__: object) -> None:
+        """Ignore colours."""
+
     def set_mode(self, *modes: int, private: bool = False) -> None:
         self._set_modes(modes, private, on=True)
 

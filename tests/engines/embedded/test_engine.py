@@ -14,7 +14,7 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip, read_audio
 from voxcli.config.loading import DEFAULT_INSTRUCTIONS
 from voxcli.config.paths import cache_folder
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
     HEARD_WORDS_FIRST,
@@ -72,13 +72,19 @@ class FakeTextModel:
 def collect(
     engine: Engine, session: Session, utterance: Utterance, interrupt: threading.Event | None = None
 ) -> tuple[list[str], PassReport]:
-    """Return the deltas of a reply and its report."""
-    reply, deltas = engine.reply(session, utterance, interrupt or threading.Event()), []
+    """Return the deltas of a reply and its report, whose transcript came before them."""
+    reply, deltas, transcripts = engine.reply(session, utterance, interrupt or threading.Event()), [], []
     while True:
         try:
-            deltas.append(next(reply))
+            piece = next(reply)
         except StopIteration as end:
+            assert transcripts == [Transcript(text) for text in (end.value.transcript,) if text]
             return deltas, end.value
+        if isinstance(piece, Transcript):
+            assert not deltas
+            transcripts.append(piece)
+        else:
+            deltas.append(piece)
 
 
 def shown(session: Session, transcript: str, prompt: str = "") -> str:

@@ -17,7 +17,6 @@ from voxcli.chat.events import (
     SessionEnded,
     SpeechResumed,
     State,
-    StateChanged,
     TurnFailed,
     TurnStarted,
     TurnTaken,
@@ -25,7 +24,7 @@ from voxcli.chat.events import (
 from voxcli.chat.views.situation import Situation
 from voxcli.chat.views.words import question_text
 from voxcli.core.sentences import PieceCutter
-from voxcli.core.turn import ReplyDelta, SpeechFailed, Transcript, Utterance
+from voxcli.core.turn import ReplyDelta, Transcript, Utterance
 from voxcli.printable import printable
 
 SPINS_PER_SECOND = 8

@@ -43,6 +43,11 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"
 
 
+def can_redraw() -> bool:
+    """Return whether the terminal understands escape sequences, which an old Windows console does not."""
+    return not Console().legacy_windows
+
+
 class TerminalView:
     """Implements `voxcli.chat.views.LiveView`: paints a `Screen` on a terminal.
 

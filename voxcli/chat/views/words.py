@@ -80,7 +80,7 @@ def summary_lines(ended: SessionEnded, *, stages: bool = False) -> list[str]:
 
 
 def _ready_lines(ready: Ready) -> list[str]:
-    """Return the header of a conversation: what answers, on which devices, in which session, and how echo is handled."""
+    """Return the header of a conversation: what answers, the devices, the session, and how echo is handled."""
     about = f" ({ABOUT_ENGINES[ready.engine]})" if ready.engine in ABOUT_ENGINES else ""
     voice = f", voice {ready.voice}" if ready.voice else ""
     header = {
