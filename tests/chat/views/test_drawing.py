@@ -44,7 +44,7 @@ WORDS += (
     "❤️",
     "नमस्ते",
     "…",
-    "ｆｕｌｌ",
+    "ｆｕｌｌ",  # noqa: RUF001 - wide letters
     "https://example.org/" + "x" * 90,
 )
 
