@@ -186,7 +186,7 @@ def draw(questions: Sequence[str]) -> str:
 
 def _finished(turns: int, lines: Sequence[str]) -> bool:
     """Return whether `turns` turns are finished and the chat listens again."""
-    over = sum(line.startswith("> ") for line in lines)
+    over = sum(line.startswith("you  ") for line in lines)
     return over >= turns and any(line.startswith(LISTENING) for line in lines)
 
 

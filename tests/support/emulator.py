@@ -125,6 +125,8 @@ class Emulator(pyte.Screen):  # type: ignore[misc] # pyte carries no types
 
     def erase_in_display(self, how: int = 0, *_: object, **__: object) -> None:
         assert how == 0, "only what is below the cursor may be erased"
+        if self.cursor.x == self.cursor.y == 0:  # what tmux does
+            self.scrollback += [row for row in self.rows if row.text]
         row = self.rows[self.cursor.y]
         row.cells, row.wraps = row.cells[: self.cursor.x], False
         self.rows[self.cursor.y + 1 :] = [Row() for _ in self.rows[self.cursor.y + 1 :]]

@@ -167,5 +167,5 @@ def test_each_line_is_there_once_after_any_resizing(resizing: Resizing, clusters
         assert emulator.shows_cursor
         assert emulator.wraps
         assert emulator.cursor.x == 0
-        assert not any(row.cells for row in emulator.rows[emulator.cursor.y :])
-        assert any(row.cells for row in emulator.rows[max(0, emulator.cursor.y - 2) : emulator.cursor.y])
+        assert not any(row.text for row in emulator.rows[emulator.cursor.y :])
+        assert any(row.text for row in emulator.rows[max(0, emulator.cursor.y - 2) : emulator.cursor.y])

@@ -206,6 +206,19 @@ def test_the_question_comes_first_and_its_transcript_moves_nothing() -> None:
     assert [row.plain for row in after[1:]] == [row.plain for row in before[1:]]
 
 
+def test_a_question_waits_for_the_end_of_the_turn_that_it_interrupts() -> None:
+    first, second = TurnStarted(Utterance(CLIP)), TurnStarted(Utterance(None, "In French?"))
+    screen = screen_of(READY, StateChanged("speaking"), first, ReplyDelta("One."), second)
+    screen.update(taken("One", interrupted=True))
+    assert screen.rows(80, 24)[0].plain == "you  In French?"
+    notes = Lines().after(first, ReplyDelta("One."), second, taken("One", interrupted=True), ReplyDelta("Un."))[1]
+    assert [line for line in notes.splitlines() if line.startswith(("you", "("))] == [
+        "you: 2.2 s",
+        "(interrupted)",
+        "you: In French?",
+    ]
+
+
 def test_speech_that_goes_on_takes_the_question_back() -> None:
     screen = screen_of(READY, StateChanged("thinking"), TurnStarted(Utterance(CLIP)), SpeechResumed(1))
     assert "2.2 s" not in text_of(screen)

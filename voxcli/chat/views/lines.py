@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -59,7 +60,8 @@ class PlainView:
         self._stages = stages
         self._situation = Situation()
         self._words = ""  # the state, as it was written last
-        self._question: Utterance | None = None  # not written yet
+        self._questions: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
+        self._is_question_written = False  # of the present turn
         self._cutter = PieceCutter()
 
     def starting(self, what: str, share: float | None = None) -> None:
@@ -69,14 +71,21 @@ class PlainView:
         self._situation.update(event)
         match event:
             case TurnStarted(utterance):
-                self._question, self._cutter = utterance, PieceCutter()
+                self._questions.append(utterance)
+                self._cutter = PieceCutter()
             case Transcript(text):
                 self._write_question(text)
             case ReplyDelta(text):
                 self._write_question()
                 self._write_reply(self._cutter.feed(text))
-            case BargeIn() | SpeechResumed() | TurnFailed():
+            case BargeIn():
                 self._cutter = PieceCutter()
+            case SpeechResumed() if self._questions:
+                self._questions.pop()
+                self._begin_turn()
+            case TurnFailed():
+                self._write_question()
+                self._end_turn()
             case TurnTaken():
                 self._finish_turn(event)
             case StateChanged("listening"):  # a repeated reply ends without a turn
@@ -92,12 +101,21 @@ class PlainView:
             self._notes.write_dim(interruption(turn.reply))
         if line := latency_line(taken.latency) if self._stages else latency_figure(taken):
             self._notes.write_dim(line)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._questions:
+            self._questions.popleft()
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._is_question_written, self._cutter = False, PieceCutter()
 
     def _write_question(self, transcript: str = "") -> None:
         """Write what the user asked: with its transcript, or else once the reply begins."""
-        if self._question:
-            self._notes.write_dim(f"you: {question_text(self._question, transcript)}")
-            self._question = None
+        if self._questions and not self._is_question_written:
+            self._is_question_written = True
+            self._notes.write_dim(f"you: {question_text(self._questions[0], transcript)}")
 
     def _write_reply(self, pieces: Sequence[str]) -> None:
         for piece in pieces:

@@ -4,7 +4,9 @@
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from rich.cells import get_character_cell_size
 from rich.console import Console
@@ -14,7 +16,6 @@ from voxcli.chat.events import (
     InputLevel,
     LiveEvent,
     SentenceSpoken,
-    SessionEnded,
     SpeechResumed,
     State,
     TurnFailed,
@@ -65,11 +66,11 @@ class Screen:
         self._console = Console(width=NARROWEST, height=1, force_terminal=False)  # only wraps text
         self.situation = Situation()
         self._since = clock()
-        self._preparing = ""  # what is being prepared
+        self._preparing = "starting"  # or what is being prepared
         self._share: float | None = None
         self._dbfs = SILENT_DBFS
         self._speech_seconds: float | None = None
-        self._utterance: Utterance | None = None  # of the present turn
+        self._utterances: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
         self._transcript = ""
         self._reply = _LiveReply()
 
@@ -86,25 +87,32 @@ class Screen:
             case InputLevel(dbfs, speech_seconds):
                 self._dbfs, self._speech_seconds = dbfs, speech_seconds
             case TurnStarted(utterance):
-                self._utterance, self._transcript = utterance, ""
+                self._utterances.append(utterance)
             case Transcript(text):
                 self._transcript = text
             case ReplyDelta(text):
                 self._reply.add(text)
             case SentenceSpoken(text):
                 self._reply.spoken_chars += len(text)
-            case SpeechResumed() | TurnTaken() | TurnFailed() | SessionEnded():
-                self._clear_turn()
+            case SpeechResumed():  # the reply is dropped
+                self._end_turn(self._utterances.pop)
+            case TurnTaken() | TurnFailed():
+                self._end_turn(self._utterances.popleft)
+
+    def _end_turn(self, remove_utterance: Callable[[], Utterance]) -> None:
+        with suppress(IndexError):  # none: it was a repeated reply, or the turn was not begun
+            remove_utterance()
+        self._clear_reply()
 
     def _on_state_changed(self, state: State) -> None:
         self._since = self._clock()
-        if state == "thinking":  # a new reply
-            self._reply = _LiveReply()
-        elif state == "listening":  # a repeated reply ends without a turn
-            self._clear_turn()
+        if state in ("listening", "thinking"):  # a repeated reply ends without a turn
+            self._clear_reply()
+        if state == "listening":
+            self._utterances.clear()
 
-    def _clear_turn(self) -> None:
-        self._utterance, self._transcript, self._reply = None, "", _LiveReply()
+    def _clear_reply(self) -> None:
+        self._transcript, self._reply = "", _LiveReply()
 
     def rows(self, width: int, height: int) -> list[Text]:
         """Return rows that fit the terminal; of a long reply, the part that is being spoken."""
@@ -121,9 +129,9 @@ class Screen:
 
     def _question_rows(self, width: int) -> list[Text]:
         """Return the question in one row, so that nothing moves when its transcript arrives."""
-        if self._utterance is None:
+        if not self._utterances:
             return []
-        text = " ".join(question_text(self._utterance, self._transcript).split())
+        text = " ".join(question_text(self._utterances[0], self._transcript).split())
         return [_cropped(question_row(text), width, ascii_only=self._ascii_only)]
 
     def _reply_rows(self, width: int, room: int, most: int) -> list[Text]:

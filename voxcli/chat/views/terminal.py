@@ -36,7 +36,8 @@ from voxcli.printable import printable
 PAINTS_PER_SECOND = 10
 USUAL_SIZE = os.terminal_size((80, 24))  # where the terminal does not tell
 
-ERASE_BELOW = "\r\x1b[J"
+# The space keeps tmux from moving rows into its scrollback, as it does when the whole screen is erased.
+ERASE_BELOW = "\r \x1b[J\r"
 NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 # Synchronized output: the terminal shows what is between these in one frame, or ignores them.
