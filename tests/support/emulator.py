@@ -32,7 +32,7 @@ class Row:
         return "".join(self.cells).rstrip()
 
 
-class Emulator(pyte.Screen):  # type: ignore[misc] # pyte carries no types
+class Emulator(pyte.Screen):
     """A terminal.
 
     Args:
@@ -72,16 +72,16 @@ class Emulator(pyte.Screen):  # type: ignore[misc] # pyte carries no types
     def select_graphic_rendition(self, *_: int, **__: object) -> None:
         """Ignore colours."""
 
-    def set_mode(self, *modes: int, private: bool = False) -> None:
-        self._set_modes(modes, private, on=True)
+    def set_mode(self, *modes: int, **_: object) -> None:
+        self._set_modes(modes, on=True)
 
-    def reset_mode(self, *modes: int, private: bool = False) -> None:
-        self._set_modes(modes, private, on=False)
+    def reset_mode(self, *modes: int, **_: object) -> None:
+        self._set_modes(modes, on=False)
 
-    def _set_modes(self, modes: tuple[int, ...], private: bool, *, on: bool) -> None:
-        if private and DECAWM in modes:
+    def _set_modes(self, modes: tuple[int, ...], *, on: bool) -> None:
+        if DECAWM in modes:
             self.wraps = on
-        if private and DECTCEM in modes:
+        if DECTCEM in modes:
             self.shows_cursor = on
 
     def draw(self, data: str) -> None:

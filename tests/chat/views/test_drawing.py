@@ -34,7 +34,14 @@ SCRIPTS = 50  # for each kind of terminal
 CLIP = AudioClip(np.zeros(35_200, np.float32))
 READY = Ready("embedded", "smol", "pyttsx3", "Microphone", "Headphones", None, "cancelled", keys=True)
 COLUMNS, LINES = (20, 200), (14, 45)
-WORDS = ("what", "a", "Donaudampfschifffahrtsgesellschaft" * 2, "東京は日本の首都です", "한국어", "مرحبا بالعالم")
+WORDS: tuple[str, ...] = (
+    "what",
+    "a",
+    "Donaudampfschifffahrtsgesellschaft" * 2,
+    "東京は日本の首都です",
+    "한국어",
+    "مرحبا بالعالم",
+)
 WORDS += (
     "naïve",
     "e\u0301te\u0301",

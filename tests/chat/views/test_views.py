@@ -376,7 +376,7 @@ def test_text_that_was_not_spoken_is_not_kept(tty: Tty, view: TerminalView) -> N
     assert "Paris is  (interrupted)  0.7 s" in tty.screen()
     assert not any("capital" in row for row in tty.screen())
     show(view, taken("", interrupted=True))
-    assert "(interrupted before a word was spoken)  0.7 s" in tty.screen()
+    assert "(interrupted before a word was spoken)" in tty.screen()
 
 
 def test_stages_are_shown_where_they_are_asked_for(tty: Tty) -> None:

@@ -73,7 +73,9 @@ def collect(
     engine: Engine, session: Session, utterance: Utterance, interrupt: threading.Event | None = None
 ) -> tuple[list[str], PassReport]:
     """Return the deltas of a reply and its report, whose transcript came before them."""
-    reply, deltas, transcripts = engine.reply(session, utterance, interrupt or threading.Event()), [], []
+    reply = engine.reply(session, utterance, interrupt or threading.Event())
+    deltas: list[str] = []
+    transcripts: list[Transcript] = []
     while True:
         try:
             piece = next(reply)

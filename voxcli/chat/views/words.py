@@ -38,9 +38,12 @@ def interruption(spoken_text: str) -> str:
 
 
 def latency_figure(taken: TurnTaken) -> str:
-    """Return how long the user waited for the voice, or for text if there is no voice; empty for a typed turn."""
+    """Return how long the user waited for the voice, or for text if there is no voice; empty for a typed turn.
+
+    It is empty too for a turn that was interrupted before its reply.
+    """
     waited_ms = taken.latency.first_audio_ms or taken.latency.first_token_ms
-    return f"{waited_ms / 1000:.1f} s" if taken.clip and waited_ms else ""
+    return f"{waited_ms / 1000:.1f} s" if taken.clip and waited_ms and taken.ended.turn.reply else ""
 
 
 def latency_line(latency: Latency) -> str:
