@@ -80,13 +80,15 @@ def collect(
         try:
             piece = next(reply)
         except StopIteration as end:
-            assert transcripts == [Transcript(text) for text in (end.value.transcript,) if text]
-            return deltas, end.value
+            report: PassReport = end.value
+            break
         if isinstance(piece, Transcript):
             assert not deltas
             transcripts.append(piece)
         else:
             deltas.append(piece)
+    assert transcripts == [Transcript(text) for text in (report.transcript,) if text]
+    return deltas, report
 
 
 def shown(session: Session, transcript: str, prompt: str = "") -> str:
