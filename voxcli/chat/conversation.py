@@ -360,9 +360,9 @@ class Conversation:
             case Key("i"):
                 self._stop_turn()
             case Key("t"):
-                self._answer_typed_line()
+                self._answer_line(self._read_line)
             case Key("r"):
-                self._repeat_reply()
+                self._answer_line(lambda: "(repeat)", repeats=True)
             case Key("?"):
                 self._show(KeysAsked())
 
@@ -390,16 +390,10 @@ class Conversation:
             self._stop_turn()
         self._listener.push_to_talk(pressed)
 
-    def _answer_typed_line(self) -> None:
+    def _answer_line(self, read_line: Callable[[], str], *, repeats: bool = False) -> None:
+        """Answer a typed line, or repeat the last reply; the microphone is muted meanwhile."""
         self._discard_utterance()
-        if line := self._read_line().strip():
-            self._start_turn(Response(Utterance(None, line), time.monotonic()))
+        if line := read_line().strip():
+            response = self._enqueue(Response(Utterance(None, line), time.monotonic(), repeats=repeats))
+            self._release(response, response.last_voiced_at)
         self._listener.mute(self._muted)
-
-    def _repeat_reply(self) -> None:
-        self._discard_utterance()
-        self._start_turn(Response(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
-        self._listener.mute(self._muted)
-
-    def _start_turn(self, response: Response) -> None:
-        self._release(self._enqueue(response), response.last_voiced_at)
