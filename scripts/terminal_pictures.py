@@ -35,7 +35,7 @@ from voxcli.audio.clip import read_audio
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "chat.svg"
 QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
-COLUMNS, ROWS = 80, 19
+COLUMNS, ROWS = 80, 24
 COMMAND = ("voxcli", "chat", "--engine", "embedded")
 READY_SECONDS = 300.0  # the weights may have to be unpacked
 TURN_SECONDS = 60.0

@@ -22,6 +22,7 @@ from rich.text import Text
 from voxcli.chat.events import KeysAsked, LiveEvent, Ready, SessionEnded, TurnFailed, TurnTaken
 from voxcli.chat.views.screen import Screen, question_row
 from voxcli.chat.views.words import (
+    HEADER_INDENT,
     interruption,
     latency_figure,
     latency_line,
@@ -186,9 +187,17 @@ class TerminalView:
             return [Text.assemble((f"{key:<8}", "bold"), (does, "dim")) for key, does in keys]
         if isinstance(event, SessionEnded):
             return [Text(line, "dim") for line in summary_lines(event, stages=self._stages)]
+        if isinstance(event, Ready):
+            return [*(row for line in note_lines(event) for row in self._indented(line)), Text()]
         style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
-        rows = [Text(line, style) for line in note_lines(event)]
-        return [*rows, Text()] if isinstance(event, Ready) else rows
+        return [Text(line, style) for line in note_lines(event)]
+
+    def _indented(self, line: str) -> list[Text]:
+        """Return a line of the header; what does not fit its row goes on below its text."""
+        label, text = line[:HEADER_INDENT], Text(line[HEADER_INDENT:], "dim")
+        rows = text.wrap(self._console, max(self._size().columns - HEADER_INDENT, HEADER_INDENT))
+        labels = [label, *[""] * (len(rows) - 1)]
+        return [Text(name.ljust(HEADER_INDENT), "dim") + row for name, row in zip(labels, rows, strict=True)]
 
     def _turn_rows(self, taken: TurnTaken) -> list[Text]:
         turn = taken.ended.turn

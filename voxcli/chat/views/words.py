@@ -10,6 +10,7 @@ from voxcli.errors import VoxError
 from voxcli.printable import printable
 
 ABOUT_ENGINES = {"embedded": "not Voxtral: English only, knows little"}
+HEADER_INDENT = len("loudspeaker") + 2
 STAGES = {"endpoint_ms": "end of speech", "first_token_ms": "first token", "first_audio_ms": "voice"}
 
 
@@ -93,7 +94,7 @@ def _ready_lines(ready: Ready) -> list[str]:
         "session": _session(ready),
         "echo": _echo(ready),
     }
-    return [printable(f"{name:<12} {text}") for name, text in header.items()]
+    return [printable(f"{name.ljust(HEADER_INDENT)}{text}") for name, text in header.items()]
 
 
 def _session(ready: Ready) -> str:
