@@ -532,8 +532,9 @@ def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
 
 def test_text_is_written_as_soon_as_it_is_known() -> None:
     lines = Lines()
-    out, notes = lines.after(READY, StateChanged("thinking"), ASKED, Transcript("Where?"), ReplyDelta("In France. In"))
+    out, notes = lines.after(READY, StateChanged("thinking"), ASKED, Transcript("Where?"), ReplyDelta("In France."))
     assert out == "In France.\n"
+    assert lines.after(ReplyDelta(" In"))[0] == out
     assert notes.endswith("thinking\nyou: Where?\n")
     assert lines.after(ReplyDelta(" Europe."), taken("", transcript="Where?"))[0] == "In France.\nIn Europe.\n"
 

@@ -1,6 +1,7 @@
 """Views that write line by line: plain text where there is no terminal, JSON for programs."""
 
 import json
+import re
 import sys
 import time
 from collections import deque
@@ -44,6 +45,9 @@ from voxcli.core.turn import ReplyDelta, SpeechFailed, Transcript, Utterance
 from voxcli.output import Output
 from voxcli.printable import printable
 
+# A full stop counts after four letters, so that none of "Dr.", "3." and "e.g." ends a line.
+ENDS_SENTENCE = re.compile(r"""(?:[^\W\d_]{4}\.|[!?…]|[。！？])["'”’)\]*]*\s*\Z""")  # noqa: RUF001 - marks of Chinese
+
 
 class PlainView:
     """Writes replies to stdout, each sentence as soon as it is known, and the rest to stderr, states as words."""
@@ -63,6 +67,7 @@ class PlainView:
         self._questions: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
         self._is_question_written = False  # of the present turn
         self._cutter = PieceCutter()
+        self._line = ""  # the end of the reply so far
 
     def starting(self, what: str, share: float | None = None) -> None:
         self._starting.show(what, share)
@@ -72,14 +77,14 @@ class PlainView:
         match event:
             case TurnStarted(utterance):
                 self._questions.append(utterance)
-                self._cutter = PieceCutter()
+                self._drop_text()
             case Transcript(text):
                 self._write_question(text)
             case ReplyDelta(text):
                 self._write_question()
-                self._write_reply(self._cutter.feed(text))
+                self._add_to_reply(text)
             case BargeIn():
-                self._cutter = PieceCutter()
+                self._drop_text()
             case SpeechResumed() if self._questions:
                 self._questions.pop()
                 self._begin_turn()
@@ -109,13 +114,26 @@ class PlainView:
         self._begin_turn()
 
     def _begin_turn(self) -> None:
-        self._is_question_written, self._cutter = False, PieceCutter()
+        self._is_question_written = False
+        self._drop_text()
+
+    def _drop_text(self) -> None:
+        self._cutter, self._line = PieceCutter(), ""
 
     def _write_question(self, transcript: str = "") -> None:
         """Write what the user asked: with its transcript, or else once the reply begins."""
         if self._questions and not self._is_question_written:
             self._is_question_written = True
             self._notes.write_dim(f"you: {question_text(self._questions[0], transcript)}")
+
+    def _add_to_reply(self, delta: str) -> None:
+        """Write the sentences that are whole; the last one is taken for whole without waiting for what follows."""
+        pieces = self._cutter.feed(delta)
+        self._line = ("" if pieces else self._line) + delta
+        if ENDS_SENTENCE.search(self._line):
+            pieces += self._cutter.flush()
+            self._line = ""
+        self._write_reply(pieces)
 
     def _write_reply(self, pieces: Sequence[str]) -> None:
         for piece in pieces:
