@@ -22,24 +22,26 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pyte
 from rich.console import Console
 from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from benchmarks.conversation.sound_card import sound_card
+from benchmarks.conversation.sound_card import RATE, SoundCard, sound_card
 from voxcli.audio.clip import read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "chat.svg"
 QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
-COLUMNS, ROWS = 80, 19
+COLUMNS, ROWS = 80, 24
 COMMAND = ("voxcli", "chat", "--engine", "embedded")
 READY_SECONDS = 300.0  # the weights may have to be unpacked
 TURN_SECONDS = 60.0
 SETTLE_SECONDS = 1.0  # after "ready", until the latency of the devices is known
 INTO_REPLY_SECONDS = 0.6  # from the first sound of the last reply to the picture
+NOISE, NOISE_SECONDS = 0.0002, 600.0  # of full scale, -74 dBFS; longer than the conversation
 LISTENING, SPEAKING = "○ listening", "▶ speaking"  # as the view shows these states
 DIM, BRIGHT_BLACK = 2, 90  # parameters of SGR (ECMA-48, and aixterm's for bright colours)
 EXTENDED = (38, 48)  # the parameters after these name a colour
@@ -143,6 +145,20 @@ def _theme() -> TerminalTheme:
 
 
 @contextmanager
+def room_noise(card: SoundCard, folder: Path) -> Iterator[None]:
+    """Let the microphone carry faint noise, as that of any room does."""
+    noise = NOISE * np.random.default_rng(1).standard_normal(round(NOISE_SECONDS * RATE))
+    path = folder / "noise.raw"
+    path.write_bytes(noise.astype("<f4").tobytes())
+    command = ["pacat", "--playback", "--raw", "--format=float32le", "--channels=1", f"--rate={RATE}", "--device=voice"]
+    with subprocess.Popen([*command, str(path)], env=card.environment) as player:
+        try:
+            yield
+        finally:
+            player.kill()
+
+
+@contextmanager
 def chat(environment: Mapping[str, str]) -> Iterator[Terminal]:
     """Run a chat in a terminal; end it with the context."""
     terminal = Terminal(f"$ {' '.join(COMMAND)}")
@@ -171,7 +187,10 @@ def draw(questions: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory() as home, sound_card() as card:
         ours = {name: value for name, value in card.environment.items() if not name.startswith(("VOXCLI_", "NO_COLOR"))}
         devices = {"VOXCLI_LIVE__INPUT_DEVICE": "default", "VOXCLI_LIVE__OUTPUT_DEVICE": "default"}
-        with chat({**ours, **devices, "VOXCLI_HOME": home, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}) as terminal:
+        with (
+            room_noise(card, Path(home)),
+            chat({**ours, **devices, "VOXCLI_HOME": home, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}) as terminal,
+        ):
             terminal.wait_for(lambda lines: any(line.startswith(LISTENING) for line in lines), READY_SECONDS)
             time.sleep(SETTLE_SECONDS)
             for number, clip in enumerate(clips, start=1):
@@ -186,7 +205,7 @@ def draw(questions: Sequence[str]) -> str:
 
 def _finished(turns: int, lines: Sequence[str]) -> bool:
     """Return whether `turns` turns are finished and the chat listens again."""
-    over = sum(line.startswith("> ") for line in lines)
+    over = sum(line.startswith("you  ") for line in lines)
     return over >= turns and any(line.startswith(LISTENING) for line in lines)
 
 

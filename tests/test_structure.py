@@ -193,7 +193,12 @@ def test_ray_is_known_in_one_file() -> None:
 
 
 def test_only_views_draw() -> None:
-    assert importers("rich") == {"app/views.py", "app/results.py", "chat/views/terminal.py"}
+    assert importers("rich") == {
+        "app/results.py",
+        "app/views.py",
+        "chat/views/screen.py",
+        "chat/views/terminal.py",
+    }
 
 
 def test_only_the_command_line_knows_typer() -> None:

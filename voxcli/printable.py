@@ -10,7 +10,9 @@ JOINERS = "\u200c\u200d"  # format characters that Persian, Indic scripts and em
 def printable(text: str, keep: str = "") -> str:
     """Return text in which characters that a terminal may act on are escaped, except those in `keep`."""
     return "".join(
-        char if char in keep or char in JOINERS or unicodedata.category(char) not in UNSAFE else _escaped(char)
+        char
+        if char.isprintable() or char in keep or char in JOINERS or unicodedata.category(char) not in UNSAFE
+        else _escaped(char)
         for char in text
     )
 

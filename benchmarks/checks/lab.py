@@ -165,7 +165,7 @@ def ask(engine: Engine, session: Session, spoken: AudioClip, stop_after: int | N
     reply = engine.reply(session, Utterance(spoken), interrupt)
     while True:
         try:
-            deltas.append(next(reply))
+            deltas.append(str(next(reply)))
         except StopIteration as end:
             return Answer(ids_in("".join(deltas)), end.value, tuple(times))
         times.append(time.perf_counter() - started)

@@ -24,6 +24,7 @@ from voxcli.chat.events import Notice, Ready
 from voxcli.chat.messages import ThreadCrashed
 from voxcli.chat.views.lines import JsonLiveView
 from voxcli.config.loading import Settings
+from voxcli.config.schema import LiveSettings
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Utterance
 
@@ -72,7 +73,8 @@ class RecordedVoice:
 def chat(reply: Path, folder: Path | None) -> None:
     """Converse until Ctrl-C comes twice; keep the utterances in `folder`, if there is one."""
     voice = RecordedVoice(AudioClip(np.load(reply, allow_pickle=False), RATE))
-    run_chat(Settings(), ChatOptions(record=folder, as_json=True), engine=FixedReplyEngine(), synthesizer=voice)
+    settings = Settings(live=LiveSettings(cues=False))  # the first sound has to be the reply
+    run_chat(settings, ChatOptions(record=folder, as_json=True), engine=FixedReplyEngine(), synthesizer=voice)
 
 
 def pass_through() -> None:

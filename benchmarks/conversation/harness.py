@@ -75,7 +75,9 @@ class Harness:
         command = [sys.executable, "-m", "voxcli", "chat", "--json", "--verbose", "--engine", self.engine]
         command += ["--temperature", "0", "--push-to-talk", "off"]  # greedy, so that runs can be compared
         command += ["--input-device", "default", "--output-device", "default", *self._flags]
-        with running_chat([*command, *(("--record", str(kept)) if kept else ())], self.card.environment) as chat:
+        command += ("--record", str(kept)) if kept else ()
+        environment = {**self.card.environment, "VOXCLI_LIVE__CUES": "false"}  # the first sound has to be the reply
+        with running_chat(command, environment) as chat:
             yield chat
 
     @contextmanager

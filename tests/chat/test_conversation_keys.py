@@ -8,7 +8,7 @@ import pytest
 from tests.support.live_doubles import FakeListener, HeldSpeaker, RunningConversation, StuckEngine
 from tests.support.turns import nothing_hangs, raising
 from voxcli.chat.conversation import ConversationOptions
-from voxcli.chat.events import LiveEvent, SessionEnded, TurnTaken
+from voxcli.chat.events import LiveEvent, SessionEnded, StateChanged, TurnTaken
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.reader import keys_posted
 from voxcli.chat.messages import Interrupt
@@ -197,8 +197,7 @@ def test_muted_while_it_speaks_it_is_muted_afterwards() -> None:
         speaking(live)
         live.press(" ")
         live.catch_up()
-        assert live.journal.states()[-1] == "speaking"
-        assert live.notices == ["the microphone is muted"]
+        assert live.journal.of(StateChanged)[-1] == StateChanged("speaking", muted=True)
         speaker.finish.set()
         live.journal.wait_for(TurnTaken)
         live.catch_up()

@@ -97,6 +97,18 @@ def test_the_level_is_that_of_all_that_came_since_the_last_one() -> None:
     assert levels == [pytest.approx(expected, abs=0.01), pytest.approx(expected, abs=0.01), -96.0]
 
 
+def test_a_microphone_that_delivers_only_zeros_is_told_once() -> None:
+    zeros = np.zeros(4 * SAMPLE_RATE, np.float32)
+    with running(ListenerHarness()) as harness:
+        harness.capture(zeros, silence(10), np.full(SAMPLE_RATE, 1e-4, np.float32), zeros)
+    levels = [each.is_zero for each in harness.posted if isinstance(each, InputLevel)]
+    assert not any(levels[:14])  # of 0.2 s each
+    assert levels[15:20] == [True] * 5
+    assert levels[-1]
+    assert not levels[24]
+    assert len([each for each in harness.posted if isinstance(each, Notice) and "zeros" in each.text]) == 1
+
+
 def test_the_level_and_the_time_since_speech_began_are_posted() -> None:
     with running(ListenerHarness()) as harness:
         harness.capture(silence(10), voice(40), silence(END + 10))

@@ -52,7 +52,8 @@ def home(tmp_path: Path) -> Path:
 def environment(card: SoundCard, home: Path, tmp_path: Path) -> dict[str, str]:
     """For voxcli: the devices, a home of its own, no settings but this test's."""
     known = {name: value for name, value in card.environment.items() if not name.startswith("VOXCLI_")}
-    return {**known, "VOXCLI_HOME": str(home), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    ours = {"VOXCLI_HOME": str(home), "XDG_CONFIG_HOME": str(tmp_path / "config"), "VOXCLI_LIVE__CUES": "false"}
+    return {**known, **ours}
 
 
 class Chat:
@@ -81,6 +82,9 @@ class Chat:
         """Return the event that is the n-th of its name, once it has come."""
         self._wait(lambda: len(self.events(name)) >= count, name)
         return self.events(name)[count - 1]
+
+    def wait_for_notice(self, text: str) -> None:
+        self._wait(lambda: text in [event["text"] for event in self.events("notice")], text)
 
     def press(self, keys: str) -> None:
         os.write(self._keyboard, keys.encode())
@@ -301,7 +305,7 @@ def test_ctrl_c_stops_the_reply_and_a_second_one_the_program(
         talk.ask_typing(POEM)
         wait_for_sound(recording)
         talk.press("\x03")
-        assert talk.wait_for("notice")["text"] == "Ctrl-C again ends the conversation"
+        talk.wait_for_notice("Ctrl-C again ends the conversation")
         talk.press("\x03")
         assert talk.exit_code() == 130
     assert [turn.interrupted for turn in turns(home, "s")] == [True]

@@ -61,10 +61,23 @@ def test_the_meter_shows_how_loud_it_is(card: SoundCard) -> None:
 
 @needs_sound_card
 def test_a_loopback_finds_no_echo_where_there_is_none(card: SoundCard) -> None:
+    hiss = AudioClip(np.random.default_rng(1).uniform(-0.001, 0.001, 16_000 * 12).astype(np.float32))
+    room = threading.Thread(target=say, args=(card, hiss))
+    room.start()
     done = voxcli(card, "--loopback")
+    room.join()
     assert (done.returncode, done.stderr) == (0, "")
     assert "echo:   none" in done.stdout
     assert "advice: full-duplex: talk at any time" in done.stdout
+
+
+@needs_sound_card
+def test_a_microphone_that_delivers_only_zeros_is_told(card: SoundCard) -> None:
+    done = voxcli(card, "--loopback")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "echo:   not known; the microphone delivers only zeros" in done.stdout
+    assert "advice: check-microphone" in done.stdout
+    assert "delivers only zeros" in voxcli(card, "--meter", "--seconds", "4").stderr
 
 
 @needs_sound_card

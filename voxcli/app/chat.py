@@ -15,6 +15,7 @@ from voxcli.errors import ConfigError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio.clip import AudioClip
+    from voxcli.chat.cues import Cues
     from voxcli.chat.devices.hotplug import AudioDevices
     from voxcli.chat.events import LiveEvent, Ready
     from voxcli.chat.keyboard.keys import Keys
@@ -41,6 +42,8 @@ class ChatOptions:
     max_turns: int | None = None  # the conversation ends after this many turns
     record: Path | None = None  # folder for a recording and a record of each turn
     as_json: bool = False  # print events as JSON instead of showing a view for people
+    plain: bool = False  # show people lines of text, as for a screen reader
+    stages: bool = False  # show people the latency of each stage
 
 
 def run_chat(
@@ -72,6 +75,7 @@ def _run(
 ) -> bool:
     """Open the parts and run the conversation."""
     from voxcli.chat.conversation import Conversation, ConversationOptions
+    from voxcli.chat.cues import Cues
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.recording import Recording
@@ -81,7 +85,8 @@ def _run(
 
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     recording = Recording(options.record) if options.record else None
-    view = stack.enter_context(closing(open_live_view(as_json=options.as_json)))
+    shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
+    view = stack.enter_context(closing(shown))
     memory = open_memory(
         options.session,
         settings,
@@ -102,9 +107,10 @@ def _run(
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     responder = Responder(engine, speech, listener.commit, inbox.put)
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
-    show = _show_and_record(view, recording)
+    cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
+    show = _show_and_record(view, recording, cues)
     conversation = Conversation(memory, responder, listener, inbox, show, turns, partial(_read_typed, keys))
-    view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None))
+    view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
     with keys_posted(keys, inbox.put), _running(listener, responder), _ctrl_c_posted(inbox):
         conversation.run()
@@ -123,9 +129,6 @@ def _open_keys(push_to_talk: str, view: "LiveView", stack: ExitStack) -> "Keys |
             "this terminal does not report when a key is released",
             hint="use --push-to-talk toggle, or the terminal kitty or foot",
         )
-    if keys:
-        space = {"off": "mute", "hold": "hold to talk", "toggle": "talk"}[push_to_talk]
-        view.hints = {"space": space, "i": "interrupt", "t": "type", "r": "repeat", "q": "end"}
     return keys
 
 
@@ -150,13 +153,10 @@ def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
 
 
 def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
-    """Show a message of the engine: in the view's starting line while it loads, later as a notice."""
+    """Show a message of the engine: at once while it loads, later by way of the conversation."""
     from voxcli.chat.events import Notice
 
-    if ready.is_set():
-        inbox.put(Notice(text))
-    else:
-        view.starting(text)
+    (inbox.put if ready.is_set() else view.show)(Notice(text))
 
 
 def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:
@@ -211,7 +211,14 @@ def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
 
 
 def _ready(
-    engine: "Engine", settings: "Settings", devices: "AudioDevices", memory: "Memory", echo: str, *, spoken: bool
+    engine: "Engine",
+    settings: "Settings",
+    devices: "AudioDevices",
+    memory: "Memory",
+    echo: str,
+    *,
+    spoken: bool,
+    keys: bool,
 ) -> "Ready":
     from voxcli.chat.events import Ready
 
@@ -223,14 +230,22 @@ def _ready(
         devices.speaker.device.name if devices.speaker else None,
         memory.session.name,
         echo,
+        turns=memory.turn_number,
+        barge_in=settings.live.barge_in,
+        push_to_talk=settings.live.push_to_talk,
+        keys=keys,
     )
 
 
-def _show_and_record(view: "LiveView", recording: "Recording | None") -> "Callable[[LiveEvent], None]":
+def _show_and_record(
+    view: "LiveView", recording: "Recording | None", cues: "Cues | None"
+) -> "Callable[[LiveEvent], None]":
     from voxcli.chat.events import TurnFailed, TurnTaken
 
     def show(event: "LiveEvent") -> None:
         view.show(event)
+        if cues:
+            cues.show(event)
         if recording and isinstance(event, TurnTaken):
             try:
                 recording.keep(event)

@@ -24,6 +24,7 @@ from typing import Literal
 from voxcli.chat.events import (
     BargeIn,
     EndpointEvent,
+    KeysAsked,
     Latency,
     LiveEvent,
     Notice,
@@ -38,6 +39,7 @@ from voxcli.chat.events import (
     State,
     StateChanged,
     TurnFailed,
+    TurnStarted,
     TurnTaken,
 )
 from voxcli.chat.keyboard.keys import Key
@@ -95,7 +97,7 @@ class Conversation:
         self._response: Response | None = None  # the newest one, speculative or a turn
         self._waiting: deque[Response] = deque()  # responses that start when `_running` is over
         self._running: Response | None = None
-        self._state: State = "starting"
+        self._shown = StateChanged("starting")
         self._ended = False
         self._muted = False
         self._key_pressed = False  # push-to-talk
@@ -103,7 +105,8 @@ class Conversation:
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
         self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
         self._interrupted_at = -math.inf  # monotonic seconds of the last Ctrl-C
-        self._latencies: list[Latency] = []
+        self._turns = 0
+        self._latencies: list[Latency] = []  # of spoken turns
         self._dropped_speculative_replies = 0
         self._dropped_in_turn = 0  # speculative replies dropped since the utterance started
 
@@ -125,7 +128,7 @@ class Conversation:
                     response.stop()
         latencies, listener, memory = tuple(self._latencies), self._listener, self._memory
         counts = listener.overruns, listener.underruns, self._dropped_speculative_replies
-        self._show(SessionEnded(len(latencies), latencies, *counts, memory.session.name, memory.place))
+        self._show(SessionEnded(self._turns, latencies, *counts, memory.session.name, memory.place))
 
     def _next_inbound(self) -> Inbound:
         while True:
@@ -184,9 +187,10 @@ class Conversation:
             state = "hearing"
         elif response:
             state = "speaking" if response.is_speaking else "thinking"
-        if state != self._state:
-            self._state = state
-            self._show(StateChanged(state))
+        changed = StateChanged(state, muted=self._muted)
+        if changed != self._shown:
+            self._shown = changed
+            self._show(changed)
 
     # Speech events.
 
@@ -230,6 +234,8 @@ class Conversation:
         events = response.release()
         log.debug("reply released: %s", "it was speculative" if response.was_speculative else "its turn begins now")
         self._show_state()  # before its events, which may hold the whole reply
+        if not response.repeats:
+            self._show(TurnStarted(response.utterance))
         for event in events:
             self._on_response_event(response, event)
 
@@ -308,11 +314,13 @@ class Conversation:
         except VoxError as error:
             self._show(TurnFailed(error))
         latency = response.latency(ended.timings)
-        self._latencies.append(latency)
+        self._turns += 1
+        if response.utterance.clip:
+            self._latencies.append(latency)
         self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
         if note := ended.report.cut_note:
             self._show(Notice(note))
-        if self._options.max_turns and len(self._latencies) >= self._options.max_turns:
+        if self._options.max_turns and self._turns >= self._options.max_turns:
             self._ended = True
 
     def _on_response_over(self, response: Response, error: BaseException | None) -> None:
@@ -354,9 +362,11 @@ class Conversation:
             case Key("i"):
                 self._stop_turn()
             case Key("t"):
-                self._answer_typed_line()
+                self._answer_line(self._read_line)
             case Key("r"):
-                self._repeat_reply()
+                self._answer_line(lambda: "(repeat)", repeats=True)
+            case Key("?"):
+                self._show(KeysAsked())
 
     def _on_ctrl_c(self) -> None:
         now = time.monotonic()
@@ -373,8 +383,6 @@ class Conversation:
             self._discard_utterance()
         else:
             self._listener.mute(False)
-        if self._response:  # its state is shown instead
-            self._show(Notice("the microphone is " + ("muted" if muted else "on again")))
 
     def _set_push_to_talk(self, pressed: bool) -> None:
         if pressed == self._key_pressed:
@@ -384,16 +392,10 @@ class Conversation:
             self._stop_turn()
         self._listener.push_to_talk(pressed)
 
-    def _answer_typed_line(self) -> None:
+    def _answer_line(self, read_line: Callable[[], str], *, repeats: bool = False) -> None:
+        """Answer a typed line, or repeat the last reply; the microphone is muted meanwhile."""
         self._discard_utterance()
-        if line := self._read_line().strip():
-            self._start_turn(Response(Utterance(None, line), time.monotonic()))
+        if line := read_line().strip():
+            response = self._enqueue(Response(Utterance(None, line), time.monotonic(), repeats=repeats))
+            self._release(response, response.last_voiced_at)
         self._listener.mute(self._muted)
-
-    def _repeat_reply(self) -> None:
-        self._discard_utterance()
-        self._start_turn(Response(Utterance(None, "(repeat)"), time.monotonic(), repeats=True))
-        self._listener.mute(self._muted)
-
-    def _start_turn(self, response: Response) -> None:
-        self._release(self._enqueue(response), response.last_voiced_at)

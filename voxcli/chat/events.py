@@ -8,11 +8,13 @@ from typing import Literal
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.turn import Event as TurnEvent
-from voxcli.core.turn import TurnEnded
+from voxcli.core.turn import TurnEnded, Utterance
 from voxcli.errors import VoxError
 
 State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted"]
 SpeculativeUse = Literal["used", "dropped", "none"]
+PushToTalk = Literal["off", "hold", "toggle"]
+DeviceKind = Literal["input", "output"]
 
 
 # Endpointing events, found in the microphone's stream.
@@ -80,6 +82,10 @@ class Ready:
     output_device: str | None
     session: str | None
     echo: str  # "cancelled", "half-duplex" or "off"
+    turns: int = 0  # that the session has already
+    barge_in: bool = True  # whether speech interrupts a reply
+    push_to_talk: PushToTalk = "off"
+    keys: bool = False  # whether there is a keyboard
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class StateChanged:
     """The conversation is in another state."""
 
     state: State
+    muted: bool = False  # the microphone is muted, also while a reply is spoken
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,14 @@ class InputLevel:
 
     dbfs: float
     speech_seconds: float | None  # since speech started; None while nobody speaks
+    is_zero: bool = False  # every sample has been zero for seconds: muted by a switch, or not permitted
+
+
+@dataclass(frozen=True)
+class TurnStarted:
+    """An utterance is over or a line was typed, and its turn starts."""
+
+    utterance: Utterance
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,18 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class DevicesChanged(Notice):
+    """A device was lost or is back."""
+
+    lost: tuple[DeviceKind, ...] = ()  # the devices that are lost now
+
+
+@dataclass(frozen=True)
+class KeysAsked:
+    """The user asked which keys there are."""
+
+
+@dataclass(frozen=True)
 class TurnFailed:
     """A turn could not be answered or stored; the conversation goes on."""
 
@@ -156,7 +183,7 @@ class SessionEnded:
     """The last event."""
 
     turns: int
-    latencies: tuple[Latency, ...]
+    latencies: tuple[Latency, ...]  # of spoken turns; a typed one has no last voiced sample
     overruns: int  # how often samples of the microphone were lost
     underruns: int  # how often the loudspeaker ran out of samples
     dropped_speculative_replies: int
@@ -170,11 +197,13 @@ LiveEvent = (
     | Ready
     | StateChanged
     | InputLevel
+    | TurnStarted
     | SentenceSpoken
     | BargeIn
     | Resumed
     | TurnTaken
     | Notice
+    | KeysAsked
     | TurnFailed
     | SessionEnded
 )

@@ -18,7 +18,7 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.audio.levels import dbfs
 from voxcli.audio.vad import FRAME_SAMPLES
-from voxcli.chat.devices.microphone import MicrophoneBlock
+from voxcli.chat.devices.microphone import SILENT_MICROPHONE, MicrophoneBlock
 from voxcli.chat.devices.speaker import ReferenceTap
 from voxcli.chat.events import (
     EndpointEvent,
@@ -42,6 +42,7 @@ READ_SECONDS = 0.1  # how long to wait for a block before checking whether to st
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # after so long without voice, the voice that ducked the reply counts as a noise
 SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
+ZERO_SECONDS = 3.0  # after so long with nothing but zeros the user is told; the noise of any microphone is not zero
 
 
 class MicrophoneSource(Protocol):
@@ -118,6 +119,8 @@ class Listener(threading.Thread):
         self._underruns_before = 0  # those before the listener started
         self._unreported_samples = 0  # since the last report of the level
         self._unreported_energy = 0.0  # the sum of the squares of these samples
+        self._zero_samples = 0  # zeros since the last sample that was none
+        self._zeros_reported = False
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the endpointer and all fields below
         self._framed = 0  # samples that the endpointer has received
@@ -244,10 +247,15 @@ class Listener(threading.Thread):
         self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
         if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
             return
+        self._zero_samples = 0 if self._unreported_energy else self._zero_samples + self._unreported_samples
+        is_zero = self._zero_samples >= ZERO_SECONDS * SAMPLE_RATE
         level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
         self._unreported_samples, self._unreported_energy = 0, 0.0
         seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
-        self._post(InputLevel(level_dbfs, seconds))
+        self._post(InputLevel(level_dbfs, seconds, is_zero))
+        if is_zero and not self._zeros_reported:  # once: some microphones deliver zeros in every pause
+            self._zeros_reported = True
+            self._post(Notice(SILENT_MICROPHONE))
 
     # With the lock held.
 

@@ -50,6 +50,9 @@ def chat(
     record: Annotated[
         Path | None, typer.Option("--record", metavar="DIR", help="Save a recording and a record of each turn in DIR.")
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print lines of text and redraw nothing, as for a screen reader.")
+    ] = False,
     engine: EngineFlag = None,
     url: UrlFlag = None,
     model: ModelFlag = None,
@@ -60,7 +63,7 @@ def chat(
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    _verbose: VerboseFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
     """Hold a live conversation: speak, listen, and interrupt at any time."""
     from voxcli.app.chat import ChatOptions, run_chat
@@ -75,8 +78,10 @@ def chat(
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
-    if sys.stdout.isatty() and not json:
+    if sys.stdout.isatty() and not json and not plain:
         leave_stderr()
-    options = ChatOptions(session, instructions is not None, not no_speak, max_turns, record, json)
+    options = ChatOptions(
+        session, instructions is not None, not no_speak, max_turns, record, json, plain=plain, stages=verbose
+    )
     if run_chat(load_settings(config, flags), options):
         raise typer.Exit(INTERRUPTED)

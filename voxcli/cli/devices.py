@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given, print_json, print_text
+from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given, note, print_json, print_text
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 METER_SECONDS = 0.1  # between levels on a terminal
 LINE_SECONDS = 1.0  # between levels elsewhere
+ZERO_SECONDS = 3.0  # of nothing but zeros, after which it is told
 METER_DBFS = 60  # range of the bar
 METER_WIDTH = 30
 ADVICE = {
     "full-duplex": "talk at any time, even during a reply",
     "half-duplex": 'don\'t talk during a reply: set echo = "off" in [live]',
+    "check-microphone": "it delivers only zeros: unmute it, or permit recording in the system's settings",
     "push-to-talk": "it is too loud here to find speech: voxcli chat --push-to-talk toggle",
 }
 
@@ -94,15 +96,21 @@ def _meter(settings: "Settings", seconds: float | None, *, as_json: bool) -> Non
     from itertools import islice
 
     from voxcli.chat.devices.calibration import levels
-    from voxcli.chat.devices.microphone import Microphone
+    from voxcli.chat.devices.microphone import SILENT_MICROPHONE, Microphone
     from voxcli.chat.devices.portaudio import find_device
 
     redrawn = not as_json and sys.stdout.isatty()
     every = METER_SECONDS if redrawn else min(LINE_SECONDS, seconds or LINE_SECONDS)
     with closing(Microphone(find_device("input", settings.live.input_device or None))) as microphone:
         count = None if seconds is None else max(1, round(seconds / every))
+        zero_seconds = 0.0
         for level in islice(levels(microphone, every), count):
             _show(level, as_json=as_json, redrawn=redrawn)
+            before, zero_seconds = zero_seconds, zero_seconds + every if level.is_zero else 0.0
+            if before < ZERO_SECONDS <= zero_seconds:
+                if redrawn:
+                    print_text("")
+                note(SILENT_MICROPHONE)
     if redrawn:
         print_text("")
 
@@ -136,7 +144,9 @@ def _loopback(settings: "Settings", *, as_json: bool) -> None:
         rounded = {name: None if value is None else round(value, 1) for name, value in measured.items()}
         print_json(record | rounded)
         return
-    if found.delay_ms is None or found.echo_db is None:
+    if found.is_zero:
+        print_text("echo:   not known; the microphone delivers only zeros")
+    elif found.delay_ms is None or found.echo_db is None:
         print_text("echo:   none; the microphone does not hear the loudspeaker")
     else:
         print_text(f"delay:  {found.delay_ms:.0f} ms from the loudspeaker to the microphone")

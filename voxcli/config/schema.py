@@ -146,6 +146,9 @@ class LiveSettings(_Table):
         description="Whether echo is cancelled; auto: if the extra echo is installed. "
         "Without it the microphone is ignored during a reply.",
     )
+    cues: Truth = Field(
+        default=True, description="Whether short, quiet sounds tell that voxcli is ready, has heard you, or failed."
+    )
     end_of_turn: Literal["silence", "smart-turn"] = Field(
         default="silence", description="What ends a turn: silence alone, or a model that judges the first pause."
     )

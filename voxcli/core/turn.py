@@ -74,6 +74,13 @@ class PassReport:
         return ""
 
 
+@dataclass(frozen=True)
+class Transcript:
+    """The words of the utterance, where an engine knows them before its reply."""
+
+    text: str
+
+
 class Engine(Protocol):
     """Replies to an utterance in a session."""
 
@@ -82,8 +89,8 @@ class Engine(Protocol):
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas, each valid text; return the report.
+    ) -> Generator[str | Transcript, None, PassReport]:
+        """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.
 
         Ends within one token once `interrupt` is set.
         """
@@ -181,7 +188,7 @@ class TurnEnded:
     timings: Timings
 
 
-Event = ReplyDelta | SpeechFailed | TurnEnded
+Event = Transcript | ReplyDelta | SpeechFailed | TurnEnded
 
 
 def run_turn(
@@ -217,6 +224,9 @@ def run_turn(
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
         with speaking or nullcontext(), closing(generation.deltas()) as deltas:
             for delta in deltas:
+                if isinstance(delta, Transcript):
+                    yield delta
+                    continue
                 yield ReplyDelta(delta)
                 if speaking:
                     speaking.add(delta)
@@ -261,20 +271,21 @@ class _Stopwatch:
 class _Generation:
     """Holds the text of a reply while it is generated and, at the end, the engine's report."""
 
-    def __init__(self, reply: Generator[str, None, PassReport], stopwatch: _Stopwatch) -> None:
+    def __init__(self, reply: Generator[str | Transcript, None, PassReport], stopwatch: _Stopwatch) -> None:
         self._reply = reply
         self._stopwatch = stopwatch
         self.text = ""
         self.report = PassReport(0, 0, 0, 0)
 
-    def deltas(self) -> Generator[str, None, None]:
+    def deltas(self) -> Generator[str | Transcript, None, None]:
         with closing(self._reported()) as deltas:
             for delta in deltas:
-                self._stopwatch.note("token")
-                self.text += delta
+                if isinstance(delta, str):
+                    self._stopwatch.note("token")
+                    self.text += delta
                 yield delta
 
-    def _reported(self) -> Generator[str, None, None]:
+    def _reported(self) -> Generator[str | Transcript, None, None]:
         self.report = yield from self._reply
 
 

@@ -19,7 +19,7 @@ from voxcli.chat.devices.hotplug import AudioDevices
 from voxcli.chat.devices.microphone import Microphone
 from voxcli.chat.devices.portaudio import DeviceStream, find_device
 from voxcli.chat.devices.speaker import OutputSpeaker, open_speaker
-from voxcli.chat.events import LiveEvent, Notice, SentenceSpoken, SpeechEnded, TurnTaken
+from voxcli.chat.events import DevicesChanged, LiveEvent, Notice, SentenceSpoken, SpeechEnded, TurnTaken
 from voxcli.chat.listener import Listener as ChatListener
 from voxcli.chat.messages import Inbound, SpeechEvent, ThreadCrashed
 from voxcli.chat.speech.echo import Timeline
@@ -284,8 +284,8 @@ def test_a_loudspeaker_that_is_lost_alone_comes_back_alone(card: SoundCard, monk
             recording.wait_for(0.1)
     assert np.abs(recording.samples).max() > 0.3
     assert posted == [
-        Notice("the loudspeaker 'default' is gone; waiting for a device"),
-        Notice("the loudspeaker 'default' is back"),
+        DevicesChanged("the loudspeaker 'default' is gone; waiting for a device", ("output",)),
+        DevicesChanged("the loudspeaker 'default' is back"),
     ]
 
 

@@ -8,22 +8,26 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.text import Text
 
+from tests.support.emulator import Emulator
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import (
     BargeIn,
+    DevicesChanged,
     InputLevel,
+    KeysAsked,
     Latency,
     LiveEvent,
     Notice,
+    PushToTalk,
     Ready,
     Resumed,
     SentenceSpoken,
@@ -36,21 +40,23 @@ from voxcli.chat.events import (
     State,
     StateChanged,
     TurnFailed,
+    TurnStarted,
     TurnTaken,
 )
 from voxcli.chat.views import open_live_view
 from voxcli.chat.views.lines import JsonLiveView, PlainView
-from voxcli.chat.views.terminal import Screen, TerminalView
-from voxcli.chat.views.words import latency_line, summary_lines
+from voxcli.chat.views.screen import Screen
+from voxcli.chat.views.terminal import TerminalView
+from voxcli.chat.views.words import latency_figure, latency_line, note_lines, summary_lines
 from voxcli.core.session import Turn
-from voxcli.core.turn import PassReport, ReplyDelta, SpeechFailed, Timings, TurnEnded
+from voxcli.core.turn import PassReport, ReplyDelta, SpeechFailed, Timings, Transcript, TurnEnded, Utterance
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 from voxcli.output import Output
 
 PLACEHOLDER = "[User audio input - 35200 samples, 2.20s]"
 LATENCY = Latency(350.04, 520, 712, "used", 0)
 UNKNOWN = Latency(None, None, None, "none", 0)
-READY = Ready("embedded", "smol", "system:en", "Microphone", "Headphones", "trip", "cancelled")
+READY = Ready("embedded", "smol", "system:en", "Microphone", "Headphones", "trip", "cancelled", turns=2, keys=True)
 CLIP = AudioClip(np.zeros(35_200, np.float32))
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e\x9b1m\r\x00"
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
@@ -65,7 +71,12 @@ def taken(
     prompt: str = "",
 ) -> TurnTaken:
     turn = Turn(PLACEHOLDER, reply, interrupted, prompt)
-    return TurnTaken(TurnEnded(turn, PassReport(1, 379, 300, 21, transcript), Timings(0.1, 0.2, 0.9)), 1, latency)
+    ended = TurnEnded(turn, PassReport(1, 379, 300, 21, transcript), Timings(0.1, 0.2, 0.9))
+    return TurnTaken(ended, 1, latency, CLIP)
+
+
+def typed(line: str, reply: str) -> TurnTaken:
+    return TurnTaken(TurnEnded(Turn(line, reply), PassReport(1, 9, 0, 2), Timings(0.1, 0.2, 0.9)), 1, LATENCY)
 
 
 STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted"]
@@ -79,6 +90,10 @@ EVENTS: list[LiveEvent] = [
     SpeechResumed(200),
     SpeechEnded(CLIP, 100, 300),
     SpeechTooLong(50),
+    TurnStarted(Utterance(CLIP, HOSTILE)),
+    Transcript(HOSTILE),
+    KeysAsked(),
+    DevicesChanged("the microphone is gone", ("input",)),
     ReplyDelta("One. "),
     ReplyDelta(HOSTILE),
     ReplyDelta("東京は日本の首都です。\n\tTwo, and much more of it, until no terminal is large enough." * 3),
@@ -107,20 +122,15 @@ class Clock:
         return self.seconds
 
 
-def console(width: int = 80, height: int = 24) -> Console:
-    return Console(file=io.StringIO(), width=width, height=height)
-
-
 def screen_of(*events: LiveEvent, clock: Clock | None = None, ascii_only: bool = False) -> Screen:
     screen = Screen(clock or Clock(), ascii_only=ascii_only)
-    screen.hints = {"space": "mute", "i": "interrupt", "q": "end"}
     for event in events:
         screen.update(event)
     return screen
 
 
 def text_of(screen: Screen, width: int = 80, height: int = 24) -> str:
-    return "\n".join(row.plain for row in screen.rows(console(width, height)))
+    return "\n".join(row.plain for row in screen.rows(width, height))
 
 
 def styled(rows: list[Text], style: str) -> str:
@@ -131,9 +141,10 @@ def styled(rows: list[Text], style: str) -> str:
 @pytest.mark.parametrize("width", [20, 80])
 @pytest.mark.parametrize("state", STATES[1:])
 def test_the_state_is_in_words(state: State, width: int) -> None:
-    shown = text_of(screen_of(StateChanged(state)), width)
+    shown = text_of(screen_of(READY, StateChanged(state)), width)
     assert state in shown
-    assert "space mute" in shown
+    assert ("space unmute" if state == "muted" else "space mute") in shown
+    assert shown.endswith("q end")
 
 
 def test_the_part_that_is_being_prepared_is_shown() -> None:
@@ -171,30 +182,117 @@ def test_the_time_of_thinking_is_shown() -> None:
 
 
 def test_what_is_still_to_be_spoken_is_set_apart() -> None:
-    screen = screen_of(READY, StateChanged("speaking"), ReplyDelta("One. Two, "), ReplyDelta("three."))
-    assert "One. Two, three." in styled(screen.rows(console()), "dim")
+    screen = screen_of(READY, StateChanged("thinking"), ReplyDelta("One. Two, "), ReplyDelta("three. And four."))
+    assert "One. Two, three. And four." in styled(screen.rows(80, 24), "dim")
+    screen.update(StateChanged("speaking"))
+    assert "One." in styled(screen.rows(80, 24), "bold")
+    assert "Two, three. And four." in styled(screen.rows(80, 24), "dim")
     screen.update(SentenceSpoken("One. "))
-    rows = screen.rows(console())
-    assert rows[0].plain == "One. Two, three."
-    assert "Two, three." in styled(rows, "dim")
-    assert "One." not in styled(rows, "dim")
+    rows = screen.rows(80, 24)
+    assert rows[0].plain == "One. Two, three. And four."
+    assert "Two, three. " in styled(rows, "bold")
+    assert "And four." in styled(rows, "dim")
+    assert "One." not in styled(rows, "dim") + styled(rows, "bold")
+
+
+def test_the_question_comes_first_and_its_transcript_moves_nothing() -> None:
+    screen = screen_of(READY, StateChanged("thinking"), TurnStarted(Utterance(CLIP)), ReplyDelta("One."))
+    before = screen.rows(80, 24)
+    assert [row.plain for row in before[:2]] == ["you  2.2 s", "One."]
+    screen.update(Transcript("What is the capital of France? " * 9))
+    after = screen.rows(80, 24)
+    assert after[0].plain.startswith("you  What is the capital of France?")
+    assert after[0].cell_len <= 80
+    assert [row.plain for row in after[1:]] == [row.plain for row in before[1:]]
+
+
+def test_a_question_waits_for_the_end_of_the_turn_that_it_interrupts() -> None:
+    first, second = TurnStarted(Utterance(CLIP)), TurnStarted(Utterance(None, "In French?"))
+    screen = screen_of(READY, StateChanged("speaking"), first, ReplyDelta("One."), second)
+    screen.update(taken("One", interrupted=True))
+    assert screen.rows(80, 24)[0].plain == "you  In French?"
+    notes = Lines().after(first, ReplyDelta("One."), second, taken("One", interrupted=True), ReplyDelta("Un."))[1]
+    assert [line for line in notes.splitlines() if line.startswith(("you", "("))] == [
+        "you: 2.2 s",
+        "(interrupted)",
+        "you: In French?",
+    ]
+
+
+def test_speech_that_goes_on_takes_the_question_back() -> None:
+    screen = screen_of(READY, StateChanged("thinking"), TurnStarted(Utterance(CLIP)), SpeechResumed(1))
+    assert "2.2 s" not in text_of(screen)
+
+
+@pytest.mark.parametrize(
+    ("mode", "states", "words"),
+    [
+        ("toggle", ["listening", "hearing"], ["push space to talk", "space send"]),
+        ("hold", ["listening", "hearing"], ["hold space to talk", "space release to send"]),
+        ("off", ["listening", "muted"], ["space mute", "space unmute"]),
+    ],
+)
+def test_the_space_key_is_explained(mode: PushToTalk, states: list[State], words: list[str]) -> None:
+    ready = replace(READY, push_to_talk=mode)
+    for state, expected in zip(states, words, strict=True):
+        assert expected in text_of(screen_of(ready, StateChanged(state)))
+
+
+def test_only_keys_that_do_something_now_are_shown() -> None:
+    listening, speaking = StateChanged("listening"), StateChanged("speaking")
+    assert "i interrupt" not in text_of(screen_of(READY, listening))
+    assert "i interrupt" in text_of(screen_of(READY, speaking))
+    assert "r repeat" in text_of(screen_of(READY, listening))
+    first = replace(READY, turns=0)
+    assert "r repeat" not in text_of(screen_of(first, listening))
+    assert "r repeat" in text_of(screen_of(first, taken("One."), listening))
+    assert "q end" not in text_of(screen_of(replace(READY, keys=False), listening))
+
+
+def test_muted_while_speaking_is_shown() -> None:
+    shown = text_of(screen_of(READY, StateChanged("speaking", muted=True)))
+    assert "speaking" in shown
+    assert "muted" in shown
+    assert "space unmute" in shown
+
+
+def test_a_lost_or_silent_device_changes_the_state() -> None:
+    screen = screen_of(READY, StateChanged("listening"), DevicesChanged("it is gone", ("input",)))
+    assert "no microphone" in text_of(screen)
+    assert "listening" not in text_of(screen)
+    screen.update(DevicesChanged("it is back"))
+    assert "listening" in text_of(screen)
+    screen.update(InputLevel(-96, None, is_zero=True))
+    assert "silent microphone" in text_of(screen)
+    screen.update(InputLevel(-40, None))
+    assert "listening" in text_of(screen)
 
 
 @pytest.mark.parametrize(
     "mute", [Ready("e", "m", None, "mic", None, None, "off"), SpeechFailed(SpeechError("no voice"))]
 )
 def test_a_reply_that_is_only_read_is_not_dim(mute: LiveEvent) -> None:
-    rows = screen_of(READY, mute, StateChanged("speaking"), ReplyDelta("One.")).rows(console())
+    rows = screen_of(READY, mute, StateChanged("speaking"), ReplyDelta("One.")).rows(80, 24)
     assert rows[0].plain == "One."
     assert "One." not in styled(rows, "dim")
 
 
-def test_of_a_long_reply_the_end_is_seen() -> None:
+def test_of_a_long_reply_that_is_only_read_the_end_is_seen() -> None:
     words = " ".join(f"word{number}" for number in range(200))
-    shown = text_of(screen_of(StateChanged("speaking"), ReplyDelta(words)), 20, 10)
+    shown = text_of(screen_of(replace(READY, voice=None), StateChanged("speaking"), ReplyDelta(words)), 20, 20)
     assert "word199" in shown
     assert "word0\n" not in shown
     assert "speaking" in shown
+
+
+def test_a_long_reply_scrolls_with_the_voice() -> None:
+    sentences = [f"This is the sentence of number {number}. " for number in range(50)]
+    screen = screen_of(READY, StateChanged("speaking"), *map(ReplyDelta, sentences))
+    for number, sentence in enumerate(sentences):
+        shown = screen.rows(60, 24)
+        assert f"number {number}." in " ".join(styled(shown, "bold").split())
+        assert len(shown) < 20
+        screen.update(SentenceSpoken(sentence))
 
 
 @pytest.mark.parametrize(
@@ -202,9 +300,9 @@ def test_of_a_long_reply_the_end_is_seen() -> None:
 )
 def test_a_reply_makes_way_for_the_next(end: LiveEvent) -> None:
     screen = screen_of(StateChanged("speaking"), ReplyDelta("One."), SentenceSpoken("One."), end, ReplyDelta("Two."))
-    rows = screen.rows(console())
+    rows = screen.rows(80, 24)
     assert rows[0].plain == "Two."
-    assert "Two." in styled(rows, "dim")
+    assert "Two." in styled(rows, "dim") + styled(rows, "bold")
 
 
 def test_a_terminal_of_ascii_gets_ascii() -> None:
@@ -215,8 +313,8 @@ def test_a_terminal_of_ascii_gets_ascii() -> None:
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=12), st.integers(1, 60), st.integers(1, 30))
 def test_any_order_of_events_fits_the_terminal(events: list[LiveEvent], width: int, height: int) -> None:
-    rows = screen_of(*events).rows(console(width, height))
-    assert len(rows) < max(height, 3)
+    rows = screen_of(*events).rows(width, height)
+    assert len(rows) <= max(height, 1)
     assert all(row.cell_len <= max(width, 2) for row in rows)  # a wide character needs two cells
     assert not any(CONTROLS.search(row.plain) for row in rows)
 
@@ -233,22 +331,10 @@ class Tty(io.StringIO):
         return True
 
     def screen(self) -> list[str]:
-        """Return the rows that a terminal would show: it knows line feeds, returns, erasing and going up."""
-        rows, row, column = [""], 0, 0
-        for part in re.findall(r"\x1b\[[0-?]*[@-~]|[^\x1b]", self.getvalue()):
-            if part == "\n":
-                row, column = row + 1, 0
-                rows += [""] * (row - len(rows) + 1)
-            elif part == "\r":
-                column = 0
-            elif part.endswith("A") and part[0] == "\x1b":
-                row -= int(part[2:-1] or 1)
-            elif part == "\x1b[2K":
-                rows[row] = ""
-            elif part[0] != "\x1b":
-                rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + 1 :]
-                column += 1
-        return [row.rstrip() for row in rows]
+        """Return the rows of a terminal that received this, without the empty ones at its end."""
+        emulator = Emulator(60, 50, "cut", clusters=True)
+        emulator.feed(self.getvalue())
+        return [*(row.text for row in emulator.rows)]
 
 
 @pytest.fixture
@@ -262,7 +348,7 @@ def tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
 
 @pytest.fixture
 def view(tty: Tty) -> Iterator[TerminalView]:
-    view = TerminalView(tty, Clock(), painter=False)
+    view = TerminalView(tty, Clock(), painter=False, size=lambda: os.terminal_size((60, 20)))
     yield view
     view.close()
 
@@ -274,24 +360,36 @@ def show(view: TerminalView, *events: LiveEvent) -> None:
 
 
 def test_the_present_turn_is_shown_below_finished_ones(tty: Tty, view: TerminalView) -> None:
-    show(view, StateChanged("speaking"), ReplyDelta("Paris."), SentenceSpoken("Paris."))
-    assert tty.screen()[0] == "Paris."
+    show(view, StateChanged("speaking"), TurnStarted(Utterance(CLIP)), ReplyDelta("Paris."), SentenceSpoken("Paris."))
+    assert tty.screen()[:2] == ["you  2.2 s", "Paris."]
     show(view, taken("Paris.", transcript="What is the capital of France?"), StateChanged("listening"))
     rows = tty.screen()
-    assert rows[:2] == ["> What is the capital of France?", "Paris."]
-    assert "voice 0.71 s" in rows[2]
+    assert rows[:2] == ["you  What is the capital of France?", "Paris.  0.7 s"]
     assert sum("Paris." in row for row in rows) == 1
-    assert "listening" in rows[4]
+    assert "listening" in rows[3]
     assert not any("speaking" in row for row in rows)
 
 
 def test_text_that_was_not_spoken_is_not_kept(tty: Tty, view: TerminalView) -> None:
     show(view, StateChanged("speaking"), ReplyDelta("Paris is the capital of France."), BargeIn("Paris is"))
     show(view, taken("Paris is", interrupted=True))
-    assert "Paris is (interrupted)" in tty.screen()
+    assert "Paris is  (interrupted)  0.7 s" in tty.screen()
     assert not any("capital" in row for row in tty.screen())
     show(view, taken("", interrupted=True))
     assert "(interrupted before a word was spoken)" in tty.screen()
+
+
+def test_stages_are_shown_where_they_are_asked_for(tty: Tty) -> None:
+    view = TerminalView(tty, Clock(), painter=False, stages=True)
+    show(view, taken("Paris."))
+    view.close()
+    assert "Paris." in tty.screen()
+    assert any("voice 0.71 s · first token 0.52 s" in row for row in tty.screen())
+
+
+def test_all_keys_are_listed_when_asked(tty: Tty, view: TerminalView) -> None:
+    show(view, READY, StateChanged("listening"), KeysAsked())
+    assert any(row.startswith("r       repeat the last reply") for row in tty.screen())
 
 
 def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
@@ -312,6 +410,7 @@ def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> N
 
 def test_a_screen_that_has_not_changed_is_not_painted(tty: Tty, view: TerminalView) -> None:
     show(view, StateChanged("listening"), InputLevel(-40.0, None))
+    view.paint()
     before = tty.getvalue()
     show(view, InputLevel(-40.1, None))
     assert tty.getvalue() == before
@@ -325,7 +424,7 @@ def test_a_pause_leaves_the_terminal_alone_and_loses_nothing(tty: Tty, view: Ter
         show(view, Notice("the microphone is gone"), taken("Paris."))
         assert tty.getvalue() == before
     assert "the microphone is gone" in tty.screen()
-    assert "Paris." in tty.screen()
+    assert "Paris.  0.7 s" in tty.screen()
     view.paint()
     assert any("listening" in row for row in tty.screen())
 
@@ -419,30 +518,45 @@ class Lines:
         return self.out.getvalue(), self.notes.getvalue()
 
 
+ASKED = TurnStarted(Utterance(CLIP))
+
+
 def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
-    out, notes = Lines().after(
-        READY, StateChanged("speaking"), ReplyDelta("Paris"), taken("Paris."), Notice("the microphone is gone")
-    )
+    events = READY, StateChanged("speaking"), ASKED, ReplyDelta("Par"), ReplyDelta("is."), taken("Paris.")
+    out, notes = Lines().after(*events, Notice("the loudspeaker is gone"))
     assert out == "Paris.\n"
-    assert f"you: {PLACEHOLDER}\n" in notes
-    assert "voice 0.71 s · first token 0.52 s · end of speech 0.35 s · speculative reply used\n" in notes
-    assert "ready: embedded (smol), voice system:en, session trip\n" in notes
-    assert "the microphone is gone\n" in notes
+    assert notes.splitlines()[-4:] == ["speaking", "you: 2.2 s", "0.7 s", "the loudspeaker is gone"]
+    assert "keys: space mute, t type, r repeat, ? keys, q end" in notes
     assert "Paris" not in notes
 
 
-def test_the_transcript_is_shown_where_there_is_one() -> None:
-    assert "you: Where is Paris?\n" in Lines().after(taken("There.", transcript="Where is Paris?"))[1]
-    assert f"you: {PLACEHOLDER}\nIn French.\n" in Lines().after(taken("Là.", prompt="In French."))[1]
+def test_text_is_written_as_soon_as_it_is_known() -> None:
+    lines = Lines()
+    out, notes = lines.after(READY, StateChanged("thinking"), ASKED, Transcript("Where?"), ReplyDelta("In France."))
+    assert out == "In France.\n"
+    assert lines.after(ReplyDelta(" In"))[0] == out
+    assert notes.endswith("thinking\nyou: Where?\n")
+    assert lines.after(ReplyDelta(" Europe."), taken("", transcript="Where?"))[0] == "In France.\nIn Europe.\n"
 
 
-def test_an_interrupted_reply_is_its_spoken_text() -> None:
-    out, notes = Lines().after(taken("Paris is", interrupted=True))
-    assert out == "Paris is\n"
+def test_a_typed_question_is_written() -> None:
+    started = TurnStarted(Utterance(None, "Where is it?"))
+    out, notes = Lines().after(started, ReplyDelta("Here."), typed("Where is it?", "Here."))
+    assert out == "Here.\n"
+    assert notes == "you: Where is it?\n"
+
+
+def test_what_follows_an_interruption_is_not_written() -> None:
+    out, notes = Lines().after(ASKED, ReplyDelta("It is. And so"), BargeIn("It"), taken("It", interrupted=True))
+    assert out == "It is.\n"
     assert "(interrupted)" in notes
-    out, notes = Lines().after(taken("", interrupted=True))
+    out, notes = Lines().after(ASKED, BargeIn(""), taken("", interrupted=True))
     assert out == ""
     assert "before a word" in notes
+
+
+def test_a_repeated_reply_is_written_to_its_end() -> None:
+    assert Lines().after(StateChanged("speaking"), ReplyDelta("It is"), StateChanged("listening"))[0] == "It is\n"
 
 
 def test_lines_have_no_control_characters() -> None:
@@ -451,9 +565,14 @@ def test_lines_have_no_control_characters() -> None:
     assert not CONTROLS.search(notes)
 
 
-def test_muting_is_shown() -> None:
+def test_states_are_written_as_words() -> None:
     states: list[State] = ["listening", "muted", "listening", "hearing"]
-    assert Lines().after(*map(StateChanged, states))[1] == "muted\nlistening\n"
+    events = [*map(StateChanged, states), StateChanged("speaking", muted=True)]
+    assert Lines().after(*events)[1] == "listening\nmuted\nlistening\nhearing\nspeaking, muted\n"
+
+
+def test_the_keys_are_listed_in_lines() -> None:
+    assert "q: end the conversation\n" in Lines().after(READY, KeysAsked())[1]
 
 
 def test_progress_is_shown_in_tenths() -> None:
@@ -482,7 +601,7 @@ def test_programs_get_the_events_with_their_time() -> None:
     assert {record["t"] for record in found} == {1.5}
     assert {record["event"] for record in found} == {
         *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
-        *("sentence_spoken", "barge_in", "resumed", "turn_ended", "error", "notice", "session_ended"),
+        *("transcript", "sentence_spoken", "barge_in", "resumed", "turn_ended", "error", "notice", "session_ended"),
     }
 
 
@@ -552,9 +671,27 @@ def test_the_latency_line_has_only_known_figures() -> None:
     assert latency_line(one) == "speculative reply used · 1 speculative reply dropped"
 
 
+def test_the_header_says_what_answers_and_where() -> None:
+    assert note_lines(READY) == [
+        "engine       embedded: smol (not Voxtral: English only, knows little)",
+        "microphone   Microphone",
+        "loudspeaker  Headphones, voice system:en",
+        "session      trip, goes on from 2 turns",
+        "echo         cancelled: talk at any time, even during a reply",
+    ]
+
+
+def test_typed_turns_have_no_latency_of_the_voice() -> None:
+    assert latency_figure(taken("One.")) == "0.7 s"
+    assert latency_figure(typed("One?", "One.")) == ""
+    assert latency_figure(taken("One.", latency=UNKNOWN)) == ""
+
+
 def test_the_summary_has_percentiles_by_nearest_rank() -> None:
     latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
-    lines = summary_lines(SessionEnded(100, latencies, 1, 2, 3, "a\x1bb", None))
+    ended = SessionEnded(100, latencies, 1, 2, 3, "a\x1bb", None)
+    assert summary_lines(ended)[:2] == ["100 turns", "first token    p50 1.00 s  p95 1.90 s"]
+    lines = summary_lines(ended, stages=True)
     assert lines == [
         "100 turns",
         "end of speech  p50 0.50 s  p95 0.95 s",
@@ -571,5 +708,6 @@ def test_the_view_fits_standard_output(tty: Tty, monkeypatch: pytest.MonkeyPatch
     on_terminal = open_live_view()
     assert isinstance(on_terminal, TerminalView)
     on_terminal.close()
+    assert isinstance(open_live_view(plain=True), PlainView)
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(open_live_view(), PlainView)

@@ -14,7 +14,7 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip, read_audio
 from voxcli.config.loading import DEFAULT_INSTRUCTIONS
 from voxcli.config.paths import cache_folder
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
     NO_WORDS,
@@ -72,13 +72,23 @@ class FakeTextModel:
 def collect(
     engine: Engine, session: Session, utterance: Utterance, interrupt: threading.Event | None = None
 ) -> tuple[list[str], PassReport]:
-    """Return the deltas of a reply and its report."""
-    reply, deltas = engine.reply(session, utterance, interrupt or threading.Event()), []
+    """Return the deltas of a reply and its report, whose transcript came before them."""
+    reply = engine.reply(session, utterance, interrupt or threading.Event())
+    deltas: list[str] = []
+    transcripts: list[Transcript] = []
     while True:
         try:
-            deltas.append(next(reply))
+            piece = next(reply)
         except StopIteration as end:
-            return deltas, end.value
+            report: PassReport = end.value
+            break
+        if isinstance(piece, Transcript):
+            assert not deltas
+            transcripts.append(piece)
+        else:
+            deltas.append(piece)
+    assert transcripts == [Transcript(text) for text in (report.transcript,) if text]
+    return deltas, report
 
 
 def shown(session: Session, transcript: str, prompt: str = "") -> str:

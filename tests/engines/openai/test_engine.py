@@ -80,7 +80,7 @@ def ask(
     deltas = []
     while True:
         try:
-            deltas.append(next(reply))
+            deltas.append(str(next(reply)))
         except StopIteration as over:
             return deltas, over.value
 

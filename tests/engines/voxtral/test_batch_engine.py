@@ -97,7 +97,7 @@ def reply(engine: Engine, utterance: Utterance, interrupt: threading.Event | Non
     text, deltas = "", engine.reply(Session(), utterance, interrupt or threading.Event())
     while True:
         try:
-            text += next(deltas)
+            text += str(next(deltas))
         except StopIteration as end:
             return text, end.value
 

@@ -28,14 +28,15 @@ class Level:
 
     dbfs: float
     peak_dbfs: float
+    is_zero: bool = False  # Every sample is zero, which the noise of a microphone never is.
 
 
 def level_of(samples: Samples) -> Level:
     """Return the level of samples of shape (n,), at least SILENCE_DBFS."""
     if not len(samples):
-        return Level(SILENCE_DBFS, SILENCE_DBFS)
+        return Level(SILENCE_DBFS, SILENCE_DBFS, is_zero=True)
     power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return Level(dbfs(power), dbfs(float(np.abs(samples).max()) ** 2))
+    return Level(dbfs(power), dbfs(float(np.abs(samples).max()) ** 2), is_zero=not power)
 
 
 def levels(microphone: Microphone, every_seconds: float) -> Iterator[Level]:

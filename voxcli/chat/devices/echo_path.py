@@ -41,7 +41,7 @@ FULL_DUPLEX_ECHO_DB = -12.0
 # Speech is nominally at -26 dBFS (ITU-T G.191). It is not detected reliably less than 10 dB above the noise.
 PUSH_TO_TALK_NOISE_DBFS = -36.0
 
-Advice = Literal["full-duplex", "half-duplex", "push-to-talk"]
+Advice = Literal["full-duplex", "half-duplex", "push-to-talk", "check-microphone"]
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,12 @@ class Loopback:
     delay_ms: float | None
     echo_db: float | None  # The energy of the echo, reflections included, over the energy played.
     noise_dbfs: float  # The room's noise, at least SILENCE_DBFS.
+    is_zero: bool = False  # The microphone delivered nothing but zeros.
 
     def advice(self, *, canceller: bool) -> Advice:
         """Return the advised mode; `canceller` tells whether echo cancellation is installed."""
+        if self.is_zero:
+            return "check-microphone"
         if self.noise_dbfs > PUSH_TO_TALK_NOISE_DBFS:
             return "push-to-talk"
         if self.echo_db is None or (canceller and self.echo_db <= FULL_DUPLEX_ECHO_DB):
@@ -171,7 +174,7 @@ def measure_loopback(recording: Samples) -> Loopback:
     peak = int(heights.argmax())
     # The median of normal noise is 0.6745 of its standard deviation.
     if not heights[peak] > MIN_CHIRP_PEAK * np.median(matched) / 0.6745:
-        return Loopback(None, None, dbfs(_noise_power(recording)))
+        return Loopback(None, None, dbfs(_noise_power(recording)), is_zero=not recording.any())
     start = _first_arrival(heights, peak)
     stop = start + len(played) + TAIL_SAMPLES
     noise = _noise_power(np.delete(recording, np.s_[start:stop]))

@@ -16,7 +16,7 @@ from typing import Self
 from voxcli.chat.devices import portaudio
 from voxcli.chat.devices.microphone import Microphone
 from voxcli.chat.devices.speaker import OutputSpeaker
-from voxcli.chat.events import Notice
+from voxcli.chat.events import DevicesChanged, Notice
 from voxcli.chat.messages import ThreadCrashed, crashes_posted
 from voxcli.errors import AudioDeviceError
 
@@ -106,7 +106,7 @@ class AudioDevices:
         self._lost += lost
         self._listed_at = -math.inf
         log.info("lost: %s", _names(lost))
-        self._post(Notice(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device"))
+        self._post_change(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device")
 
     def _reopen_lost_devices(self) -> None:
         """Try to reopen the lost devices; notify the user of those that are back."""
@@ -116,7 +116,10 @@ class AudioDevices:
         self._lost = [device for device in self._lost if device not in back]
         if back:
             log.info("found: %s", _names(back))
-            self._post(Notice(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back"))
+            self._post_change(f"{_names(back)} {'is' if len(back) == 1 else 'are'} back")
+
+    def _post_change(self, text: str) -> None:
+        self._post(DevicesChanged(text, tuple(device.device.kind for device in self._lost)))
 
     def _has_new_devices(self) -> bool:
         """Tell whether there are new devices of the lost kind; searches at most every LIST_SECONDS."""

@@ -19,6 +19,7 @@ LATENCY_SECONDS = 0.04  # PortAudio may hold this much back; sound servers deliv
 QUEUE_SECONDS = 5.0  # The reader may be busy for this long before sound is lost.
 KEPT_SECONDS = 0.5  # Sound kept from before the first read, in which a first word may have begun.
 LONGEST_GAP_SECONDS = 10.0  # The longest silence that replaces lost sound; it ends any utterance.
+SILENT_MICROPHONE = "the microphone delivers only zeros: it is muted, or the system does not permit recording"
 
 
 @dataclass(frozen=True)

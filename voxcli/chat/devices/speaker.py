@@ -136,6 +136,7 @@ class OutputSpeaker:
         self._blocks: Queue[_Block] = Queue(round(QUEUE_SECONDS / BLOCK_SECONDS))
         self._head: _Block | None = None  # The block that the device is taking.
         self._head_samples = 0  # Samples of it that the device has taken.
+        self._cue: Samples = np.zeros(0, np.float32)  # The rest of a cue, at the device's rate.
         self._ducked = self._held = False  # The state asked for, and the state that the device has reached.
         self._rate = device.sample_rate
         self._queued_samples = self._dropped_samples = self._handed_samples = 0
@@ -176,6 +177,10 @@ class OutputSpeaker:
         This is needed after an interrupt too, or the next turn stays silent.
         """
         self._ducked = False
+
+    def play_cue(self, clip: AudioClip) -> None:
+        """Mix a short sound into what is played, at once; neither `position` nor `is_playing` changes."""
+        self._cue = clip.resampled(self._rate).samples
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Queue a clip; see `voxcli.core.turn.Speaker`.
@@ -274,7 +279,16 @@ class OutputSpeaker:
             fade = np.linspace(float(self._held), float(was_held), count, dtype=np.float32)
             out[:count] *= fade[:, np.newaxis]
         out[count:] = 0
+        self._mix_cue(out)
         self._record_playback(out, count, sounds_at, underrun)
+
+    def _mix_cue(self, out: NDArray[np.float32]) -> None:
+        cue = self._cue
+        part = cue[: len(out)]
+        if len(part):
+            out[: len(part)] += part[:, np.newaxis]
+            if self._cue is cue:  # Otherwise another cue has come.
+                self._cue = cue[len(part) :]
 
     def _record_playback(self, out: NDArray[np.float32], count: int, sounds_at: float, underrun: bool) -> None:
         self.underruns += underrun

@@ -19,6 +19,7 @@ from typing import TextIO
 
 MESSAGE = re.compile(
     rb"ALSA lib |Expression '|\|\|PaMacCore|[Jj]ack|Cannot connect to server |connect\(2\) call to |attempt to connect"
+    rb"|[EWN]: \[|BDB\d+ |Cannot open DB environment"  # a PulseAudio that libpulse starts, and its database
 )
 READ_BYTES = 1 << 16
 KEPT_MESSAGES = 1000  # The most different messages that are logged.

@@ -5,7 +5,6 @@ Replies go to stdout, everything else to stderr. The conversation goes on if a s
 
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -13,12 +12,7 @@ from voxcli.chat.events import LiveEvent
 
 
 class LiveView(Protocol):
-    """Shows a conversation; methods may be called on any thread.
-
-    hints: keys and what they do, shown to the user; may be set at any time
-    """
-
-    hints: Mapping[str, str]
+    """Shows a conversation; methods may be called on any thread."""
 
     def starting(self, what: str, share: float | None = None) -> None:
         """Show what is being prepared and, if known, how much of it is done, from 0 to 1."""
@@ -41,14 +35,19 @@ class LiveView(Protocol):
         ...
 
 
-def open_live_view(*, as_json: bool = False) -> LiveView:
-    """Return the view that suits standard output."""
+def open_live_view(*, as_json: bool = False, plain: bool = False, stages: bool = False) -> LiveView:
+    """Return the view that suits standard output.
+
+    Args:
+        plain: write lines, also to a terminal that can redraw.
+        stages: show people the latency of each stage.
+    """
     from voxcli.chat.views.lines import JsonLiveView, PlainView
 
     if as_json:
         return JsonLiveView()
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        from voxcli.chat.views.terminal import TerminalView
+    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainView(stages=stages)
+    from voxcli.chat.views.terminal import TerminalView, can_redraw
 
-        return TerminalView()
-    return PlainView()
+    return TerminalView(stages=stages) if can_redraw() else PlainView(stages=stages)

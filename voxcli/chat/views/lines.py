@@ -1,14 +1,18 @@
 """Views that write line by line: plain text where there is no terminal, JSON for programs."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from voxcli.chat.events import (
     BargeIn,
+    DevicesChanged,
+    KeysAsked,
     LiveEvent,
     Notice,
     Ready,
@@ -21,47 +25,142 @@ from voxcli.chat.events import (
     SpeechTooLong,
     StateChanged,
     TurnFailed,
+    TurnStarted,
     TurnTaken,
 )
-from voxcli.chat.views.words import STAGES, interruption, latency_line, note_lines, percentiles, rounded_ms, user_text
-from voxcli.core.turn import ReplyDelta, SpeechFailed
+from voxcli.chat.views.situation import Situation
+from voxcli.chat.views.words import (
+    STAGES,
+    interruption,
+    latency_figure,
+    latency_line,
+    note_lines,
+    percentiles,
+    question_text,
+    rounded_ms,
+    summary_lines,
+)
+from voxcli.core.sentences import PieceCutter
+from voxcli.core.turn import ReplyDelta, SpeechFailed, Transcript, Utterance
 from voxcli.output import Output
 from voxcli.printable import printable
 
+# A full stop counts after four letters, so that none of "Dr.", "3." and "e.g." ends a line.
+ENDS_SENTENCE = re.compile(r"""(?:[^\W\d_]{4}\.|[!?…]|[。！？])["'”’)\]*]*\s*\Z""")  # noqa: RUF001 - marks of Chinese
+
 
 class PlainView:
-    """Writes replies, as far as they were played, to stdout, and the rest to stderr."""
+    """Writes replies to stdout, each sentence as soon as it is known, and the rest to stderr, states as words."""
 
-    def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
-        self.hints: Mapping[str, str] = {}
+    def __init__(self, out: Output | None = None, notes: Output | None = None, *, stages: bool = False) -> None:
+        """Write to two streams.
+
+        Args:
+            stages: write the latency of each stage.
+        """
         self._out = out or Output(sys.stdout)
         self._notes = notes or Output(sys.stderr)
         self._starting = _StartingLines(self._notes)
-        self._muted = False
+        self._stages = stages
+        self._situation = Situation()
+        self._words = ""  # the state, as it was written last
+        self._questions: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
+        self._is_question_written = False  # of the present turn
+        self._cutter = PieceCutter()
+        self._line = ""  # the end of the reply so far
 
     def starting(self, what: str, share: float | None = None) -> None:
         self._starting.show(what, share)
 
     def show(self, event: LiveEvent) -> None:
-        if isinstance(event, TurnTaken):
-            self._show_turn(event)
-        elif isinstance(event, StateChanged):
-            if self._muted or event.state == "muted":
-                self._notes.write_dim(event.state)
-            self._muted = event.state == "muted"
-        else:
-            for line in note_lines(event):
-                self._notes.write_dim(line)
+        self._situation.update(event)
+        match event:
+            case TurnStarted(utterance):
+                self._questions.append(utterance)
+                self._drop_text()
+            case Transcript(text):
+                self._write_question(text)
+            case ReplyDelta(text):
+                self._write_question()
+                self._add_to_reply(text)
+            case BargeIn():
+                self._drop_text()
+            case SpeechResumed() if self._questions:
+                self._questions.pop()
+                self._begin_turn()
+            case TurnFailed():
+                self._write_question()
+                self._end_turn()
+            case TurnTaken():
+                self._finish_turn(event)
+            case StateChanged("listening"):  # a repeated reply ends without a turn
+                self._write_reply(self._cutter.flush())
+        self._write_notes(event)
+        self._write_state()
 
-    def _show_turn(self, taken: TurnTaken) -> None:
+    def _finish_turn(self, taken: TurnTaken) -> None:
+        self._write_question()
+        self._write_reply(self._cutter.flush())
         turn = taken.ended.turn
-        self._notes.write_dim(f"you: {user_text(taken.ended)}")
-        if turn.reply:
-            self._out.write(printable(turn.reply, keep="\t\n") + "\n")
         if turn.interrupted:
             self._notes.write_dim(interruption(turn.reply))
-        if line := latency_line(taken.latency):
+        if line := latency_line(taken.latency) if self._stages else latency_figure(taken):
             self._notes.write_dim(line)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._questions:
+            self._questions.popleft()
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._is_question_written = False
+        self._drop_text()
+
+    def _drop_text(self) -> None:
+        self._cutter, self._line = PieceCutter(), ""
+
+    def _write_question(self, transcript: str = "") -> None:
+        """Write what the user asked: with its transcript, or else once the reply begins."""
+        if self._questions and not self._is_question_written:
+            self._is_question_written = True
+            self._notes.write_dim(f"you: {question_text(self._questions[0], transcript)}")
+
+    def _add_to_reply(self, delta: str) -> None:
+        """Write the sentences that are whole; the last one is taken for whole without waiting for what follows."""
+        pieces = self._cutter.feed(delta)
+        self._line = ("" if pieces else self._line) + delta
+        if ENDS_SENTENCE.search(self._line):
+            pieces += self._cutter.flush()
+            self._line = ""
+        self._write_reply(pieces)
+
+    def _write_reply(self, pieces: Sequence[str]) -> None:
+        for piece in pieces:
+            if piece.strip():
+                self._out.write(printable(piece.strip(), keep="\t\n") + "\n")
+
+    def _write_notes(self, event: LiveEvent) -> None:
+        match event:
+            case SessionEnded():
+                lines = summary_lines(event, stages=self._stages)
+            case KeysAsked():
+                lines = [f"{key}: {does}" for key, does in self._situation.all_keys.items()]
+            case _:
+                lines = note_lines(event)
+        for line in lines:
+            self._notes.write_dim(line)
+        if isinstance(event, Ready) and (keys := self._situation.keys):
+            self._notes.write_dim("keys: " + ", ".join(f"{key} {does}" for key, does in keys.items()))
+
+    def _write_state(self) -> None:
+        """Write the state if its words have changed."""
+        words = self._situation.label
+        if self._situation.muted and words != "muted":
+            words += ", muted"
+        if words != self._words and self._situation.state != "starting":
+            self._words = words
+            self._notes.write_dim(words)
 
     def paused(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -82,7 +181,6 @@ class JsonLiveView:
         notes: Output | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hints: Mapping[str, str] = {}
         self._out = out or Output(sys.stdout)
         self._starting = _StartingLines(notes or Output(sys.stderr))
         self._clock = clock
@@ -166,12 +264,14 @@ _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     SpeechEnded: ("speech_ended", _ended_record),
     SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # another `speech_ended` will follow
     SpeechTooLong: ("speech_too_long", vars),
+    Transcript: ("transcript", vars),  # once the turn has started, where the engine knows it before its reply
     ReplyDelta: ("reply_delta", vars),
     SentenceSpoken: ("sentence_spoken", vars),
     BargeIn: ("barge_in", vars),
     Resumed: ("resumed", vars),
     TurnTaken: ("turn_ended", _turn_record),
     Notice: ("notice", vars),
+    DevicesChanged: ("notice", vars),
     SpeechFailed: ("error", _error_record),
     TurnFailed: ("error", _error_record),
     SessionEnded: ("session_ended", _session_record),

@@ -1,7 +1,10 @@
 """The view of a live conversation on a terminal: finished turns scroll up, the present one stays below them.
 
-`Screen` holds what is shown below; it depends on the events and the clock alone. `TerminalView` paints it, a few
-times a second and only when it has changed.
+Between two writes the cursor stands at the beginning of the rows that are painted again and again. Whatever a
+terminal does when its window changes (wrap the rows anew, cut them off, scroll), it keeps the cursor where it is in
+the text. So all that follows the cursor is erased and painted anew, and nothing else is touched. While these rows are
+painted, the terminal does not wrap: each takes one row even where the terminal is narrower than it was, or measures
+a character differently.
 """
 
 import io
@@ -9,165 +12,42 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TextIO, cast
+from typing import TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
-from voxcli.chat.events import (
-    InputLevel,
-    LiveEvent,
-    Ready,
-    SentenceSpoken,
-    SessionEnded,
-    SpeechResumed,
-    State,
-    StateChanged,
-    TurnFailed,
-    TurnTaken,
+from voxcli.chat.events import KeysAsked, LiveEvent, Ready, SessionEnded, TurnFailed, TurnTaken
+from voxcli.chat.views.screen import Screen, question_row
+from voxcli.chat.views.words import (
+    HEADER_INDENT,
+    interruption,
+    latency_figure,
+    latency_line,
+    note_lines,
+    summary_lines,
+    turn_question,
 )
-from voxcli.chat.views.words import interruption, latency_line, note_lines, user_text
-from voxcli.core.turn import ReplyDelta, SpeechFailed
+from voxcli.core.turn import SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
 
 PAINTS_PER_SECOND = 10
-SPINS_PER_SECOND = 8
-SILENT_DBFS = -60.0  # the input level at which the bar is empty
-BAR_CELLS = range(4, 25)  # lengths that the bar may have
-WIDE = 40  # columns from which on the state is padded, so that the bar keeps its place
-LONGEST_WORD = len("listening")
-ROWS_BESIDE_REPLY = 4  # an empty row, the state, the keys, and the row of the cursor
+USUAL_SIZE = os.terminal_size((80, 24))  # where the terminal does not tell
 
-STYLES: dict[State, str] = {
-    "starting": "yellow",
-    "listening": "green",
-    "hearing": "bold cyan",
-    "thinking": "yellow",
-    "speaking": "magenta",
-    "muted": "bold red",
-}
-GLYPHS: dict[State, str] = {"listening": "○", "hearing": "●", "speaking": "▶", "muted": "✕"}
-SPINNER, SPINNER_ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
+# The space keeps tmux from moving rows into its scrollback, as it does when the whole screen is erased.
+ERASE_BELOW = "\r \x1b[J\r"
+NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+# Synchronized output: the terminal shows what is between these in one frame, or ignores them.
+BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"
 
 
-class Screen:
-    """The rows below the finished turns.
-
-    Args:
-        clock: returns monotonic seconds.
-        ascii_only: use ASCII characters only.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, ascii_only: bool = False) -> None:
-        self.hints: Mapping[str, str] = {}
-        self._clock = clock
-        self._ascii_only = ascii_only
-        self._state: State = "starting"
-        self._since = clock()
-        self._preparing = ""  # what is being prepared
-        self._share: float | None = None
-        self._dbfs = SILENT_DBFS
-        self._speech_seconds: float | None = None
-        self._reply = ""
-        self._spoken_chars = 0  # characters of the reply that were spoken
-        self._is_spoken = True  # replies are spoken, not only shown
-
-    def starting(self, what: str, share: float | None) -> None:
-        self._preparing, self._share = printable(what), share
-
-    def update(self, event: LiveEvent) -> None:
-        """Apply an event; any order of events is fine."""
-        match event:
-            case StateChanged(state):
-                self._set_state(state)
-            case InputLevel(dbfs, speech_seconds):
-                self._dbfs, self._speech_seconds = dbfs, speech_seconds
-            case ReplyDelta(text):
-                self._reply += text
-            case SentenceSpoken(text):
-                self._spoken_chars += len(text)
-            case Ready():
-                self._is_spoken = event.voice is not None and event.output_device is not None
-            case SpeechFailed():
-                self._is_spoken = False
-            case SpeechResumed() | TurnTaken() | TurnFailed() | SessionEnded():
-                self._clear_reply()
-
-    def _set_state(self, state: State) -> None:
-        if state == self._state:
-            return
-        self._state, self._since = state, self._clock()
-        if state in ("listening", "thinking"):  # a repeated reply ends without a turn
-            self._clear_reply()
-
-    def _clear_reply(self) -> None:
-        self._reply, self._spoken_chars = "", 0
-
-    def rows(self, console: Console) -> list[Text]:
-        """Return rows that fit the console; of a long reply, the end."""
-        room = console.height - ROWS_BESIDE_REPLY
-        state = self._state_row(console.width)
-        if room < 0 or self._state == "starting" or not self.hints:
-            rows = [state]
-        else:
-            rows = [state, self._hints_row(console.width)]
-        reply = self._reply_rows(console)[-room:] if room > 0 else []
-        return [*reply, Text(), *rows] if reply else rows
-
-    def _reply_rows(self, console: Console) -> list[Text]:
-        """Return the reply so far; the part that is still to be spoken is dim."""
-        if not self._reply.strip():
-            return []
-        chars = self._spoken_chars if self._is_spoken else len(self._reply)
-        parts = self._reply[:chars].lstrip(), self._reply[chars:] if chars else self._reply.lstrip()
-        spoken_text, rest = (printable(part, keep="\n\t") for part in parts)
-        return list(Text.assemble(spoken_text, (rest, "dim")).wrap(console, console.width, tab_size=4))
-
-    def _state_row(self, width: int) -> Text:
-        style = STYLES[self._state]
-        word = self._preparing if self._state == "starting" else self._state
-        padding = " " * (LONGEST_WORD - len(word)) if width >= WIDE else ""
-        row = Text.assemble((f"{self._glyph()} {word}{padding}", style))
-        seconds = self._seconds()
-        after = f" {seconds:.1f} s" if seconds is not None else ""
-        cells = min(width - row.cell_len - len(after) - 1, BAR_CELLS[-1])
-        share = self._share if self._state == "starting" else self._level()
-        if share is not None and cells in BAR_CELLS:
-            row.append(" ").append(self._bar(share, cells, style))
-        row.append(after, "dim")
-        row.truncate(width, overflow="crop" if self._ascii_only else "ellipsis")
-        return row
-
-    def _hints_row(self, width: int) -> Text:
-        row = Text()
-        for key, does in self.hints.items():
-            row.append("  " if row else "").append(key, "bold").append(f" {does}", "dim")
-        row.truncate(width, overflow="crop" if self._ascii_only else "ellipsis")
-        return row
-
-    def _glyph(self) -> str:
-        if self._state in GLYPHS:
-            return "*" if self._ascii_only else GLYPHS[self._state]
-        spinner = SPINNER_ASCII if self._ascii_only else SPINNER
-        return spinner[int((self._clock() - self._since) * SPINS_PER_SECOND) % len(spinner)]
-
-    def _seconds(self) -> float | None:
-        """Return the seconds since speech started, or since the wait for a reply or for a part began."""
-        if self._state in ("thinking", "starting"):
-            return self._clock() - self._since
-        return None if self._state == "muted" else self._speech_seconds
-
-    def _level(self) -> float | None:
-        return None if self._state == "muted" else 1 - self._dbfs / SILENT_DBFS
-
-    def _bar(self, share: float, cells: int, style: str) -> Text:
-        full, empty = ("#", "-") if self._ascii_only else ("━", "─")
-        filled = round(min(max(0.0, share), 1.0) * cells)
-        return Text.assemble((full * filled, style), (empty * (cells - filled), "dim"))
+def can_redraw() -> bool:
+    """Return whether the terminal understands escape sequences, which an old Windows console does not."""
+    return not Console().legacy_windows
 
 
 class TerminalView:
@@ -177,36 +57,36 @@ class TerminalView:
         stream: a terminal; standard output by default.
         clock: returns monotonic seconds.
         painter: paint on a thread of its own; otherwise only `paint` does.
+        stages: show the latency of each stage.
+        size: returns the columns and rows of the terminal.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic, *, painter: bool = True
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        painter: bool = True,
+        stages: bool = False,
+        size: Callable[[], os.terminal_size] | None = None,
     ) -> None:
         stream = stream or sys.stdout
         self._out = Output(stream)
-        self._console = Console(
-            file=cast(TextIO, _OutputStream(self._out, stream)), highlight=False, markup=False, emoji=False
-        )
-        self._screen = Screen(clock, ascii_only=self._console.options.ascii_only)
+        self._size = size or (lambda: _size_of(stream))
+        self._console = Console(file=io.StringIO(), force_terminal=True, highlight=False)  # only gives styles
+        self._screen = Screen(clock, ascii_only=not (stream.encoding or "utf-8").lower().startswith("utf"))
+        self._stages = stages
         self._lock = threading.RLock()  # reentrant: a signal handler may pause the view while it paints
-        self._live: Live | None = None
-        self._painted: list[Text] = []
+        self._painting = False
+        self._painted: tuple[os.terminal_size, list[Text]] | None = None
         self._waiting: list[Text] = []  # printed when no pause is left
         self._pauses = 0
         self._closed = threading.Event()
         self._defect: Exception | None = None  # ended the painter's thread
         self._painter = threading.Thread(target=self._paint_regularly, name="painter", daemon=True)
-        self._start_live()
+        self._start_painting()
         if painter:
             self._painter.start()
-
-    @property
-    def hints(self) -> Mapping[str, str]:
-        return self._screen.hints
-
-    @hints.setter
-    def hints(self, hints: Mapping[str, str]) -> None:
-        self._screen.hints = hints
 
     def starting(self, what: str, share: float | None = None) -> None:
         with self._lock:
@@ -223,23 +103,23 @@ class TerminalView:
         with self._lock:
             self._screen.update(event)
             if isinstance(event, SessionEnded):
-                self._stop_live()
-            self._waiting += _lasting_rows(event, self._console.options.ascii_only)
+                self._stop_painting()
+            self._waiting += self._lasting_rows(event)
             self._print_waiting()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         with self._lock:
-            painting = self._live is not None
+            painting = self._painting
             self._pauses += 1
-            self._stop_live()
+            self._stop_painting()
         try:
             yield
         finally:
             with self._lock:
                 self._pauses -= 1
                 if painting and not self._closed.is_set():
-                    self._start_live()
+                    self._start_painting()
                 self._print_waiting()
 
     def close(self) -> None:
@@ -247,18 +127,17 @@ class TerminalView:
         if self._painter.is_alive():
             self._painter.join()
         with self._lock:
-            self._stop_live()
+            self._stop_painting()
         self._out.check()
 
     def paint(self) -> None:
-        """Show the screen on the terminal if it has changed."""
+        """Show the screen on the terminal if it, or the terminal's size, has changed."""
         with self._lock:
-            if not self._live:
-                return
-            rows = self._screen.rows(self._console)
-            if rows != self._painted:
-                self._painted = rows
-                self._live.update(Group(*rows), refresh=True)
+            if self._painting:
+                size = self._size()
+                rows = self._screen.rows(*size)
+                if (size, rows) != self._painted:
+                    self._write([], size, rows)
 
     def _paint_regularly(self) -> None:
         try:
@@ -269,59 +148,72 @@ class TerminalView:
 
     def _print_waiting(self) -> None:
         if self._waiting and not self._pauses:
-            with self._console:  # in one write, so that nothing flickers
-                self.paint()
-                self._console.print(Group(*self._waiting))
+            size = self._size()
+            lasting = [row for text in self._waiting for row in text.wrap(self._console, size.columns, tab_size=4)]
             self._waiting.clear()
+            self._write(lasting, size, self._screen.rows(*size) if self._painting else [])
 
-    def _start_live(self) -> None:
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._live.start()
+    def _start_painting(self) -> None:
+        self._painting = True
+        self._out.write(HIDE_CURSOR)
         self.paint()
 
-    def _stop_live(self) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None
-            self._painted = []
+    def _stop_painting(self) -> None:
+        if self._painting:
+            self._painting = False
+            self._painted = None
+            self._out.write(ERASE_BELOW + SHOW_CURSOR)
 
+    def _write(self, lasting: Sequence[Text], size: os.terminal_size, rows: list[Text]) -> None:
+        """Print rows that stay, and paint those below; leave the cursor between them."""
+        self._painted = size, rows
+        above = "".join(f"{self._styled(row)}\r\n" for row in lasting)
+        below = "\r\n".join(map(self._styled, rows))
+        up = f"\r\x1b[{len(rows) - 1}A" if len(rows) > 1 else "\r"
+        self._out.write(f"{BEGIN_FRAME}{ERASE_BELOW}{above}{NO_WRAP}{below}{up}{WRAP}{END_FRAME}")
 
-class _OutputStream(io.TextIOBase):
-    """Lets rich write to an `Output`, which tolerates a stream that closes."""
+    def _styled(self, row: Text) -> str:
+        """Return a row with the escape sequences of its styles."""
+        with self._console.capture() as captured:
+            self._console.print(row, end="", soft_wrap=True)
+        return captured.get()
 
-    def __init__(self, output: Output, stream: TextIO) -> None:
-        self._output = output
-        self._stream = stream
+    def _lasting_rows(self, event: LiveEvent) -> list[Text]:
+        """Return the rows of an event that stay on the terminal."""
+        if isinstance(event, TurnTaken):
+            return self._turn_rows(event)
+        if isinstance(event, KeysAsked):
+            keys = self._screen.situation.all_keys.items()
+            return [Text.assemble((f"{key:<8}", "bold"), (does, "dim")) for key, does in keys]
+        if isinstance(event, SessionEnded):
+            return [Text(line, "dim") for line in summary_lines(event, stages=self._stages)]
+        if isinstance(event, Ready):
+            return [*(row for line in note_lines(event) for row in self._indented(line)), Text()]
+        style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
+        return [Text(line, style) for line in note_lines(event)]
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # a plain attribute there
-        return self._stream.encoding
+    def _indented(self, line: str) -> list[Text]:
+        """Return a line of the header; what does not fit its row goes on below its text."""
+        label, text = line[:HEADER_INDENT], Text(line[HEADER_INDENT:], "dim")
+        rows = text.wrap(self._console, max(self._size().columns - HEADER_INDENT, HEADER_INDENT))
+        labels = [label, *[""] * (len(rows) - 1)]
+        return [Text(name.ljust(HEADER_INDENT), "dim") + row for name, row in zip(labels, rows, strict=True)]
 
-    def write(self, text: str) -> int:
-        # Synchronized output (mode 2026): the terminal shows the text in one frame, or ignores the sequence.
-        self._output.write(f"\x1b[?2026h{text}\x1b[?2026l" if os.name == "posix" else text)
-        return len(text)
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-
-def _lasting_rows(event: LiveEvent, ascii_only: bool) -> list[Text]:
-    """Return the rows of an event that stay on the terminal."""
-    overflow: Literal["crop", "ellipsis"] = "crop" if ascii_only else "ellipsis"
-    if isinstance(event, TurnTaken):
-        turn = event.ended.turn
-        reply = [(printable(turn.reply, keep="\n\t"), "")] if turn.reply else []
-        mark = [(interruption(turn.reply), "dim")] if turn.interrupted else []
-        return [
-            Text.assemble(("> ", "bold cyan"), (user_text(event.ended), "cyan")),
-            Text(" ").join(Text.assemble(part) for part in [*reply, *mark]),
-            Text.assemble((latency_line(event.latency), "dim"), no_wrap=True, overflow=overflow),
-            Text(),
+    def _turn_rows(self, taken: TurnTaken) -> list[Text]:
+        turn = taken.ended.turn
+        parts = [
+            (printable(turn.reply, keep="\n\t"), ""),
+            (interruption(turn.reply) if turn.interrupted else "", "dim"),
+            ("" if self._stages else latency_figure(taken), "dim"),
         ]
-    style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
-    lines = [Text.assemble((line, style)) for line in note_lines(event)]
-    return [*lines, Text()] if lines and isinstance(event, Ready) else lines
+        reply = Text("  ").join(Text(*part) for part in parts if part[0])
+        stages = [Text(latency_line(taken.latency), "dim")] if self._stages else []
+        return [question_row(turn_question(taken)), *([reply] if reply else []), *stages, Text()]
+
+
+def _size_of(stream: TextIO) -> os.terminal_size:
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return USUAL_SIZE
+    return size if min(size) > 0 else USUAL_SIZE

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voxcli.chat.events import Latency, LiveEvent, Notice, Ready, SessionEnded, TurnFailed
+from voxcli.chat.events import DevicesChanged, Latency, LiveEvent, Notice, Ready, SessionEnded, TurnFailed, TurnTaken
 from voxcli.core.percentiles import percentile
-from voxcli.core.turn import SpeechFailed, TurnEnded
+from voxcli.core.turn import SpeechFailed, Utterance
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 
+ABOUT_ENGINES = {"embedded": "not Voxtral: English only, knows little"}
+HEADER_INDENT = len("loudspeaker") + 2
 STAGES = {"endpoint_ms": "end of speech", "first_token_ms": "first token", "first_audio_ms": "voice"}
 
 
@@ -18,10 +20,17 @@ def note_lines(event: LiveEvent) -> list[str]:
     return lines(event) if lines else []
 
 
-def user_text(ended: TurnEnded) -> str:
-    """Return the user's side of a turn: the transcript if there is one, else the placeholder; then typed text."""
-    turn = ended.turn
-    return printable("\n".join(part for part in (ended.report.transcript or turn.user, turn.prompt) if part), keep="\n")
+def question_text(utterance: Utterance, transcript: str) -> str:
+    """Return what the user asked: the transcript if there is one, else the length of the utterance; then typed text."""
+    spoken = transcript or (f"{utterance.clip.seconds:.1f} s" if utterance.clip else "")
+    return printable("\n".join(part for part in (spoken, utterance.prompt) if part), keep="\n")
+
+
+def turn_question(taken: TurnTaken) -> str:
+    """Return what the user asked in a finished turn; see `question_text`."""
+    turn, transcript = taken.ended.turn, taken.ended.report.transcript
+    typed = turn.prompt if taken.clip else "\n".join(part for part in (turn.user, turn.prompt) if part)
+    return question_text(Utterance(taken.clip, typed), transcript or "")
 
 
 def interruption(spoken_text: str) -> str:
@@ -29,8 +38,17 @@ def interruption(spoken_text: str) -> str:
     return "(interrupted)" if spoken_text else "(interrupted before a word was spoken)"
 
 
+def latency_figure(taken: TurnTaken) -> str:
+    """Return how long the user waited for the voice, or for text if there is no voice; empty for a typed turn.
+
+    It is empty too for a turn that was interrupted before its reply.
+    """
+    waited_ms = taken.latency.first_audio_ms or taken.latency.first_token_ms
+    return f"{waited_ms / 1000:.1f} s" if taken.clip and waited_ms and taken.ended.turn.reply else ""
+
+
 def latency_line(latency: Latency) -> str:
-    """Return the latency of a turn in one line, the time until its first sound first; empty if nothing is known."""
+    """Return the stages of a turn's latency in one line, the last first; empty if nothing is known."""
     times = [
         f"{name} {value / 1000:.2f} s"
         for key, name in reversed(STAGES.items())
@@ -42,12 +60,17 @@ def latency_line(latency: Latency) -> str:
     return " · ".join(times + speculation)
 
 
-def summary_lines(ended: SessionEnded) -> list[str]:
-    """Return the summary of a conversation: turns, latency by stage, counts of problems, and its session."""
+def summary_lines(ended: SessionEnded, *, stages: bool = False) -> list[str]:
+    """Return the summary of a conversation: turns, latency, counts of problems, and its session.
+
+    Args:
+        stages: give the latency of each stage, not only of the last one.
+    """
     lines = [_count(ended.turns, "turn")]
-    for key, name in STAGES.items():
+    reached = [key for key in STAGES if percentiles(ended.latencies, key)]
+    for key in reached if stages else reached[-1:]:
         if shares := percentiles(ended.latencies, key):
-            lines.append(f"{name:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
+            lines.append(f"{STAGES[key]:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
     counts = [
         _dropped(ended.dropped_speculative_replies) if ended.dropped_speculative_replies else "",
         f"{_count(ended.overruns, 'overrun')} of the microphone" if ended.overruns else "",
@@ -61,12 +84,33 @@ def summary_lines(ended: SessionEnded) -> list[str]:
 
 
 def _ready_lines(ready: Ready) -> list[str]:
+    """Return the header of a conversation: what answers, the devices, the session, and how echo is handled."""
+    about = f" ({ABOUT_ENGINES[ready.engine]})" if ready.engine in ABOUT_ENGINES else ""
     voice = f", voice {ready.voice}" if ready.voice else ""
-    session = f", session {ready.session}" if ready.session is not None else ""
-    return [
-        printable(f"ready: {ready.engine} ({ready.model}){voice}{session}"),
-        printable(f"{ready.input_device} > {ready.output_device or 'no loudspeaker'}, echo {ready.echo}"),
-    ]
+    header = {
+        "engine": f"{ready.engine}: {ready.model}{about}",
+        "microphone": ready.input_device,
+        "loudspeaker": f"{ready.output_device or 'none: replies are shown, not spoken'}{voice}",
+        "session": _session(ready),
+        "echo": _echo(ready),
+    }
+    return [printable(f"{name.ljust(HEADER_INDENT)}{text}") for name, text in header.items()]
+
+
+def _session(ready: Ready) -> str:
+    if ready.session is None:
+        return "not kept; --session NAME keeps it"
+    return f"{ready.session}, " + (f"goes on from {_count(ready.turns, 'turn')}" if ready.turns else "new")
+
+
+def _echo(ready: Ready) -> str:
+    if ready.echo == "off":
+        return "none, because nothing is played"
+    if ready.push_to_talk != "off":
+        return "no matter, because the space key opens the microphone"
+    if ready.echo == "cancelled" and ready.barge_in:
+        return "cancelled: talk at any time, even during a reply"
+    return "the microphone is ignored during a reply" + ("; i interrupts it" if ready.keys else "")
 
 
 def _in_one_line(error: VoxError) -> str:
@@ -97,6 +141,7 @@ def rounded_ms(value: float) -> float:
 _NOTES: dict[type, Callable[[Any], list[str]]] = {
     Ready: _ready_lines,
     Notice: lambda event: [printable(event.text)],
+    DevicesChanged: lambda event: [printable(event.text)],
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
     SessionEnded: summary_lines,

@@ -19,7 +19,7 @@ import numpy as np
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.errors import ModelError, missing_extra
 
 LIBRARIES = ("faster_whisper", "xllamacpp")
@@ -102,9 +102,11 @@ class EmbeddedEngine(Engine):
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas; see `voxcli.core.turn.Engine`."""
+    ) -> Generator[str | Transcript, None, PassReport]:
+        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`."""
         transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
+        if transcript:
+            yield Transcript(transcript)
         words = _shortened(transcript) if transcript and has_words(transcript) else ""
         text = "\n".join(part for part in (words, utterance.prompt) if part)
         if interrupt.is_set():

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.errors import RemoteError
 
@@ -132,16 +132,19 @@ class RemotePool(Engine):
         return all(place.failures for place in self._places)
 
 
-def _whole(reply: Generator[str, None, PassReport]) -> Generator[str, None, PassReport]:
-    """Yield an empty delta when a reply begins, and its whole text when it is over."""
+def _whole(reply: Generator[str | Transcript, None, PassReport]) -> Generator[str, None, PassReport]:
+    """Yield an empty delta when a reply begins, and its text when it is over; servers send no transcript before it."""
     deltas: list[str] = []
     with closing(reply):
         while True:
             try:
-                deltas.append(next(reply))
+                piece = next(reply)
             except StopIteration as over:
                 report: PassReport = over.value
                 break
+            if isinstance(piece, Transcript):
+                continue
+            deltas.append(piece)
             if len(deltas) == 1:
                 yield ""
     yield "".join(deltas)
