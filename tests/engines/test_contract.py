@@ -14,7 +14,7 @@ from voxcli.audio.clip import AudioClip, read_audio
 from voxcli.config.paths import cache_folder
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.testing import FakeEngine
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.errors import ModelError
 
 QUESTION = Path(__file__).parents[2] / "examples" / "questions" / "one-plus-one.flac"
@@ -118,9 +118,13 @@ def collect(
         if len(deltas) == interrupt_after:
             interrupt.set()
         try:
-            deltas.append(next(reply))
+            given = next(reply)
         except StopIteration as end:
             return deltas, end.value
+        if isinstance(given, Transcript):
+            assert not deltas, "a transcript comes before the reply"
+        else:
+            deltas.append(given)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -148,7 +152,7 @@ def test_an_interrupt_before_the_reply_leaves_no_text(engine: Engine) -> None:
 def test_a_reply_may_be_closed_early_and_the_next_one_is_whole(engine: Engine) -> None:
     whole, _ = collect(engine, *FIRST)
     reply = engine.reply(*FIRST, threading.Event())
-    assert "".join(whole).startswith(next(reply))
+    assert "".join(whole).startswith(next(part for part in reply if isinstance(part, str)))
     reply.close()
     again, report = collect(engine, *FIRST)
     assert "".join(again) == "".join(whole)

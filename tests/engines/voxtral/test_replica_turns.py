@@ -50,7 +50,7 @@ def ask(engine: Engine, session: Session, number: int) -> tuple[str, PassReport]
         try:
             deltas.append(next(reply))
         except StopIteration as end:
-            return "".join(deltas), end.value
+            return "".join(map(str, deltas)), end.value
 
 
 def test_the_short_name_resolves_offline_and_once_replies(hub: Path, tmp_path: Path) -> None:
