@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from voxcli.engines.voxtral.checkpoint.catalog import Hub
+from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
 
 COMMIT = "a" * 40
 REPO = "someone/Voxtral-Tiny"

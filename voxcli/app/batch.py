@@ -195,7 +195,7 @@ def _options_for(settings: "Settings", options: BatchOptions) -> "EngineOptions"
     """Return the options of the engine; on a cluster, a model's folder has the same name on every machine."""
     wanted = engine_options(settings)
     if options.ray and Path(wanted.model).is_dir():
-        from voxcli.engines.voxtral.checkpoint.catalog import KNOWN
+        from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
 
         if wanted.model not in KNOWN:
             return replace(wanted, model=str(Path(wanted.model).absolute()))

@@ -153,13 +153,13 @@ def _located(model: str) -> Path | None:
 
 
 def _checkpoint(model: str) -> "Finding":
-    from voxcli.engines.voxtral.checkpoint import catalog
+    from voxcli.engines.voxtral.checkpoint import catalog, hub_cache, kinds
 
     here = catalog.locate(model)
     name = catalog.resolve(model)
-    size = next((known.bytes for known in catalog.KNOWN.values() if known.repo_id == name), 0)
+    size = next((known.bytes for known in kinds.KNOWN.values() if known.repo_id == name), 0)
     try:
-        hub = catalog.Hub().folder()
+        hub = hub_cache.Hub().folder()
     except ImportError:  # the line "torch" names the package
         hub = Path.home()
     return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from voxcli.core.turn import Engine
 from voxcli.engines.embedded import weights
-from voxcli.engines.voxtral.checkpoint import catalog, files, shapes
+from voxcli.engines.voxtral.checkpoint import catalog, files, hub_cache, shapes
 from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.engines.voxtral.device import hardware, placement
 from voxcli.engines.voxtral.device.demand import Demand, demand, demand_of
@@ -98,7 +98,7 @@ class Surroundings:
 
     looks_like_gpu: Callable[[], bool] = looks_like_gpu
     look: Callable[[str], Hardware] = hardware.look  # takes the value of `--device`
-    hub: catalog.Hub = field(default_factory=catalog.Hub)
+    hub: hub_cache.Hub = field(default_factory=hub_cache.Hub)
     prepare_weights: Callable[..., Path] = weights.prepare  # of the embedded engine
     load_embedded: Callable[..., Engine] = _loaded_embedded
     load_voxtral: Callable[..., "VoxtralEngine"] = _loaded_voxtral

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_hub import REPO, cached, checkpoint_files, whole_folder
-from voxcli.engines.voxtral.checkpoint.catalog import KNOWN, Hub, fetch, listed, locate, resolve
+from voxcli.engines.voxtral.checkpoint.catalog import fetch, listed, locate, resolve
+from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
+from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
 from voxcli.errors import ModelError
 
 

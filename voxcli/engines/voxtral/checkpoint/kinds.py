@@ -1,10 +1,11 @@
-"""Tells which kind of model a folder or a repository holds, by its name, its files' names and its model type.
+"""Names the published models, and tells which kind of model a folder or a repository holds by names and model type.
 
 Reads no files. `catalog` checks what the hub lists, `files` what a folder contains.
 """
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from voxcli.errors import ModelError
@@ -14,6 +15,21 @@ WEIGHTS = re.compile(
     r"model(-[\w-]+)?\.safetensors"
 )  # `consolidated.safetensors` holds the same weights in another format
 HINT = "one that converses: --model mini, or: voxcli models pull mini"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model with a short name. `bytes` is its size on disk, in bfloat16."""
+
+    repo_id: str
+    bytes: int
+    note: str
+
+
+KNOWN = {
+    "mini": PublishedModel("mistralai/Voxtral-Mini-3B-2507", 9_350_000_000, "4.7 billion parameters, the default"),
+    "small": PublishedModel("mistralai/Voxtral-Small-24B-2507", 48_500_000_000, "24.3 billion parameters"),
+}
 
 
 def check_files(name: str, files: Collection[str]) -> None:

@@ -50,7 +50,7 @@ class Model:
 
 
 SMALL = Shape(text_config=TextShape(num_hidden_layers=40, hidden_size=5120, intermediate_size=32_768))
-# The 2507 models, by the short names of `catalog.KNOWN`.
+# The 2507 models, by the short names of `kinds.KNOWN`.
 PUBLISHED = {"mini": Model(Shape(), 4_676_271_104), "small": Model(SMALL, 24_261_800_960)}
 MINI_PARAMETERS = PUBLISHED["mini"].parameters
 
