@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLERS = ("make test", "make check")
+WRITTEN = ("reply.wav", "results.jsonl")  # Files that the commands write, and would not replace.
 
 
 def blocks(text: str) -> list[str]:
@@ -35,6 +36,8 @@ def main() -> int:
     if not found:
         print("README.md has no shell commands", file=sys.stderr)
         return 1
+    for name in WRITTEN:
+        (ROOT / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as home:
         for block in found:
             if code := run(block, home):
