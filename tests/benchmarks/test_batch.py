@@ -61,7 +61,7 @@ def test_on_a_gpu_generate_is_the_measure_and_on_a_cpu_one_by_one() -> None:
     assert (on_cpu["together against generate"].met, on_cpu["together against one by one"].met) == (None, True)
     same = "replies that are the same together and one by one, token for token"
     assert (on_gpu[same].met, on_cpu[same].met, on_cpu[same].measured) == (None, False, "3 of 4")
-    assert "48 tokens/s, 10 audio hours an hour" in on_cpu["voxcli, together, 16 rows"].measured
+    assert "48 tokens/s, 10 audio hours an hour" in on_cpu["voxcli, together, 16 slots"].measured
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_no_chirp_in_noise(seed: int) -> None:
 
 def test_a_muted_microphone() -> None:
     silent = np.zeros(round(RECORD_SECONDS * SECOND), np.float32)
-    assert measure_loopback(silent) == Loopback(None, None, SILENCE_DBFS)
+    assert measure_loopback(silent) == Loopback(None, None, SILENCE_DBFS, is_zero=True)
 
 
 def test_a_door_slams() -> None:
