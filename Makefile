@@ -9,6 +9,8 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 QUESTION := examples/questions/capital-of-france.flac
 REPLY := demo-reply.wav
 REPLICA := build/replica
+# Tests of devices and conversations, which other tests beside them would disturb.
+REAL_TIME := tests/chat tests/cli/test_chat.py tests/cli/test_devices.py tests/benchmarks/test_live.py
 
 demo:
 	@scripts/setup.sh demo
@@ -19,7 +21,8 @@ demo:
 
 test:
 	@scripts/setup.sh dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(REAL_TIME))
+	$(BIN)/python -m pytest $(REAL_TIME)
 
 check:
 	@scripts/setup.sh dev

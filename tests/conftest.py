@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import tiny_voxtral as tiny
+
+# No test depends on how long the machine takes.
+hypothesis.settings.register_profile("voxcli", deadline=None)
+hypothesis.settings.load_profile("voxcli")
 
 
 @pytest.fixture(scope="session")
