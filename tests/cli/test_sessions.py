@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from voxcli.cli.sessions import app
 from voxcli.core.export import as_markdown, as_text
 from voxcli.core.session import Turn
-from voxcli.core.store import Store, StoredSession, StoredTurn, TurnDetails
+from voxcli.core.store import Store
+from voxcli.core.stored import StoredSession, StoredTurn, TurnDetails
 from voxcli.errors import ConfigError, StoreError, VoxError
 from voxcli.printable import printable
 

@@ -11,7 +11,8 @@ from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text,
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.core.store import Store, StoredSession
+    from voxcli.core.store import Store
+    from voxcli.core.stored import StoredSession
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and delete conversations.")
 

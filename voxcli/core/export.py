@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from voxcli.core.store import SessionSummary, StoredSession, StoredTurn
+from voxcli.core.stored import SessionSummary, StoredSession, StoredTurn
 from voxcli.printable import printable
 
 
