@@ -14,7 +14,6 @@ remembers turns. Responses run one after another, so each of them sees the turns
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
 from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.response_queue import ResponseQueue
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
@@ -94,9 +94,7 @@ class Conversation:
         self._options = options
         self._read_line = read_line
         self.interrupted = False  # ended by Ctrl-C
-        self._response: Response | None = None  # the newest one, speculative or a turn
-        self._waiting: deque[Response] = deque()  # responses that start when `_running` is over
-        self._running: Response | None = None
+        self._responses = ResponseQueue(lambda response: responder.submit(response, memory.session))
         self._shown = StateChanged("starting")
         self._ended = False
         self._muted = False
@@ -123,9 +121,7 @@ class Conversation:
                 self._show_state()
             self._finish()
         finally:
-            for response in (self._response, self._running, *self._waiting):
-                if response:
-                    response.stop()
+            self._responses.stop_all()
         latencies, listener, memory = tuple(self._latencies), self._listener, self._memory
         counts = listener.overruns, listener.underruns, self._dropped_speculative_replies
         self._show(SessionEnded(self._turns, latencies, *counts, memory.session.name, memory.place))
@@ -134,8 +130,8 @@ class Conversation:
         while True:
             with suppress(Empty):
                 return self._inbox.get_nowait()
-            if self._running:  # the inbox is empty, so the text of everything that was played has been shown
-                self._show_played(self._running)
+            if running := self._responses.running:  # the inbox is empty: the text of all that was played was shown
+                self._show_played(running)
             with suppress(Empty):
                 return self._inbox.get(timeout=POLL_SECONDS)
 
@@ -168,7 +164,7 @@ class Conversation:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""
         self._discard_utterance()
         self._stop_turn()
-        while self._running:
+        while self._responses.running:
             match self._next_inbound():
                 case ResponseEvent(response, event):
                     self._on_response_event(response, event)
@@ -181,11 +177,10 @@ class Conversation:
                     raise error
 
     def _show_state(self) -> None:
-        response = self._response if self._response and self._response.state == "turn" else None
         state: State = "muted" if self._muted else "listening"
         if self._utterance_is_open:
             state = "hearing"
-        elif response:
+        elif response := self._responses.turn:
             state = "speaking" if response.is_speaking else "thinking"
         changed = StateChanged(state, muted=self._muted)
         if changed != self._shown:
@@ -220,8 +215,7 @@ class Conversation:
         if event.last_voiced == self._speech_start:  # the push-to-talk key was pressed, but nobody spoke
             self._show(Notice("no speech was detected"))
             return
-        response = self._response
-        if response and response.state == "speculative":
+        if response := self._responses.speculative:
             response.was_speculative = True
         else:
             response = self._enqueue(Response(Utterance(event.clip), last_voiced_at))
@@ -244,32 +238,24 @@ class Conversation:
         self._stop_turn()
         self._drop_response()
         log.debug("reply begun")
-        self._response = response
-        self._waiting.append(response)
-        self._start_next_response()
+        self._responses.add(response)
         return response
-
-    def _start_next_response(self) -> None:
-        """Start the next response if the one before it is over and remembered."""
-        if self._waiting and self._running is None:
-            self._running = self._waiting.popleft()
-            self._responder.submit(self._running, self._memory.session)
 
     def _drop_response(self) -> None:
         """Drop the newest response: a speculative reply, or an unplayed turn whose utterance continues."""
-        if self._response:
+        if response := self._responses.newest:
             log.debug("reply dropped")
-            self._response.drop()
+            response.drop()
             self._dropped_speculative_replies += 1
-            self._dropped_in_turn += 1 + self._response.dropped_speculative_replies
-        self._response = None
+            self._dropped_in_turn += 1 + response.dropped_speculative_replies
+            self._responses.newest = None
 
     def _stop_turn(self) -> None:
         """Interrupt the turn, which will be remembered; further speech is a new utterance."""
-        if self._response and self._response.state == "turn":
+        if response := self._responses.turn:
             log.debug("turn interrupted")
-            self._response.stop()
-            self._response = None
+            response.stop()
+            self._responses.newest = None
             self._listener.commit()
 
     def _discard_utterance(self) -> None:
@@ -278,7 +264,7 @@ class Conversation:
         self._discard_until = InboxMarker()
         self._inbox.put(self._discard_until)
         self._utterance_is_open = self._key_pressed = False
-        if self._response and self._response.state == "speculative":
+        if self._responses.speculative:
             self._drop_response()
         self._dropped_in_turn = 0
 
@@ -306,7 +292,8 @@ class Conversation:
             self._show(BargeIn(ended.turn.reply))
         if not response.repeats:
             self._remember(response, ended)
-        self._clear_response(response)
+        response.state = "over"
+        self._responses.clear(response)
 
     def _remember(self, response: Response, ended: TurnEnded) -> None:
         try:
@@ -324,26 +311,22 @@ class Conversation:
             self._ended = True
 
     def _on_response_over(self, response: Response, error: BaseException | None) -> None:
-        self._running = None
+        self._responses.finish_running()
         if isinstance(error, VoxError):
             self._on_response_failed(response, error)
         elif error:
             raise error
-        elif response.state == "turn":
+        elif response.state == "over":
             self._responder.prefill_history(self._memory.session)
-        self._start_next_response()
+        self._responses.start_next()
 
     def _on_response_failed(self, response: Response, error: VoxError) -> None:
         if response.state == "turn":
             self._listener.commit()  # further speech is a new utterance
             self._show(TurnFailed(error))
-            self._clear_response(response)
-        elif response is self._response:  # speculative: the end of the utterance starts another response
+            self._responses.clear(response)
+        elif response is self._responses.newest:  # speculative: the end of the utterance starts another response
             self._drop_response()
-
-    def _clear_response(self, response: Response) -> None:
-        if response is self._response:
-            self._response = None
 
     # Keys.
 

@@ -31,7 +31,8 @@ class Response:
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
     repeats: bool = False  # plays the last reply again instead of asking the engine
-    state: Literal["speculative", "turn", "dropped"] = "speculative"
+    state: Literal["speculative", "turn", "over", "dropped"] = "speculative"
+    is_undone: bool = False  # once remembered, it is removed from memory again
     was_speculative: bool = False
     dropped_speculative_replies: int = 0  # those dropped earlier in the same turn
     interrupt: threading.Event = field(default_factory=threading.Event)
