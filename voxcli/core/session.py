@@ -104,6 +104,11 @@ class Session:
     instructions: str = ""
     turns: tuple[Turn, ...] = ()
 
+    @property
+    def last_reply(self) -> str:
+        """The newest reply that is not empty; "" if there is none."""
+        return next((turn.reply for turn in reversed(self.turns) if turn.reply), "")
+
     def add(self, turn: Turn) -> Self:
         """Return the session with one more turn."""
         return replace(self, turns=(*self.turns, turn))
