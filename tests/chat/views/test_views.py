@@ -399,7 +399,12 @@ def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
 
 
 def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> None:
-    show(view, READY, StateChanged("listening"), SessionEnded(1, (LATENCY,), 2, 0, 3, "a trip", "/data/s.db", can_continue=True))
+    show(
+        view,
+        READY,
+        StateChanged("listening"),
+        SessionEnded(1, (LATENCY,), 2, 0, 3, "a trip", "/data/s.db", can_continue=True),
+    )
     view.close()
     shown = "\n".join(tty.screen())
     assert "1 turn\n" in shown
