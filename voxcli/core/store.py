@@ -184,7 +184,7 @@ class Store:
     def rename(self, name: str, new: str) -> bool:
         """Give a session another name; return False if there is one of that name already."""
         with store_errors(self.path, self._purpose), transaction(self._connection):
-            if self._exists(new):
+            if self.exists(new):
                 return False
             self._connection.execute("UPDATE sessions SET name = ? WHERE name = ?", (new, name))
         return True
@@ -213,9 +213,10 @@ class Store:
         return number if isinstance(number, int) else None
 
     def _free_name(self, name: str) -> str:
-        return next(free for number in count(1) if not self._exists(free := numbered_name(name, number)))
+        return next(free for number in count(1) if not self.exists(free := numbered_name(name, number)))
 
-    def _exists(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
+        """Return whether there is a session of that name, be it that all its turns are undone."""
         return bool(self._connection.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchall())
 
     def search(self, text: str) -> list[SearchHit]:

@@ -1,6 +1,6 @@
 """Defines what the store gives: sessions and turns with their details, lines of a list, and search hits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from voxcli.core.session import Session, Turn
@@ -52,6 +52,10 @@ class StoredSession:
     def session(self) -> Session:
         """The session as prompts need it."""
         return Session(self.name, self.instructions, tuple(stored.turn for stored in self.turns))
+
+    def last(self, count: int) -> "StoredSession":
+        """Return the session with only its newest `count` turns."""
+        return replace(self, turns=self.turns[-count:])
 
 
 @dataclass(frozen=True)
