@@ -31,7 +31,7 @@ def list_sessions(json_: JsonFlag = False) -> None:
     """List the sessions, most recently used first."""
     from voxcli.core import export
 
-    with _store() as store:
+    with read_store() as store:
         summaries = store.summaries()
     if json_:
         print_json({"sessions": [export.summary_as_json(each) for each in summaries]})
@@ -51,7 +51,7 @@ def search(
     from voxcli.core import export
 
     text = " ".join(words)
-    with _store() as store:
+    with read_store() as store:
         hits = store.search(text)
     if json_:
         print_json({"hits": [export.hit_as_json(hit) for hit in hits[:most]]})
@@ -78,8 +78,8 @@ def show(
 
     if (name is None) != last:
         raise ConfigError("show needs the name of a session, or --last", hint="voxcli sessions list shows all names")
-    with _store() as store:
-        stored = _last(store) if name is None else _found(store, name)
+    with read_store() as store:
+        stored = _last(store) if name is None else found(store, name)
     if most is not None:
         stored = stored.last(most)
     if json_:
@@ -109,8 +109,8 @@ def export(
 
     if recordings and format_ is not ExportFormat.HTML:
         raise ConfigError("--recordings needs --format html", hint="only a page plays audio")
-    with _store() as store:
-        stored, place = _found(store, name), str(store.path)
+    with read_store() as store:
+        stored, place = found(store, name), str(store.path)
     if format_ is ExportFormat.MD:
         text = export.as_markdown(stored)
     elif format_ is ExportFormat.HTML:
@@ -141,8 +141,8 @@ def rename(
     """Give a session another name."""
     from voxcli.core.session import session_name
 
-    with _store() as store:
-        stored = _found(store, name)
+    with read_store() as store:
+        stored = found(store, name)
     new = session_name(new)
     with _changed() as store:
         if not store.rename(stored.name, new):
@@ -160,8 +160,8 @@ def fork(
     from voxcli.core.session import session_name
     from voxcli.errors import ConfigError
 
-    with _store() as store:
-        stored = _found(store, name)
+    with read_store() as store:
+        stored = found(store, name)
         if new is not None and store.stored(new := session_name(new)):
             raise _taken(new)
     numbers = [each.number for each in stored.turns]
@@ -174,8 +174,8 @@ def fork(
 @app.command()
 def undo(name: NameArgument) -> None:
     """Undo the last turn of a session: later prompts leave it out."""
-    with _store() as store:
-        stored = _found(store, name)
+    with read_store() as store:
+        stored = found(store, name)
     with _changed() as store:
         number = store.undo(stored.name)
     note(f"turn {number} of {stored.name} is undone; `voxcli sessions redo` takes that back until the next turn")
@@ -204,9 +204,9 @@ def delete(
     from voxcli.core.session import session_name
 
     name = session_name(name)
-    with _store() as store:
+    with read_store() as store:
         is_undone = store.stored(name) is None and store.exists(name)  # all its turns are
-        turns = 0 if is_undone else len(_found(store, name).turns)
+        turns = 0 if is_undone else len(found(store, name).turns)
     what = f"session {printable(name)} ({turn_count(turns)})"
     if not yes and not typer.confirm(f"Delete {what} permanently?", err=True):
         note("nothing was deleted")
@@ -216,7 +216,7 @@ def delete(
     note(f"deleted {what}")
 
 
-def _store() -> "Store":
+def read_store() -> "Store":
     """Return a copy of the stored sessions."""
     from voxcli.config.paths import data_folder
     from voxcli.core.store import Store
@@ -249,7 +249,7 @@ def _last(store: "Store") -> "StoredSession":
     return stored
 
 
-def _found(store: "Store", name: str) -> "StoredSession":
+def found(store: "Store", name: str) -> "StoredSession":
     """Return a stored session. If there is none, the ConfigError suggests similar names."""
     from difflib import get_close_matches
 

@@ -17,7 +17,7 @@ EXCERPT_LENGTH = 100  # most characters of a text around a word that was searche
 
 # What CommonMark and its extensions take for markup: anywhere, and at the beginning of a line.
 _MARKUP = re.compile(r"[\\`*_\[\]<>&~|$#]")
-_BLOCK_MARKUP = re.compile(r"^(\d*)([-+=:.)])")
+_BLOCK_MARKUP = re.compile(r"^(?=[-+=:])|^(\d+)(?=[.)])")
 
 
 def as_json(stored: StoredSession) -> dict[str, Any]:
@@ -167,4 +167,4 @@ def _quoted(text: str) -> str:
 def _escaped(line: str) -> str:
     """Return a line of text in which Markdown finds no markup."""
     line = _MARKUP.sub(r"\\\g<0>", printable(line, keep="\t").strip())
-    return _BLOCK_MARKUP.sub(r"\1\\\2", line)
+    return _BLOCK_MARKUP.sub(r"\1\\", line)

@@ -32,7 +32,16 @@ from voxcli.core.database import (
 )
 from voxcli.core.search import find
 from voxcli.core.session import Session, Turn, numbered_name
-from voxcli.core.stored import SearchHit, SessionSummary, StoredSession, TurnDetails, parsed_time, stored_turn
+from voxcli.core.stored import (
+    SearchHit,
+    SessionSummary,
+    SpokenTurn,
+    StageTimes,
+    StoredSession,
+    TurnDetails,
+    parsed_time,
+    stored_turn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +234,17 @@ class Store:
             places = find(self._connection, _storable(text), f"{TYPED} AND {KEPT}")
             hits = [hit for place in places if (hit := self._hit(*place))]
         return sorted(hits, key=lambda hit: hit.stored.created_at, reverse=True)
+
+    def spoken_turns(self, name: str | None = None) -> list[SpokenTurn]:
+        """Return the latency of all turns that were spoken in a chat, of one session or of all, the oldest first."""
+        with store_errors(self.path, self._purpose):
+            rows = self._connection.execute(
+                f"""SELECT created_at, endpoint_ms, first_token_ms, first_audio_ms FROM turns
+                WHERE {TYPED} AND {KEPT} AND endpoint_ms IS NOT NULL AND (? IS NULL OR {OF_NAME})""",  # noqa: S608
+                (name, name),
+            ).fetchall()
+        turns = [SpokenTurn(time, StageTimes(*stages)) for text, *stages in rows if (time := parsed_time(text))]
+        return sorted(turns, key=lambda turn: turn.created_at)
 
     def _hit(self, session_id: int, number: int) -> SearchHit | None:
         rows = self._connection.execute(

@@ -70,6 +70,14 @@ class SessionSummary:
 
 
 @dataclass(frozen=True)
+class SpokenTurn:
+    """The latency of a turn that was spoken in a chat, and when it was stored (UTC)."""
+
+    created_at: datetime
+    latency: StageTimes
+
+
+@dataclass(frozen=True)
 class SearchHit:
     """A turn that was found, and the name of its session."""
 

@@ -17,6 +17,7 @@ from voxcli.chat.events import (
 )
 from voxcli.core.percentiles import percentile
 from voxcli.core.session import Turn, first_words
+from voxcli.core.stored import StageTimes
 from voxcli.core.turn import SpeechFailed, Utterance
 from voxcli.errors import VoxError
 from voxcli.printable import printable
@@ -149,7 +150,7 @@ def _dropped(speculative_replies: int) -> str:
     return _count(speculative_replies, "speculative reply", "speculative replies") + " dropped"
 
 
-def percentiles(latencies: Sequence[Latency], stage: str) -> dict[str, float] | None:
+def percentiles(latencies: Sequence[StageTimes], stage: str) -> dict[str, float] | None:
     """Return the 50th and 95th percentile of a stage, in ms, by nearest rank; None if no turn reached it."""
     known = [value for latency in latencies if (value := getattr(latency, stage)) is not None]
     found = {f"p{share}": percentile(known, share / 100) for share in (50, 95)}
