@@ -25,6 +25,7 @@ from voxcli.cli.doctor import doctor
 from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.results import results
+from voxcli.cli.stats import stats
 from voxcli.cli.voices import voices
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
@@ -84,6 +85,7 @@ app.command()(once)
 app.command()(batch)
 app.command()(results)
 app.add_typer(sessions.app, name="sessions")
+app.command()(stats)
 app.add_typer(models.app, name="models")
 app.command()(voices)
 app.command()(devices)

@@ -9,12 +9,14 @@ import typer
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
+    ContinueFlag,
     DeviceFlag,
     EngineFlag,
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    SessionFlag,
     TemperatureFlag,
     UrlFlag,
     VerboseFlag,
@@ -26,9 +28,9 @@ from voxcli.errors import ConfigError
 
 
 def chat(
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
-    ] = None,
+    session: SessionFlag = None,
+    continue_: ContinueFlag = False,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")] = False,
     input_device: Annotated[
         str | None,
         typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
@@ -67,11 +69,14 @@ def chat(
 ) -> None:
     """Hold a live conversation: speak, listen, and interrupt at any time."""
     from voxcli.app.chat import ChatOptions, run_chat
-    from voxcli.app.parts import load_settings
+    from voxcli.app.parts import SessionChoice, load_settings
 
     for flag, value in (("--voice", voice), ("--output-device", output_device)):
         if value and no_speak:
             raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
+    if no_save and (session is not None or continue_):
+        flag = "--continue" if continue_ else "--session"
+        raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
@@ -80,8 +85,7 @@ def chat(
         flags["live.barge_in"] = False
     if sys.stdout.isatty() and not json and not plain:
         leave_stderr()
-    options = ChatOptions(
-        session, instructions is not None, not no_speak, max_turns, record, json, plain=plain, stages=verbose
-    )
+    choice = SessionChoice(session, continue_, kept=not no_save, new_instructions=instructions is not None)
+    options = ChatOptions(choice, not no_speak, max_turns, record, json, plain=plain, stages=verbose)
     if run_chat(load_settings(config, flags), options):
         raise typer.Exit(INTERRUPTED)

@@ -12,6 +12,7 @@ import typer
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
+    ContinueFlag,
     DeviceFlag,
     EngineFlag,
     ForceFlag,
@@ -19,6 +20,7 @@ from voxcli.cli.common import (
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    SessionFlag,
     TemperatureFlag,
     UrlFlag,
     VerboseFlag,
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
     from voxcli.app.once import Speak
 
 SourceArgument = Annotated[str, typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input.")]
-SessionFlag = Annotated[
-    str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
-]
 PromptFlag = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give the model with the audio.")]
 SpeakFlag = Annotated[
     bool | None,
@@ -57,6 +56,7 @@ RawRateFlag = Annotated[
 def once(
     source: SourceArgument,
     session: SessionFlag = None,
+    continue_: ContinueFlag = False,
     prompt: PromptFlag = "",
     speak: SpeakFlag = None,
     save_reply: SaveReplyFlag = None,
@@ -76,7 +76,7 @@ def once(
 ) -> None:
     """Answer a recorded question: print the reply, speak it, remember the turn."""
     from voxcli.app.once import OnceOptions, open_turn
-    from voxcli.app.parts import load_settings
+    from voxcli.app.parts import SessionChoice, load_settings
     from voxcli.app.views import JsonView, TextView
 
     check_stdin(source, prompt, config, instructions)
@@ -89,8 +89,7 @@ def once(
     options = OnceOptions(
         source=source,
         prompt=text_or_stdin(prompt),
-        session=session,
-        new_instructions=instructions is not None,
+        session=SessionChoice(session, continue_, new_instructions=instructions is not None),
         speak=speech,
         save_reply=save_reply,
         raw_rate=raw_rate,

@@ -11,12 +11,14 @@ from voxcli.chat.events import (
     Ready,
     State,
     StateChanged,
+    TurnStarted,
     TurnTaken,
+    TurnUndone,
 )
 from voxcli.core.turn import SpeechFailed
 
 # Left out first where there is no room for all keys. `q` always has room.
-LEFT_OUT_FIRST = ("r", "t", "i", "?", "space")
+LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
 
 ALL_KEYS = {
     "off": {"space": "mute or unmute the microphone"},
@@ -26,7 +28,11 @@ ALL_KEYS = {
 OTHER_KEYS = {
     "i": "interrupt the reply",
     "t": "type instead of talking: Enter sends, an empty line or Ctrl-C cancels",
+    "e": "write in an editor instead of talking",
     "r": "repeat the last reply",
+    "R": "ask the last question again, in place of its turn",
+    "u": "undo the last turn: it is forgotten",
+    "c": "copy the last reply",
     "?": "list the keys",
     "q": "end the conversation",
     "Ctrl-C": "interrupt the reply; twice: end the conversation",
@@ -44,7 +50,9 @@ class Situation:
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
         self._has_keys = False
+        self._turns = 0  # in the session
         self._can_repeat = False
+        self._can_ask_again = False
         self._lost: tuple[DeviceKind, ...] = ()
         self._is_zero = False
 
@@ -56,14 +64,19 @@ class Situation:
             case Ready():
                 self.is_spoken = event.voice is not None and event.output_device is not None
                 self._push_to_talk, self._has_keys = event.push_to_talk, event.keys
-                self._can_repeat = event.turns > 0
+                self._turns, self._can_repeat = event.turns, event.turns > 0
             case InputLevel():
                 self._is_zero = event.is_zero
             case DevicesChanged():
                 self._lost = event.lost
             case SpeechFailed():
                 self.is_spoken = False
+            case TurnStarted():
+                self._can_ask_again = True
+            case TurnUndone():
+                self._turns -= 1
             case TurnTaken():
+                self._turns += 1
                 self._can_repeat = self._can_repeat or bool(event.ended.turn.reply)
 
     @property
@@ -93,6 +106,10 @@ class Situation:
             **({"i": "interrupt"} if replying else {}),
             "t": "type",
             **({"r": "repeat"} if self._can_repeat and not replying else {}),
+            **({"u": "undo"} if self._turns or replying else {}),
+            **({"R": "ask again"} if self._can_ask_again else {}),
+            **({"c": "copy"} if self._can_repeat else {}),
+            "e": "edit",
             "?": "keys",
             "q": "end",
         }
