@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import open_engine, open_memory, open_voice
-from voxcli.errors import ConfigError, VoxError
+from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio.clip import AudioClip
@@ -138,14 +138,16 @@ def _open_devices(
     from voxcli.chat.devices.hotplug import AudioDevices
 
     view.starting("microphone and loudspeaker")
-    return stack.enter_context(
-        AudioDevices(
+    try:
+        devices = AudioDevices(
             inbox.put,
             wanted_input=settings.live.input_device or None,
             wanted_output=settings.live.output_device or None,
             speak=options.speak,
         )
-    )
+    except AudioDeviceError as error:
+        raise AudioDeviceError(error.message, hint=f"{error.hint}; or type: voxcli chat --text") from error
+    return stack.enter_context(devices)
 
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:

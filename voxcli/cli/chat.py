@@ -1,8 +1,9 @@
 """`voxcli chat`: the live conversation."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,11 +25,16 @@ from voxcli.cli.common import (
 from voxcli.cli.log import leave_stderr
 from voxcli.errors import ConfigError
 
+if TYPE_CHECKING:
+    from voxcli.app.chat import ChatOptions
+    from voxcli.config.loading import Settings
+
 
 def chat(
     session: Annotated[
         str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
     ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
     input_device: Annotated[
         str | None,
         typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
@@ -65,23 +71,46 @@ def chat(
     json: JsonFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Hold a live conversation: speak, listen, and interrupt at any time."""
+    """Hold a live conversation: speak, listen, and interrupt at any time; or type."""
     from voxcli.app.chat import ChatOptions, run_chat
     from voxcli.app.parts import load_settings
 
     for flag, value in (("--voice", voice), ("--output-device", output_device)):
         if value and no_speak:
             raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
+    if text:
+        _check_typed(input_device=input_device, push_to_talk=push_to_talk, no_barge_in=no_barge_in, record=record)
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
-    if sys.stdout.isatty() and not json and not plain:
+    if sys.stdout.isatty() and not json and not plain and not text:
         leave_stderr()
     options = ChatOptions(
         session, instructions is not None, not no_speak, max_turns, record, json, plain=plain, stages=verbose
     )
-    if run_chat(load_settings(config, flags), options):
+    settings = load_settings(config, flags)
+    if text:
+        raise typer.Exit(_run_typed(settings, options))
+    if run_chat(settings, options):
         raise typer.Exit(INTERRUPTED)
+
+
+def _run_typed(settings: "Settings", options: "ChatOptions") -> int:
+    """Run a typed conversation; return the exit code."""
+    from voxcli.app.typed import run_typed
+
+    try:
+        return run_typed(settings, options)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
+
+
+def _check_typed(**spoken: str | Path | bool | None) -> None:
+    """Raise ConfigError for a flag that is for speech."""
+    for name, value in spoken.items():
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is for a spoken chat", hint=f"leave out --text or {flag}")

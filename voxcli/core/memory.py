@@ -9,9 +9,10 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 
-from voxcli.core.session import Session
+from voxcli.core.session import Session, Turn
 from voxcli.core.store import Store, TurnDetails
 from voxcli.core.turn import Engine, Event, SpeechOutput, TurnEnded, Utterance, run_turn
+from voxcli.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -74,3 +75,26 @@ class Memory:
                 self.session.name, ended.turn, details, instructions=self.session.instructions
             )
         log.debug("turn %d remembered", self.turn_number)
+
+    def undo(self) -> Turn | None:
+        """Remove the last turn from the session and from the next prompt; return it, None if there is none."""
+        if not self.session.turns:
+            return None
+        turn = self.session.turns[-1]
+        self.session = replace(self.session, turns=self.session.turns[:-1])
+        self.turn_number -= 1
+        return turn
+
+    def save_as(self, name: str, store: Store, engine: Engine) -> None:
+        """Keep the session, with its turns so far, in `store` under a new name; the caller closes the store.
+
+        Raises:
+            ConfigError: there is a session of that name.
+            StoreError: it can't be stored.
+        """
+        if store.session(name):
+            raise ConfigError(f"there is a session named {name!r} already", hint="choose another name")
+        details = TurnDetails(engine.name, engine.model)
+        for turn in self.session.turns:
+            store.append(name, turn, details, instructions=self.session.instructions)
+        self.session, self._store = replace(self.session, name=name), store

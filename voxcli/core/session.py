@@ -52,6 +52,11 @@ class Turn:
         """The user's side as a model reads it: the placeholder, then the prompt."""
         return f"{self.user}\n{self.prompt}" if self.prompt else self.user
 
+    @property
+    def typed_text(self) -> str:
+        """What the user typed, without the placeholder; empty for a turn that was spoken alone."""
+        return self.prompt or ("" if self.user.startswith("[User audio input - ") else self.user)
+
 
 @dataclass(frozen=True)
 class Session:
