@@ -76,6 +76,7 @@ def _run(
     """Open the parts and run the conversation."""
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.cues import Cues
+    from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.recording import Recording
@@ -83,6 +84,7 @@ def _run(
     from voxcli.chat.views import open_live_view
     from voxcli.core.turn import SpeechOutput
 
+    redirect_library_messages()  # it replaces sys.stderr, where the view writes
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)

@@ -34,12 +34,15 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
     Raises:
         VoxError: a part can't be opened.
     """
+    from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice, Ready
     from voxcli.chat.messages import Inbound
     from voxcli.chat.response import Responder
     from voxcli.chat.typed import TypedConversation
     from voxcli.chat.warm_up import warm_up
 
+    if options.speak:
+        redirect_library_messages()  # it replaces sys.stderr, where the view writes
     with ExitStack() as stack:
         view = stack.enter_context(closing(_open_view(options)))
         inbox: SimpleQueue[Inbound] = SimpleQueue()

@@ -64,6 +64,9 @@ def typed_lines(commands: Sequence[str], history: Sequence[str], *, edited: bool
         except EOFError:
             sys.stdout.write("\n")
             return None
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            raise
 
     return read_line
 
