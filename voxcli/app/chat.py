@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from voxcli.core.turn import Engine, Synthesizer
 
 WARMING = "warming up"
+TYPING = "you (Enter sends, Ctrl-C cancels): "
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _run(
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, cues)
-    conversation = Conversation(memory, responder, listener, inbox, show, turns, partial(_read_typed, keys))
+    conversation = Conversation(memory, responder, listener, inbox, show, turns, partial(_read_typed, keys, view))
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
     with keys_posted(keys, inbox.put), _running(listener, responder), _ctrl_c_posted(inbox):
@@ -259,13 +260,15 @@ def _show_and_record(
     return show
 
 
-def _read_typed(keys: "Keys | None") -> str:
+def _read_typed(keys: "Keys | None", view: "LiveView") -> str:
     """Let the user type a line; Ctrl-C cancels it and gives an empty line."""
+    from voxcli.chat.views.terminal import TerminalView
+
     if keys is None:
         return ""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return keys.read_line("you: ")
+        return keys.read_line(TYPING, erase=isinstance(view, TerminalView))  # the view shows the line in its turn
     except KeyboardInterrupt:
         return ""
     finally:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # between checks of what was played; also the delay of Ctrl-C on Windows
 SECOND_INTERRUPT_SECONDS = 2.0  # a second Ctrl-C within this time ends the conversation
-COMMAND = re.compile(r"/([a-z?]*)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)  # no path: "/etc/hosts" is text
+COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)  # no path: "/etc/hosts" is text
 
 
 @dataclass(frozen=True)

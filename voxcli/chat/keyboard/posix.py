@@ -83,11 +83,11 @@ class PosixKeys:
         finally:
             self._free.release()
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         with self._free, self._paused():
             self._restore_terminal()
             try:
-                return typed_line(prompt, self._fd)
+                return typed_line(prompt, self._fd, erase=erase)
             finally:
                 self._take_terminal()
 

@@ -45,6 +45,6 @@ class WindowsKeys:
                 return None
             time.sleep(POLL_SECONDS)
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         with self._free, self._paused():
-            return typed_line(prompt)
+            return typed_line(prompt, erase=erase)

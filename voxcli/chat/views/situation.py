@@ -43,7 +43,7 @@ class Situation:
         self.muted = False
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
-        self._has_keys = False
+        self.has_keys = False  # there is a keyboard
         self._can_repeat = False
         self._lost: tuple[DeviceKind, ...] = ()
         self._is_zero = False
@@ -55,7 +55,7 @@ class Situation:
                 self.state, self.muted = state, muted or state == "muted"
             case Ready():
                 self.is_spoken = event.voice is not None and event.output_device is not None
-                self._push_to_talk, self._has_keys = event.push_to_talk, event.keys
+                self._push_to_talk, self.has_keys = event.push_to_talk, event.keys
                 self._can_repeat = event.turns > 0
             case InputLevel():
                 self._is_zero = event.is_zero
@@ -85,7 +85,7 @@ class Situation:
     @property
     def keys(self) -> Mapping[str, str]:
         """The keys that do something now, and what they do."""
-        if not self._has_keys:
+        if not self.has_keys:
             return {}
         replying = self.state in ("thinking", "speaking")
         return {
