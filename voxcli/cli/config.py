@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import typer
-
 from voxcli.cli.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.help import CommandGroup
 
-app = typer.Typer(no_args_is_help=True, help="Show the settings, find or create the settings file.")
+app = CommandGroup("Show the settings, find or create the settings file.")
 
 
 @app.command()

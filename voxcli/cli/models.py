@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from voxcli.cli.common import JsonFlag, note, print_json, print_text
+from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.engines.voxtral.checkpoint.catalog import Listed
 
-app = typer.Typer(no_args_is_help=True, help="List and fetch models.")
+app = CommandGroup("List and fetch models.")
 EMBEDDED = "embedded"
 
 

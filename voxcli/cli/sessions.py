@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.core.store import Store, StoredSession
 
-app = typer.Typer(no_args_is_help=True, help="List, show, export and delete conversations.")
+app = CommandGroup("List, show, export and delete conversations.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the session.")]
 

@@ -225,9 +225,11 @@ def _checked(given: Layer) -> Settings:
         first, *rest = (str(part) for part in error.errors()[0]["loc"])
         name = first if first in fields() else f"{first}.{rest[0]}"
         value, origin = given[name].value, given[name].origin
+        must, hint = allowed(fields()[name]), ""
         where = origin.where or "command line"
-        must = allowed(fields()[name])
-        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}") from error
+        if origin.kind == "flag":
+            name, hint = f"--{name.rpartition('.')[2].replace('_', '-')}", "-h lists the flags, after any command"
+        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}", hint=hint) from error
 
 
 def _nested(layer: Layer) -> dict[str, Any]:

@@ -13,24 +13,12 @@ from voxcli.chat.events import (
     StateChanged,
     TurnTaken,
 )
+from voxcli.chat.keyboard.bindings import OTHER_KEYS, SPACE_KEY
 from voxcli.core.turn import SpeechFailed
 
 # Left out first where there is no room for all keys. `q` always has room.
 LEFT_OUT_FIRST = ("r", "t", "i", "?", "space")
 
-ALL_KEYS = {
-    "off": {"space": "mute or unmute the microphone"},
-    "toggle": {"space": "talk; again to send"},
-    "hold": {"space": "hold it to talk; release it to send"},
-}
-OTHER_KEYS = {
-    "i": "interrupt the reply",
-    "t": "type instead of talking: Enter sends, an empty line or Ctrl-C cancels",
-    "r": "repeat the last reply",
-    "?": "list the keys",
-    "q": "end the conversation",
-    "Ctrl-C": "interrupt the reply; twice: end the conversation",
-}
 NO_DEVICE = {"input": "no microphone", "output": "no loudspeaker"}
 SILENT = "silent microphone"
 
@@ -100,7 +88,7 @@ class Situation:
     @property
     def all_keys(self) -> Mapping[str, str]:
         """All keys, and what they do."""
-        return {**ALL_KEYS[self._push_to_talk], **OTHER_KEYS}
+        return {"space": SPACE_KEY[self._push_to_talk], **OTHER_KEYS}
 
     def keys_that_fit(self, width: int) -> list[tuple[str, str]]:
         """Return the keys that do something now and fit a row, two columns apart."""
