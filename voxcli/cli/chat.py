@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 def chat(
     session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
+        ),
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
     input_device: Annotated[

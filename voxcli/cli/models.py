@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import JsonFlag, note, print_json, print_text
 from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
@@ -45,7 +46,10 @@ def list_models(json_output: JsonFlag = False) -> None:
 
 @app.command("pull")
 def pull(
-    model: Annotated[str, typer.Argument(metavar="mini|small|ID", help="Short name, or id on the hub.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="mini|small|ID", autocompletion=completion.models, help="Short name, or id on the hub."),
+    ],
 ) -> None:
     """Fetch a model and print its folder. An interrupted download is continued."""
     from voxcli.app.views import download_progress

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
@@ -40,7 +41,10 @@ SourceArgument = Annotated[
     typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input. Not needed with --prompt."),
 ]
 SessionFlag = Annotated[
-    str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
+    str | None,
+    typer.Option(
+        "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
+    ),
 ]
 PromptFlag = Annotated[
     str,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
 from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 app = CommandGroup("List, show, export and delete conversations.")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the session.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=completion.sessions, help="Name of the session.")
+]
 
 
 class ExportFormat(StrEnum):

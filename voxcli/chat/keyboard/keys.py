@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from unicodedata import combining, east_asian_width
 
 PENDING_CHARS = 256  # a longer escape sequence is discarded
 
@@ -149,9 +150,8 @@ def typed_line(prompt: str, fd: int = 0, *, erase: bool = False) -> str:
 
 def _erase(text: str) -> None:
     """Erase a text that the terminal shows above the cursor, in as many rows as it takes."""
-    from rich.cells import cell_len
-
     size = shutil.get_terminal_size()
-    rows = min(max(1, -(-cell_len(text) // size.columns)), size.lines - 1)
+    cells = sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+    rows = min(max(1, -(-cells // size.columns)), size.lines - 1)
     sys.stdout.write(f"\x1b[{rows}A\r \x1b[J\r")  # the space keeps tmux from moving the rows into its scrollback
     sys.stdout.flush()
