@@ -40,6 +40,8 @@ PAGES = [
     ["batch"],
     ["sessions"],
     ["sessions", "list"],
+    ["sessions", "fork"],
+    ["stats"],
     ["models"],
     ["models", "pull"],
     ["voices"],
@@ -195,6 +197,7 @@ def test_ray_is_known_in_one_file() -> None:
 def test_only_views_draw() -> None:
     assert importers("rich") == {
         "app/results.py",
+        "app/stats.py",
         "app/views.py",
         "chat/views/screen.py",
         "chat/views/terminal.py",

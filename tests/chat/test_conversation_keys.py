@@ -1,6 +1,7 @@
 """Keys, Ctrl-C and push-to-talk, and what each leaves of a conversation."""
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,9 @@ class FakeKeys:
 
     def read_line(self, prompt: str, *, erase: bool = False) -> str:
         return ""
+
+    def released(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def test_keys_reach_the_conversation_and_a_defect_of_their_thread_ends_it() -> None:

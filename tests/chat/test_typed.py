@@ -15,7 +15,16 @@ import pytest
 
 from tests.support.emulator import Emulator
 from tests.support.live_doubles import Journal
-from voxcli.chat.events import BargeIn, Notice, SentenceSpoken, SessionEnded, TurnFailed, TurnStarted, TurnTaken
+from voxcli.chat.events import (
+    BargeIn,
+    Notice,
+    SentenceSpoken,
+    SessionEnded,
+    TurnFailed,
+    TurnStarted,
+    TurnTaken,
+    TurnUndone,
+)
 from voxcli.chat.keyboard.lines import LINE_BYTES, piped_lines
 from voxcli.chat.messages import Inbound
 from voxcli.chat.response import Responder
@@ -157,6 +166,16 @@ def test_a_failure_is_told_and_the_conversation_goes_on() -> None:
     ]
     assert [event.ended.turn.user for event in journal.of(TurnTaken)] == ["Two?"]
     assert typing.conversation.failures == 2
+
+
+def test_undo_forgets_the_last_turn() -> None:
+    engine = FakeEngine([["One."], ["Two."]])
+    typing = Typing(engine)
+    journal = typing.answer("/undo", "a", "/undo", "b")
+    assert notices(journal)[0] == "there is no turn to undo"
+    assert [event.turn.user for event in journal.of(TurnUndone)] == ["a"]
+    assert [turn.user for turn in typing.memory.session.turns] == ["b"]
+    assert engine.asked[-1][0].turns == ()
 
 
 def test_it_ends_after_the_turns_that_were_asked_for() -> None:

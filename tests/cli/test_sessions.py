@@ -6,18 +6,25 @@ import stat
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, datetime
+from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from typer.testing import CliRunner, Result
 
 from voxcli.cli.sessions import app
 from voxcli.core.export import as_markdown, as_text
+from voxcli.core.html_page import as_html
 from voxcli.core.session import Turn
-from voxcli.core.store import Store, StoredSession, StoredTurn, TurnDetails
+from voxcli.core.store import Store
+from voxcli.core.stored import StageTimes, StoredSession, StoredTurn, TurnDetails
 from voxcli.errors import ConfigError, StoreError, VoxError
 from voxcli.printable import printable
 
@@ -37,7 +44,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kitchen(home: Path) -> None:
     with Store.open(home) as store:
         details = TurnDetails("embedded", "smollm2", transcript="What is that?")
-        store.append("kitchen", Turn(PLACEHOLDER, "A kettle.", prompt="Be exact."), details, instructions="Be short.")
+        timed = replace(details, latency=StageTimes(600.0, 700.0))
+        store.append("kitchen", Turn(PLACEHOLDER, "A kettle.", prompt="Be exact."), timed, instructions="Be short.")
         store.append("kitchen", Turn(PLACEHOLDER, "It boils", interrupted=True), details)
 
 
@@ -71,7 +79,9 @@ def test_an_empty_list_says_so_beside_the_output() -> None:
 def test_list_gives_names_and_counts(home: Path) -> None:
     tell(home, "hello", name="attic")
     lines = run("list").stdout.splitlines()
-    assert [(line.split()[0], line.split()[-1]) for line in lines[1:]] == [("1", "attic"), ("2", "kitchen")]
+    assert lines[0].split() == ["TURNS", "LENGTH", "LAST", "NAME", "FIRST", "WORDS"]
+    rows = [re.fullmatch(r" +(\d+) +0 s  [-0-9]{10} [:0-9]{5}  (\w+) +(.+)", line) for line in lines[1:]]
+    assert [row and row.groups() for row in rows] == [("1", "attic", "hello"), ("2", "kitchen", "What is that")]
     listed = json.loads(run("list", "--json").stdout)["sessions"]
     assert [(each["name"], each["turns"]) for each in listed] == [("attic", 1), ("kitchen", 2)]
     assert listed[1]["started"] < listed[1]["last"]
@@ -80,8 +90,24 @@ def test_list_gives_names_and_counts(home: Path) -> None:
 @pytest.mark.usefixtures("kitchen")
 def test_show_gives_the_conversation() -> None:
     text = run("show", "kitchen").stdout
-    for part in ("Be short.", PLACEHOLDER, "Be exact.", "What is that?", "reply: A kettle.", "interrupted: It boils"):
+    for part in ("Be short.", "typed: Be exact.", "you: What is that?", "reply: A kettle.", "interrupted: It boils"):
         assert part in text
+    assert PLACEHOLDER not in text
+
+
+@pytest.mark.usefixtures("kitchen")
+def test_show_gives_the_newest_turns_of_the_session_used_last(home: Path) -> None:
+    tell(home, "hello", name="attic")
+    assert "reply: hello" in run("show", "--last").stdout
+    text = run("show", "kitchen", "-n", "1").stdout
+    assert "It boils" in text
+    assert "A kettle." not in text
+    assert [each["number"] for each in json.loads(run("show", "kitchen", "-n", "5", "--json").stdout)["turns"]] == [
+        1,
+        2,
+    ]
+    for arguments in ([], ["kitchen", "--last"]):
+        assert isinstance(refused("show", *arguments), ConfigError)
 
 
 @pytest.mark.usefixtures("kitchen")
@@ -99,13 +125,15 @@ def test_json_has_all_that_is_kept() -> None:
         "interrupted": False,
         "engine": "embedded",
         "model": "smollm2",
+        "latency": {"endpoint_ms": 600.0, "first_token_ms": 700.0, "first_audio_ms": None},
     }
+    assert shown["turns"][1]["latency"] is None
     assert shown["turns"][1]["interrupted"] is True
 
 
 def test_hostile_text_reaches_no_terminal(home: Path) -> None:
     tell(home, HOSTILE)
-    for arguments in (["list"], ["show", "odd"], ["show", "odd", "--json"], ["export", "odd"]):
+    for arguments in (["list"], ["show", "odd"], ["show", "odd", "--json"], ["export", "odd"], ["search", "owned"]):
         result = run(*arguments)
         assert result.exit_code == 0
         assert is_safe(result.stdout)
@@ -120,38 +148,71 @@ def test_hostile_text_can_not_pose_as_another_line(home: Path) -> None:
     assert [line for line in lines if line.startswith("2")] == []
 
 
-@given(st.lists(st.sampled_from([*"`~#> \n\n\t\r\x1ba<\u2028", "```", "\n````\n", "~~~"]), max_size=20).map("".join))
+markup = st.lists(
+    st.sampled_from(
+        [*'`~#>*_-+=|:.)1&[]()!<$ \n\n\t\r\x1ba\u2028\\"', "```", "\n````\n", "    x", "\n---\n", "&lt;", "</p><b>"]
+    ),
+    max_size=20,
+).map("".join)
+
+
+def session_of(text: str) -> StoredSession:
+    turn = Turn(text, text, prompt=text)
+    return StoredSession(text, text, (StoredTurn(1, datetime.now(UTC), turn, TurnDetails(text, text, text)),))
+
+
+@given(markup)
 @example(HOSTILE)
 def test_markdown_keeps_its_structure_whatever_was_said(text: str) -> None:
-    turn = Turn(text, text, prompt=text)
-    told = StoredTurn(1, datetime.now(UTC), turn, TurnDetails(text, text, text))
-    stored = StoredSession(text, text, (told,))
-    outside = [line for line in lines_outside_fences(as_markdown(stored)) if line]
-    assert is_safe(as_markdown(stored))
+    stored = session_of(text)
+    document = as_markdown(stored)
+    assert is_safe(document)
     assert is_safe(as_text(stored))
-    span = re.fullmatch(r"# Session (`+)(?!`)(.*)(?<!`)\1", outside[0])
-    assert span
-    assert span[1] not in re.findall("`+", span[2])
-    assert [line for line in outside if line.startswith("#")][1:] == (["## Instructions"] if text else []) + [
-        "## Turn 1"
-    ]
-    assert outside[-1] == "Reply:"
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(document)
+    outer = [token for token in tokens if token.level == 0 and token.nesting >= 0]
+    has_instructions = [["paragraph_open"], ["blockquote_open"]] * bool(text)
+    kinds = ["heading_open", "paragraph_open", *chain(*has_instructions), *["paragraph_open", "blockquote_open"] * 2]
+    assert [token.type for token in outer] == kinds
+    assert {token.type for token in tokens if token.level} <= {"inline", "paragraph_open", "paragraph_close"}
+    inline = {child.type for token in tokens for child in token.children or [] if not is_label(token)}
+    assert inline <= {"text", "hardbreak", "text_special"}
 
 
-def lines_outside_fences(markdown: str) -> list[str]:
-    """Return the lines that a CommonMark reader sees as structure: those in no fenced block."""
-    outside, fence = [], ""
-    for line in re.split(r"\r\n|\r|\n", markdown):
-        opened = re.match(r" {0,3}(`{3,}|~{3,})[^`]*$", line)
-        if fence:
-            closed = re.fullmatch(r" {0,3}(`{3,})[ \t]*", line)
-            fence = "" if closed and len(closed[1]) >= len(fence) else fence
-        elif opened:
-            fence = opened[1]
-        else:
-            outside.append(line)
-    assert not fence
-    return outside
+def is_label(token: Token) -> bool:
+    return token.level == 1 and token.content.startswith("**")
+
+
+@given(markup.filter(lambda text: text.strip() != ""))
+def test_markdown_gives_what_was_said_word_for_word(text: str) -> None:
+    tokens = MarkdownIt("commonmark").parse(as_markdown(session_of(text)))
+    last = max(index for index, token in enumerate(tokens) if token.type == "blockquote_open")
+    quoted = "".join(
+        "\n" if child.type == "hardbreak" else child.content
+        for token in tokens[last:]
+        for child in token.children or []
+    )
+    assert "".join(quoted.split()) == "".join(printable(text, keep="\n\t").split())
+
+
+@given(markup)
+@example(HOSTILE)
+def test_a_page_keeps_its_structure_whatever_was_said(text: str) -> None:
+    page = as_html(session_of(text), {1: b"RIFF"})
+    plain = as_html(session_of("words" if text else ""), {1: b"RIFF"})
+    assert is_safe(page)
+    assert tags(page) == tags(plain)
+
+
+def tags(page: str) -> list[str]:
+    """Return the tags and attributes of a page, as a browser's parser finds them."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.append(f"{tag} {attrs}")
+
+    Reader().feed(page)
+    return found
 
 
 def test_scripts_and_emoji_are_not_taken_for_control_characters() -> None:
@@ -175,6 +236,70 @@ def test_export_writes_a_file_for_its_owner_and_none_twice(tmp_path: Path) -> No
     assert json.loads(file.read_text("utf-8"))["name"] == "kitchen"
     if sys.platform != "win32":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("kitchen")
+def test_a_page_is_one_file_with_text_latency_and_recordings(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "recorded").mkdir()
+    record = {"turn": 1, "user": PLACEHOLDER, "reply": "A kettle."}
+    for name, each in (("1", record), ("2", record | {"turn": 2}), ("3", [])):
+        (tmp_path / "recorded" / f"turn-000{name}.json").write_text(json.dumps(each))
+        (tmp_path / "recorded" / f"turn-000{name}.wav").write_bytes(b"RIFF of " + name.encode())
+    page = run("export", "kitchen", "--format", "html", "--recordings", str(tmp_path / "recorded")).stdout
+    for part in ("What is that?", "Be exact.", "A kettle.", "It boils", "(interrupted)", "<svg", "0.7 s"):
+        assert part in page
+    assert re.findall(r'src="([^"]*)"', page) == ["data:audio/wav;base64,UklGRiBvZiAx"], "that of turn 1 alone"
+    assert not re.search(r"https?:|url\(|@import|href", page)
+    tell(home, "hello")
+    assert "<svg" not in run("export", "odd", "--format", "html").stdout
+    nothing = run("export", "kitchen", "--format", "html", "--recordings", str(tmp_path))
+    assert "no turn of this session was recorded" in nothing.stderr
+    assert isinstance(refused("export", "kitchen", "--recordings", str(tmp_path)), ConfigError)
+    missing = refused("export", "kitchen", "--format", "html", "--recordings", str(tmp_path / "missing"))
+    assert isinstance(missing, ConfigError)
+
+
+@pytest.mark.usefixtures("kitchen")
+def test_search_shows_where_the_words_are(home: Path) -> None:
+    tell(home, "before " * 30 + "the kettle boils" + " after" * 30, name="attic")
+    text = run("search", "kettle", "boils").stdout
+    assert text.startswith("attic, turn 1  ")
+    assert "the kettle boils" in text
+    assert "…" in text
+    assert [hit["session"] for hit in json.loads(run("search", "KETTLE", "--json").stdout)["hits"]] == [
+        "attic",
+        "kitchen",
+    ]
+    first = run("search", "kettle", "-n", "1")
+    assert "kitchen" not in first.stdout
+    assert "1 more" in first.stderr
+    nothing = run("search", '"', "NEAR(")
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert "no turn" in nothing.stderr
+
+
+@pytest.mark.usefixtures("kitchen")
+def test_a_session_is_renamed_forked_and_undone(home: Path) -> None:
+    tell(home, "hello", name="attic")
+    assert isinstance(refused("rename", "kitchen", "attic"), ConfigError)
+    assert run("rename", "kitchen", "cellar").exit_code == 0
+    assert run("fork", "cellar", "--at", "1").stdout == "cellar 2\n"
+    assert run("fork", "cellar", "--as", "roof").stdout == "roof\n"
+    assert isinstance(refused("fork", "cellar", "--as", "roof"), ConfigError)
+    assert "2" in refused("fork", "cellar", "--at", "3").hint
+    assert "It boils" not in run("show", "cellar 2").stdout
+    assert "turn 2" in run("undo", "cellar").stderr
+    assert "It boils" not in run("show", "cellar").stdout
+    assert run("redo", "cellar").exit_code == 0
+    assert run("show", "cellar").stdout == run("show", "roof").stdout
+    assert isinstance(refused("redo", "cellar"), ConfigError)
+
+
+def test_a_session_whose_turns_are_all_undone_can_be_deleted(home: Path) -> None:
+    tell(home, "hello")
+    run("undo", "odd")
+    assert run("delete", "odd", "--yes").exit_code == 0
+    assert isinstance(refused("redo", "odd"), ConfigError)
 
 
 @pytest.mark.usefixtures("kitchen")

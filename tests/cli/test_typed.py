@@ -62,7 +62,7 @@ def test_replies_go_to_stdout_one_a_line_and_a_failed_line_to_the_exit_code(run:
     assert (done.returncode, done.stdout) == (1, f"{''.join(REPLY)}\n" * 2)
     assert "no answer: a line that is not text was left out (voxcli once FILE answers a recording)" in done.stderr
     assert "no answer: there is no command /hlep (did you mean /help?)" in done.stderr
-    assert "forgotten: Two?" in done.stderr
+    assert "undone: turn 2, Two" in done.stderr
 
 
 def test_instructions_change_and_a_conversation_is_saved(run: Run, server: OpenAIServer) -> None:

@@ -224,7 +224,9 @@ def test_a_variable_that_says_neither_is_told_what_it_may_say(text: str) -> None
 
 def test_a_wrong_flag_is_explained() -> None:
     error = refusal(None, {"device": "tpu"}, {})
-    assert error.message == "--device is 'tpu' (command line), but must be auto, cuda, cuda:N such as cuda:1, mps or cpu"
+    assert (
+        error.message == "--device is 'tpu' (command line), but must be auto, cuda, cuda:N such as cuda:1, mps or cpu"
+    )
 
 
 def test_a_section_needs_its_header(tmp_path: Path) -> None:

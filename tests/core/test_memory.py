@@ -12,7 +12,8 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.database import FILE_NAME
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store, TurnDetails
+from voxcli.core.store import Store
+from voxcli.core.stored import TurnDetails
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.turn import Event, ReplyDelta, SpeechOutput, TurnEnded, Utterance
 from voxcli.errors import ModelError, StoreError

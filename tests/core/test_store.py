@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from voxcli.core.database import FILE_NAME, MIGRATIONS
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store, TurnDetails
+from voxcli.core.store import Store
+from voxcli.core.stored import TurnDetails
 from voxcli.errors import StoreError
 
 KILLS = 50

@@ -25,6 +25,7 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.keyboard.keys import Key
+from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import Inbound, ListenerControl, SpeechEvent
 from voxcli.chat.response import FirstAudio, Responder, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
@@ -131,6 +132,7 @@ class RunningConversation:
         memory: Memory | None = None,
         options: ConversationOptions | None = None,
         read_line: Callable[[], str] = str,
+        copy: Callable[[str], str] = str,
         show: Callable[[LiveEvent], None] = lambda _: None,
     ) -> None:
         self.inbox = inbox or SimpleQueue()
@@ -159,7 +161,7 @@ class RunningConversation:
             self.inbox,
             shown,
             options or ConversationOptions(),
-            read_line,
+            UserTools(read_line, read_line, copy),
         )
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         self._held = threading.Semaphore(0)

@@ -1,6 +1,7 @@
 """Builds and runs a live conversation."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from voxcli.app.parts import open_engine, open_memory, open_voice
+from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -30,15 +31,13 @@ if TYPE_CHECKING:
     from voxcli.core.turn import Engine, Synthesizer
 
 WARMING = "warming up"
-TYPING = "you (Enter sends, Ctrl-C cancels): "
 
 
 @dataclass(frozen=True)
 class ChatOptions:
     """Options of a conversation that are not settings."""
 
-    session: str | None = None  # name; None keeps the conversation in memory only
-    new_instructions: bool = False  # a stored session takes its instructions from the settings
+    session: SessionChoice = NOT_KEPT
     speak: bool = True
     max_turns: int | None = None  # the conversation ends after this many turns
     record: Path | None = None  # folder for a recording and a record of each turn
@@ -80,9 +79,11 @@ def _run(
     from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
+    from voxcli.chat.keyboard.tools import user_tools
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
+    from voxcli.chat.views.terminal import TerminalView
     from voxcli.core.turn import SpeechOutput
 
     redirect_library_messages()  # it replaces sys.stderr, where the view writes
@@ -90,13 +91,7 @@ def _run(
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
     view = stack.enter_context(closing(shown))
-    memory = open_memory(
-        options.session,
-        settings,
-        stack,
-        lambda text: view.show(Notice(text)),
-        new_instructions=options.new_instructions,
-    )
+    memory = open_memory(options.session, settings, stack, lambda text: view.show(Notice(text)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)
@@ -112,7 +107,8 @@ def _run(
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, cues)
-    conversation = Conversation(memory, responder, listener, inbox, show, turns, partial(_read_typed, keys, view))
+    tools = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
+    conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
     with keys_posted(keys, inbox.put), _running(listener, responder), _ctrl_c_posted(inbox):
@@ -235,10 +231,11 @@ def _ready(
         devices.speaker.device.name if devices.speaker else None,
         memory.session.name,
         echo,
-        turns=memory.turn_number,
+        turns=len(memory.session.turns),
         barge_in=settings.live.barge_in,
         push_to_talk=settings.live.push_to_talk,
         keys=keys,
+        kept=memory.is_kept,
     )
 
 
@@ -260,19 +257,14 @@ def _show_and_record(
     return show
 
 
-def _read_typed(keys: "Keys | None", view: "LiveView") -> str:
-    """Let the user type a line; Ctrl-C cancels it and gives an empty line."""
-    from voxcli.chat.views.terminal import TerminalView
+def _write_escape(view: "LiveView", sequence: str) -> None:
+    """Send an escape sequence to the terminal, if there is one, while the view does not write."""
+    from voxcli.output import Output
 
-    if keys is None:
-        return ""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return keys.read_line(TYPING, erase=isinstance(view, TerminalView))  # the view shows the line in its turn
-    except KeyboardInterrupt:
-        return ""
-    finally:
-        signal.signal(signal.SIGINT, before)
+    terminal = next((stream for stream in (sys.stdout, sys.stderr) if stream.isatty()), None)
+    if terminal:
+        with view.paused():
+            Output(terminal).write(sequence)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voxcli.app.parts import Notice, open_engine, open_memory, open_voice
+from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_voice
 from voxcli.errors import AudioDeviceError, AudioInputError, SpeechError, VoxError
 from voxcli.printable import printable
 
@@ -32,8 +32,7 @@ class OnceOptions:
 
     source: str | None  # a recording, by its path or URL; "-" is standard input; None: the prompt alone is answered
     prompt: str = ""  # text given with the audio, or alone
-    session: str | None = None  # name; None keeps the turn in memory only
-    new_instructions: bool = False  # a stored session takes its instructions from the settings
+    session: SessionChoice = NOT_KEPT
     speak: Speak = "never"  # through the default output device
     save_reply: Path | None = None  # WAV file for the spoken reply
     raw_rate: int | None = None  # Hz; standard input is raw 16-bit mono PCM
@@ -91,7 +90,7 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     from voxcli.core.turn import Utterance
 
     _check_files(options)
-    memory = open_memory(options.session, settings, stack, notice, new_instructions=options.new_instructions)
+    memory = open_memory(options.session, settings, stack, notice)
     speech = _open_speech(settings, options, stack, notice)
     clip = None if options.source is None else _read(options.source, options, settings.audio.max_seconds)
     for remark in clip.remarks() if clip else ():

@@ -4,15 +4,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from voxcli.errors import ConfigError
+from voxcli.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
+    from voxcli.core.store import Store
     from voxcli.core.turn import Engine, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
 
@@ -51,25 +52,57 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     return settings.model_copy(update={"remote": settings.remote.model_copy(update={"model": flags["model"]})})
 
 
-def open_memory(
-    name: str | None, settings: "Settings", stack: ExitStack, notice: Notice, *, new_instructions: bool
-) -> "Memory":
-    """Open the named session, or one that is kept in memory only.
+@dataclass(frozen=True)
+class SessionChoice:
+    """Which session a conversation belongs to."""
 
-    Args:
-        notice: told of turns that can't be read.
-        new_instructions: whether a stored session takes its instructions from the settings.
+    name: str | None = None
+    continues: bool = False  # the last session that was used
+    kept: bool = False  # a session that is not named is stored too, under an automatic name
+    new_instructions: bool = False  # a stored session takes its instructions from the settings
+
+
+NOT_KEPT = SessionChoice()  # a new session that is kept in memory only
+
+
+def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, notice: Notice) -> "Memory":
+    """Open the session that was chosen. `notice` is told of turns that can't be read.
+
+    Raises:
+        ConfigError: there is no session to continue, or the name is none.
+        StoreError: the store can't be read or written. If nobody named a session, `notice` is told instead, and the
+            session is kept in memory only.
     """
-    from voxcli.config.paths import data_folder
     from voxcli.core.memory import Memory
     from voxcli.core.session import Session, session_name
+
+    new = Session(instructions=settings.instructions)
+    if choice.name is None and not choice.continues:
+        return Memory(new, _store_if_possible(stack, notice), names_itself=True) if choice.kept else Memory(new)
+    if choice.name is not None and choice.continues:
+        raise ConfigError("--continue and --session both choose a session", hint="leave out one of them")
+    name = None if choice.name is None else session_name(choice.name)
+    store = stack.enter_context(_open_store(notice))
+    if name is None:
+        if not (summaries := store.summaries()):
+            raise ConfigError("there is no session to continue", hint="leave out --continue: `voxcli chat` begins one")
+        name = summaries[0].name
+    return Memory.resumed(store, name, settings.instructions, override=choice.new_instructions)
+
+
+def _open_store(notice: Notice) -> "Store":
+    from voxcli.config.paths import data_folder
     from voxcli.core.store import Store
 
-    if name is None:
-        return Memory(Session(instructions=settings.instructions))
-    checked = session_name(name)
-    store = stack.enter_context(Store.open(data_folder(), notice=notice))
-    return Memory.resumed(store, checked, settings.instructions, override=new_instructions)
+    return Store.open(data_folder(), notice=notice)
+
+
+def _store_if_possible(stack: ExitStack, notice: Notice) -> "Store | None":
+    try:
+        return stack.enter_context(_open_store(notice))
+    except StoreError as error:
+        notice(f"this conversation is not kept: {error.message}")
+        return None
 
 
 def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:

@@ -50,7 +50,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         def notice(text: str) -> None:
             view.show(Notice(text))
 
-        memory = open_memory(options.session, settings, stack, notice, new_instructions=options.new_instructions)
+        memory = open_memory(options.session, settings, stack, notice)
         speech = _open_speech(settings, options, stack, notice)
         if engine is None:
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
@@ -60,7 +60,8 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         responder = Responder(engine, speech, lambda: True, inbox.put)
         output = _output_name(speech)
         voice = settings.voice if speech else None
-        view.show(Ready(engine.name, engine.model, voice, None, output, memory.session.name, "off", memory.turn_number))
+        name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
+        view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
         commands = TypedCommands(settings, memory, responder, stack).by_name()
         conversation = TypedConversation(
             memory,
@@ -100,8 +101,7 @@ class TypedCommands:
             "instructions": SlashCommand(
                 "/instructions [TEXT]", "change how the model should answer; without TEXT: show it", self._instructions
             ),
-            "undo": SlashCommand("/undo", "forget the last turn", self._undo),
-            "save": SlashCommand("/save NAME", "keep this conversation as session NAME", self._save),
+            "save": SlashCommand("/save NAME", "name this conversation, and keep it", self._save),
         }
 
     def _voice(self, name: str) -> str:
@@ -130,12 +130,6 @@ class TypedCommands:
         self._memory.session = replace(self._memory.session, instructions=text)
         return "from now on with these instructions"
 
-    def _undo(self, _argument: str) -> str:
-        turn = self._memory.undo()
-        if turn is None:
-            return "there is no turn to undo"
-        return f"forgotten: {turn.user_text}"
-
     def _save(self, name: str) -> str:
         from voxcli.config.paths import data_folder
         from voxcli.core.session import session_name
@@ -144,7 +138,7 @@ class TypedCommands:
         checked = session_name(name)
         store = self._stack.enter_context(Store.open(data_folder()))
         self._memory.save_as(checked, store, self._responder.engine)
-        return f"kept as session {checked}; continue with: voxcli chat --session {checked}"
+        return f"kept as session {checked}"
 
 
 def _open_view(options: ChatOptions) -> "LiveView":
@@ -188,7 +182,7 @@ def _open_lines(options: ChatOptions, memory: "Memory", commands: list[str]) -> 
     if sys.stdin is None or not sys.stdin.isatty():
         return piped_lines(sys.stdin.buffer)
     history = [text for turn in memory.session.turns if (text := turn.typed_text)]
-    slashes = [f"/{name}" for name in (*commands, "help", "quit")]
+    slashes = [f"/{name}" for name in (*commands, "undo", "help", "quit")]
     return typed_lines(slashes, history, edited=sys.stdout.isatty() and not options.as_json)
 
 

@@ -14,7 +14,6 @@ remembers turns. Responses run one after another, so each of them sees the turns
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,11 +24,9 @@ from voxcli.chat.events import (
     BargeIn,
     EndpointEvent,
     KeysAsked,
-    Latency,
     LiveEvent,
     Notice,
     SentenceSpoken,
-    SessionEnded,
     SpeechEnded,
     SpeechGoesOn,
     SpeechPaused,
@@ -40,11 +37,13 @@ from voxcli.chat.events import (
     StateChanged,
     TurnFailed,
     TurnStarted,
-    TurnTaken,
 )
+from voxcli.chat.history import History
 from voxcli.chat.keyboard.keys import Key
+from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
 from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.response_queue import ResponseQueue
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded, Utterance
 from voxcli.errors import VoxError
@@ -76,7 +75,7 @@ class Conversation:
         inbox: SimpleQueue[Inbound],
         show: Callable[[LiveEvent], None],
         options: ConversationOptions,
-        read_line: Callable[[], str],
+        tools: UserTools,
     ) -> None:
         """Connect the parts; their owners close them.
 
@@ -84,19 +83,25 @@ class Conversation:
             responder: runs responses and posts their events to `inbox`.
             listener: posts speech events to `inbox`.
             show: renders an event; called on the thread that runs the conversation.
-            read_line: lets the user type a line; returns "" if they typed nothing.
+            tools: let the user type, edit and copy text.
         """
-        self._memory = memory
+        self._history = History(memory, responder.engine, show)
         self._responder = responder
         self._listener = listener
         self._inbox = inbox
         self._show = show
         self._options = options
-        self._read_line = read_line
+        self._actions: dict[str, Callable[[], None]] = {
+            "i": self._stop_turn,
+            "t": lambda: self._answer_line(tools.read_line),
+            "e": lambda: self._answer_line(tools.edit_line),
+            "r": lambda: self._answer_line(lambda: "(repeat)", repeats=True),
+            "u": self._undo,
+            "c": lambda: self._history.copy_reply(tools.copy),
+            "?": lambda: show(KeysAsked()),
+        }
         self.interrupted = False  # ended by Ctrl-C
-        self._response: Response | None = None  # the newest one, speculative or a turn
-        self._waiting: deque[Response] = deque()  # responses that start when `_running` is over
-        self._running: Response | None = None
+        self._responses = ResponseQueue(lambda response: responder.submit(response, memory.session))
         self._shown = StateChanged("starting")
         self._ended = False
         self._muted = False
@@ -105,10 +110,6 @@ class Conversation:
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
         self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
         self._interrupted_at = -math.inf  # monotonic seconds of the last Ctrl-C
-        self._turns = 0
-        self._latencies: list[Latency] = []  # of spoken turns
-        self._dropped_speculative_replies = 0
-        self._dropped_in_turn = 0  # speculative replies dropped since the utterance started
 
     def run(self) -> None:
         """Handle messages until the end; remember the last turn as far as it was played.
@@ -123,19 +124,15 @@ class Conversation:
                 self._show_state()
             self._finish()
         finally:
-            for response in (self._response, self._running, *self._waiting):
-                if response:
-                    response.stop()
-        latencies, listener, memory = tuple(self._latencies), self._listener, self._memory
-        counts = listener.overruns, listener.underruns, self._dropped_speculative_replies
-        self._show(SessionEnded(self._turns, latencies, *counts, memory.session.name, memory.place))
+            self._responses.stop_all()
+        self._show(self._history.summary(overruns=self._listener.overruns, underruns=self._listener.underruns))
 
     def _next_inbound(self) -> Inbound:
         while True:
             with suppress(Empty):
                 return self._inbox.get_nowait()
-            if self._running:  # the inbox is empty, so the text of everything that was played has been shown
-                self._show_played(self._running)
+            if running := self._responses.running:  # the inbox is empty: the text of all that was played was shown
+                self._show_played(running)
             with suppress(Empty):
                 return self._inbox.get(timeout=POLL_SECONDS)
 
@@ -168,7 +165,7 @@ class Conversation:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""
         self._discard_utterance()
         self._stop_turn()
-        while self._running:
+        while self._responses.running:
             match self._next_inbound():
                 case ResponseEvent(response, event):
                     self._on_response_event(response, event)
@@ -181,11 +178,10 @@ class Conversation:
                     raise error
 
     def _show_state(self) -> None:
-        response = self._response if self._response and self._response.state == "turn" else None
         state: State = "muted" if self._muted else "listening"
         if self._utterance_is_open:
             state = "hearing"
-        elif response:
+        elif response := self._responses.turn:
             state = "speaking" if response.is_speaking else "thinking"
         changed = StateChanged(state, muted=self._muted)
         if changed != self._shown:
@@ -201,7 +197,7 @@ class Conversation:
                 self._stop_turn()
                 self._drop_response()
                 self._utterance_is_open, self._speech_start = True, event.start
-                self._dropped_in_turn = 0
+                self._history.begin_utterance()
             case SpeechPaused() if self._options.speculative_replies:
                 self._enqueue(Response(Utterance(event.clip), last_voiced_at))
             case SpeechGoesOn():
@@ -220,8 +216,7 @@ class Conversation:
         if event.last_voiced == self._speech_start:  # the push-to-talk key was pressed, but nobody spoke
             self._show(Notice("no speech was detected"))
             return
-        response = self._response
-        if response and response.state == "speculative":
+        if response := self._responses.speculative:
             response.was_speculative = True
         else:
             response = self._enqueue(Response(Utterance(event.clip), last_voiced_at))
@@ -230,7 +225,7 @@ class Conversation:
     def _release(self, response: Response, last_voiced_at: float) -> None:
         response.endpoint_at = time.monotonic()
         response.last_voiced_at = last_voiced_at
-        response.dropped_speculative_replies, self._dropped_in_turn = self._dropped_in_turn, 0
+        self._history.begin_turn(response)
         events = response.release()
         log.debug("reply released: %s", "it was speculative" if response.was_speculative else "its turn begins now")
         self._show_state()  # before its events, which may hold the whole reply
@@ -244,32 +239,23 @@ class Conversation:
         self._stop_turn()
         self._drop_response()
         log.debug("reply begun")
-        self._response = response
-        self._waiting.append(response)
-        self._start_next_response()
+        self._responses.add(response)
         return response
-
-    def _start_next_response(self) -> None:
-        """Start the next response if the one before it is over and remembered."""
-        if self._waiting and self._running is None:
-            self._running = self._waiting.popleft()
-            self._responder.submit(self._running, self._memory.session)
 
     def _drop_response(self) -> None:
         """Drop the newest response: a speculative reply, or an unplayed turn whose utterance continues."""
-        if self._response:
+        if response := self._responses.newest:
             log.debug("reply dropped")
-            self._response.drop()
-            self._dropped_speculative_replies += 1
-            self._dropped_in_turn += 1 + self._response.dropped_speculative_replies
-        self._response = None
+            response.drop()
+            self._history.add_dropped(response)
+            self._responses.newest = None
 
     def _stop_turn(self) -> None:
         """Interrupt the turn, which will be remembered; further speech is a new utterance."""
-        if self._response and self._response.state == "turn":
+        if response := self._responses.turn:
             log.debug("turn interrupted")
-            self._response.stop()
-            self._response = None
+            response.stop()
+            self._responses.newest = None
             self._listener.commit()
 
     def _discard_utterance(self) -> None:
@@ -278,9 +264,9 @@ class Conversation:
         self._discard_until = InboxMarker()
         self._inbox.put(self._discard_until)
         self._utterance_is_open = self._key_pressed = False
-        if self._response and self._response.state == "speculative":
+        if self._responses.speculative:
             self._drop_response()
-        self._dropped_in_turn = 0
+        self._history.begin_utterance()
 
     # Events of responses.
 
@@ -305,45 +291,31 @@ class Conversation:
         if ended.turn.interrupted:
             self._show(BargeIn(ended.turn.reply))
         if not response.repeats:
-            self._remember(response, ended)
-        self._clear_response(response)
-
-    def _remember(self, response: Response, ended: TurnEnded) -> None:
-        try:
-            self._memory.remember(ended, self._responder.engine)
-        except VoxError as error:
-            self._show(TurnFailed(error))
-        latency = response.latency(ended.timings)
-        self._turns += 1
-        if response.utterance.clip:
-            self._latencies.append(latency)
-        self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
-        if note := ended.report.cut_note:
-            self._show(Notice(note))
-        if self._options.max_turns and self._turns >= self._options.max_turns:
+            self._history.remember(response, ended)
+        response.state = "over"
+        self._responses.clear(response)
+        if response.is_undone:
+            self._undo_remembered()
+        if self._options.max_turns and self._history.turns >= self._options.max_turns:
             self._ended = True
 
     def _on_response_over(self, response: Response, error: BaseException | None) -> None:
-        self._running = None
+        self._responses.finish_running()
         if isinstance(error, VoxError):
             self._on_response_failed(response, error)
         elif error:
             raise error
-        elif response.state == "turn":
-            self._responder.prefill_history(self._memory.session)
-        self._start_next_response()
+        elif response.state == "over":
+            self._responder.prefill_history(self._history.session)
+        self._responses.start_next()
 
     def _on_response_failed(self, response: Response, error: VoxError) -> None:
         if response.state == "turn":
             self._listener.commit()  # further speech is a new utterance
             self._show(TurnFailed(error))
-            self._clear_response(response)
-        elif response is self._response:  # speculative: the end of the utterance starts another response
+            self._responses.clear(response)
+        elif response is self._responses.newest:  # speculative: the end of the utterance starts another response
             self._drop_response()
-
-    def _clear_response(self, response: Response) -> None:
-        if response is self._response:
-            self._response = None
 
     # Keys.
 
@@ -359,14 +331,10 @@ class Conversation:
                 self._set_muted(not self._muted)
             case Key("q"):
                 self._ended = True
-            case Key("i"):
-                self._stop_turn()
-            case Key("t"):
-                self._answer_line(self._read_line)
-            case Key("r"):
-                self._answer_line(lambda: "(repeat)", repeats=True)
-            case Key("?"):
-                self._show(KeysAsked())
+            case Key("r", shift=True):
+                self._ask_again()
+            case Key(char) if char in self._actions:
+                self._actions[char]()
 
     def _on_ctrl_c(self) -> None:
         now = time.monotonic()
@@ -395,7 +363,38 @@ class Conversation:
     def _answer_line(self, read_line: Callable[[], str], *, repeats: bool = False) -> None:
         """Answer a typed line, or repeat the last reply; the microphone is muted meanwhile."""
         self._discard_utterance()
-        if line := read_line().strip():
-            response = self._enqueue(Response(Utterance(None, line), time.monotonic(), repeats=repeats))
-            self._release(response, response.last_voiced_at)
+        try:
+            if line := read_line().strip():
+                self._answer(Response(Utterance(None, line), time.monotonic(), repeats=repeats))
+        except VoxError as error:
+            self._show(Notice(error.message + (f" ({error.hint})" if error.hint else "")))
         self._listener.mute(self._muted)
+
+    def _ask_again(self) -> None:
+        """Ask the last utterance again; its turn, if there is one, is undone."""
+        if (last := self._history.last) is None:
+            self._show(Notice("there is nothing to ask again"))
+            return
+        if last.is_remembered or last is self._responses.unfinished_turn():
+            self._undo()
+        self._discard_utterance()
+        self._answer(Response(last.utterance, time.monotonic(), is_asked_again=True))
+        self._listener.mute(self._muted)
+
+    def _answer(self, response: Response) -> None:
+        self._enqueue(response)
+        self._release(response, response.last_voiced_at)
+
+    def _undo(self) -> None:
+        """Remove the last turn from memory and from the next prompt; interrupt it if it is still being answered."""
+        if unfinished := self._responses.unfinished_turn():
+            self._stop_turn()
+            unfinished.is_undone = True
+        else:
+            self._undo_remembered()
+
+    def _undo_remembered(self) -> None:
+        if self._responses.speculative:  # its prompt has the turn in it; the end of the utterance starts another
+            self._drop_response()
+        if self._history.undo():
+            self._responder.prefill_history(self._history.session)

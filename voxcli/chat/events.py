@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxcli.audio.clip import AudioClip
+from voxcli.core.session import Turn
+from voxcli.core.stored import StageTimes
 from voxcli.core.turn import Event as TurnEvent
 from voxcli.core.turn import TurnEnded, Utterance
 from voxcli.errors import VoxError
@@ -86,6 +88,7 @@ class Ready:
     barge_in: bool = True  # whether speech interrupts a reply
     push_to_talk: PushToTalk = "off"
     keys: bool = False  # whether there is a keyboard
+    kept: bool = False  # whether turns are stored on disk; a session without a name gets one with its first turn
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,11 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """The latency of one turn, in milliseconds from the last voiced sample; None for a stage it did not reach."""
+class Latency(StageTimes):
+    """The latency of one turn, and what speculative replies did for it."""
 
-    endpoint_ms: float | None  # until the endpointer decided that the utterance was over
-    first_token_ms: float | None
-    first_audio_ms: float | None  # until the first clip was handed to the loudspeaker
-    speculative_reply: SpeculativeUse
-    dropped_speculative_replies: int  # in this turn
+    speculative_reply: SpeculativeUse = "none"
+    dropped_speculative_replies: int = 0  # in this turn
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,14 @@ class TurnTaken:
     number: int  # in its session, from 1
     latency: Latency
     clip: AudioClip | None = None  # the utterance; None if it was typed
+
+
+@dataclass(frozen=True)
+class TurnUndone:
+    """A turn was removed from memory and from the next prompt."""
+
+    turn: Turn
+    number: int  # in its session, from 1
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,7 @@ class SessionEnded:
     dropped_speculative_replies: int
     session: str | None
     store: str | None  # the file that holds the session
+    can_continue: bool = False  # the session has turns on disk
 
 
 LiveEvent = (
@@ -202,6 +211,7 @@ LiveEvent = (
     | BargeIn
     | Resumed
     | TurnTaken
+    | TurnUndone
     | Notice
     | KeysAsked
     | TurnFailed

@@ -5,10 +5,12 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from voxcli.audio.wav import encode_wav
 from voxcli.chat.events import TurnTaken
 from voxcli.config.paths import owner_only
+from voxcli.core.stored import StoredSession
 from voxcli.errors import ConfigError, VoxError
 from voxcli.printable import printable
 
@@ -64,3 +66,33 @@ class Recording:
     def _write(self, name: str, content: bytes) -> None:
         with open(self._folder / name, "xb", opener=owner_only) as file:
             file.write(content)
+
+
+def recorded_utterances(folder: Path, stored: StoredSession) -> dict[int, bytes]:
+    """Return the WAV files in a folder that were recorded with turns of a session, by the number of the turn.
+
+    Raises:
+        ConfigError: the folder can't be read.
+    """
+    wanted = {(each.number, each.turn.user, each.turn.reply) for each in stored.turns}
+    found = {}
+    try:
+        records = sorted(path for path in folder.expanduser().iterdir() if NAME.match(path.name))
+        for path in records:
+            record = _record(path) if path.suffix == ".json" else {}
+            turn = record.get("turn"), record.get("user"), record.get("reply")
+            if turn in wanted and (audio := path.with_suffix(".wav")).is_file():
+                found[record["turn"]] = audio.read_bytes()
+    except OSError as error:
+        reason = f"can't read the recordings in {printable(str(folder))}: {error.strerror}"
+        raise ConfigError(reason, hint="name the folder that `voxcli chat --record` wrote") from error
+    return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Return the record of a turn; nothing if the file holds none."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("turn"), int) else {}

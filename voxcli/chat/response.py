@@ -31,7 +31,10 @@ class Response:
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
     repeats: bool = False  # plays the last reply again instead of asking the engine
-    state: Literal["speculative", "turn", "dropped"] = "speculative"
+    state: Literal["speculative", "turn", "over", "dropped"] = "speculative"
+    is_asked_again: bool = False  # the utterance was asked before: no latency counts from its end
+    is_remembered: bool = False  # its turn is in memory
+    is_undone: bool = False  # once remembered, it is removed from memory again
     was_speculative: bool = False
     dropped_speculative_replies: int = 0  # those dropped earlier in the same turn
     interrupt: threading.Event = field(default_factory=threading.Event)
@@ -254,7 +257,7 @@ class _RepeatEngine(Engine):
         utterance: Utterance,  # noqa: ARG002 - the protocol's
         interrupt: threading.Event,  # noqa: ARG002
     ) -> Generator[str, None, PassReport]:
-        yield next((turn.reply for turn in reversed(session.turns) if turn.reply), "")
+        yield session.last_reply
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
 
     def close(self) -> None:

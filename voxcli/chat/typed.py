@@ -20,11 +20,10 @@ from voxcli.chat.events import (
     LiveEvent,
     Notice,
     SentenceSpoken,
-    SessionEnded,
     TurnFailed,
     TurnStarted,
-    TurnTaken,
 )
+from voxcli.chat.history import History
 from voxcli.chat.messages import Inbound, Interrupt
 from voxcli.chat.response import Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
@@ -72,16 +71,17 @@ class TypedConversation:
             show: renders an event; called on the thread that runs the conversation.
             read_line: returns the next line, None at the end; raises VoxError for a line that can't be used, and
                 KeyboardInterrupt for Ctrl-C.
-            commands: by name, without the slash; `help` and `quit` are added.
+            commands: by name, without the slash; `undo`, `help` and `quit` are added.
             underruns: returns how often the loudspeaker ran out of samples.
         """
-        self._memory = memory
         self._responder = responder
         self._inbox = inbox
-        self._show = show
+        self._view = show
+        self._history = History(memory, responder.engine, self._show)
         self._read_line = read_line
         self._commands = {
             **commands,
+            "undo": SlashCommand("/undo", "forget the last turn", self._undo),
             "help": SlashCommand("/help", "list the commands", self._help),
             "quit": SlashCommand("/quit", "end the conversation; so does Ctrl-D", self._quit),
         }
@@ -89,7 +89,6 @@ class TypedConversation:
         self._underruns = underruns
         self.interrupted = False  # ended by Ctrl-C
         self.failures = 0  # lines that were not answered
-        self._turns = 0
         self._ended = False
         self._interrupted_at = -math.inf  # monotonic seconds of the last Ctrl-C
 
@@ -106,13 +105,12 @@ class TypedConversation:
                 self._on_ctrl_c()
                 continue
             except VoxError as error:
-                self._fail(error)
+                self._show(TurnFailed(error))
                 continue
             if line is None:
                 break
             self._handle_line(line)
-        memory = self._memory
-        self._show(SessionEnded(self._turns, (), 0, self._underruns(), 0, memory.session.name, memory.place))
+        self._show(self._history.summary(overruns=0, underruns=self._underruns()))
 
     def _handle_line(self, line: str) -> None:
         if command := COMMAND.fullmatch(line.rstrip()):
@@ -125,7 +123,7 @@ class TypedConversation:
             for text in self._command(name).run(argument).splitlines():
                 self._show(Notice(text))
         except VoxError as error:
-            self._fail(error)
+            self._show(TurnFailed(error))
 
     def _command(self, name: str) -> SlashCommand:
         if name not in self._commands:
@@ -139,6 +137,10 @@ class TypedConversation:
         lines = [f"{command.usage.ljust(width)}  {command.does}" for command in self._commands.values()]
         return "\n".join([*lines, "A line that begins with a space is text, whatever follows."])
 
+    def _undo(self, _argument: str) -> str:
+        self._history.undo()
+        return ""
+
     def _quit(self, _argument: str) -> str:
         self._ended = True
         return ""
@@ -148,15 +150,15 @@ class TypedConversation:
         response = Response(Utterance(None, text), time.monotonic())
         response.release()
         self._show(TurnStarted(response.utterance))
-        self._responder.submit(response, self._memory.session)
+        self._responder.submit(response, self._history.session)
         with _ctrl_c_posted(self._inbox):
             try:
                 while self._is_running(response):
                     pass
             finally:
                 response.stop()
-        self._responder.prefill_history(self._memory.session)
-        if self._max_turns and self._turns >= self._max_turns:
+        self._responder.prefill_history(self._history.session)
+        if self._max_turns and self._history.turns >= self._max_turns:
             self._ended = True
 
     def _is_running(self, response: Response) -> bool:
@@ -173,7 +175,7 @@ class TypedConversation:
             case ResponseEvent(_, event):
                 self._show(event)
             case ResponseOver(_, VoxError() as error):
-                self._fail(error)
+                self._show(TurnFailed(error))
                 return False
             case ResponseOver(_, None):
                 return False
@@ -195,18 +197,11 @@ class TypedConversation:
     def _remember(self, response: Response, ended: TurnEnded) -> None:
         if ended.turn.interrupted:
             self._show(BargeIn(ended.turn.reply))
-        try:
-            self._memory.remember(ended, self._responder.engine)
-        except VoxError as error:
-            self._fail(error)
-        self._turns += 1
-        self._show(TurnTaken(ended, self._memory.turn_number, response.latency(ended.timings)))
-        if note := ended.report.cut_note:
-            self._show(Notice(note))
+        self._history.remember(response, ended)
 
-    def _fail(self, error: VoxError) -> None:
-        self.failures += 1
-        self._show(TurnFailed(error))
+    def _show(self, event: LiveEvent) -> None:
+        self.failures += isinstance(event, TurnFailed)
+        self._view(event)
 
     def _on_ctrl_c(self) -> None:
         now = time.monotonic()

@@ -25,6 +25,7 @@ from voxcli.cli.help import CommandGroup, HelpGroup, unknown_command, usage_erro
 from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.results import results
+from voxcli.cli.stats import stats
 from voxcli.cli.voices import voices
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
@@ -86,6 +87,7 @@ app.command()(once)
 app.command()(batch)
 app.command()(results)
 app.add_typer(sessions.app, name="sessions")
+app.command()(stats)
 app.add_typer(models.app, name="models")
 app.command()(voices)
 app.command()(devices)

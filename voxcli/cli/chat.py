@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli import completion
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
+    ContinueFlag,
     DeviceFlag,
     EngineFlag,
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    SessionFlag,
     TemperatureFlag,
     UrlFlag,
     VerboseFlag,
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
 
 
 def chat(
-    session: Annotated[
-        str | None,
-        typer.Option(
-            "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
-        ),
-    ] = None,
+    session: SessionFlag = None,
+    continue_: ContinueFlag = False,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
     input_device: Annotated[
         str | None,
@@ -77,13 +75,16 @@ def chat(
 ) -> None:
     """Hold a live conversation: speak, listen, and interrupt at any time; or type."""
     from voxcli.app.chat import ChatOptions, run_chat
-    from voxcli.app.parts import load_settings
+    from voxcli.app.parts import SessionChoice, load_settings
 
     for flag, value in (("--voice", voice), ("--output-device", output_device)):
         if value and no_speak:
             raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
     if text:
         _check_typed(input_device=input_device, push_to_talk=push_to_talk, no_barge_in=no_barge_in, record=record)
+    if no_save and (session is not None or continue_):
+        flag = "--continue" if continue_ else "--session"
+        raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
@@ -92,9 +93,8 @@ def chat(
         flags["live.barge_in"] = False
     if sys.stdout.isatty() and not json and not plain and not text:
         leave_stderr()
-    options = ChatOptions(
-        session, instructions is not None, not no_speak, max_turns, record, json, plain=plain, stages=verbose
-    )
+    choice = SessionChoice(session, continue_, kept=not no_save, new_instructions=instructions is not None)
+    options = ChatOptions(choice, not no_speak, max_turns, record, json, plain=plain, stages=verbose)
     settings = load_settings(config, flags)
     if text:
         raise typer.Exit(_run_typed(settings, options))

@@ -43,6 +43,13 @@ VerboseFlag = Annotated[
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")
 ]
+SessionFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
+    ),
+]
+ContinueFlag = Annotated[bool, typer.Option("--continue", "-c", help="Continue the conversation used last.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 EngineFlag = Annotated[
     str | None,

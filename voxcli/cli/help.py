@@ -44,7 +44,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ('voxcli once --prompt "What is the capital of France?"', "ask one question"),
     ),
     "chat": (
-        ("voxcli chat --session kitchen", "talk, and continue tomorrow"),
+        ("voxcli chat --continue", "go on with the last conversation"),
         ("voxcli chat --text --no-speak", "type, for example over SSH"),
         ("voxcli chat --push-to-talk toggle --engine embedded", "in a loud room, without a GPU"),
     ),
@@ -75,6 +75,27 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli sessions delete kitchen", "delete it, after a question"),
         ("voxcli sessions delete kitchen --yes", "without a question"),
     ),
+    "sessions search": (
+        ("voxcli sessions search paris", "turns with this word"),
+        ("voxcli sessions search -n 3 capital france --json", "the newest three with both, as JSON"),
+    ),
+    "sessions rename": (
+        ("voxcli sessions rename kitchen cooking", "another name"),
+        ('voxcli sessions rename "2026-12-01 hello" kitchen', "a name for a chat that had none"),
+    ),
+    "sessions fork": (
+        ("voxcli sessions fork kitchen", "copy a conversation"),
+        ("voxcli sessions fork kitchen --at 3 --as pantry", "its first three turns"),
+    ),
+    "sessions undo": (
+        ("voxcli sessions undo kitchen", "forget the last turn"),
+        ("voxcli sessions redo kitchen", "take that back"),
+    ),
+    "sessions redo": (
+        ("voxcli sessions redo kitchen", "take back the last undo"),
+        ("voxcli sessions show kitchen -n 1", "see the last turn"),
+    ),
+    "stats": (("voxcli stats kitchen", "how long replies took"), ("voxcli stats --svg stats.svg", "a picture of all")),
     "models": (("voxcli models list", "see which models are here"), ("voxcli models pull mini", "fetch one")),
     "models list": (("voxcli models list", "names, sizes, places"), ("voxcli models list --json", "as JSON")),
     "models pull": (

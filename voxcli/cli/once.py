@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli import completion
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
+    ContinueFlag,
     DeviceFlag,
     EngineFlag,
     ForceFlag,
@@ -20,6 +20,7 @@ from voxcli.cli.common import (
     JsonFlag,
     ModelFlag,
     QuantizeFlag,
+    SessionFlag,
     TemperatureFlag,
     UrlFlag,
     VerboseFlag,
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     str | None,
     typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input. Not needed with --prompt."),
-]
-SessionFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
-    ),
 ]
 PromptFlag = Annotated[
     str,
@@ -67,6 +62,7 @@ RawRateFlag = Annotated[
 def once(
     source: SourceArgument = None,
     session: SessionFlag = None,
+    continue_: ContinueFlag = False,
     prompt: PromptFlag = "",
     speak: SpeakFlag = None,
     save_reply: SaveReplyFlag = None,
@@ -86,7 +82,7 @@ def once(
 ) -> None:
     """Answer a recorded or typed question: print the reply, speak it, remember the turn."""
     from voxcli.app.once import OnceOptions, open_turn
-    from voxcli.app.parts import load_settings
+    from voxcli.app.parts import SessionChoice, load_settings
     from voxcli.app.views import JsonView, TextView
 
     check_stdin(source, prompt, config, instructions)
@@ -102,8 +98,7 @@ def once(
     options = OnceOptions(
         source=source,
         prompt=prompt,
-        session=session,
-        new_instructions=instructions is not None,
+        session=SessionChoice(session, continue_, new_instructions=instructions is not None),
         speak=speech,
         save_reply=save_reply,
         raw_rate=raw_rate,

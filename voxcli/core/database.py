@@ -50,6 +50,12 @@ MIGRATIONS: tuple[Migration, ...] = (
         ) WITHOUT ROWID""",
     ),
     ("ALTER TABLE turns RENAME COLUMN heard TO transcript",),
+    (
+        "ALTER TABLE turns ADD COLUMN endpoint_ms REAL",
+        "ALTER TABLE turns ADD COLUMN first_token_ms REAL",
+        "ALTER TABLE turns ADD COLUMN first_audio_ms REAL",
+        "ALTER TABLE turns ADD COLUMN undone INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1. New ones are added at the end."""
 

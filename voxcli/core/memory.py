@@ -5,12 +5,14 @@
 
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 
-from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store, TurnDetails
+from voxcli.core.session import Session, Turn, automatic_name
+from voxcli.core.store import Store
+from voxcli.core.stored import StageTimes, TurnDetails
 from voxcli.core.turn import Engine, Event, SpeechOutput, TurnEnded, Utterance, run_turn
 from voxcli.errors import ConfigError
 
@@ -20,16 +22,34 @@ log = logging.getLogger(__name__)
 class Memory:
     """Holds the session of one conversation and adds finished turns to it."""
 
-    def __init__(self, session: Session, store: Store | None = None) -> None:
-        """Begin with `session`. A named session is kept in `store`, which the caller closes."""
+    def __init__(
+        self, session: Session, store: Store | None = None, numbers: Sequence[int] = (), *, names_itself: bool = False
+    ) -> None:
+        """Begin with `session`. A named session is kept in `store`, which the caller closes.
+
+        Args:
+            numbers: the numbers that the turns of the session have in the store, if they are not 1, 2, 3...
+            names_itself: a session without a name is given one, and so kept, once it has a turn.
+        """
         self.session = session
         self._store = store
-        self.turn_number = len(session.turns)  # the last turn in the session, counted from 1
+        self._numbers = list(numbers) or list(range(1, 1 + len(session.turns)))
+        self._names_itself = names_itself
+
+    @property
+    def turn_number(self) -> int:
+        """The number of the last turn in the session, from 1; 0 if there is none."""
+        return self._numbers[-1] if self._numbers else 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether turns are stored on disk."""
+        return self._store is not None and (self.session.name is not None or self._names_itself)
 
     @property
     def place(self) -> str | None:
-        """The file that holds the session; None if it is kept in memory only."""
-        return str(self._store.path) if self._store else None
+        """The file that holds the session; None if it is kept in memory only, or has no turn and no name yet."""
+        return str(self._store.path) if self._store and self.session.name is not None else None
 
     @classmethod
     def resumed(cls, store: Store, name: str, instructions: str, *, override: bool = False) -> "Memory":
@@ -41,8 +61,10 @@ class Memory:
         Raises:
             StoreError: the store can't be read.
         """
-        session = store.session(name) or Session(name, instructions)
-        return cls(replace(session, instructions=instructions) if override else session, store)
+        stored = store.stored(name)
+        session = stored.session if stored else Session(name, instructions)
+        numbers = [each.number for each in stored.turns] if stored else []
+        return cls(replace(session, instructions=instructions) if override else session, store, numbers)
 
     def take_turn(
         self,
@@ -65,36 +87,55 @@ class Memory:
                     self.remember(event, engine)
                 yield event
 
-    def remember(self, ended: TurnEnded, engine: Engine) -> None:
+    def remember(self, ended: TurnEnded, engine: Engine, latency: StageTimes | None = None) -> None:
         """Add a turn that `engine` answered; it is on disk when this returns. Raises StoreError."""
         self.session = self.session.add(ended.turn)
-        self.turn_number += 1
-        if self._store and self.session.name:
-            details = TurnDetails(engine.name, engine.model, ended.report.transcript)
-            self.turn_number = self._store.append(
-                self.session.name, ended.turn, details, instructions=self.session.instructions
-            )
+        self._numbers.append(self.turn_number + 1)
+        if self._store and self.is_kept:
+            details = TurnDetails(engine.name, engine.model, ended.report.transcript, latency or StageTimes())
+            name = self.session.name or self._name_session(self._store, ended)
+            self._numbers[-1] = self._store.append(name, ended.turn, details, instructions=self.session.instructions)
         log.debug("turn %d remembered", self.turn_number)
 
+    def _name_session(self, store: Store, ended: TurnEnded) -> str:
+        """Name the session after the first words of a turn, and return the name."""
+        texts = ended.report.transcript or "", ended.turn.typed_text, ended.turn.reply
+        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self.session.instructions)
+        self.session = replace(self.session, name=name)
+        return name
+
     def undo(self) -> Turn | None:
-        """Remove the last turn from the session and from the next prompt; return it, None if there is none."""
+        """Remove the last turn from the session and from the next prompt; return it, None if there is none.
+
+        `Store.redo` brings it back until another turn is remembered.
+
+        Raises:
+            StoreError: it could not be undone on disk; it is removed in memory only.
+        """
         if not self.session.turns:
             return None
-        turn = self.session.turns[-1]
-        self.session = replace(self.session, turns=self.session.turns[:-1])
-        self.turn_number -= 1
+        turn, number = self.session.turns[-1], self._numbers.pop()
+        self.session = self.session.without_last()
+        if self._store and self.session.name is not None:
+            self._store.undo(self.session.name, number)
+        log.debug("turn %d undone", number)
         return turn
 
     def save_as(self, name: str, store: Store, engine: Engine) -> None:
-        """Keep the session, with its turns so far, in `store` under a new name; the caller closes the store.
+        """Name the session, or rename it; a session that is kept in memory only is kept in `store` from now on.
 
         Raises:
             ConfigError: there is a session of that name.
             StoreError: it can't be stored.
         """
-        if store.session(name):
+        before = self.session.name
+        taken = not store.rename(before, name) if before is not None and self._store else bool(store.session(name))
+        if taken:
             raise ConfigError(f"there is a session named {name!r} already", hint="choose another name")
-        details = TurnDetails(engine.name, engine.model)
-        for turn in self.session.turns:
-            store.append(name, turn, details, instructions=self.session.instructions)
-        self.session, self._store = replace(self.session, name=name), store
+        if before is None or not self._store:
+            details = TurnDetails(engine.name, engine.model)
+            appended = [
+                store.append(name, turn, details, instructions=self.session.instructions) for turn in self.session.turns
+            ]
+            self._store, self._numbers = store, appended
+        self.session = replace(self.session, name=name)

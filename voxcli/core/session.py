@@ -4,20 +4,52 @@ A finished user turn is remembered as a placeholder that gives the length of the
 so that each turn feeds the model only its own audio.
 """
 
+import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import accumulate, takewhile
 from typing import Self
 
 from voxcli.errors import ConfigError
 
 NAME_LENGTH = 100  # most characters in a session name
+AUTOMATIC_WORDS_LENGTH = 20  # most characters of the first words in an automatic name
+
+_PLACEHOLDER = re.compile(r"\[User audio input - \d+ samples, (\d+\.\d\d)s\]")
 
 
 def audio_placeholder(samples: int, sample_rate: int) -> str:
     """Return the placeholder for an utterance of `samples` at `sample_rate` Hz."""
     return f"[User audio input - {samples} samples, {samples / sample_rate:.2f}s]"
+
+
+def automatic_name(day: date, texts: Sequence[str]) -> str:
+    """Return a name for a session that nobody has named: the day and the first words of the first text that has any."""
+    words = next(filter(None, (first_words(text, AUTOMATIC_WORDS_LENGTH) for text in texts)), "chat")
+    return unicodedata.normalize("NFC", f"{day.isoformat()} {words.lower()}")
+
+
+def first_words(text: str, length: int) -> str:
+    """Return the words that a text begins with, as far as they fit into `length` characters; at least one, if any.
+
+    Slashes, control characters and punctuation around words are left out.
+    """
+    kept = ("" if unicodedata.category(char)[0] == "C" and not char.isspace() else char for char in text)
+    words = re.split(r"[\s/\\]+", unicodedata.normalize("NFC", "".join(kept)))
+    line = ""
+    for word in filter(None, (word.strip(".,;:!?¿¡\"'()[]{}<>“”„«»…。、！？-") for word in words)):  # noqa: RUF001 - Chinese
+        if line and len(line) + 1 + len(word) > length:
+            break
+        line = f"{line} {word}".lstrip()
+    return line[:length]
+
+
+def numbered_name(name: str, number: int) -> str:
+    """Return a name with a number after it, shortened so that both fit into a session name; the name itself for 1."""
+    end = f" {number}" if number > 1 else ""
+    return name[: NAME_LENGTH - len(end)] + end
 
 
 def session_name(text: str) -> str:
@@ -53,9 +85,15 @@ class Turn:
         return f"{self.user}\n{self.prompt}" if self.prompt else self.user
 
     @property
+    def spoken_seconds(self) -> float | None:
+        """Length of the utterance in seconds; None if it was typed."""
+        found = _PLACEHOLDER.fullmatch(self.user)
+        return float(found[1]) if found else None
+
+    @property
     def typed_text(self) -> str:
-        """What the user typed, without the placeholder; empty for a turn that was spoken alone."""
-        return self.prompt or ("" if self.user.startswith("[User audio input - ") else self.user)
+        """What the user typed: the whole utterance, or the text given with the audio."""
+        return self.prompt if self.spoken_seconds is not None else self.user_text
 
 
 @dataclass(frozen=True)
@@ -66,9 +104,18 @@ class Session:
     instructions: str = ""
     turns: tuple[Turn, ...] = ()
 
+    @property
+    def last_reply(self) -> str:
+        """The newest reply that is not empty; "" if there is none."""
+        return next((turn.reply for turn in reversed(self.turns) if turn.reply), "")
+
     def add(self, turn: Turn) -> Self:
         """Return the session with one more turn."""
         return replace(self, turns=(*self.turns, turn))
+
+    def without_last(self) -> Self:
+        """Return the session without its newest turn."""
+        return replace(self, turns=self.turns[:-1])
 
     def last(self, count: int) -> Self:
         """Return the session with only its newest `count` turns."""

@@ -6,13 +6,14 @@
 Once `append` has returned, the turn is on disk and survives `kill -9` and loss of power. Several processes may use
 one file at a time; writers wait for one another. A file that can't be read is never deleted or replaced. Turns that
 can't be read, because another program changed them or a page of the file is damaged, are left out and reported.
+An undone turn stays in the file, where `redo` finds it, until the next turn of its session is stored.
 """
 
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,60 +30,36 @@ from voxcli.core.database import (
     store_errors,
     transaction,
 )
-from voxcli.core.session import Session, Turn
+from voxcli.core.search import find
+from voxcli.core.session import Session, Turn, numbered_name
+from voxcli.core.stored import (
+    SearchHit,
+    SessionSummary,
+    SpokenTurn,
+    StageTimes,
+    StoredSession,
+    TurnDetails,
+    parsed_time,
+    stored_turn,
+)
 
 log = logging.getLogger(__name__)
 
 Notice = Callable[[str], None]  # is told in one line what is left out
 
+LAST_NUMBER = 1_000_000_000  # highest number of a turn
 NAMED_TURNS = 5  # most unreadable turns of a session that are named
 TYPED = """(typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000 AND typeof(created_at) = 'text'
     AND typeof(user) = 'text' AND typeof(prompt) = 'text' AND typeof(reply) = 'text' AND typeof(interrupted) = 'integer'
-    AND typeof(engine) = 'text' AND typeof(model) = 'text' AND typeof(transcript) IN ('text', 'null'))"""
+    AND typeof(engine) = 'text' AND typeof(model) = 'text' AND typeof(transcript) IN ('text', 'null')
+    AND typeof(endpoint_ms) IN ('real', 'null') AND typeof(first_token_ms) IN ('real', 'null')
+    AND typeof(first_audio_ms) IN ('real', 'null'))"""
 """SQL condition: a turn has values of the types that `append` writes. SQLite itself checks none."""
 
-
-@dataclass(frozen=True)
-class TurnDetails:
-    """Details stored with a turn for people to read; they never enter a prompt."""
-
-    engine: str = ""
-    model: str = ""
-    transcript: str | None = None  # None: the engine has none
-
-
-@dataclass(frozen=True)
-class StoredTurn:
-    """A turn as it is stored."""
-
-    number: int  # number in the session, from 1
-    created_at: datetime  # UTC, when it was stored
-    turn: Turn
-    details: TurnDetails
-
-
-@dataclass(frozen=True)
-class StoredSession:
-    """A stored session with its details; it has at least one turn."""
-
-    name: str
-    instructions: str
-    turns: tuple[StoredTurn, ...]
-
-    @property
-    def session(self) -> Session:
-        """The session as prompts need it."""
-        return Session(self.name, self.instructions, tuple(stored.turn for stored in self.turns))
-
-
-@dataclass(frozen=True)
-class SessionSummary:
-    """One line of a list of sessions."""
-
-    name: str
-    turns: int
-    started: datetime  # UTC, when the first turn was stored
-    last: datetime  # UTC, when the newest turn was stored
+OF_NAME = "session_id IN (SELECT id FROM sessions WHERE name = ?)"
+TURN = """number, created_at, user, reply, interrupted, prompt, engine, model, transcript,
+    endpoint_ms, first_token_ms, first_audio_ms"""
+KEPT = "undone IS NOT 1"  # SQL condition: a turn was not undone
 
 
 class Store:
@@ -151,12 +128,16 @@ class Store:
     def append(self, name: str, turn: Turn, details: TurnDetails | None = None, *, instructions: str = "") -> int:
         """Add a turn to a session and return its number, from 1; it is on disk when this returns.
 
+        Undone turns of the session are deleted.
+
         Args:
             name: as `voxcli.core.session.session_name` returns it; a new session is created.
             details: stored with the turn.
             instructions: stored with a new session; those of an existing one stay as they are.
         """
         details = details or TurnDetails()
+        latency = details.latency
+        stages = latency.endpoint_ms, latency.first_token_ms, latency.first_audio_ms
         texts = [_storable(text) for text in (turn.user, turn.prompt, turn.reply, details.engine, details.model)]
         transcript = None if details.transcript is None else _storable(details.transcript)
         execute = self._connection.execute
@@ -164,19 +145,115 @@ class Store:
             execute(
                 "INSERT OR IGNORE INTO sessions (name, instructions) VALUES (?, ?)", (name, _storable(instructions))
             )
+            execute(f"DELETE FROM turns WHERE {OF_NAME} AND undone IS 1", (name,))  # noqa: S608 - a constant
             ((session_id, number),) = execute(
                 """SELECT id, 1 + coalesce(max(number), 0) FROM sessions
                 LEFT JOIN turns ON session_id = id AND number BETWEEN 1 AND 1000000000 WHERE name = ? GROUP BY id""",
                 (name,),
             )
             # The clock is read under the lock, so that times are in the order of the numbers.
-            values = (session_id, number, _now(), *texts, turn.interrupted, transcript)
+            values = (session_id, number, _now(), *texts, turn.interrupted, transcript, *stages)
             execute(
                 """INSERT INTO turns (session_id, number, created_at, user, prompt, reply, engine, model,
-                    interrupted, transcript) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    interrupted, transcript, endpoint_ms, first_token_ms, first_audio_ms)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 values,
             )
         return int(number)
+
+    def create(self, name: str, instructions: str) -> str:
+        """Create a session that nobody uses yet and return its name: `name`, or that with a number after it."""
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            free = self._free_name(name)
+            values = free, _storable(instructions)
+            self._connection.execute("INSERT INTO sessions (name, instructions) VALUES (?, ?)", values)
+        return free
+
+    def fork(self, name: str, new: str, *, at: int | None = None) -> str:
+        """Copy a session, its undone turns excepted, and return the name of the copy.
+
+        Args:
+            new: name of the copy; if there is one of that name, a number is added.
+            at: number of the last turn to copy; None: all.
+        """
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            free = self._free_name(new)
+            execute = self._connection.execute
+            execute(
+                "INSERT INTO sessions (name, instructions) SELECT ?, instructions FROM sessions WHERE name = ?",
+                (free, name),
+            )
+            execute(
+                f"""INSERT INTO turns (session_id, {TURN}) SELECT (SELECT id FROM sessions WHERE name = ?), {TURN}
+                FROM turns WHERE {OF_NAME} AND {KEPT} AND number <= ?""",  # noqa: S608 - constants
+                (free, name, LAST_NUMBER if at is None else at),
+            )
+        return free
+
+    def rename(self, name: str, new: str) -> bool:
+        """Give a session another name; return False if there is one of that name already."""
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            if self.exists(new):
+                return False
+            self._connection.execute("UPDATE sessions SET name = ? WHERE name = ?", (new, name))
+        return True
+
+    def undo(self, name: str, number: int | None = None) -> int | None:
+        """Undo a turn of a session, the last one if no number is given; return its number, None if there is none."""
+        return self._set_undone(
+            f"SELECT max(number) FROM turns WHERE {OF_NAME} AND {KEPT} AND number = coalesce(?, number)",  # noqa: S608
+            (name, number),
+            undone=True,
+        )
+
+    def redo(self, name: str) -> int | None:
+        """Take back the last undo of a session; return the number of the turn, None if nothing is undone."""
+        query = f"SELECT min(number) FROM turns WHERE {OF_NAME} AND undone IS 1"  # noqa: S608 - a constant
+        return self._set_undone(query, (name,), undone=False)
+
+    def _set_undone(self, query: str, values: tuple[object, ...], *, undone: bool) -> int | None:
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            ((number,),) = self._connection.execute(query, values).fetchall()
+            if isinstance(number, int):
+                self._connection.execute(
+                    f"UPDATE turns SET undone = ? WHERE {OF_NAME} AND number = ?",  # noqa: S608 - a constant
+                    (undone, values[0], number),
+                )
+        return number if isinstance(number, int) else None
+
+    def _free_name(self, name: str) -> str:
+        return next(free for number in count(1) if not self.exists(free := numbered_name(name, number)))
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a session of that name, be it that all its turns are undone."""
+        return bool(self._connection.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchall())
+
+    def search(self, text: str) -> list[SearchHit]:
+        """Return the turns in which all words of `text` occur, the newest first. Any text may be searched for."""
+        with store_errors(self.path, self._purpose):
+            places = find(self._connection, _storable(text), f"{TYPED} AND {KEPT}")
+            hits = [hit for place in places if (hit := self._hit(*place))]
+        return sorted(hits, key=lambda hit: hit.stored.created_at, reverse=True)
+
+    def spoken_turns(self, name: str | None = None) -> list[SpokenTurn]:
+        """Return the latency of all turns that were spoken in a chat, of one session or of all, the oldest first."""
+        with store_errors(self.path, self._purpose):
+            rows = self._connection.execute(
+                f"""SELECT created_at, endpoint_ms, first_token_ms, first_audio_ms FROM turns
+                WHERE {TYPED} AND {KEPT} AND endpoint_ms IS NOT NULL AND (? IS NULL OR {OF_NAME})""",  # noqa: S608
+                (name, name),
+            ).fetchall()
+        turns = [SpokenTurn(time, StageTimes(*stages)) for text, *stages in rows if (time := parsed_time(text))]
+        return sorted(turns, key=lambda turn: turn.created_at)
+
+    def _hit(self, session_id: int, number: int) -> SearchHit | None:
+        rows = self._connection.execute(
+            f"SELECT name, {TURN} FROM turns JOIN sessions ON id = session_id WHERE session_id = ? AND number = ?",  # noqa: S608
+            (session_id, number),
+        ).fetchall()
+        ((name, *row),) = rows or [(None,)]
+        stored = stored_turn(*row) if isinstance(name, str) else None
+        return SearchHit(name, stored) if stored else None
 
     def session(self, name: str) -> Session | None:
         """Return a session as prompts need it; None if there is none of that name."""
@@ -191,14 +268,13 @@ class Store:
                 return None
             ((session_id, instructions),) = found
             rows = self._connection.execute(
-                f"""SELECT {TYPED}, number, created_at, user, reply, interrupted, prompt, engine, model, transcript
-                FROM turns WHERE session_id = ? ORDER BY number""",  # noqa: S608 - a constant
+                f"SELECT {TYPED}, {TURN} FROM turns WHERE session_id = ? AND {KEPT} ORDER BY number",  # noqa: S608
                 (session_id,),
             ).fetchall()
         if not isinstance(instructions, str):
             self._notice(f"the instructions of session {name!r} can't be read")
             instructions = ""
-        turns = {number: _stored_turn(number, *row) if typed else None for typed, number, *row in rows}
+        turns = {row[0]: stored_turn(*row) if typed else None for typed, *row in rows}
         self._report_unreadable(name, turns)
         return StoredSession(name, instructions, tuple(turn for turn in turns.values() if turn)) if rows else None
 
@@ -213,9 +289,10 @@ class Store:
         """Return one session of the list; None if it has no turn that can be read."""
         try:
             rows = self._connection.execute(
-                f"SELECT {TYPED}, number, created_at FROM turns WHERE session_id = ?",  # noqa: S608 - a constant
+                f"SELECT {TYPED}, number, created_at FROM turns WHERE session_id = ? AND {KEPT}",  # noqa: S608
                 (session_id,),
             ).fetchall()
+            first = self._hit(session_id, min((number for typed, number, _ in rows if typed), default=0))
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
@@ -224,10 +301,11 @@ class Store:
         if not isinstance(name, str):
             self._notice(f"session number {session_id} is left out, because its name can't be read")
             return None
-        times = {number: _time(created_at) if typed else None for typed, number, created_at in rows}
+        times = {number: parsed_time(created_at) if typed else None for typed, number, created_at in rows}
         self._report_unreadable(name, times)
         readable = [time for time in times.values() if time]
-        return SessionSummary(name, len(readable), min(readable), max(readable)) if readable else None
+        texts = first.stored.texts if first else ()
+        return SessionSummary(name, len(readable), min(readable), max(readable), texts) if readable else None
 
     def _report_unreadable(self, name: str, turns: Mapping[Any, object]) -> None:
         """Name the turns that are None in `turns`, which has their numbers as keys."""
@@ -249,23 +327,6 @@ class Store:
         return found
 
 
-def _stored_turn(
-    number: int,
-    created_at: str,
-    user: str,
-    reply: str,
-    interrupted: int,
-    prompt: str,
-    engine: str,
-    model: str,
-    transcript: str | None,
-) -> StoredTurn | None:
-    """Return a turn from its columns; None if its time can't be read."""
-    time = _time(created_at)
-    turn = Turn(user, reply, bool(interrupted), prompt)
-    return StoredTurn(number, time, turn, TurnDetails(engine, model, transcript)) if time else None
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
@@ -278,12 +339,3 @@ def _storable(text: str) -> str:
 def _text(data: bytes) -> str:
     """Return text from the file; another program may have written bytes that are not UTF-8."""
     return data.decode("utf-8", "replace")
-
-
-def _time(text: str) -> datetime | None:
-    """Return a stored time; None if it is none, or in a year at either end, which local time may lack."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo and datetime.min.year < time.year < datetime.max.year else None

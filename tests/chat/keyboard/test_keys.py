@@ -24,7 +24,7 @@ from voxcli.chat.keyboard.windows import WindowsKeys
 MEANINGS = [  # what a terminal sends, and what it means
     (b" ", [Key(" ")]),
     (b"q", [Key("q")]),
-    (b"Q", [Key("q")]),
+    (b"Q", [Key("q", shift=True)]),
     ("é".encode(), [Key("é")]),
     (b"\r", [Key("\r")]),
     (b"\x1b[A", []),  # an arrow
@@ -43,7 +43,7 @@ MEANINGS = [  # what a terminal sends, and what it means
     (b"\x1b[32;1:2u", [Key(" ", "repeat")]),
     (b"\x1b[32;1:3u", [Key(" ", "release")]),
     (b"\x1b[32::32;129:3;32u", [Key(" ", "release")]),  # alternates, Num Lock, text
-    (b"\x1b[113:81;2u", [Key("q")]),  # Shift
+    (b"\x1b[113:81;2u", [Key("q", shift=True)]),  # Shift
     (b"\x1b[113;65u", [Key("q")]),  # Caps Lock
     (b"\x1b[113;3u", []),  # Alt+q
     (b"\x1b[32;5:3u", [Key(" ", "release")]),  # Ctrl went down meanwhile
@@ -389,4 +389,4 @@ class Console:
 def test_a_console_has_keys_too() -> None:
     console = Console("Q\xe0Hi\x00;")  # two of these are an arrow and F1
     keys = WindowsKeys(console.has_key, console.get_char)
-    assert [keys.read(1), keys.read(1), keys.read(0)] == [Key("q"), Key("i"), None]
+    assert [keys.read(1), keys.read(1), keys.read(0)] == [Key("q", shift=True), Key("i"), None]

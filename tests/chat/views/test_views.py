@@ -399,11 +399,16 @@ def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
 
 
 def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> None:
-    show(view, READY, StateChanged("listening"), SessionEnded(1, (LATENCY,), 2, 0, 3, "trip", "/data/s.db"))
+    show(
+        view,
+        READY,
+        StateChanged("listening"),
+        SessionEnded(1, (LATENCY,), 2, 0, 3, "a trip", "/data/s.db", can_continue=True),
+    )
     view.close()
     shown = "\n".join(tty.screen())
     assert "1 turn\n" in shown
-    assert "session trip, in /data/s.db" in shown
+    assert "Continue with: voxcli chat --session 'a trip'\n" in shown
     assert "listening" not in shown
     assert tty.getvalue().rindex("\x1b[?25h") > tty.getvalue().rindex("\x1b[?25l")  # the cursor is back
 
@@ -526,7 +531,7 @@ def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
     out, notes = Lines().after(*events, Notice("the loudspeaker is gone"))
     assert out == "Paris.\n"
     assert notes.splitlines()[-4:] == ["speaking", "you: 2.2 s", "0.7 s", "the loudspeaker is gone"]
-    assert "keys: space mute, t type, r repeat, ? keys, q end" in notes
+    assert "keys: space mute, t type, r repeat, u undo, c copy, e edit, ? keys, q end" in notes
     assert "Paris" not in notes
 
 
@@ -689,7 +694,7 @@ def test_typed_turns_have_no_latency_of_the_voice() -> None:
 
 def test_the_summary_has_percentiles_by_nearest_rank() -> None:
     latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
-    ended = SessionEnded(100, latencies, 1, 2, 3, "a\x1bb", None)
+    ended = SessionEnded(100, latencies, 1, 2, 3, "a\x1bb'$(x)", None, can_continue=True)
     assert summary_lines(ended)[:2] == ["100 turns", "first token    p50 1.00 s  p95 1.90 s"]
     lines = summary_lines(ended, stages=True)
     assert lines == [
@@ -697,7 +702,7 @@ def test_the_summary_has_percentiles_by_nearest_rank() -> None:
         "end of speech  p50 0.50 s  p95 0.95 s",
         "first token    p50 1.00 s  p95 1.90 s",
         "3 speculative replies dropped · 1 overrun of the microphone · 2 underruns of the loudspeaker",
-        "session a\\x1bb",
+        """Continue with: voxcli chat --session 'a\\x1bb'"'"'$(x)'""",
     ]
 
 

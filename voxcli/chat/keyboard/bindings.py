@@ -8,7 +8,11 @@ SPACE_KEY = {  # by the setting `live.push_to_talk`
 OTHER_KEYS = {
     "i": "interrupt the reply",
     "t": "type instead of talking: Enter sends, an empty line or Ctrl-C cancels",
+    "e": "write in an editor instead of talking",
     "r": "repeat the last reply",
+    "R": "ask the last question again, in place of its turn",
+    "u": "undo the last turn: it is forgotten",
+    "c": "copy the last reply",
     "?": "list the keys",
     "q": "end the conversation",
     "Ctrl-C": "interrupt the reply; twice: end the conversation",

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from unicodedata import combining, east_asian_width
@@ -40,6 +40,7 @@ class Key:
 
     char: str
     kind: Literal["press", "repeat", "release"] = "press"
+    shift: bool = False  # a letter was pressed with Shift, or with Caps Lock if the terminal does not tell them apart
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class KeyParser:
 
 def _parsed(match: re.Match[str]) -> Key | TerminalReply | None:
     if char := match["char"]:
-        return Key(char.lower())
+        return Key(char.lower(), shift=char != char.lower())
     final, parameters = match["final"], match["parameters"] or ""
     if final in ("c", "u") and parameters.startswith("?"):
         return TerminalReply(final, parameters[1:])
@@ -100,7 +101,7 @@ def _kitty_key(parameters: str) -> Key | None:
     char, kind = chr(int(number)).lower(), _KINDS[event]
     held = (int(bits or 1) - 1) & ~(_SHIFT | _LOCKS)
     if kind == "release" or not held:  # a release always counts, or a key would stay pressed
-        return Key(char, kind)
+        return Key(char, kind, shift=char.isalpha() and bool((int(bits or 1) - 1) & _SHIFT))
     if held == _CTRL and ("a" <= char <= "z" or char == "\\"):
         return Key(chr(ord(char) & 0x1F), kind)
     return None
@@ -121,6 +122,10 @@ class Keys(Protocol):
         Args:
             erase: see `typed_line`.
         """
+        ...
+
+    def released(self) -> AbstractContextManager[None]:
+        """Leave the terminal to another program for the time of the context; `read` waits meanwhile."""
         ...
 
 

@@ -84,10 +84,15 @@ class PosixKeys:
             self._free.release()
 
     def read_line(self, prompt: str, *, erase: bool = False) -> str:
+        with self.released():
+            return typed_line(prompt, self._fd, erase=erase)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
         with self._free, self._paused():
             self._restore_terminal()
             try:
-                return typed_line(prompt, self._fd, erase=erase)
+                yield
             finally:
                 self._take_terminal()
 

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from voxcli.chat.keyboard.keys import Key, typed_line
 
@@ -38,7 +38,7 @@ class WindowsKeys:
                 if self._has_key():
                     char = self._get_char()
                     if char not in ("\x00", "\xe0"):
-                        return Key(char.lower())
+                        return Key(char.lower(), shift=char != char.lower())
                     self._get_char()  # the code of an arrow or a function key
                     continue
             if time.monotonic() >= deadline:
@@ -46,5 +46,10 @@ class WindowsKeys:
             time.sleep(POLL_SECONDS)
 
     def read_line(self, prompt: str, *, erase: bool = False) -> str:
-        with self._free, self._paused():
+        with self.released():
             return typed_line(prompt, erase=erase)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        with self._free, self._paused():
+            yield

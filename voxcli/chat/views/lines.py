@@ -27,6 +27,7 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnStarted,
     TurnTaken,
+    TurnUndone,
 )
 from voxcli.chat.views.situation import Situation
 from voxcli.chat.views.words import (
@@ -272,6 +273,10 @@ _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     BargeIn: ("barge_in", vars),
     Resumed: ("resumed", vars),
     TurnTaken: ("turn_ended", _turn_record),
+    TurnUndone: (
+        "turn_undone",
+        lambda event: {"turn": event.number, "user": event.turn.user, "reply": event.turn.reply},
+    ),
     Notice: ("notice", vars),
     DevicesChanged: ("notice", vars),
     SpeechFailed: ("error", _error_record),

@@ -11,13 +11,15 @@ from voxcli.chat.events import (
     Ready,
     State,
     StateChanged,
+    TurnStarted,
     TurnTaken,
+    TurnUndone,
 )
 from voxcli.chat.keyboard.bindings import OTHER_KEYS, SPACE_KEY
 from voxcli.core.turn import SpeechFailed
 
 # Left out first where there is no room for all keys. `q` always has room.
-LEFT_OUT_FIRST = ("r", "t", "i", "?", "space")
+LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
 
 NO_DEVICE = {"input": "no microphone", "output": "no loudspeaker"}
 SILENT = "silent microphone"
@@ -32,7 +34,9 @@ class Situation:
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
         self.has_keys = False  # there is a keyboard
+        self._turns = 0  # in the session
         self._can_repeat = False
+        self._can_ask_again = False
         self._lost: tuple[DeviceKind, ...] = ()
         self._is_zero = False
 
@@ -44,14 +48,19 @@ class Situation:
             case Ready():
                 self.is_spoken = event.voice is not None and event.output_device is not None
                 self._push_to_talk, self.has_keys = event.push_to_talk, event.keys
-                self._can_repeat = event.turns > 0
+                self._turns, self._can_repeat = event.turns, event.turns > 0
             case InputLevel():
                 self._is_zero = event.is_zero
             case DevicesChanged():
                 self._lost = event.lost
             case SpeechFailed():
                 self.is_spoken = False
+            case TurnStarted():
+                self._can_ask_again = True
+            case TurnUndone():
+                self._turns -= 1
             case TurnTaken():
+                self._turns += 1
                 self._can_repeat = self._can_repeat or bool(event.ended.turn.reply)
 
     @property
@@ -81,6 +90,10 @@ class Situation:
             **({"i": "interrupt"} if replying else {}),
             "t": "type",
             **({"r": "repeat"} if self._can_repeat and not replying else {}),
+            **({"u": "undo"} if self._turns or replying else {}),
+            **({"R": "ask again"} if self._can_ask_again else {}),
+            **({"c": "copy"} if self._can_repeat else {}),
+            "e": "edit",
             "?": "keys",
             "q": "end",
         }

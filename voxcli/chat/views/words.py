@@ -1,15 +1,29 @@
 """Texts that describe a live conversation, shared by the views and safe for a terminal."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voxcli.chat.events import DevicesChanged, Latency, LiveEvent, Notice, Ready, SessionEnded, TurnFailed, TurnTaken
+from voxcli.chat.events import (
+    DevicesChanged,
+    Latency,
+    LiveEvent,
+    Notice,
+    Ready,
+    SessionEnded,
+    TurnFailed,
+    TurnTaken,
+    TurnUndone,
+)
 from voxcli.core.percentiles import percentile
+from voxcli.core.session import Turn, first_words
+from voxcli.core.stored import StageTimes
 from voxcli.core.turn import SpeechFailed, Utterance
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 
 ABOUT_ENGINES = {"embedded": "not Voxtral: English only, knows little"}
+UNDONE_LENGTH = 40  # most characters of the typed text of an undone turn
 HEADER_INDENT = len("loudspeaker") + 2
 STAGES = {"endpoint_ms": "end of speech", "first_token_ms": "first token", "first_audio_ms": "voice"}
 
@@ -78,9 +92,14 @@ def summary_lines(ended: SessionEnded, *, stages: bool = False) -> list[str]:
     ]
     if any(counts):
         lines.append(" · ".join(filter(None, counts)))
-    if ended.session is not None:
-        lines.append(printable(f"session {ended.session}" + (f", in {ended.store}" if ended.store else "")))
+    if ended.session is not None and ended.can_continue:
+        lines.append(continue_line(ended.session))
     return lines
+
+
+def continue_line(session: str) -> str:
+    """Return the line that says how to continue a session."""
+    return f"Continue with: voxcli chat --session {shlex.quote(printable(session))}"
 
 
 def _ready_lines(ready: Ready) -> list[str]:
@@ -99,7 +118,7 @@ def _ready_lines(ready: Ready) -> list[str]:
 
 def _session(ready: Ready) -> str:
     if ready.session is None:
-        return "not kept; --session NAME keeps it"
+        return "new, named after its first words" if ready.kept else "not kept"
     return f"{ready.session}, " + (f"goes on from {_count(ready.turns, 'turn')}" if ready.turns else "new")
 
 
@@ -111,6 +130,12 @@ def _echo(ready: Ready) -> str:
     if ready.echo == "cancelled" and ready.barge_in:
         return "cancelled: talk at any time, even during a reply"
     return "the microphone is ignored during a reply" + ("; i interrupts it" if ready.keys else "")
+
+
+def _asked(turn: Turn) -> str:
+    """Return what a turn asked, in a few words."""
+    spoken = "" if turn.spoken_seconds is None else f"{turn.spoken_seconds:.1f} s"
+    return " ".join(filter(None, (spoken, first_words(turn.typed_text, UNDONE_LENGTH))))
 
 
 def _in_one_line(error: VoxError) -> str:
@@ -125,7 +150,7 @@ def _dropped(speculative_replies: int) -> str:
     return _count(speculative_replies, "speculative reply", "speculative replies") + " dropped"
 
 
-def percentiles(latencies: Sequence[Latency], stage: str) -> dict[str, float] | None:
+def percentiles(latencies: Sequence[StageTimes], stage: str) -> dict[str, float] | None:
     """Return the 50th and 95th percentile of a stage, in ms, by nearest rank; None if no turn reached it."""
     known = [value for latency in latencies if (value := getattr(latency, stage)) is not None]
     found = {f"p{share}": percentile(known, share / 100) for share in (50, 95)}
@@ -143,6 +168,7 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     Notice: lambda event: [printable(event.text)],
     DevicesChanged: lambda event: [printable(event.text)],
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
+    TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
     SessionEnded: summary_lines,
 }
