@@ -131,7 +131,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli config edit", "open the file in $EDITOR"),
         ("EDITOR=nano voxcli config edit --config work.toml", "another file, another editor"),
     ),
-    "doctor": (("voxcli doctor", "see what is missing"), ("voxcli doctor --engine voxtral", "for a certain engine")),
+    "doctor": (("voxcli doctor", "can I chat?"), ("voxcli doctor --for batch --engine voxtral", "and answer many?")),
     "help": (("voxcli help", "the commands"), ("voxcli help sessions show", "one command")),
     "version": (("voxcli version", "print the version"), ("voxcli --version", "the same")),
 }
