@@ -18,6 +18,7 @@ demo:
 	@$(BIN)/voxcli once $(QUESTION) --engine embedded --no-speak --save-reply $(REPLY) --force
 	@echo 'Above is the reply as text; $(REPLY) is the same reply, spoken. Play it with your player of choice.'
 	@echo 'Now ask something yourself: $(BIN)/voxcli once YOUR-RECORDING.wav --engine embedded'
+	@echo 'Or talk: $(BIN)/voxcli chat; $(BIN)/voxcli doctor tells whether you can.'
 
 test:
 	@scripts/setup.sh dev

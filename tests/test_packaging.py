@@ -93,7 +93,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "voxcli").rglob("*.py")}
     information = {name for name in names if name.startswith(f"voxcli-{__version__}.dist-info/")}
-    assert names - information == modules | {"voxcli/py.typed"}
+    man_page = f"voxcli-{__version__}.data/data/share/man/man1/voxcli.1"
+    assert names - information == modules | {"voxcli/py.typed", man_page}
     assert f"voxcli-{__version__}.dist-info/licenses/LICENSE" in information
 
 

@@ -28,7 +28,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "av", "soxr", "sqlite3", "rich.progress"}
-HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec"}
+HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec", "tomlkit", "readline"}
 MOST_MODULES, MOST_ROOT_MODULES = 15, 6  # in a folder; in the package's own, `__init__` and `__main__` among them
 FOREIGN_WORDS = {  # words of our own, where the field has its words
     *("heard", "hear", "desk", "shelf", "station", "crew", "tally", "swell", "losable", "chooser", "hasten", "seat"),
@@ -36,6 +36,7 @@ FOREIGN_WORDS = {  # words of our own, where the field has its words
 }
 PAGES = [
     [],
+    ["chat"],
     ["once"],
     ["batch"],
     ["sessions"],
@@ -47,6 +48,7 @@ PAGES = [
     ["voices"],
     ["config"],
     ["config", "init"],
+    ["config", "set"],
     ["devices"],
     ["doctor"],
 ]

@@ -95,4 +95,4 @@ def test_the_summary_counts_what_was_read() -> None:
     for record in (answered("a", "A", timings={"first_token_seconds": 0.5}), failed("b", "no")):
         stats.add(record)
     assert report.summary(stats).startswith("1 answered · 1 failed · ")
-    assert report.summary(stats).endswith("first token 0.50 s median, 0.50 s p95")
+    assert report.summary(stats).endswith("first token median 0.50 s, p95 0.50 s")

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.support.batches import make_manifest, make_recording
 from voxcli.batch.inputs import sources
-from voxcli.batch.urls import is_url, read_recording
+from voxcli.batch.urls import is_url, proxy_notice, read_recording
 from voxcli.errors import AudioInputError, ConfigError
 
 
@@ -240,3 +240,17 @@ def test_inputs_and_manifests_take_urls_as_they_are(tmp_path: Path) -> None:
         ("https://host/q.wav?part=*", "https://host/q.wav?part=*"),
         ("near", str(tmp_path / "x.wav")),
     ]
+
+
+def test_the_proxy_of_a_batch_is_named_once(web: type[Web], monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [
+        "a.wav",
+        "s3://bucket/a.wav",
+        "http://localhost/a.wav",
+        "http://voxtral.test/a.wav",
+        "https://voxtral.test/b",
+    ]
+    assert proxy_notice(sources) == ""
+    monkeypatch.setenv("all_proxy", "http://me:secret@proxy:3128")
+    assert proxy_notice(sources) == "recordings are fetched through the proxy proxy:3128 (all_proxy)"
+    assert proxy_notice(sources[:3]) == ""

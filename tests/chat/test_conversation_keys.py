@@ -56,7 +56,7 @@ class FakeKeys:
     def read(self, timeout: float) -> Key | None:
         return self._keys.pop(0)
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         return ""
 
     def released(self) -> AbstractContextManager[None]:

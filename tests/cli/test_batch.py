@@ -156,7 +156,8 @@ def test_a_terminal_shows_a_bar(folder: Path) -> None:
             pass
     os.close(leader)
     assert process.returncode == 0
-    assert re.search(rb"1 of 1 .*audio hours an hour", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))
+    assert re.search(rb"1 of 1 .*left", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))
+    assert b"results: voxcli results out.jsonl" in shown
 
 
 # --- kill -9, with an engine that answers at once ------------------------------------------------

@@ -91,9 +91,9 @@ class Chat:
 
     def ask_typing(self, text: str) -> None:
         """Type a question; what is typed before it is asked for would be taken for keys."""
-        prompts = self.notes.count("you: ")
+        prompts = self.notes.count("cancels): ")
         self.press("t")
-        self._wait(lambda: self.notes.count("you: ") > prompts, "the prompt")
+        self._wait(lambda: self.notes.count("cancels): ") > prompts, "the prompt")
         self.press(text + "\n")
 
     def exit_code(self) -> int:

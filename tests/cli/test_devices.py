@@ -100,7 +100,7 @@ def test_a_loopback_measures_what_comes_back(card: SoundCard) -> None:
     ("arguments", "code", "said"),
     [
         (["--meter", "--input-device", "no such thing"], 5, "no audio input device is called 'no such thing'"),
-        (["--meter", "--input-device", "no such\x1bthing"], 2, "live.input_device"),
+        (["--meter", "--input-device", "no such\x1bthing"], 2, "--input-device is"),
         (["--loopback", "--output-device", "99"], 5, "name one of: "),
         (["--meter", "--loopback"], 2, "exclude each other"),
         (["--seconds", "3"], 2, "--meter --seconds"),

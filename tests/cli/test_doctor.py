@@ -1,16 +1,17 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.support.machines import NO_MPS, gpu, mac, machine
-from voxcli.app import diagnostics
-from voxcli.app.diagnostics import Check, Finding, Probe
+from voxcli.app import diagnostics, microphone
+from voxcli.app.verdict import COMMANDS, Check, Finding, Probe, examine, verdict
 from voxcli.cli import app
-from voxcli.cli.doctor import _line
 from voxcli.engines.voxtral.checkpoint.shapes import PUBLISHED
 from voxcli.engines.voxtral.device.demand import demand_of
 from voxcli.engines.voxtral.device.formats import Asked
@@ -23,70 +24,181 @@ CPU = Hardware(Accelerator("it was built without CUDA", "install another"), NO_M
 OLD_DRIVER = Hardware(Accelerator("the driver is too old", "update it"), NO_MPS, None, torch_version="2.13.0")
 TWO = machine(gpu(8), gpu(24, index=1))
 HERE = Path("/models/mini")
+ROOT = Path(__file__).parent.parent.parent
 
 
 def failing() -> Finding:
     raise ModelError("it is gone", hint="voxcli models pull mini")
 
 
-# --- Lines ---------------------------------------------------------------------------------------
-
-
-def test_a_line_has_the_mark_and_what_mends() -> None:
-    check = Check("checkpoint", "fail", "mini is not here", "voxcli models pull mini")
-    assert _line(check, "utf-8") == "\u2717 checkpoint   mini is not here -> voxcli models pull mini"
-    assert _line(check, "ascii") == "FAIL checkpoint   mini is not here -> voxcli models pull mini"
-
-
-def test_a_line_is_one_line_that_the_terminal_can_print() -> None:
-    line = _line(Check("devices", "ok", "Kopfh\u00f6rer\n\x1b[2J", ""), "ascii")
-    assert line == "ok   devices      Kopfh\\xf6rer\\n\\x1b[2J"
-    assert "\u00f6" in _line(Check("devices", "ok", "Kopfh\u00f6rer", ""), "UTF8")
+def examined(*probes: Probe) -> list[Check]:
+    return examine(probes, "chat", lambda _name: None)
 
 
 # --- The command ---------------------------------------------------------------------------------
 
 
-def test_the_command_checks_all_and_its_exit_code_is_that_of_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where settings, weights and sessions are looked for; nothing is there."""
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+def doctor(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", "--engine", "embedded", *arguments])
+
+
+def test_json_has_the_verdict_each_command_and_each_check(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXCLI_REPLY__MAX_TOKEN", "3")
-    result = CliRunner().invoke(app, ["doctor", "--engine", "embedded", "--json"])
+    result = doctor("--json")
     report = json.loads(result.stdout)
-    states = {check["name"]: check["state"] for check in report["checks"]}
-    assert [name for name in states if name not in ("memory", "acceleration")] == [  # no lines without torch
-        *("python", "settings", "engine", "torch", "checkpoint", "embedded"),
-        *("cache", "devices", "voice", "data", "permissions"),
+    checks = {check["name"]: check for check in report["checks"]}
+    assert list(checks) == [
+        *("python", "settings", "engine", "language", "gpu", "torch", "checkpoint", "embedded"),
+        *("cache", "devices", "microphone", "echo", "voice", "data", "permissions"),
     ]
-    found = {check["name"]: check["found"] for check in report["checks"]}
-    assert found["acceleration"].startswith(("none (CUDA graphs need a CUDA device", "CUDA graphs", "compiled kernels"))
-    assert states["settings"] == "fail"
+    assert (checks["settings"]["state"], checks["settings"]["blocks"]) == ("fail", list(COMMANDS))
     assert "did you mean VOXCLI_REPLY__MAX_TOKENS?" in result.stdout
-    assert (report["ok"], result.exit_code) == (False, 1)
-    assert not (tmp_path / "voxcli").exists(), "looking changes nothing"
+    assert (report["ok"], report["for"], result.exit_code) == (False, "chat", 1)
+    assert report["verdict"].startswith("You can't chat yet: ")
+    assert {name: each["ok"] for name, each in report["commands"].items()} == dict.fromkeys(COMMANDS, False)
+    assert not (own_folders / "voxcli").exists(), "looking changes nothing"
+
+
+def test_the_verdict_comes_first_and_nothing_heavy_is_imported(own_folders: Path) -> None:
+    """Without a sound card: a recording can be asked, a chat is not possible."""
+    code = (
+        "import sys\nfrom voxcli.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    (own_folders / "sounddevice.py").write_text(
+        "class PortAudioError(Exception): pass\n"
+        "class default: device = (-1, -1)\n"
+        "query_devices = query_hostapis = list\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{own_folders}:{ROOT}", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", "--engine", "embedded", "--for", "once", "--voice", "piper:nobody"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    first, *lines = done.stdout.splitlines()
+    assert first == "ok   You can ask a recording; replies are printed, not spoken"
+    assert lines[:4] == [
+        "ok   once         works; replies are printed, not spoken",
+        "warn chat         does not work; see devices, microphone, voice",
+        "ok   batch        works",
+        "",
+    ]
+    assert "warn microphone   there is no input device -> connect a microphone, or type: voxcli chat --text" in lines
 
 
 # --- Making checks -------------------------------------------------------------------------------
 
 
-def test_a_finding_fails_only_what_once_needs() -> None:
-    def absent() -> Finding:
-        return Finding(False, "none", "connect one")
+def absent() -> Finding:
+    return Finding(False, "none\x1b[2J", "connect one")
 
-    checks = diagnostics.examine(
-        [Probe("a", lambda: Finding(True, "fine", "nothing")), Probe("b", absent, needed=False)]
-    )
-    assert checks == [Check("a", "ok", "fine", ""), Check("b", "warn", "none", "connect one")]
-    assert diagnostics.would_work(checks)
-    assert not diagnostics.would_work(diagnostics.examine([Probe("b", absent)]))
+
+def test_a_finding_fails_only_what_needs_the_part() -> None:
+    checks = examined(Probe("a", lambda: Finding(True, "fine", "nothing")), Probe("b", absent, needed_by=("chat",)))
+    assert checks == [Check("a", "ok", "fine", ""), Check("b", "fail", "none\x1b[2J", "connect one", ("chat",))]
+    assert [verdict(command, checks).ok for command in COMMANDS] == [True, False, True]
+    (other,) = examine([Probe("b", absent, needed_by=("chat",))], "once", lambda _name: None)
+    assert (other.state, other.blocks) == ("warn", ("chat",))
+
+
+def test_the_verdict_names_the_first_problem_and_how_many_more_there_are() -> None:
+    found = verdict("chat", examined(Probe("a", failing), Probe("b", absent)))
+    assert found.sentence == "You can't chat yet: it is gone (and 1 more)"
+    assert found.line == "does not work; see a, b"
+
+
+def test_without_the_echo_canceller_chat_works_half_duplex() -> None:
+    found = verdict("chat", examined(Probe("echo", lambda: diagnostics.echo("auto", installed=False), ("chat",))))
+    assert (found.ok, found.sentence) == (True, "You can chat; your voice can't interrupt a reply")
 
 
 def test_an_error_is_a_finding_and_stops_no_other_check() -> None:
-    checks = diagnostics.examine([Probe("model", failing), Probe("next", lambda: Finding(True, "fine"))])
-    assert checks[0] == Check("model", "fail", "it is gone", "voxcli models pull mini")
-    assert checks[1].state == "ok"
+    names: list[str] = []
+    checks = examine([Probe("model", failing), Probe("next", lambda: Finding(True, "fine"))], "once", names.append)
+    assert checks[0] == Check("model", "fail", "it is gone", "voxcli models pull mini", COMMANDS)
+    assert (checks[1].state, names) == ("ok", ["model", "next"])
+
+
+# --- The microphone ------------------------------------------------------------------------------
+
+
+def test_the_level_of_the_microphone() -> None:
+    unknown = ("it delivers zeros", "unmute it")
+    quiet = diagnostics.microphone(-62.4, is_zero=False, silence=unknown, noisy_dbfs=-36)
+    assert (quiet.well, quiet.found) == (True, "-62 dBFS")
+    loud = diagnostics.microphone(-20, is_zero=False, silence=unknown, noisy_dbfs=-36)
+    assert (loud.well, loud.blocks, loud.mend) == (False, False, "voxcli chat --push-to-talk toggle")
+    zero = diagnostics.microphone(-100, is_zero=True, silence=unknown, noisy_dbfs=-36)
+    assert zero == Finding(False, *unknown)
+
+
+@pytest.mark.parametrize(
+    ("system", "answers", "why", "mend"),
+    [
+        ("linux", {"pactl": "mute: yes\n"}, "muted", "pactl set-source-mute @DEFAULT_SOURCE@ 0"),
+        ("linux", {"pactl": "mute: no\n", "wpctl": "volume: 0.40 [muted]"}, "muted", "wpctl set-mute"),
+        ("linux", {"amixer": "front left: capture 0 [0%] [off]"}, "muted", "amixer set Capture cap"),
+        ("linux", {}, "it is muted, or the system does not permit", "voxcli devices"),
+        ("darwin", {"osascript": "0\n"}, "muted", "set volume input volume"),
+        ("darwin", {"osascript": "75\n"}, "does not permit", "Privacy_Microphone"),
+        ("win32", {"reg": "value reg_sz deny"}, "does not permit", "ms-settings:privacy-microphone"),
+        ("win32", {"reg": "value reg_sz allow"}, "it is muted, or", "ms-settings:sound"),
+    ],
+)
+def test_a_muted_microphone_and_a_missing_permission_are_told_apart(
+    system: str, answers: dict[str, str], why: str, mend: str
+) -> None:
+    found, command = microphone.why_silent(lambda words: answers.get(words[0], ""), system)
+    assert why in found
+    assert mend in command
+
+
+def test_a_query_that_fails_is_no_answer() -> None:
+    assert microphone.run_query([sys.executable, "-c", "print('Mute: YES')"]) == "mute: yes\n"
+    assert microphone.run_query([sys.executable, "-c", "print(1); raise SystemExit(1)"]) == ""
+    assert microphone.run_query(["no-such-program-here"]) == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may use every device")
+def test_a_sound_card_of_another_group(tmp_path: Path) -> None:
+    (tmp_path / "pcmC0D0c").touch(0)
+    assert "usermod -aG audio" in microphone.no_access(tmp_path)
+
+
+def test_a_sound_card_that_may_be_used(tmp_path: Path) -> None:
+    assert microphone.no_access(tmp_path) == ""
+    (tmp_path / "pcmC0D0c").touch()
+    assert microphone.no_access(tmp_path) == ""
+    assert diagnostics.devices([], [], "sudo usermod").mend == "sudo usermod"
+    assert diagnostics.devices(["Speaker"], [], "sudo usermod").well
+
+
+@pytest.mark.parametrize(
+    ("setting", "installed", "well", "blocks"),
+    [("auto", True, True, True), ("off", False, True, True), ("auto", False, False, False), ("on", False, False, True)],
+)
+def test_echo(setting: str, installed: bool, well: bool, blocks: bool) -> None:
+    finding = diagnostics.echo(setting, installed=installed)
+    assert (finding.well, finding.well or finding.blocks) == (well, blocks)
+    assert ("half-duplex" in finding.found) is (setting == "off" or not installed)
+    assert well or finding.mend == "pip install 'voxcli[echo]'"
+
+
+def test_language() -> None:
+    assert diagnostics.language("embedded", "", "en").well
+    german = diagnostics.language("embedded", "", "de")
+    assert (german.well, german.blocks, "English only" in german.found) == (False, False, True)
+    assert "German" in diagnostics.language("voxtral", "", "de").found
+    assert "German" in diagnostics.language("remote", "mistralai/Voxtral-Mini-3B-2507", "de").found
+    assert "German" not in diagnostics.language("remote", "qwen", "de").found
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -179,7 +291,7 @@ def test_a_shorter_context_is_well_for_once_would_run() -> None:
 
 
 def test_memory_that_is_too_small_is_what_once_would_say() -> None:
-    (check,) = diagnostics.examine([Probe("memory", lambda: memory(machine(gpu(4))))])
+    (check,) = examined(Probe("memory", lambda: memory(machine(gpu(4)))))
     assert (check.state, "does not fit" in check.found) == ("fail", True)
     assert "--device cpu" in check.mend
     with pytest.raises(ConfigError):
@@ -216,9 +328,9 @@ def test_server() -> None:
 
 
 def test_a_server_that_computes_wrongly_is_a_warning_for_whoever_needs_it() -> None:
-    checks = diagnostics.examine([Probe("server", lambda: diagnostics.server("a", ["a"], "the wrong one"))])
+    checks = examined(Probe("server", lambda: diagnostics.server("a", ["a"], "the wrong one")))
     assert checks == [Check("server", "warn", "it answers, with a; it is the wrong one", "")]
-    assert diagnostics.would_work(checks)
+    assert all(verdict(command, checks).ok for command in COMMANDS)
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from typer.testing import CliRunner, Result
 from tests.support.batches import make_manifest, make_recording, records
 from tests.support.openai_server import OpenAIServer
 from voxcli.cli import app
+from voxcli.core.testing import FakeSynthesizer
+from voxcli.tts import voices
 from voxcli.tts.wav_speaker import is_own_sound
 
 pytest.importorskip("openai")
@@ -29,11 +32,12 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: OpenAIServer) -> Path:
-    """A folder with a recording, a manifest and settings that name the test server."""
+    """A folder with a recording, a manifest and settings that name the test server; a voice that costs no time."""
     monkeypatch.setenv("VOXCLI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("VOXCLI_ENGINE", "remote")
     monkeypatch.setenv("VOXCLI_REMOTE__URL", server.url)
+    monkeypatch.setattr(voices, "open_synthesizer", lambda *_, **__: closing(FakeSynthesizer()))
     monkeypatch.chdir(tmp_path)
     make_recording(Path("q.wav"))
     make_manifest(Path("m.jsonl"), [{"id": "q", "audio": "q.wav"}])

@@ -1,5 +1,6 @@
 """Tests of `voxcli results` through the real command."""
 
+import html
 import json
 import stat
 from pathlib import Path
@@ -22,7 +23,7 @@ def record(index: int) -> dict[str, Any]:
         "id": f"q{index}",
         "user": "[User audio input - 16000 samples, 1.00s]",
         "reply": f"Reply {index} to a question, with \x1b[31m and more words than fit one line of a terminal.",
-        "audio": {"seconds": 60.0},
+        "audio": {"seconds": 60.0, "damaged_seconds": 2.0 if index == 8 else 0.0},
         "tokens": {"reply": 5},
         "timings": {"first_token_seconds": seconds, "total_seconds": seconds + 1},
     }
@@ -63,7 +64,37 @@ def test_json_counts_everything(results: Path) -> None:
         "reply_tokens": 450,
         "first_token_seconds": {"p50": 0.5, "p95": 0.8},
         "failures": {"audio_input": {"count": 10, "first": "q3: the file is empty"}},
+        "flaws": {"damaged_seconds": {"count": 1, "first": "q8"}},
     }
+
+
+def test_flaws_of_recordings_are_told(results: Path) -> None:
+    for arguments in ([], ["--format", "md"], ["--format", "html"]):
+        shown = runner.invoke(app, ["results", str(results), *arguments])
+        text = html.unescape(" ".join(shown.stdout.split()))
+        assert "damaged recordings (damaged_seconds): 1, the first q8" in text
+
+
+def test_failed_items_alone_where_none_has_failed(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(record(1)) + "\n")
+    assert "no item has failed" in runner.invoke(app, ["results", str(path), "--failed"]).stdout
+
+
+def test_figures_that_make_no_sense_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    figures = ["NaN", "Infinity", "1e300", "9" * 400]
+    lines = (json.dumps(record(1)).replace("60.0", figure).replace("0.30000000000000004", figure) for figure in figures)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    shown = runner.invoke(app, ["results", str(path)])
+    assert (shown.exit_code, "4 answered" in shown.stdout) == (0, True), shown.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--json", "--format", "csv"], ["--json", "--failed"], ["-n1", "--json"], ["--force"]]
+)
+def test_a_flag_that_would_do_nothing_is_refused(results: Path, arguments: list[str]) -> None:
+    assert runner.invoke(app, ["results", str(results), *arguments]).exit_code == 2
 
 
 def test_an_export_is_private_and_replaces_nothing(results: Path, tmp_path: Path) -> None:

@@ -12,8 +12,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
-from voxcli.app.views import JsonView, TextView, View, download_progress, latency_line, loading_progress
+from voxcli.app.views import (
+    BatchLines,
+    JsonView,
+    TextView,
+    View,
+    batch_bar,
+    download_progress,
+    latency_line,
+    loading_progress,
+)
+from voxcli.batch.stats import Status
 from voxcli.core.memory import Memory
 from voxcli.core.record import Context, record_of
 from voxcli.core.session import Session
@@ -308,3 +321,47 @@ def test_json_of_a_turn_that_fails_is_nothing() -> None:
     out = io.StringIO()
     JsonView(Output(out)).abandon()
     assert out.getvalue() == ""
+
+
+# Batch
+
+
+def bar_of(status: Status, columns: int) -> tuple[str, str]:
+    """Return the line of a bar as text, and as it is coloured."""
+    console = Console(width=columns, force_terminal=True, color_system="standard", legacy_windows=False)
+    with console.capture() as capture:
+        console.print(batch_bar(status, columns))
+    coloured = capture.get().rstrip("\n")
+    return Text.from_ansi(coloured).plain.rstrip(), coloured
+
+
+@pytest.mark.parametrize("columns", [8, 12, 20, 40, 60, 80, 120, 200])
+@pytest.mark.parametrize("status", [Status(12, 5, 0, 30, 50, 10.0), Status(1_000_000, 999_999, 12_345, 9e6, 9e7, 4e5)])
+def test_the_bar_of_a_batch_is_one_line_that_fits(status: Status, columns: int) -> None:
+    line, _ = bar_of(status, columns)
+    assert "\n" not in line
+    assert cell_len(line) <= columns
+    if columns >= 60:
+        assert all(text in line for text in (f"{status.done} of {status.items}", " left"))
+        assert (f"{status.failed} failed" in line) is bool(status.failed)
+    assert "\u2501" in line or columns < 60
+    assert ("audio hours" in line) is (columns >= (120 if status.failed else 80))
+
+
+def test_the_bar_of_a_batch_is_green_until_an_item_fails() -> None:
+    green, yellow, red = "\x1b[32m", "\x1b[33m", "\x1b[1;31m"
+    for columns in (40, 60):
+        _, well = bar_of(Status(12, 5, 0, 30, 50, 10.0), columns)
+        _, failed = bar_of(Status(12, 5, 1, 30, 50, 10.0), columns)
+        assert (green in well, yellow in well, red in well) == (True, False, False)
+        assert (green in failed, yellow in failed, red in failed) == (False, True, True)
+
+
+def test_without_a_terminal_a_batch_writes_plain_lines() -> None:
+    notes = io.StringIO()
+    view = BatchLines(Output(notes))
+    view.show(Status(40, 1, 0, 3, 5, 1.0))
+    view.show(Status(40, 10, 2, 30, 50, 10.0))
+    assert (
+        notes.getvalue() == "10 of 40 \xb7 2 failed \xb7 0:00:30 left \xb7 3.0 audio hours an hour \xb7 5.0 tokens/s\n"
+    )

@@ -197,7 +197,7 @@ def test_a_flag_or_a_variable_says_a_number_or_auto(text: str, value: float | st
 
 def test_a_wrong_flag_is_told_as_a_wrong_setting() -> None:
     error = refusal(None, {"reply.temperature": "3"}, {})
-    assert error.message == "reply.temperature is 3.0 (command line), but must be auto, or a number from 0 to 2"
+    assert error.message == "--temperature is 3.0 (command line), but must be auto, or a number from 0 to 2"
 
 
 @pytest.mark.parametrize("text", ["many", "1.5", "0", "-1", "1e3", "\udcff", "9" * 5000])
@@ -224,7 +224,9 @@ def test_a_variable_that_says_neither_is_told_what_it_may_say(text: str) -> None
 
 def test_a_wrong_flag_is_explained() -> None:
     error = refusal(None, {"device": "tpu"}, {})
-    assert error.message == "device is 'tpu' (command line), but must be auto, cuda, cuda:N such as cuda:1, mps or cpu"
+    assert (
+        error.message == "--device is 'tpu' (command line), but must be auto, cuda, cuda:N such as cuda:1, mps or cpu"
+    )
 
 
 def test_a_section_needs_its_header(tmp_path: Path) -> None:

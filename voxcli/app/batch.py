@@ -96,6 +96,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     from voxcli.batch.inputs import left_out_notice, sources
     from voxcli.batch.plan import survey
     from voxcli.batch.scheduler import Scheduler
+    from voxcli.batch.urls import proxy_notice
 
     _refuse_options(settings, options)
     inputs = sources(options.inputs, sys.stdin.buffer if sys.stdin else None, stack)
@@ -115,6 +116,8 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
         notice(f"{plan.items - left} of {plan.items} items are finished")
     if not is_new:
         _check_replies(files, options, plan, results, may_have_own=options.continues and has_replies)
+    if left and not options.ray and (way := proxy_notice(planned.item.path for planned in plan)):
+        notice(way)  # on a cluster, each machine has an environment of its own
     scheduler = Scheduler(iter(plan), results, settings.instructions)
     workers: list[Worker] = []
     if left and options.ray:

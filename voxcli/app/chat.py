@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_voice
-from voxcli.errors import ConfigError, VoxError
+from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio.clip import AudioClip
@@ -76,14 +76,17 @@ def _run(
     """Open the parts and run the conversation."""
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.cues import Cues
+    from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.keyboard.tools import user_tools
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
+    from voxcli.chat.views.terminal import TerminalView
     from voxcli.core.turn import SpeechOutput
 
+    redirect_library_messages()  # it replaces sys.stderr, where the view writes
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
@@ -104,7 +107,7 @@ def _run(
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, cues)
-    tools = user_tools(keys, partial(_write_escape, view))
+    tools = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
     conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
@@ -134,14 +137,16 @@ def _open_devices(
     from voxcli.chat.devices.hotplug import AudioDevices
 
     view.starting("microphone and loudspeaker")
-    return stack.enter_context(
-        AudioDevices(
+    try:
+        devices = AudioDevices(
             inbox.put,
             wanted_input=settings.live.input_device or None,
             wanted_output=settings.live.output_device or None,
             speak=options.speak,
         )
-    )
+    except AudioDeviceError as error:
+        raise AudioDeviceError(error.message, hint=f"{error.hint}; or type: voxcli chat --text") from error
+    return stack.enter_context(devices)
 
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:

@@ -1,23 +1,21 @@
 """The checks of `voxcli doctor`: each takes plain values and returns what was found and how to mend it.
 
-`voxcli.app.doctor` gathers the values. A problem counts as a failure only if `voxcli once` needs the part: without a
-loudspeaker, for example, it still prints.
+`voxcli.app.doctor` gathers the values, `voxcli.app.verdict` tells which commands work.
 """
 
 import os
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from voxcli.app.verdict import Finding
 from voxcli.engines.voxtral.device.demand import Demand
 from voxcli.engines.voxtral.device.hardware import GB, Accelerator, Hardware, cuda_index
 from voxcli.engines.voxtral.device.placement import Wanted, needed_bytes, plan
-from voxcli.errors import VoxError
 
 PYTHONS = ((3, 11), (3, 13))  # oldest and newest version that voxcli supports
 VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub", "safetensors", "soundfile")
@@ -26,57 +24,8 @@ MODELS_SHOWN = 5  # most models of a server that are listed
 DATA_BYTES = 10_000_000  # space for about ten thousand turns
 
 EngineName = Literal["voxtral", "embedded", "remote"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check; `mend` is the command or step that mends a problem."""
-
-    well: bool
-    found: str
-    mend: str = ""
-    blocks: bool = True  # whether the problem keeps `once` from working, if it needs the part
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A check that has not been made yet, with the name of its line."""
-
-    name: str
-    check: Callable[[], Finding]
-    needed: bool = True  # whether `once` needs the part with these settings
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check that has been made."""
-
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    found: str
-    mend: str
-
-
-def examine(probes: Iterable[Probe]) -> list[Check]:
-    """Make all checks. A VoxError becomes the finding of its check."""
-    return [_examined(probe) for probe in probes]
-
-
-def would_work(checks: Iterable[Check]) -> bool:
-    """Return whether `voxcli once` has everything it needs."""
-    return all(check.state != "fail" for check in checks)
-
-
-def _examined(probe: Probe) -> Check:
-    try:
-        finding = probe.check()
-    except VoxError as error:
-        finding = Finding(False, error.message, error.hint)
-    except OSError as error:
-        finding = Finding(False, f"{error.filename or 'the system'}: {error.strerror}", "check who may read it")
-    if finding.well:
-        return Check(probe.name, "ok", finding.found, "")
-    return Check(probe.name, "fail" if probe.needed and finding.blocks else "warn", finding.found, finding.mend)
+VOXTRAL_LANGUAGES = "English, Spanish, French, Portuguese, Hindi, German, Dutch, Italian"  # by its model card
+HALF_DUPLEX = "half-duplex: the microphone is ignored while a reply plays, so your voice can't interrupt it"
 
 
 # --- Checks ------------------------------------------------------------------------------------
@@ -149,6 +98,17 @@ def _gpu(device: str, found: Hardware) -> Accelerator | None:
 
 def _unusable(found: Hardware, wanted: str, gpu: Accelerator) -> Finding:
     return Finding(False, f"torch {found.torch_version} can't use {wanted}: {gpu.problem}", gpu.hint)
+
+
+def gpu(found: Hardware | None, *, present: bool) -> Finding:
+    """Report the GPUs of this machine.
+
+    Args:
+        found: what torch finds; None where it was not asked.
+        present: whether the machine appears to have a GPU.
+    """
+    names = [each.name for each in (*found.gpus, found.mps) if each.name] if found else []
+    return Finding(True, ", ".join(names) or ("there is one" if present else "none was found"))
 
 
 def memory(found: Hardware, wanted: Wanted, needs: Demand) -> Finding:
@@ -247,15 +207,72 @@ def permissions(path: Path) -> Finding:
     return Finding(False, f"others can read {open_paths[0]}{more}", f"chmod -R go= {shlex.quote(str(path))}")
 
 
-def devices(outputs: Sequence[str], inputs: Sequence[str]) -> Finding:
-    """Check that there is a loudspeaker, and report the microphone.
+def not_used(engine: EngineName, found: str) -> Finding:
+    """Report a part that another engine uses."""
+    return Finding(True, f"{found}, not used by the {engine} engine")
+
+
+def devices(outputs: Sequence[str], inputs: Sequence[str], no_access: str = "") -> Finding:
+    """Check that there is a loudspeaker, and name the devices.
 
     Args:
-        outputs, inputs: names of the devices as PortAudio lists them, the default first.
+        outputs, inputs: names of the devices as PortAudio lists them, the one that is used first.
+        no_access: the command that lets this user use the sound card; empty if nothing forbids it.
     """
     output = f"out: {outputs[0]}" if outputs else "no output device"
     input_ = f"in: {inputs[0]}" if inputs else "no input device"
-    return Finding(bool(outputs), f"{output}; {input_}", "connect a loudspeaker, or use --save-reply FILE.wav")
+    text = f"{output}; {input_}"
+    if no_access and not (outputs or inputs):
+        return Finding(False, f"{text}; this user may not use the sound card", no_access)
+    return Finding(bool(outputs), text, "connect a loudspeaker, or read replies: voxcli chat --no-speak")
+
+
+def microphone(dbfs: float, *, is_zero: bool, silence: tuple[str, str], noisy_dbfs: float) -> Finding:
+    """Check the level of the microphone, measured while nobody was asked to speak.
+
+    Args:
+        dbfs: its mean level.
+        is_zero: whether every sample was zero, which no working microphone delivers.
+        silence: why it delivers zeros, as far as it is known, and what mends that.
+        noisy_dbfs: the level above which speech is not found reliably.
+    """
+    if is_zero:
+        return Finding(False, *silence)
+    if dbfs > noisy_dbfs:
+        text = f"{dbfs:.0f} dBFS: too loud to find speech, unless you are speaking now"
+        return Finding(False, text, "voxcli chat --push-to-talk toggle", blocks=False)
+    return Finding(True, f"{dbfs:.0f} dBFS")
+
+
+def echo(setting: str, *, installed: bool) -> Finding:
+    """Check the echo canceller, which lets the user's voice interrupt a reply.
+
+    Args:
+        setting: auto, on or off.
+    """
+    if setting == "off":
+        return Finding(True, f'off, by echo = "off" in [live]; {HALF_DUPLEX}')
+    if installed:
+        return Finding(True, "installed: your voice can interrupt a reply")
+    return Finding(False, f"not installed; {HALF_DUPLEX}", "pip install 'voxcli[echo]'", blocks=setting == "on")
+
+
+def language(engine: EngineName, model: str, system: str) -> Finding:
+    """Report which languages the engine understands.
+
+    Args:
+        model: its name; a server's model is known by it alone.
+        system: the language of the system, such as "de"; empty if unknown.
+    """
+    if engine == "embedded":
+        mend = (
+            "voxcli doctor --engine voxtral, for what Voxtral needs" if system not in ("", "en", "c", "posix") else ""
+        )
+        text = f"English only; this system's language is {system}" if mend else "English only"
+        return Finding(not mend, text, mend, blocks=False)
+    if engine == "remote" and "voxtral" not in model.lower():
+        return Finding(True, "those of the server's model")
+    return Finding(True, VOXTRAL_LANGUAGES)
 
 
 def voice(name: str, spoken_seconds: float) -> Finding:

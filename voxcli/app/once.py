@@ -30,8 +30,8 @@ Speak = Literal["always", "if possible", "never"]
 class OnceOptions:
     """Options of a single turn that are not settings."""
 
-    source: str  # a recording, by its path or URL; "-" is standard input
-    prompt: str = ""  # text given with the audio
+    source: str | None  # a recording, by its path or URL; "-" is standard input; None: the prompt alone is answered
+    prompt: str = ""  # text given with the audio, or alone
     session: SessionChoice = NOT_KEPT
     speak: Speak = "never"  # through the default output device
     save_reply: Path | None = None  # WAV file for the spoken reply
@@ -74,9 +74,11 @@ class SingleTurn:
                     continue
                 view.show(event)
                 if isinstance(event, TurnEnded):
-                    path, session = _utf8(self.options.source), self.memory.session.name
+                    source, session = self.options.source, self.memory.session.name
                     number = self.memory.turn_number
-                    context = Context(self.engine, self.utterance, path, session, number, self.load_seconds)
+                    context = Context(
+                        self.engine, self.utterance, source and _utf8(source), session, number, self.load_seconds
+                    )
                     view.finish(record_of(event, context))
         if failure:
             raise failure
@@ -90,8 +92,8 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
     _check_files(options)
     memory = open_memory(options.session, settings, stack, notice)
     speech = _open_speech(settings, options, stack, notice)
-    clip = _read(options, settings.audio.max_seconds)
-    for remark in clip.remarks():
+    clip = None if options.source is None else _read(options.source, options, settings.audio.max_seconds)
+    for remark in clip.remarks() if clip else ():
         notice(remark)
     detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
     detection.start()  # while the engine loads
@@ -108,20 +110,19 @@ def _check_files(options: OnceOptions) -> None:
     from voxcli.batch.urls import local_path
     from voxcli.output_files import OutputFiles
 
-    files, source = OutputFiles(force=options.force), local_path(options.source)
+    files, source = OutputFiles(force=options.force), local_path(options.source) if options.source else None
     files.add_inputs([*options.other_inputs, *([source] if source else [])])
     files.check_stdout()
     if options.save_reply:
         files.check(options.save_reply, "--save-reply")
 
 
-def _read(options: OnceOptions, max_seconds: float) -> "AudioClip":
+def _read(source: str, options: OnceOptions, max_seconds: float) -> "AudioClip":
     """Read the recording. Raises AudioInputError; for a manifest, its hint names the command that answers it."""
     from voxcli.audio.clip import STDIN
     from voxcli.batch.manifest import HEAD_BYTES, looks_like_manifest
     from voxcli.batch.urls import local_path, read_recording
 
-    source = options.source
     if not source.strip() and not (source and Path(source).exists()):
         raise AudioInputError("the name of the recording is empty", hint="check the variable that it comes from")
     stdin = sys.stdin.buffer if source == STDIN and sys.stdin and not sys.stdin.isatty() else None
@@ -148,10 +149,10 @@ def _utf8(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _note_if_without_speech(clip: "AudioClip", notice: Notice) -> None:
+def _note_if_without_speech(clip: "AudioClip | None", notice: Notice) -> None:
     from voxcli.audio.vad import has_speech
 
-    if not has_speech(clip):
+    if clip and not has_speech(clip):
         notice("no speech was found in the recording; it is sent to the model as it is")
 
 

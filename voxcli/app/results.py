@@ -72,15 +72,19 @@ def open_results(name: str, selection: Selection) -> Iterator[ResultsReader]:
     """
     with ExitStack() as stack:
         try:
-            file: BinaryIO = (
-                sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).expanduser().open("rb"))
-            )
+            file = _standard_input() if name == "-" else stack.enter_context(Path(name).expanduser().open("rb"))
             lines = iter(file.readline, b"")
             yield ResultsReader(report.records(lines, "standard input" if name == "-" else name), selection)
         except OSError as error:
             raise ConfigError(
                 f"can't read {printable(name)}: {error.strerror}", hint="name the file that `voxcli batch --out` wrote"
             ) from error
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError("no results come from standard input", hint="voxcli results FILE.jsonl")
+    return sys.stdin.buffer
 
 
 def exported(reader: ResultsReader, format_: str) -> Iterator[str]:
@@ -93,7 +97,7 @@ def exported(reader: ResultsReader, format_: str) -> Iterator[str]:
 
 
 def as_json(reader: ResultsReader) -> dict[str, Any]:
-    """Return the counts, the failures by code, and the latency."""
+    """Return the counts, the latency, the failures by code, and the flaws of recordings by key."""
     for _ in reader.rows():
         pass
     stats = reader.stats
@@ -104,6 +108,7 @@ def as_json(reader: ResultsReader) -> dict[str, Any]:
         "reply_tokens": stats.reply_tokens,
         "first_token_seconds": {"p50": stats.first_token_seconds(0.5), "p95": stats.first_token_seconds(0.95)},
         "failures": {code: {"count": each.count, "first": each.first} for code, each in stats.failures.items()},
+        "flaws": {key: {"count": each.count, "first": each.first} for key, each in stats.flaws.items()},
     }
 
 
@@ -111,21 +116,22 @@ def as_tables(reader: ResultsReader) -> str:
     """Return tables of the items, of the failures by kind, and of the latency, for standard output."""
     console = Console()
     with console.capture() as capture:
-        console.print(_tables(reader, console.width))
+        console.print(_tables(reader, console.width, "█" if console.encoding.startswith("utf") else "#"))
     return capture.get()
 
 
-def _tables(reader: ResultsReader, columns: int) -> Group:
+def _tables(reader: ResultsReader, columns: int, bar: str) -> Group:
     items = [_item(row, with_all_figures=columns >= WIDE) for row in reader.rows()]
     stats = reader.stats
-    failures = [_failures(code, each) for code, each in sorted(stats.failures.items())]
-    parts: list[RenderableType] = [_table(items, columns)] if items else [Text("no results yet")]
+    failures = [_failures(code, each) for code, each in report.failures_by_count(stats)]
+    nothing = "no item has failed" if stats.done else "no results yet"
+    parts: list[RenderableType] = [_table(items, columns)] if items else [Text(nothing)]
     if reader.left_out:
         parts.append(Text(f"… and {reader.left_out} more; -n 0 shows all", "dim"))
     if failures:
         parts += ["", _table(failures, columns)]
     if stats.latencies:
-        parts += ["", _table(_histogram(stats.latencies), columns)]
+        parts += ["", _table(_histogram(stats.latencies, bar), columns)]
     return Group(*parts, "", Text(report.summary(stats), "bold"))
 
 
@@ -149,7 +155,7 @@ def _failures(code: str, failures: "Failures") -> Cells:
     }
 
 
-def _histogram(latencies: "array[float]") -> list[Cells]:
+def _histogram(latencies: "array[float]", bar: str) -> list[Cells]:
     """Return how many replies began within which time; one row holds all beyond the 95th percentile."""
     start, end = min(latencies), percentile(latencies, 0.95) or 0.0
     width = (end - start) / BINS or 1.0
@@ -160,7 +166,7 @@ def _histogram(latencies: "array[float]") -> list[Cells]:
             if index < BINS
             else f"over {end:.2f} s",
             "replies": str(count),
-            "": Text("█" * max(1, BAR_COLUMNS * count // max(counts.values())), "green"),
+            "": Text(bar * max(1, BAR_COLUMNS * count // max(counts.values())), "green"),
         }
         for index, count in sorted(counts.items())
     ]

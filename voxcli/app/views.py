@@ -4,12 +4,14 @@ Replies go to stdout, everything else to stderr, dim on a terminal unless `NO_CO
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,8 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from voxcli.batch.stats import Status
+from voxcli.batch.stats import Status, clock
 from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -172,7 +177,7 @@ class BatchLines:
         """Write a line if one is due."""
         if status.seconds >= self._due:
             self._due = status.seconds + LINE_SECONDS
-            self.say(f"{status.done} of {status.items} · {status.pace} · {_left(status)}")
+            self.say(" · ".join(filter(None, [_done(status), _failed(status), _left(status), status.pace])))
 
     def say(self, text: str) -> None:
         """Write a line now."""
@@ -180,42 +185,70 @@ class BatchLines:
 
 
 class BatchBar:
-    """Shows the progress of a batch as a bar on a terminal."""
+    """Shows the progress of a batch as a bar on a terminal, green until an item fails."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=None, pace="", left="")
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     def show(self, status: Status) -> None:
         """Update the bar."""
-        self._progress.update(
-            self._task, completed=status.done, total=status.items, pace=status.pace, left=_left(status)
-        )
+        self._live.update(batch_bar(status, self._live.console.width))
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(printable(text), markup=False, highlight=False)
+        self._live.console.print(printable(text), markup=False, highlight=False)
+
+
+MIN_BAR_COLUMNS, MAX_BAR_COLUMNS = 8, 40
+
+
+def batch_bar(status: Status, columns: int) -> Table:
+    """Return the progress of a batch in one line of at most `columns` columns.
+
+    What has no room is left out, from the least important on: pace, the bar itself, time left, failures.
+    """
+    color = "yellow" if status.failed else "green"
+    texts = [(_done(status), color), (_failed(status), "bold red"), (_left(status), "default")]
+    shown: list[RenderableType] = []
+    free = columns
+    for text, style in texts:
+        if text and len(text) < free:
+            shown.append(Text(text, style, no_wrap=True))
+            free -= len(text) + 2
+    wants_pace = free - len(status.pace) - 2 >= MIN_BAR_COLUMNS
+    if wants_pace:
+        shown.append(Text(status.pace, "dim", no_wrap=True))
+        free -= len(status.pace) + 2
+    if free >= MIN_BAR_COLUMNS:
+        bar = ProgressBar(
+            status.items, status.done, min(free, MAX_BAR_COLUMNS), complete_style=color, finished_style=color
+        )
+        shown.insert(0, bar)
+    line = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    line.add_row(*shown)
+    return line
 
 
 @contextmanager
 def batch_progress() -> Iterator[BatchLines | BatchBar]:
     """Give a view of the progress of a batch: a bar on a terminal, otherwise lines."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield BatchLines()
         return
-    columns = [
-        BarColumn(),
-        *map(TextColumn, ("{task.completed} of {task.total}", "{task.fields[pace]}", "{task.fields[left]}")),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield BatchBar(progress)
+    with Live(console=Console(stderr=True), transient=True) as live:  # the summary that follows says it all
+        yield BatchBar(live)
+
+
+def _done(status: Status) -> str:
+    return f"{status.done} of {status.items}"
+
+
+def _failed(status: Status) -> str:
+    return f"{status.failed} failed" if status.failed else ""
 
 
 def _left(status: Status) -> str:
-    if status.seconds_left is None:
-        return ""
-    minutes, seconds = divmod(round(status.seconds_left), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+    return "" if status.seconds_left is None else f"{clock(status.seconds_left)} left"
 
 
 def latency_line(record: dict[str, Any]) -> str:

@@ -11,10 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from voxcli.batch.results import LINE_BYTES, parsed_record
-from voxcli.batch.stats import Stats, number
+from voxcli.batch.stats import Failures, Stats, number
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
+FLAW_NAMES = {
+    "damaged_seconds": "damaged recordings (damaged_seconds)",
+    "cancelled_seconds": "recordings whose channels cancel each other (cancelled_seconds)",
+    "gain_db": "recordings beyond full scale (gain_db)",
+}
 FORMULA = "=+-@\t\r"  # characters that make spreadsheets take a cell for a formula, by OWASP's list
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>voxcli results</title>
@@ -124,13 +129,29 @@ def _html_cell(field: str, cell: object) -> str:
 
 
 def summary(stats: Stats) -> str:
-    """Return the counts and the latency in one line."""
-    median, p95 = stats.first_token_seconds(0.5), stats.first_token_seconds(0.95)
+    """Return the counts, the latency and the flaws in one line."""
     parts = [
         f"{stats.answered} answered",
         f"{stats.failed} failed" if stats.failed else "",
         f"{stats.audio_seconds / 60:.1f} min of audio",
         f"{stats.reply_tokens} tokens of replies",
-        f"first token {median:.2f} s median, {p95:.2f} s p95" if median is not None and p95 is not None else "",
+        latency(stats),
+        *(printable(line) for line in flaws_in_words(stats)),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def latency(stats: Stats) -> str:
+    """Return the time to first token in words; empty without replies."""
+    median, p95 = stats.first_token_seconds(0.5), stats.first_token_seconds(0.95)
+    return "" if median is None or p95 is None else f"first token median {median:.2f} s, p95 {p95:.2f} s"
+
+
+def failures_by_count(stats: Stats) -> list[tuple[str, Failures]]:
+    """Return the failures by code, the most frequent code first."""
+    return sorted(stats.failures.items(), key=lambda each: (-each[1].count, each[0]))
+
+
+def flaws_in_words(stats: Stats) -> list[str]:
+    """Return a line for each flaw of recordings: what it is, how many have it, and the id of the first."""
+    return [f"{FLAW_NAMES[key]}: {each.count}, the first {each.first}" for key, each in sorted(stats.flaws.items())]

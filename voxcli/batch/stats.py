@@ -15,6 +15,9 @@ FLAWS = {
 }
 
 
+LARGEST_NUMBER = 1e12  # far beyond the seconds and tokens of any recording; NaN is not below it
+
+
 @dataclass
 class Failures:
     """The items that failed with one error code, or whose recordings have one flaw."""
@@ -86,14 +89,17 @@ class Status:
     def pace(self) -> str:
         """The throughput in words."""
         seconds = max(self.seconds, 1e-9)
-        return (
-            f"{self.audio_seconds / seconds:.1f} audio hours an hour · {self.reply_tokens / seconds:.1f} tokens/s"
-            f" · {self.failed} failed"
-        )
+        return f"{self.audio_seconds / seconds:.1f} audio hours an hour · {self.reply_tokens / seconds:.1f} tokens/s"
+
+
+def clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}"
 
 
 def number(record: dict[str, Any], part: str, key: str) -> float | None:
-    """Return a number from a part of a record; None if it is missing, because a person may have edited the file."""
+    """Return a number from a part of a record; None if it is missing or absurd: a person may have edited the file."""
     inner = record.get(part)
     value = inner.get(key) if isinstance(inner, dict) else None
-    return value if isinstance(value, int | float) else None
+    return value if isinstance(value, int | float) and abs(value) < LARGEST_NUMBER else None

@@ -7,8 +7,10 @@ URL may be signed, so messages never show its query or user.
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies
 
 from voxcli.audio.clip import AudioClip, read_audio, read_stream
 from voxcli.config.proxies import check_certificates, find_proxy
@@ -63,6 +65,19 @@ def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = No
     except Exception as error:  # drivers raise their own errors, few of them OSErrors
         proxy = find_proxy(source) if scheme in WEB else None
         raise _unreadable(error, scheme, f"{name} (through {proxy})" if proxy else name) from error
+
+
+def proxy_notice(sources: Iterable[str]) -> str:
+    """Return a line that names the proxy of the first recording that comes through one; empty if none does.
+
+    Raises:
+        ConfigError: the environment names a proxy that can't be used.
+    """
+    if not getproxies():
+        return ""
+    urls = (source for source in sources if is_url(source) and source.partition("://")[0].lower() in WEB)
+    proxy = next(filter(None, map(find_proxy, urls)), None)
+    return f"recordings are fetched through {proxy}" if proxy else ""
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:

@@ -125,7 +125,7 @@ class Conversation:
             self._finish()
         finally:
             self._responses.stop_all()
-        self._show(self._history.summary(self._listener))
+        self._show(self._history.summary(overruns=self._listener.overruns, underruns=self._listener.underruns))
 
     def _next_inbound(self) -> Inbound:
         while True:

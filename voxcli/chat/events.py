@@ -80,7 +80,7 @@ class Ready:
     engine: str
     model: str
     voice: str | None
-    input_device: str
+    input_device: str | None  # None: the user types
     output_device: str | None
     session: str | None
     echo: str  # "cancelled", "half-duplex" or "off"

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from voxcli.chat.events import Latency, LiveEvent, Notice, SessionEnded, TurnFailed, TurnTaken, TurnUndone
-from voxcli.chat.messages import ListenerControl
 from voxcli.chat.response import Response
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
@@ -82,13 +81,13 @@ class History:
         reply = self.session.last_reply
         self._show(Notice(copy(reply) if reply else "there is no reply to copy"))
 
-    def summary(self, listener: ListenerControl) -> SessionEnded:
-        """Return the last event of the conversation."""
+    def summary(self, *, overruns: int, underruns: int) -> SessionEnded:
+        """Return the last event of the conversation; the counts are those of `ListenerControl`."""
         return SessionEnded(
             self.turns,
             tuple(self._latencies),
-            listener.overruns,
-            listener.underruns,
+            overruns,
+            underruns,
             self._dropped,
             self.session.name,
             self._memory.place,

@@ -172,7 +172,7 @@ class Responder(threading.Thread):
         """
         super().__init__(name="responder", daemon=True)
         self.engine = engine
-        self._output = speech
+        self.speech = speech  # may be replaced while no response runs
         self._commit = commit
         self._post = post
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -191,7 +191,7 @@ class Responder(threading.Thread):
 
     def newly_played(self, response: Response) -> list[str]:
         """Return the sentences of a reply that were played to their end since the last call."""
-        return response.spoken.newly_played(self._output.speaker.position) if self._output else []
+        return response.spoken.newly_played(self.speech.speaker.position) if self.speech else []
 
     def finish(self) -> None:
         """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""
@@ -232,10 +232,10 @@ class Responder(threading.Thread):
             yield event
 
     def _gated_output(self, response: Response) -> SpeechOutput | None:
-        if self._output is None:
+        if self.speech is None:
             return None
-        gate = Gate(self._output.speaker, response, self._commit, self._post)
-        return SpeechOutput(self._output.synthesizer, gate)
+        gate = Gate(self.speech.speaker, response, self._commit, self._post)
+        return SpeechOutput(self.speech.synthesizer, gate)
 
 
 def unanswered(utterance: Utterance) -> TurnEnded:

@@ -11,10 +11,13 @@ from voxcli.core.turn import Engine, Synthesizer, Utterance
 NOISE_SECONDS = 1.0  # of faint noise to answer, so that the audio encoder is warmed up, too
 
 
-def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = None) -> None:
+def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = None, *, typed: bool = False) -> None:
     """Generate the first delta of a reply and discard it; return when the voice is warm, too.
 
     The prompt begins with the session, as that of the first turn will. The voice warms up on its own.
+
+    Args:
+        typed: the turns will have no audio.
 
     Raises:
         ModelError: the engine can't answer.
@@ -22,7 +25,7 @@ def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = 
     """
     noise = np.random.default_rng(0).normal(0, 1e-3, round(NOISE_SECONDS * SAMPLE_RATE)).astype(np.float32)
     interrupt = threading.Event()
-    utterance = Utterance(AudioClip(noise), "Say hello.")
+    utterance = Utterance(None if typed else AudioClip(noise), "Say hello.")
     for _delta in engine.reply(session, utterance, interrupt):
         interrupt.set()
     engine.prefill_history(session)

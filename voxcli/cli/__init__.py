@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from voxcli import __version__
@@ -22,6 +21,7 @@ from voxcli.cli.chat import chat
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
+from voxcli.cli.help import CommandGroup, HelpGroup, unknown_command, usage_error
 from voxcli.cli.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.results import results
@@ -33,7 +33,7 @@ from voxcli.output import Output
 log = logging.getLogger(__name__)
 
 
-class _Root(TyperGroup):
+class _Root(HelpGroup):
     """Turns every error into a message and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -57,8 +57,10 @@ def _errors_reported(is_verbose: Callable[[], bool]) -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
-    except (typer.Exit, TyperException):  # Typer prints exits and usage errors
+    except typer.Exit:
         raise
+    except TyperException as error:
+        raise typer.Exit(report(usage_error(error), verbose=is_verbose())) from error
     except Exception as error:
         if isinstance(error, OSError) and (code := _code_of_output()) is not None:  # Typer prints help without Output
             raise typer.Exit(code) from error
@@ -74,11 +76,11 @@ def _check_folder() -> None:
         raise ConfigError("the working directory does not exist any more", hint="change to another: cd") from error
 
 
-app = typer.Typer(
+app = CommandGroup(
+    "Talk with Voxtral from a terminal: one audio pass per turn, spoken replies.",
     cls=_Root,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Talk with Voxtral from a terminal: one audio pass per turn, spoken replies.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat)
 app.command()(once)
@@ -91,6 +93,30 @@ app.command()(voices)
 app.command()(devices)
 app.add_typer(config.app, name="config")
 app.command()(doctor)
+
+
+@app.command("help")
+def _help(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="The command to explain.")] = None,
+) -> None:
+    """Show the help of voxcli, or of one command."""
+    shown = context.find_root()
+    for word in words or ():
+        group = shown.command
+        found = group.get_command(shown, word) if isinstance(group, HelpGroup) else None
+        if found is None and isinstance(group, HelpGroup):
+            raise unknown_command(group, shown, word)
+        if found is None:
+            raise ConfigError(f"{shown.command_path} has no commands", hint=f"voxcli help {' '.join(words or ())}")
+        shown = typer.Context(found, info_name=word, parent=shown)
+    print_text(shown.get_help())
+
+
+@app.command("version")
+def _version() -> None:
+    """Print the version."""
+    print_text(f"voxcli {__version__}")
 
 
 def _show_version(value: bool) -> None:

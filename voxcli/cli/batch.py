@@ -160,7 +160,7 @@ def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -
             run = open_batch(settings, options, stack, note)
             with set_by_ctrl_c(stop):
                 status = run.answer(stop)
-            code = _conclude(run.stats, status, max_p95, can_continue=str(options.out) != "-")
+            code = _conclude(run.stats, status, max_p95, options.out)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if stop.is_set():
@@ -169,28 +169,37 @@ def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -
     return code
 
 
-def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, *, can_continue: bool) -> int:
-    """Print the result of the run. Returns the exit code."""
-    median, p95 = (stats.first_token_seconds(share) for share in (0.5, 0.95))
-    parts = [f"{stats.answered} answered, {stats.failed} failed"]
-    if status:
-        parts += [f"{status.done} in {status.seconds:.1f} s: {status.pace}"]
-    if median is not None:
-        parts += [f"first token median {median:.2f} s, p95 {p95:.2f} s"]
-    note(" · ".join(parts))
-    for code, failures in sorted(stats.failures.items()):
+def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, out: Path) -> int:
+    """Print the result of the run, each fact once. Returns the exit code."""
+    from voxcli.batch.report import failures_by_count, flaws_in_words, latency
+
+    is_file = str(out) != "-"
+    note(" · ".join(filter(None, [_counts(stats, status), status.pace if status else "", latency(stats)])))
+    for code, failures in failures_by_count(stats):
         note(f"  {code}: {failures.count}, the first {failures.first}")
-    for key, flaws in sorted(stats.flaws.items()):
-        note(f"  audio.{key}: of note in {flaws.count}, the first {flaws.first}")
-    if stats.failed and can_continue:
-        note(f"to try failed items again: {_again('--retry-failed')}")
+    for line in flaws_in_words(stats):
+        note(f"  {line}")
     missed = status.items - status.done if status else 0  # stopped, or deleted from a folder since it was listed
     if missed:
-        note(f"{missed} items were not answered")
+        note(f"{missed} {'item was' if missed == 1 else 'items were'} not answered")
+    if is_file and stats.done:
+        note(f"results: {shlex.join(['voxcli', 'results', str(out)])}")
+    if is_file and stats.failed:
+        note(f"to try failed items again: {_again('--retry-failed')}")
+    p95 = stats.first_token_seconds(0.95)
     if max_p95 is None or (p95 or 0.0) <= max_p95:
         return 1 if stats.failed or missed else 0
     note(f"the p95 of the first token is {p95:.3f} s, above the {max_p95:g} s of --max-p95")
     return 1
+
+
+def _counts(stats: "Stats", status: "Status | None") -> str:
+    """Return how many items have results, and how many of them this run answered in which time."""
+    counts = f"{stats.answered} answered, {stats.failed} failed"
+    if status is None:
+        return counts
+    share = "" if status.done == stats.done else f", {status.done} of them now,"
+    return f"{counts}{share} in {status.seconds:.1f} s"
 
 
 def _again(flag: str) -> str:

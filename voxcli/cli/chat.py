@@ -1,8 +1,9 @@
 """`voxcli chat`: the live conversation."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,11 +27,16 @@ from voxcli.cli.common import (
 from voxcli.cli.log import leave_stderr
 from voxcli.errors import ConfigError
 
+if TYPE_CHECKING:
+    from voxcli.app.chat import ChatOptions
+    from voxcli.config.loading import Settings
+
 
 def chat(
     session: SessionFlag = None,
     continue_: ContinueFlag = False,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
     input_device: Annotated[
         str | None,
         typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
@@ -67,13 +73,15 @@ def chat(
     json: JsonFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Hold a live conversation: speak, listen, and interrupt at any time."""
+    """Hold a live conversation: speak, listen, and interrupt at any time; or type."""
     from voxcli.app.chat import ChatOptions, run_chat
     from voxcli.app.parts import SessionChoice, load_settings
 
     for flag, value in (("--voice", voice), ("--output-device", output_device)):
         if value and no_speak:
             raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
+    if text:
+        _check_typed(input_device=input_device, push_to_talk=push_to_talk, no_barge_in=no_barge_in, record=record)
     if no_save and (session is not None or continue_):
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
@@ -83,9 +91,30 @@ def chat(
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
-    if sys.stdout.isatty() and not json and not plain:
+    if sys.stdout.isatty() and not json and not plain and not text:
         leave_stderr()
     choice = SessionChoice(session, continue_, kept=not no_save, new_instructions=instructions is not None)
     options = ChatOptions(choice, not no_speak, max_turns, record, json, plain=plain, stages=verbose)
-    if run_chat(load_settings(config, flags), options):
+    settings = load_settings(config, flags)
+    if text:
+        raise typer.Exit(_run_typed(settings, options))
+    if run_chat(settings, options):
         raise typer.Exit(INTERRUPTED)
+
+
+def _run_typed(settings: "Settings", options: "ChatOptions") -> int:
+    """Run a typed conversation; return the exit code."""
+    from voxcli.app.typed import run_typed
+
+    try:
+        return run_typed(settings, options)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
+
+
+def _check_typed(**spoken: str | Path | bool | None) -> None:
+    """Raise ConfigError for a flag that is for speech."""
+    for name, value in spoken.items():
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is for a spoken chat", hint=f"leave out --text or {flag}")

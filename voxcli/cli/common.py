@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.log import StderrHandler, logging_to
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
@@ -43,17 +44,26 @@ ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file to read instead of the default one.")
 ]
 SessionFlag = Annotated[
-    str | None, typer.Option("--session", metavar="NAME", help="Conversation to continue or begin.")
+    str | None,
+    typer.Option(
+        "--session", metavar="NAME", autocompletion=completion.sessions, help="Conversation to continue or begin."
+    ),
 ]
 ContinueFlag = Annotated[bool, typer.Option("--continue", "-c", help="Continue the conversation used last.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 EngineFlag = Annotated[
-    str | None, typer.Option("--engine", metavar="auto|voxtral|embedded|remote", help="What answers.")
+    str | None,
+    typer.Option(
+        "--engine", metavar="auto|voxtral|embedded|remote", autocompletion=completion.engines, help="What answers."
+    ),
 ]
 ModelFlag = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="ID|PATH", help="mini, small, a hub id or a folder; for a server, its name of the model."
+        "--model",
+        metavar="ID|PATH",
+        autocompletion=completion.checkpoints,
+        help="mini, small, a hub id or a folder; for a server, its name of the model.",
     ),
 ]
 UrlFlag = Annotated[
@@ -64,7 +74,13 @@ UrlsFlag = Annotated[
     typer.Option("--url", metavar="URL", help="Server of the remote engine; repeat it to share the work."),
 ]
 DeviceFlag = Annotated[
-    str | None, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="What the voxtral engine runs on.")
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cuda|cuda:N|mps|cpu",
+        autocompletion=completion.compute_devices,
+        help="What the voxtral engine runs on.",
+    ),
 ]
 QuantizeFlag = Annotated[
     str | None,
@@ -80,7 +96,13 @@ InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="System prompt: how the model should answer.")
 ]
 VoiceFlag = Annotated[
-    str | None, typer.Option("--voice", metavar="NAME", help="Voice for replies; `voxcli voices` lists them.")
+    str | None,
+    typer.Option(
+        "--voice",
+        metavar="NAME",
+        autocompletion=completion.voices,
+        help="Voice for replies; `voxcli voices` lists them.",
+    ),
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 

@@ -1,12 +1,19 @@
-"""`voxcli config`: shows the settings, the path of their file, and writes an example."""
+"""`voxcli config`: shows the settings and the path of their file, writes an example, changes settings."""
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from voxcli.cli.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.help import CommandGroup
+from voxcli.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Show the settings, find or create the settings file.")
+app = CommandGroup("Show and change the settings.")
 
 
 @app.command()
@@ -44,3 +51,55 @@ def init(config: ConfigFlag = None, force: ForceFlag = False) -> None:
     write_private(target, example(), force=force, flag="--config")
     if target != Path("-"):
         note(f"wrote {target}")
+
+
+@app.command("set")
+def set_(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The setting, such as live.barge_in.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="Its value, such as false.")],
+    config: ConfigFlag = None,
+) -> None:
+    """Change a setting in the settings file. Comments and order are kept; a value that is not allowed is refused."""
+    from voxcli.config.editing import set_value
+    from voxcli.config.schema import variable
+
+    target = _file(config)
+    set_value(target, key, value)
+    note(f"{key} is set in {target}")
+    if os.environ.get(variable(key)):
+        note(f"{variable(key)} in the environment overrides it")
+
+
+@app.command()
+def edit(config: ConfigFlag = None) -> None:
+    """Open the settings file in $EDITOR; it is checked before it is put in place."""
+    from voxcli.config.editing import edit as edit_file
+
+    target = _file(config)
+    if not sys.stdin.isatty():
+        raise ConfigError("an editor needs a terminal", hint="voxcli config set KEY VALUE")
+    note(f"{'changed' if edit_file(target, _run_editor, _edit_again) else 'unchanged'}: {target}")
+
+
+def _file(config: Path | None) -> Path:
+    """Return the settings file to change."""
+    from voxcli.config.paths import config_file
+
+    if config == Path("-"):
+        raise ConfigError("--config needs a file here; - is standard input", hint="--config FILE")
+    return (config or config_file()).expanduser()
+
+
+def _run_editor(path: Path) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
+    try:
+        done = subprocess.run([*shlex.split(editor), str(path)], check=False)
+    except (OSError, ValueError) as error:  # ValueError: a quotation mark without its other half
+        raise ConfigError(f"can't run the editor {editor!r}: {error}", hint="set EDITOR to another one") from error
+    if done.returncode:
+        raise ConfigError(f"the editor {editor!r} failed: exit code {done.returncode}", hint="nothing was changed")
+
+
+def _edit_again(error: ConfigError) -> bool:
+    note(error.message)
+    return typer.confirm("Edit again?", default=True, err=True)

@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import JsonFlag, note, print_json, print_text
+from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.engines.voxtral.checkpoint.catalog import Listed
 
-app = typer.Typer(no_args_is_help=True, help="List and fetch models.")
+app = CommandGroup("List and fetch models.")
 EMBEDDED = "embedded"
 
 
@@ -44,7 +46,10 @@ def list_models(json_output: JsonFlag = False) -> None:
 
 @app.command("pull")
 def pull(
-    model: Annotated[str, typer.Argument(metavar="mini|small|ID", help="Short name, or id on the hub.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="mini|small|ID", autocompletion=completion.models, help="Short name, or id on the hub."),
+    ],
 ) -> None:
     """Fetch a model and print its folder. An interrupted download is continued."""
     from voxcli.app.views import download_progress

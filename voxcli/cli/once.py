@@ -37,8 +37,14 @@ from voxcli.errors import ConfigError
 if TYPE_CHECKING:
     from voxcli.app.once import Speak
 
-SourceArgument = Annotated[str, typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input.")]
-PromptFlag = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to give the model with the audio.")]
+SourceArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="FILE|URL|-", help="A recording; - is standard input. Not needed with --prompt."),
+]
+PromptFlag = Annotated[
+    str,
+    typer.Option("--prompt", metavar="TEXT|-", help="Text for the model, with a recording or alone; - reads stdin."),
+]
 SpeakFlag = Annotated[
     bool | None,
     typer.Option(
@@ -54,7 +60,7 @@ RawRateFlag = Annotated[
 
 
 def once(
-    source: SourceArgument,
+    source: SourceArgument = None,
     session: SessionFlag = None,
     continue_: ContinueFlag = False,
     prompt: PromptFlag = "",
@@ -74,12 +80,15 @@ def once(
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
-    """Answer a recorded question: print the reply, speak it, remember the turn."""
+    """Answer a recorded or typed question: print the reply, speak it, remember the turn."""
     from voxcli.app.once import OnceOptions, open_turn
     from voxcli.app.parts import SessionChoice, load_settings
     from voxcli.app.views import JsonView, TextView
 
     check_stdin(source, prompt, config, instructions)
+    prompt = text_or_stdin(prompt)
+    if source is None:
+        _check_alone(prompt, raw_rate)
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     speech = _speech(speak, as_json=json)
@@ -88,7 +97,7 @@ def once(
     settings = load_settings(config, flags)
     options = OnceOptions(
         source=source,
-        prompt=text_or_stdin(prompt),
+        prompt=prompt,
         session=SessionChoice(session, continue_, new_instructions=instructions is not None),
         speak=speech,
         save_reply=save_reply,
@@ -106,6 +115,14 @@ def once(
         os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if interrupt.is_set():
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_alone(prompt: str, raw_rate: int | None) -> None:
+    """Raise ConfigError if a prompt without a recording is no question."""
+    if raw_rate is not None:
+        raise ConfigError("--raw-rate is for standard input", hint=f"voxcli once - --raw-rate {raw_rate}")
+    if not prompt.strip():
+        raise ConfigError("there is nothing to answer", hint='name a recording, or ask: voxcli once --prompt "TEXT"')
 
 
 def _speech(speak: bool | None, *, as_json: bool) -> "Speak":

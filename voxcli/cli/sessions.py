@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
     from voxcli.core.stored import StoredSession
     from voxcli.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Find, show, export, change and delete conversations.")
+app = CommandGroup("Find, show, export, change and delete conversations.")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the session.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=completion.sessions, help="Name of the session.")
+]
 
 
 class ExportFormat(StrEnum):

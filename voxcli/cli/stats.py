@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import ForceFlag, JsonFlag, VerboseFlag, note, print_json, print_text, write_private
 
 
 def stats(
     session: Annotated[
-        str | None, typer.Argument(metavar="[SESSION]", help="Name of a session; all by default.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="SESSION", autocompletion=completion.sessions, help="Name of a session; all by default."
+        ),
     ] = None,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE.svg", help="Write a picture of the tables.")

@@ -33,7 +33,18 @@ from voxcli.config.schema import (
 )
 from voxcli.errors import ConfigError
 
-__all__ = ["DEFAULT_INSTRUCTIONS", "Given", "Origin", "Settings", "explain", "fields", "load", "values"]
+__all__ = [
+    "DEFAULT_INSTRUCTIONS",
+    "Given",
+    "Origin",
+    "Settings",
+    "check_text",
+    "explain",
+    "fields",
+    "load",
+    "value_of",
+    "values",
+]
 
 # Read by `voxcli.config.paths`, `voxcli.engines.openai.server` and `voxcli.cli.log`.
 NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_LOG"})
@@ -89,6 +100,28 @@ def explain(
     return _checked(given), {name: given[name].origin if name in given else default for name in fields()}
 
 
+def check_text(text: str, path: Path) -> None:
+    """Check a text that is to become the settings file `path`; raise ConfigError if `load` would."""
+    layer = _text_layer(text, path)
+    if "instructions" in layer:
+        layer["instructions"] = _with_file_read(layer["instructions"])
+    _checked(layer)
+
+
+def value_of(name: str, text: str) -> Any:
+    """Return the value of a setting that the command line gives as text.
+
+    Raises:
+        ConfigError: there is no such setting, or the value is not allowed.
+    """
+    known = fields()
+    if name not in known:
+        raise _unknown("setting", name, known, "command line")
+    given = Given(_from_text(known[name], text), Origin("file"), Path.cwd())
+    _checked({name: _with_file_read(given) if name == "instructions" else given})
+    return given.value
+
+
 def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     known = fields()
     for name in flags:
@@ -135,6 +168,11 @@ def _file_layer(path: Path | None) -> Layer:
             raise
     else:
         text = _read(path, FILE_BYTES, "the settings file")
+    return _text_layer(text, path)
+
+
+def _text_layer(text: str, path: Path) -> Layer:
+    """Return the settings in the text of a file."""
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or a number with too many digits
@@ -225,9 +263,11 @@ def _checked(given: Layer) -> Settings:
         first, *rest = (str(part) for part in error.errors()[0]["loc"])
         name = first if first in fields() else f"{first}.{rest[0]}"
         value, origin = given[name].value, given[name].origin
+        must, hint = allowed(fields()[name]), ""
         where = origin.where or "command line"
-        must = allowed(fields()[name])
-        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}") from error
+        if origin.kind == "flag":
+            name, hint = f"--{name.rpartition('.')[2].replace('_', '-')}", "-h lists the flags, after any command"
+        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}", hint=hint) from error
 
 
 def _nested(layer: Layer) -> dict[str, Any]:

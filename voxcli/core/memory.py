@@ -14,6 +14,7 @@ from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.store import Store
 from voxcli.core.stored import StageTimes, TurnDetails
 from voxcli.core.turn import Engine, Event, SpeechOutput, TurnEnded, Utterance, run_turn
+from voxcli.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -119,3 +120,22 @@ class Memory:
             self._store.undo(self.session.name, number)
         log.debug("turn %d undone", number)
         return turn
+
+    def save_as(self, name: str, store: Store, engine: Engine) -> None:
+        """Name the session, or rename it; a session that is kept in memory only is kept in `store` from now on.
+
+        Raises:
+            ConfigError: there is a session of that name.
+            StoreError: it can't be stored.
+        """
+        before = self.session.name
+        taken = not store.rename(before, name) if before is not None and self._store else bool(store.session(name))
+        if taken:
+            raise ConfigError(f"there is a session named {name!r} already", hint="choose another name")
+        if before is None or not self._store:
+            details = TurnDetails(engine.name, engine.model)
+            appended = [
+                store.append(name, turn, details, instructions=self.session.instructions) for turn in self.session.turns
+            ]
+            self._store, self._numbers = store, appended
+        self.session = replace(self.session, name=name)

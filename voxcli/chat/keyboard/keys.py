@@ -7,10 +7,12 @@ which push-to-talk with a held key needs (https://sw.kovidgoyal.net/kitty/keyboa
 import codecs
 import os
 import re
+import shutil
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from unicodedata import combining, east_asian_width
 
 PENDING_CHARS = 256  # a longer escape sequence is discarded
 
@@ -114,8 +116,12 @@ class Keys(Protocol):
         """Return the next key, or None after `timeout` seconds without one."""
         ...
 
-    def read_line(self, prompt: str) -> str:
-        """Let the user type a line, with echo; return "" if nothing was typed. `read` waits meanwhile."""
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
+        """Let the user type a line, with echo; return "" if nothing was typed. `read` waits meanwhile.
+
+        Args:
+            erase: see `typed_line`.
+        """
         ...
 
     def released(self) -> AbstractContextManager[None]:
@@ -123,18 +129,34 @@ class Keys(Protocol):
         ...
 
 
-def typed_line(prompt: str, fd: int = 0) -> str:
+def typed_line(prompt: str, fd: int = 0, *, erase: bool = False) -> str:
     """Let the user type a line at a terminal that echoes; return "" for Ctrl-D.
 
     The prompt goes to stderr if stdout is a file.
+
+    Args:
+        erase: take the prompt and the line off the terminal again, unless stdout is a file.
     """
     if fd == 0 and sys.stdout.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401 - with it, input() lets the line be edited
-        with suppress(EOFError):
-            return input(prompt)
-        return ""
+        try:
+            line = input(prompt)
+        except EOFError:
+            return ""
+        if erase:
+            _erase(prompt + line)
+        return line
     sys.stderr.write(prompt)
     sys.stderr.flush()
     with open(os.dup(fd), errors="replace") as terminal:  # noqa: PTH123 - a descriptor, not a path
         return terminal.readline().rstrip("\r\n")
+
+
+def _erase(text: str) -> None:
+    """Erase a text that the terminal shows above the cursor, in as many rows as it takes."""
+    size = shutil.get_terminal_size()
+    cells = sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+    rows = min(max(1, -(-cells // size.columns)), size.lines - 1)
+    sys.stdout.write(f"\x1b[{rows}A\r \x1b[J\r")  # the space keeps tmux from moving the rows into its scrollback
+    sys.stdout.flush()

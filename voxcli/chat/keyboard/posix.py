@@ -83,9 +83,9 @@ class PosixKeys:
         finally:
             self._free.release()
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         with self.released():
-            return typed_line(prompt, self._fd)
+            return typed_line(prompt, self._fd, erase=erase)
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from voxcli.chat.keyboard.keys import Keys
 from voxcli.errors import ConfigError, VoxError
 from voxcli.printable import printable
 
+TYPING = "you (Enter sends, Ctrl-C cancels): "
 COPY_SECONDS = 2.0  # a clipboard program that takes longer has no clipboard to write to
 # Programs that take a text on standard input, and the variable without which each has no clipboard to write to.
 CLIPBOARDS = (
@@ -39,23 +40,24 @@ class UserTools:
     copy: Callable[[str], str] = "no clipboard for {}".format  # copies a text; returns a line that says so
 
 
-def user_tools(keys: Keys | None, write_escape: Callable[[str], None]) -> UserTools:
+def user_tools(keys: Keys | None, write_escape: Callable[[str], None], *, erase: bool = False) -> UserTools:
     """Return the tools of a terminal.
 
     Args:
         keys: the keys of the terminal; None: nothing can be typed.
         write_escape: sends an escape sequence to the terminal, which shows nothing.
+        erase: take a typed line off the terminal again, because the view shows it in its turn.
     """
     if keys is None:
         return UserTools(copy=lambda text: copy(text, write_escape))
-    return UserTools(lambda: _read_line(keys), lambda: edit(keys), lambda text: copy(text, write_escape))
+    return UserTools(lambda: _read_line(keys, erase=erase), lambda: edit(keys), lambda text: copy(text, write_escape))
 
 
-def _read_line(keys: Keys) -> str:
+def _read_line(keys: Keys, *, erase: bool) -> str:
     """Let the user type a line; Ctrl-C cancels it and gives an empty line."""
     with _on_ctrl_c(signal.default_int_handler):
         try:
-            return keys.read_line("you: ")
+            return keys.read_line(TYPING, erase=erase)
         except KeyboardInterrupt:
             return ""
 

@@ -45,9 +45,9 @@ class WindowsKeys:
                 return None
             time.sleep(POLL_SECONDS)
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         with self.released():
-            return typed_line(prompt)
+            return typed_line(prompt, erase=erase)
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -125,6 +125,8 @@ class PlainView:
         """Write what the user asked: with its transcript, or else once the reply begins."""
         if self._questions and not self._is_question_written:
             self._is_question_written = True
+            if self._situation.has_keys and not self._questions[0].clip:
+                return  # the terminal has shown it while it was typed
             self._notes.write_dim(f"you: {question_text(self._questions[0], transcript)}")
 
     def _add_to_reply(self, delta: str) -> None:

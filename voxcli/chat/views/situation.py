@@ -15,28 +15,12 @@ from voxcli.chat.events import (
     TurnTaken,
     TurnUndone,
 )
+from voxcli.chat.keyboard.bindings import OTHER_KEYS, SPACE_KEY
 from voxcli.core.turn import SpeechFailed
 
 # Left out first where there is no room for all keys. `q` always has room.
 LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
 
-ALL_KEYS = {
-    "off": {"space": "mute or unmute the microphone"},
-    "toggle": {"space": "talk; again to send"},
-    "hold": {"space": "hold it to talk; release it to send"},
-}
-OTHER_KEYS = {
-    "i": "interrupt the reply",
-    "t": "type instead of talking: Enter sends, an empty line or Ctrl-C cancels",
-    "e": "write in an editor instead of talking",
-    "r": "repeat the last reply",
-    "R": "ask the last question again, in place of its turn",
-    "u": "undo the last turn: it is forgotten",
-    "c": "copy the last reply",
-    "?": "list the keys",
-    "q": "end the conversation",
-    "Ctrl-C": "interrupt the reply; twice: end the conversation",
-}
 NO_DEVICE = {"input": "no microphone", "output": "no loudspeaker"}
 SILENT = "silent microphone"
 
@@ -49,7 +33,7 @@ class Situation:
         self.muted = False
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
-        self._has_keys = False
+        self.has_keys = False  # there is a keyboard
         self._turns = 0  # in the session
         self._can_repeat = False
         self._can_ask_again = False
@@ -63,7 +47,7 @@ class Situation:
                 self.state, self.muted = state, muted or state == "muted"
             case Ready():
                 self.is_spoken = event.voice is not None and event.output_device is not None
-                self._push_to_talk, self._has_keys = event.push_to_talk, event.keys
+                self._push_to_talk, self.has_keys = event.push_to_talk, event.keys
                 self._turns, self._can_repeat = event.turns, event.turns > 0
             case InputLevel():
                 self._is_zero = event.is_zero
@@ -98,7 +82,7 @@ class Situation:
     @property
     def keys(self) -> Mapping[str, str]:
         """The keys that do something now, and what they do."""
-        if not self._has_keys:
+        if not self.has_keys:
             return {}
         replying = self.state in ("thinking", "speaking")
         return {
@@ -117,7 +101,7 @@ class Situation:
     @property
     def all_keys(self) -> Mapping[str, str]:
         """All keys, and what they do."""
-        return {**ALL_KEYS[self._push_to_talk], **OTHER_KEYS}
+        return {"space": SPACE_KEY[self._push_to_talk], **OTHER_KEYS}
 
     def keys_that_fit(self, width: int) -> list[tuple[str, str]]:
         """Return the keys that do something now and fit a row, two columns apart."""

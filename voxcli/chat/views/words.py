@@ -108,12 +108,12 @@ def _ready_lines(ready: Ready) -> list[str]:
     voice = f", voice {ready.voice}" if ready.voice else ""
     header = {
         "engine": f"{ready.engine}: {ready.model}{about}",
-        "microphone": ready.input_device,
+        "microphone": ready.input_device or "",
         "loudspeaker": f"{ready.output_device or 'none: replies are shown, not spoken'}{voice}",
         "session": _session(ready),
-        "echo": _echo(ready),
+        "echo": _echo(ready) if ready.input_device else "",
     }
-    return [printable(f"{name.ljust(HEADER_INDENT)}{text}") for name, text in header.items()]
+    return [printable(f"{name.ljust(HEADER_INDENT)}{text}") for name, text in header.items() if text]
 
 
 def _session(ready: Ready) -> str:

@@ -1,0 +1,224 @@
+"""The typed conversation: each line is a turn, or a command that begins with a slash.
+
+It has the memory, the responder and the events of a spoken conversation, but no listener: the next line is read once
+the reply is over. Ctrl-C interrupts the reply; a second one soon after it ends the conversation.
+"""
+
+import logging
+import math
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from queue import Empty, SimpleQueue
+
+from voxcli.chat.events import (
+    BargeIn,
+    LiveEvent,
+    Notice,
+    SentenceSpoken,
+    TurnFailed,
+    TurnStarted,
+)
+from voxcli.chat.history import History
+from voxcli.chat.messages import Inbound, Interrupt
+from voxcli.chat.response import Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.core.memory import Memory
+from voxcli.core.turn import TurnEnded, Utterance
+from voxcli.errors import ConfigError, VoxError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05  # between checks of what was played; also the delay of Ctrl-C on Windows
+SECOND_INTERRUPT_SECONDS = 2.0  # a second Ctrl-C within this time ends the conversation
+COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)  # no path: "/etc/hosts" is text
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """A command of the typed conversation.
+
+    run: receives the argument, which may be empty; returns what to tell the user, in lines
+    """
+
+    usage: str
+    does: str
+    run: Callable[[str], str]
+
+
+class TypedConversation:
+    """Runs one typed conversation until it ends."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        responder: Responder,
+        inbox: SimpleQueue[Inbound],
+        show: Callable[[LiveEvent], None],
+        read_line: Callable[[], str | None],
+        commands: Mapping[str, SlashCommand],
+        *,
+        max_turns: int | None = None,
+        underruns: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Connect the parts; their owners close them.
+
+        Args:
+            responder: runs responses and posts their events to `inbox`.
+            show: renders an event; called on the thread that runs the conversation.
+            read_line: returns the next line, None at the end; raises VoxError for a line that can't be used, and
+                KeyboardInterrupt for Ctrl-C.
+            commands: by name, without the slash; `undo`, `help` and `quit` are added.
+            underruns: returns how often the loudspeaker ran out of samples.
+        """
+        self._responder = responder
+        self._inbox = inbox
+        self._view = show
+        self._history = History(memory, responder.engine, self._show)
+        self._read_line = read_line
+        self._commands = {
+            **commands,
+            "undo": SlashCommand("/undo", "forget the last turn", self._undo),
+            "help": SlashCommand("/help", "list the commands", self._help),
+            "quit": SlashCommand("/quit", "end the conversation; so does Ctrl-D", self._quit),
+        }
+        self._max_turns = max_turns
+        self._underruns = underruns
+        self.interrupted = False  # ended by Ctrl-C
+        self.failures = 0  # lines that were not answered
+        self._ended = False
+        self._interrupted_at = -math.inf  # monotonic seconds of the last Ctrl-C
+
+    def run(self) -> None:
+        """Answer lines until there are no more.
+
+        Raises:
+            Exception: a defect in a thread of the conversation.
+        """
+        while not self._ended:
+            try:
+                line = self._read_line()
+            except KeyboardInterrupt:
+                self._on_ctrl_c()
+                continue
+            except VoxError as error:
+                self._show(TurnFailed(error))
+                continue
+            if line is None:
+                break
+            self._handle_line(line)
+        self._show(self._history.summary(overruns=0, underruns=self._underruns()))
+
+    def _handle_line(self, line: str) -> None:
+        if command := COMMAND.fullmatch(line.rstrip()):
+            self._run_command(command[1].lower(), (command[2] or "").strip())
+        elif line.strip():
+            self._answer(line.strip())
+
+    def _run_command(self, name: str, argument: str) -> None:
+        try:
+            for text in self._command(name).run(argument).splitlines():
+                self._show(Notice(text))
+        except VoxError as error:
+            self._show(TurnFailed(error))
+
+    def _command(self, name: str) -> SlashCommand:
+        if name not in self._commands:
+            near = get_close_matches(name, self._commands, 1, cutoff=0.4)
+            hint = f"did you mean /{near[0]}?" if near else "/help lists them"
+            raise ConfigError(f"there is no command /{name}", hint=hint)
+        return self._commands[name]
+
+    def _help(self, _argument: str) -> str:
+        width = max(len(command.usage) for command in self._commands.values())
+        lines = [f"{command.usage.ljust(width)}  {command.does}" for command in self._commands.values()]
+        return "\n".join([*lines, "A line that begins with a space is text, whatever follows."])
+
+    def _undo(self, _argument: str) -> str:
+        self._history.undo()
+        return ""
+
+    def _quit(self, _argument: str) -> str:
+        self._ended = True
+        return ""
+
+    def _answer(self, text: str) -> None:
+        """Run the turn of a line; return when its reply is over, or was interrupted."""
+        response = Response(Utterance(None, text), time.monotonic())
+        response.release()
+        self._show(TurnStarted(response.utterance))
+        self._responder.submit(response, self._history.session)
+        with _ctrl_c_posted(self._inbox):
+            try:
+                while self._is_running(response):
+                    pass
+            finally:
+                response.stop()
+        self._responder.prefill_history(self._history.session)
+        if self._max_turns and self._history.turns >= self._max_turns:
+            self._ended = True
+
+    def _is_running(self, response: Response) -> bool:
+        """Handle the next message; return whether there will be more for the response."""
+        try:
+            inbound = self._inbox.get(timeout=POLL_SECONDS)
+        except Empty:
+            self._show_played(response)
+            return True
+        match inbound:
+            case ResponseEvent(_, TurnEnded() as ended):
+                self._show_played(response)
+                self._remember(response, ended)
+            case ResponseEvent(_, event):
+                self._show(event)
+            case ResponseOver(_, VoxError() as error):
+                self._show(TurnFailed(error))
+                return False
+            case ResponseOver(_, None):
+                return False
+            case Interrupt():
+                response.stop()
+                self._on_ctrl_c()
+            case WorkAheadFailed(VoxError() as error):
+                self._show(Notice(error.message))
+            case ResponseOver(_, BaseException() as defect) | WorkAheadFailed(defect):
+                raise defect
+            case Notice():
+                self._show(inbound)
+        return True
+
+    def _show_played(self, response: Response) -> None:
+        for sentence in self._responder.newly_played(response):
+            self._show(SentenceSpoken(sentence))
+
+    def _remember(self, response: Response, ended: TurnEnded) -> None:
+        if ended.turn.interrupted:
+            self._show(BargeIn(ended.turn.reply))
+        self._history.remember(response, ended)
+
+    def _show(self, event: LiveEvent) -> None:
+        self.failures += isinstance(event, TurnFailed)
+        self._view(event)
+
+    def _on_ctrl_c(self) -> None:
+        now = time.monotonic()
+        if now - self._interrupted_at < SECOND_INTERRUPT_SECONDS:
+            self._ended = self.interrupted = True
+            return
+        self._interrupted_at = now
+        self._show(Notice("Ctrl-C again ends the conversation"))
+
+
+@contextmanager
+def _ctrl_c_posted(inbox: SimpleQueue[Inbound]) -> Iterator[None]:
+    before = None
+    with suppress(ValueError):  # not on the main thread, which alone receives signals
+        before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,100 @@
+"""Values that the shell completes: quick, never failing, without importing anything heavy.
+
+Each function returns pairs of a value and what it means. Typer leaves out those that don't begin with what was typed.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+
+Values = list[tuple[str, str]]
+
+CHECKPOINTS = [("mini", "Voxtral Mini 3B"), ("small", "Voxtral Small 24B")]
+LOCK_SECONDS = 0.2  # the longest wait for another program that writes sessions
+MOST_SESSIONS = 200
+
+
+def never_failing(values: Callable[[], Values]) -> Callable[[str], Values]:
+    """Return a function for Typer's `autocompletion`: a failure would garble the line that is being typed."""
+
+    @wraps(values)
+    def complete(incomplete: str) -> Values:
+        del incomplete
+        try:
+            return values()
+        except Exception:  # noqa: BLE001 - without values the shell completes nothing
+            return []
+
+    complete.__annotations__ = {"incomplete": str, "return": Values}
+    del complete.__wrapped__  # type: ignore[attr-defined] # Typer looks at the parameters
+    return complete
+
+
+@never_failing
+def engines() -> Values:
+    """Return the engines."""
+    return [
+        ("auto", "voxtral if there is a GPU for it, else embedded"),
+        ("voxtral", "Voxtral on this machine"),
+        ("embedded", "small models, for machines without a GPU"),
+        ("remote", "a server; needs --url"),
+    ]
+
+
+@never_failing
+def compute_devices() -> Values:
+    """Return what the voxtral engine can run on; each NVIDIA GPU by its number."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    numbered = [(f"cuda:{number}", "this GPU") for number in range(gpus)]
+    return [
+        ("auto", "the best one"),
+        ("cuda", "the GPU with the most memory"),
+        *numbered,
+        ("mps", "Apple"),
+        ("cpu", ""),
+    ]
+
+
+@never_failing
+def sessions() -> Values:
+    """Return the names of the stored sessions, the newest first."""
+    import sqlite3
+    from contextlib import closing
+
+    from voxcli.config.paths import data_folder
+
+    path = data_folder() / "sessions.db"
+    if not path.is_file():
+        return []
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as connection:
+        rows = connection.execute("SELECT name FROM sessions ORDER BY id DESC LIMIT ?", (MOST_SESSIONS,)).fetchall()
+    return [(name, "") for (name,) in rows if isinstance(name, str) and name.isprintable()]
+
+
+@never_failing
+def voices() -> Values:
+    """Return the system's voices and piper's that are here."""
+    return [("pyttsx3", "the system's voice"), *((f"{kind}:{name}", "") for kind, name in _voices())]
+
+
+@never_failing
+def checkpoints() -> Values:
+    """Return the checkpoints of Voxtral that have a short name."""
+    return CHECKPOINTS
+
+
+@never_failing
+def models() -> Values:
+    """Return what `voxcli models pull` takes, where it has a short name."""
+    return [*CHECKPOINTS, ("embedded", "small models for any machine")]
+
+
+def _voices() -> Iterator[tuple[str, str]]:
+    from voxcli.config.paths import data_folder
+
+    for path in sorted((data_folder() / "voices").glob("*.onnx")):
+        yield "piper", path.stem
+    for folder in (Path("/usr/share/espeak-ng-data"), *Path("/usr/lib").glob("*/espeak-ng-data")):
+        for path in sorted((folder / "lang").rglob("*")):
+            if path.is_file():
+                yield "pyttsx3", path.name.lower()

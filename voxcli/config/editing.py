@@ -1,0 +1,102 @@
+"""Changes the settings file: one setting, with comments and order kept, or the whole text in an editor."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from voxcli.config.loading import check_text, value_of
+from voxcli.config.paths import owner_only
+from voxcli.config.toml_text import example
+from voxcli.errors import ConfigError
+
+
+def set_value(path: Path, name: str, text: str) -> Any:
+    """Set one setting in a file, which is created if it is missing; return the value.
+
+    Args:
+        name: dotted, such as "live.barge_in".
+        text: the value as a person types it: `false`, `0.5`, `@prompt.txt`.
+
+    Raises:
+        ConfigError: there is no such setting, the value is not allowed, the file is not TOML or can't be written.
+            The file is unchanged.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    value = value_of(name, text)
+    section, _, key = name.rpartition(".")
+    try:
+        document = tomlkit.parse(_text_of(path))
+        table: Any = document
+        if section:
+            table = document.setdefault(section, tomlkit.table())
+        table[key] = value
+        changed = tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, AttributeError) as error:  # the last two: the section is a value
+        raise ConfigError(f"{path} is not TOML: {error}", hint="correct it: voxcli config edit") from error
+    check_text(changed, path)
+    _replace(path, changed)
+    return value
+
+
+def edit(path: Path, run_editor: Callable[[Path], None], edit_again: Callable[[ConfigError], bool]) -> bool:
+    """Let the user edit a copy of a file, and put it in place if it is valid; return whether the file has changed.
+
+    Args:
+        run_editor: opens a file and returns when the user is done.
+        edit_again: asked about a copy that is not valid.
+
+    Raises:
+        ConfigError: the copy is not valid and the user gave up, or it can't be written. The file is unchanged.
+    """
+    before = _text_of(path) or example()
+    copy = path.with_name(f"{path.stem}.edited{path.suffix}")
+    _replace(copy, before)
+    try:
+        while True:
+            run_editor(copy)
+            after = _text_of(copy)
+            try:
+                check_text(after, path)
+                break
+            except ConfigError as error:
+                if not edit_again(error):
+                    raise
+        if after != before or not path.exists():
+            _replace(path, after)
+        return after != before
+    finally:
+        with suppress(OSError):
+            copy.unlink()
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of a file; empty if there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"can't read the settings file {path}: {reason}", hint="check that file") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file at once, readable by its owner alone; a link stays one."""
+    target = path.resolve()
+    written = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        for folder in reversed([folder for folder in target.parents if not folder.exists()]):
+            folder.mkdir(mode=0o700)
+        with open(written, "w", encoding="utf-8", newline="\n", opener=owner_only) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            written.unlink()
+        raise ConfigError(f"can't write {path}: {error.strerror}", hint="choose another --config FILE") from error
