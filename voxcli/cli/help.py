@@ -351,7 +351,7 @@ def _nearest_flag(name: str, context: Any) -> str:
 
 def _name(param: Any) -> str:
     """Return the name of a flag or an argument as help shows it."""
-    return next((name for name in param.opts if name.startswith("--")), param.metavar or param.name)
+    return next((str(name) for name in param.opts if name.startswith("--")), str(param.metavar or param.name))
 
 
 def _wrong_value(error: TyperException, param: Any) -> str:
