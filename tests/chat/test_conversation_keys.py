@@ -18,6 +18,7 @@ from voxcli.core.session import Session
 from voxcli.core.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker
 from voxcli.core.turn import ReplyDelta
+from voxcli.errors import ConfigError
 
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 
@@ -208,7 +209,8 @@ def test_muted_while_it_speaks_it_is_muted_afterwards() -> None:
         assert live.journal.states()[-1] == "muted"
 
 
-def test_a_line_can_be_typed() -> None:
+@pytest.mark.parametrize("key", ["t", "e"])
+def test_a_line_can_be_typed(key: str) -> None:
     engine = FakeEngine([RAIN])
     calls_before: list[tuple[str, bool]] = []
 
@@ -218,12 +220,21 @@ def test_a_line_can_be_typed() -> None:
 
     live = RunningConversation(engine, FakeSpeaker(), read_line=read_line)
     with live:
-        live.press("t")
+        live.press(key)
         taken = live.journal.wait_for(TurnTaken)
     assert taken.ended.turn.user == "Will it rain?"
     assert taken.clip is None
     assert calls_before == [("mute", True)]
     assert live.fake_listener.calls[:2] == [("mute", True), ("mute", False)]
+
+
+def test_an_editor_that_fails_is_told_and_the_microphone_is_open_again() -> None:
+    failing = raising(ConfigError("there is no editor", hint="set EDITOR"))
+    with RunningConversation(FakeEngine([RAIN]), read_line=lambda: str(failing(None))) as live:
+        live.press("e")
+        live.catch_up()
+        assert live.notices == ["there is no editor (set EDITOR)"]
+        assert live.fake_listener.calls == [("mute", True), ("mute", False)]
 
 
 @pytest.mark.parametrize("line", ["", "  \t"])
