@@ -310,7 +310,7 @@ class CommandGroup(typer.Typer):
         return super().command(name, **{"cls": HelpCommand, **settings})
 
 
-def unknown_command(group: TyperGroup, context: typer.Context, name: str) -> ConfigError:
+def unknown_command(group: TyperGroup, context: Any, name: str) -> ConfigError:
     """Return the error for a command that a group does not have."""
     near = get_close_matches(name, group.commands, 1, cutoff=0.5)
     path = context.command_path
