@@ -230,7 +230,7 @@ def test_a_line_can_be_typed(key: str) -> None:
 
 def test_an_editor_that_fails_is_told_and_the_microphone_is_open_again() -> None:
     failing = raising(ConfigError("there is no editor", hint="set EDITOR"))
-    with RunningConversation(FakeEngine([RAIN]), read_line=failing) as live:
+    with RunningConversation(FakeEngine([RAIN]), read_line=lambda: str(failing(None))) as live:
         live.press("e")
         live.catch_up()
         assert live.notices == ["there is no editor (set EDITOR)"]

@@ -44,8 +44,10 @@ def _at_a_terminal(code: str) -> "tuple[subprocess.Popen[bytes], int]":
     user, program = pty.openpty()
     termios.tcsetwinsize(program, (24, 80))
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(Path.cwd()), "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
-    streams = {"stdin": program, "stdout": program, "stderr": program}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True, **streams)
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(
+        command, stdin=program, stdout=program, stderr=program, env=environment, start_new_session=True
+    )
     os.close(program)
     return process, user
 

@@ -318,3 +318,20 @@ def test_a_device_that_is_not_there(flag: str, environment: dict[str, str]) -> N
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (5, "")
     assert re.search(r"^voxcli: .*no such thing.*\n  name one of: .*\n\Z", done.stderr, re.MULTILINE)
+
+
+def test_a_chat_is_kept_undone_and_asked_again(home: Path, environment: dict[str, str]) -> None:
+    short = environment | {"VOXCLI_REPLY__MAX_TOKENS": "8"}
+    with chat("--no-speak", environment=short) as talk:
+        assert talk.wait_for("ready")["kept"]
+        talk.ask_typing("What is the capital of France?")
+        talk.wait_for("turn_ended")
+        talk.press("u")
+        assert talk.wait_for("turn_undone")["user"] == "What is the capital of France?"
+        talk.press("R")
+        assert talk.wait_for("turn_ended", 2)["turn"] == 1
+        talk.press("q")
+        assert talk.exit_code() == 0
+        name = talk.wait_for("session_ended")["session"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d what is the capital", name)
+    assert len(turns(home, name)) == 1

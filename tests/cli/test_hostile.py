@@ -53,6 +53,7 @@ HEAVY = (
     "batch RECORDING --out RESULTS",
     "chat --session s --max-turns 1",
     "models pull nonsense",
+    "sessions export x",  # opens the store as "sessions show x" does
 )
 LIGHT = tuple(command for command in USUAL if command not in HEAVY)
 

@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from typer.testing import CliRunner, Result
 
+from voxcli.cli import app as voxcli
 from voxcli.cli.sessions import app
 from voxcli.core.export import as_markdown, as_text
 from voxcli.core.html_page import as_html
@@ -339,6 +340,21 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(command: str) -> Non
 @pytest.mark.parametrize("name", ["", "a/b", "\x1b[2J", "x" * 101])
 def test_a_name_that_can_not_be_is_an_error(name: str) -> None:
     assert isinstance(refused("show", name), ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["chat", "-c"], "there is no session to continue"),
+        (["once", "-c", "question.wav"], "there is no session to continue"),
+        (["chat", "--no-save", "--session", "kitchen"], "contradict each other"),
+        (["chat", "--no-save", "-c"], "contradict each other"),
+    ],
+)
+def test_a_conversation_that_can_not_be_continued_is_an_error(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(voxcli, arguments)
+    assert result.exit_code == ConfigError.exit_code
+    assert says in result.stderr
 
 
 def test_a_damaged_store_is_an_error(home: Path) -> None:

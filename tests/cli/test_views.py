@@ -336,7 +336,9 @@ def bar_of(status: Status, columns: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("columns", [8, 12, 20, 40, 60, 80, 120, 200])
-@pytest.mark.parametrize("status", [Status(12, 5, 0, 30, 50, 10.0), Status(1_000_000, 999_999, 12_345, 9e6, 9e7, 4e5)])
+@pytest.mark.parametrize(
+    "status", [Status(12, 5, 0, 30, 50, 10.0), Status(1_000_000, 999_999, 12_345, 9e6, 90_000_000, 4e5)]
+)
 def test_the_bar_of_a_batch_is_one_line_that_fits(status: Status, columns: int) -> None:
     line, _ = bar_of(status, columns)
     assert "\n" not in line

@@ -28,6 +28,10 @@ max_tokens = 64
 """
 
 
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"
@@ -113,7 +117,7 @@ def test_an_edited_copy_replaces_the_file_only_if_it_is_valid(file: Path) -> Non
         assert file.read_text() == HAND_WRITTEN
         return True
 
-    assert edit(file, lambda copy: copy.write_text(next(texts)) and None, again)
+    assert edit(file, lambda copy: write(copy, next(texts)), again)
     assert len(asked) == 1
     assert "engine is 'nonsense'" in asked[0]
     assert file.read_text() == "engine = 'embedded'\n"
@@ -122,7 +126,7 @@ def test_an_edited_copy_replaces_the_file_only_if_it_is_valid(file: Path) -> Non
 
 def test_giving_up_leaves_the_file_as_it_was(file: Path) -> None:
     with pytest.raises(ConfigError, match="not TOML"):
-        edit(file, lambda copy: copy.write_text("= =") and None, lambda _: False)
+        edit(file, lambda copy: write(copy, "= ="), lambda _: False)
     assert file.read_text() == HAND_WRITTEN
     assert not edit(file, lambda _: None, lambda _: False)
 

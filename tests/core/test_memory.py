@@ -117,6 +117,35 @@ def test_a_turn_that_can_not_be_stored_is_no_ended_turn(store: Store, tmp_path: 
     assert memory.session.turns[-1].reply == "Yes."  # it was heard all the same
 
 
+def test_an_undone_turn_is_in_no_prompt_and_in_no_session_on_disk(store: Store, tmp_path: Path) -> None:
+    memory, engine = Memory.resumed(store, "kitchen", ""), FakeEngine([["One."], ["Two."], ["Three."]])
+    take(memory, engine)
+    take(memory, engine)
+    undone = memory.undo()
+    assert undone
+    assert (undone.reply, memory.turn_number) == ("Two.", 1)
+    assert [turn.reply for turn in on_disk(tmp_path)] == ["One."]
+    take(memory, engine)
+    assert [turn.reply for turn in engine.asked[-1][0].turns] == ["One."]
+    assert [turn.reply for turn in on_disk(tmp_path)] == ["One.", "Three."]
+
+
+def test_nothing_is_undone_before_the_first_turn() -> None:
+    assert Memory(Session()).undo() is None
+
+
+def test_undo_that_can_not_be_stored_is_an_error_and_holds_in_memory(store: Store, tmp_path: Path) -> None:
+    memory = Memory.resumed(store, "kitchen", "")
+    take(memory, FakeEngine([["Yes."]]))
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"):
+        memory.undo()
+    other.close()
+    assert memory.session.turns == ()
+    assert len(on_disk(tmp_path)) == 1
+
+
 def test_a_turn_that_failed_is_not_remembered(store: Store, tmp_path: Path) -> None:
     memory = Memory.resumed(store, "kitchen", "")
     with pytest.raises(ModelError):

@@ -4,13 +4,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voxcli.core.database import FILE_NAME, MIGRATIONS
+from voxcli.core.search import find
 from voxcli.core.session import NAME_LENGTH, Turn, automatic_name, numbered_name, session_name
 from voxcli.core.store import Store
 from voxcli.core.stored import StageTimes, TurnDetails
@@ -166,6 +169,30 @@ def test_any_text_may_be_searched_for(filled: Store, text: str) -> None:
 )
 def test_signs_stand_for_themselves(filled: Store, text: str, hits: int) -> None:
     assert len(filled.search(text)) == hits
+
+
+class WithoutFts5(sqlite3.Connection):
+    """A connection of an SQLite that was built without FTS5."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if "fts5" in sql:
+            raise sqlite3.OperationalError("no such module: fts5")
+        return super().execute(sql, parameters)
+
+
+def test_without_fts5_words_are_found_all_the_same() -> None:
+    connection = sqlite3.connect(":memory:", factory=WithoutFts5)
+    for statement in chain.from_iterable(MIGRATIONS):
+        connection.execute(statement)
+    for number, (user, reply) in enumerate([("Which way?", "Left, 100%."), (SPOKEN, "A kettle.")], 1):
+        connection.execute(
+            "INSERT INTO turns (session_id, number, created_at, user, prompt, reply, interrupted, engine, model)"
+            " VALUES (1, ?, '', ?, '', ?, 0, '', '')",
+            (number, user, reply),
+        )
+    for text, places in (("way left", [(1, 1)]), ("KETTLE", [(1, 2)]), ("audio", []), ("0%", [(1, 1)]), ("", [])):
+        assert find(connection, text, "TRUE") == places
+    connection.close()
 
 
 # Names.

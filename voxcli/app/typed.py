@@ -79,7 +79,8 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             responder.finish()
     if conversation.interrupted:
         return INTERRUPTED
-    return FAILURE if conversation.failures and not sys.stdin.isatty() else SUCCESS
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()
+    return FAILURE if conversation.failures and not at_terminal else SUCCESS
 
 
 class TypedCommands:
@@ -179,7 +180,9 @@ def _output_name(speech: "SpeechOutput | None") -> str | None:
 def _open_lines(options: ChatOptions, memory: "Memory", commands: list[str]) -> Callable[[], str | None]:
     from voxcli.chat.keyboard.lines import piped_lines, typed_lines
 
-    if sys.stdin is None or not sys.stdin.isatty():
+    if sys.stdin is None:  # closed
+        return lambda: None
+    if not sys.stdin.isatty():
         return piped_lines(sys.stdin.buffer)
     history = [text for turn in memory.session.turns if (text := turn.typed_text)]
     slashes = [f"/{name}" for name in (*commands, "undo", "help", "quit")]

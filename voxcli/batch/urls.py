@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import getproxies
 
 from voxcli.audio.clip import AudioClip, read_audio, read_stream
 from voxcli.config.proxies import check_certificates, find_proxy
@@ -73,11 +72,15 @@ def proxy_notice(sources: Iterable[str]) -> str:
     Raises:
         ConfigError: the environment names a proxy that can't be used.
     """
-    if not getproxies():
-        return ""
-    urls = (source for source in sources if is_url(source) and source.partition("://")[0].lower() in WEB)
-    proxy = next(filter(None, map(find_proxy, urls)), None)
-    return f"recordings are fetched through {proxy}" if proxy else ""
+    origins: set[str] = set()
+    for source in sources:
+        origin = "/".join(source.split("/", 3)[:3])  # scheme and host, on which the proxy depends
+        if origin in origins or not is_url(source) or source.partition("://")[0].lower() not in WEB:
+            continue
+        origins.add(origin)
+        if proxy := find_proxy(source):
+            return f"recordings are fetched through {proxy}"
+    return ""
 
 
 def _opened(source: str, scheme: str, name: str) -> BinaryIO:

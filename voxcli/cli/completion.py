@@ -26,7 +26,7 @@ def never_failing(values: Callable[[], Values]) -> Callable[[str], Values]:
             return []
 
     complete.__annotations__ = {"incomplete": str, "return": Values}
-    del complete.__wrapped__  # type: ignore[attr-defined] # Typer looks at the parameters
+    del complete.__wrapped__  # Typer looks at the parameters
     return complete
 
 

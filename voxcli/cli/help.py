@@ -310,7 +310,7 @@ class CommandGroup(typer.Typer):
         return super().command(name, **{"cls": HelpCommand, **settings})
 
 
-def unknown_command(group: TyperGroup, context: typer.Context, name: str) -> ConfigError:
+def unknown_command(group: TyperGroup, context: Any, name: str) -> ConfigError:
     """Return the error for a command that a group does not have."""
     near = get_close_matches(name, group.commands, 1, cutoff=0.5)
     path = context.command_path
@@ -351,7 +351,7 @@ def _nearest_flag(name: str, context: Any) -> str:
 
 def _name(param: Any) -> str:
     """Return the name of a flag or an argument as help shows it."""
-    return next((name for name in param.opts if name.startswith("--")), param.metavar or param.name)
+    return next((str(name) for name in param.opts if name.startswith("--")), str(param.metavar or param.name))
 
 
 def _wrong_value(error: TyperException, param: Any) -> str:

@@ -29,7 +29,7 @@ class LentKeys:
     def read(self, timeout: float) -> Key | None:
         return None
 
-    def read_line(self, prompt: str) -> str:
+    def read_line(self, prompt: str, *, erase: bool = False) -> str:
         return "typed"
 
     @contextmanager

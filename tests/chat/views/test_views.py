@@ -42,6 +42,7 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnStarted,
     TurnTaken,
+    TurnUndone,
 )
 from voxcli.chat.views import open_live_view
 from voxcli.chat.views.lines import JsonLiveView, PlainView
@@ -60,6 +61,10 @@ READY = Ready("embedded", "smol", "system:en", "Microphone", "Headphones", "trip
 CLIP = AudioClip(np.zeros(35_200, np.float32))
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e\x9b1m\r\x00"
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+ASKED = TurnStarted(Utterance(CLIP))
+UNDONE = TurnUndone(Turn("[User audio input - 35200 samples, 2.20s]", "A kettle.", prompt="Look at \x1bthis!"), 3)
 
 
 def taken(
@@ -247,6 +252,21 @@ def test_only_keys_that_do_something_now_are_shown() -> None:
     assert "r repeat" not in text_of(screen_of(first, listening))
     assert "r repeat" in text_of(screen_of(first, taken("One."), listening))
     assert "q end" not in text_of(screen_of(replace(READY, keys=False), listening))
+    assert "u undo" not in text_of(screen_of(first, listening))
+    assert "u undo" in text_of(screen_of(first, taken("One."), listening))
+    assert "u undo" not in text_of(screen_of(first, taken("One."), UNDONE, listening))
+    assert "R ask again" not in text_of(screen_of(READY, listening), 120)
+    assert "R ask again" in text_of(screen_of(READY, ASKED, listening), 120)
+
+
+def test_an_undone_turn_is_told_in_a_few_words() -> None:
+    assert note_lines(UNDONE) == ["undone: turn 3, 2.2 s Look at this"]
+    assert note_lines(TurnUndone(Turn("What is that?", "A kettle."), 1)) == ["undone: turn 1, What is that"]
+
+
+def test_a_header_says_whether_a_chat_without_a_name_is_kept() -> None:
+    for kept, text in ((True, "new, kept under its first words"), (False, "not kept")):
+        assert f"session      {text}" in note_lines(replace(READY, session=None, kept=kept))
 
 
 def test_muted_while_speaking_is_shown() -> None:
@@ -523,9 +543,6 @@ class Lines:
         return self.out.getvalue(), self.notes.getvalue()
 
 
-ASKED = TurnStarted(Utterance(CLIP))
-
-
 def test_replies_go_to_stdout_and_the_rest_to_stderr() -> None:
     events = READY, StateChanged("speaking"), ASKED, ReplyDelta("Par"), ReplyDelta("is."), taken("Paris.")
     out, notes = Lines().after(*events, Notice("the loudspeaker is gone"))
@@ -599,6 +616,11 @@ def records(*events: LiveEvent, clock: Clock | None = None) -> list[dict[str, An
         view.show(event)
     assert out.getvalue().isascii()
     return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_programs_are_told_of_an_undone_turn() -> None:
+    (record,) = records(UNDONE)
+    assert record == {"event": "turn_undone", "t": 1.5, "turn": 3, "user": PLACEHOLDER, "reply": "A kettle."}
 
 
 def test_programs_get_the_events_with_their_time() -> None:

@@ -118,7 +118,7 @@ def _ready_lines(ready: Ready) -> list[str]:
 
 def _session(ready: Ready) -> str:
     if ready.session is None:
-        return "new, named after its first words" if ready.kept else "not kept"
+        return "new, kept under its first words" if ready.kept else "not kept"
     return f"{ready.session}, " + (f"goes on from {_count(ready.turns, 'turn')}" if ready.turns else "new")
 
 
