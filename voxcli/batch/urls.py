@@ -22,7 +22,7 @@ WEB = frozenset({"http", "https"})
 BUCKETS = frozenset({"s3", "gs"})  # errors of the others may show secrets in the query
 MESSAGE_CHARACTERS = 200  # longest quote from a driver's error
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:/", re.IGNORECASE)  # RFC 8089 has file:/FOLDER/FILE, too
 
 
 def is_url(text: str) -> bool:
@@ -33,8 +33,8 @@ def local_path(source: str) -> str | None:
     """Return the path of a recording on this machine; None if it is remote. Percent-encoding in a URL is undone."""
     if not is_url(source):
         return source
-    scheme, _, rest = source.partition("://")
-    host, slash, path = rest.partition("/")
+    scheme, _, rest = source.partition(":")
+    host, slash, path = (rest[2:] if rest.startswith("//") else rest).partition("/")
     if scheme.lower() != "file" or host.lower() not in ("", "localhost") or not slash:
         return None
     decoded = os.fsdecode(unquote_to_bytes(f"/{path}"))
