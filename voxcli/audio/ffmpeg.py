@@ -74,9 +74,8 @@ AMR_FRAME_SECONDS = 0.02
 GAP_SECONDS = 0.05, 60.0  # Time without audio between frames: less is rounding, more is a reset clock.
 PAUSE_BYTES = 8  # A packet of at most this size may start a pause in which nothing is sent (DTX).
 
-# The format chunk of an extensible WAV file (Microsoft, WAVEFORMATEXTENSIBLE), and how far from the start it is searched.
-EXTENSIBLE = re.compile(rb"fmt .{4}\xfe\xff", re.DOTALL)
-HEAD_BYTES = 1 << 16
+# The format chunk of an extensible WAV file (Microsoft, WAVEFORMATEXTENSIBLE), searched in the first HEAD_BYTES.
+EXTENSIBLE, HEAD_BYTES = re.compile(rb"fmt .{4}\xfe\xff", re.DOTALL), 1 << 16
 
 MANY_PLANES = 8  # PyAV counts the planes of a frame up to a null pointer, which FFmpeg has room for with fewer only.
 
