@@ -341,7 +341,7 @@ def bad_recording(kind: str, folder: Path) -> Path:
         case "short":
             wav(path, noise[:1_000])
         case "not finite":
-            wav(path, np.where(noise > 0, np.nan, noise), subtype="FLOAT")
+            wav(path, np.where(noise > -0.05, np.nan, noise), subtype="FLOAT")
         case "long":
             wav(path, np.tile(noise, 3))
     return path

@@ -193,7 +193,8 @@ class SoundReader:
         self._position, self._end, self._next_link, packet_bytes = 0, 0, None, 0
         self._timeline.restart()
         is_big_endian = self._source.starts_with(b"RIFX")
-        is_extensible = self._source.find_link(EXTENSIBLE, 0, limit=HEAD_BYTES) is not None
+        is_wav = self._source.starts_with(b"RIFF") or self._source.starts_with(b"RF64")
+        is_extensible = is_wav and self._source.find_link(EXTENSIBLE, 0, limit=HEAD_BYTES) is not None
         self._source.seek(0)
         with _open_container(self._source, self._name) as container:
             stream = _main_stream(container, self._name)

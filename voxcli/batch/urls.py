@@ -41,8 +41,10 @@ def local_path(source: str) -> str | None:
     return decoded[1:] if re.match(r"/[A-Za-z]:", decoded) and os.name == "nt" else decoded
 
 
-def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = None) -> AudioClip:
-    """Read a file or a URL as a clip at SAMPLE_RATE.
+def read_recording(
+    source: str, *, max_seconds: float, raw_rate: int | None = None, stdin: BinaryIO | None = None
+) -> AudioClip:
+    """Read a file or a URL as a clip at SAMPLE_RATE; `stdin` as in `read_audio`.
 
     Raises:
         AudioInputError: see `voxcli.audio.clip.read_audio`; or the scheme is not accepted, its driver is not
@@ -51,7 +53,7 @@ def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = No
             the environment names can't be used.
     """
     if (path := local_path(source)) is not None:
-        return read_audio(path, max_seconds=max_seconds, raw_rate=raw_rate)
+        return read_audio(path, max_seconds=max_seconds, raw_rate=raw_rate, stdin=stdin)
     if raw_rate is not None:
         raise ConfigError("--raw-rate is for standard input and files", hint="leave it out for a URL")
     scheme, name = source.partition("://")[0].lower(), _shown(source)
