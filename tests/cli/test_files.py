@@ -169,6 +169,8 @@ def test_percent_encoding_of_a_url_is_undone(name: str) -> None:
     [
         (["once", ""], None, 3, "the name of the recording is empty"),
         (["once", " "], None, 3, "the name of the recording is empty"),
+        (["results", "a\0b"], None, 2, "can't read a\\x00b: embedded null byte"),
+        (["results", "~nobody-here/o.jsonl"], None, 2, "can't read ~nobody-here/o.jsonl"),
         (["batch", "", "--out", "o.jsonl"], None, 3, "the name of an input is empty"),
         (["once", "m.jsonl"], None, 3, "voxcli batch m.jsonl --out results.jsonl"),
         (["once", "m.txt"], None, 3, "voxcli batch m.txt --out results.jsonl"),
@@ -223,6 +225,7 @@ def test_text_and_settings_come_from_standard_input(folder: Path) -> None:
         (["batch", "q.wav", "--out", "o.jsonl", "--batch-size", "2"], "--batch-size"),
         (["batch", "q.wav", "--out", "o.jsonl", "--workers", "2"], "--workers"),
         (["chat", "--no-speak", "--voice", "pyttsx3"], "--voice"),
+        (["results", "o.jsonl", "--json", "--format", "csv"], "--format"),
         (["chat", "--no-speak", "--output-device", "1"], "--output-device"),
         (["chat", "--device", "cpu"], "--device"),
     ],

@@ -72,15 +72,20 @@ def open_results(name: str, selection: Selection) -> Iterator[ResultsReader]:
     """
     with ExitStack() as stack:
         try:
-            file: BinaryIO = (
-                sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).expanduser().open("rb"))
-            )
+            file = sys.stdin.buffer if name == "-" else stack.enter_context(_opened(name))
             lines = iter(file.readline, b"")
             yield ResultsReader(report.records(lines, "standard input" if name == "-" else name), selection)
         except OSError as error:
             raise ConfigError(
                 f"can't read {printable(name)}: {error.strerror}", hint="name the file that `voxcli batch --out` wrote"
             ) from error
+
+
+def _opened(name: str) -> BinaryIO:
+    try:
+        return Path(name).expanduser().open("rb")
+    except (ValueError, RuntimeError) as error:  # A null byte, or ~USER of an unknown user.
+        raise OSError(None, str(error)) from error
 
 
 def exported(reader: ResultsReader, format_: str) -> Iterator[str]:

@@ -43,6 +43,8 @@ def results(
         raise ConfigError(
             "--output needs --format csv, md or html", hint="voxcli results FILE --format html -o page.html"
         )
+    if json and not in_tables:
+        raise ConfigError("--json and --format exclude each other", hint="leave one out")
     selection = Selection(failed, most if most is not None else ROWS if in_tables else 0)
     with open_results(file, selection) as reader:
         if json:
