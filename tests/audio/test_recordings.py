@@ -9,7 +9,17 @@ import av
 import pytest
 
 from tests.support.encoded import PITCH, encoded, pitch_of
-from tests.support.recordings import caf_opus, chunk, list_chunk, pcm16, remuxed, seconds_by_packets, wav
+from tests.support.recordings import (
+    caf_opus,
+    chunk,
+    extensible,
+    list_chunk,
+    pcm16,
+    pcm32,
+    remuxed,
+    seconds_by_packets,
+    wav,
+)
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, read_audio
 from voxcli.errors import AudioInputError
 
@@ -174,6 +184,8 @@ BY_HAND: dict[str, tuple[Make, float]] = {
     "data of size -1": (lambda: wav(TONE, data_bytes=-1), SECONDS),
     "an odd byte at the end": (lambda: wav(TONE + b"\1"), SECONDS),
     "300 channels": (lambda: wav(pcm16(SECONDS, 16_000, 300), channels=300), SECONDS),
+    "24 bits in four bytes": (lambda: extensible(pcm32(SECONDS), bits=32, valid_bits=24), SECONDS),
+    "16 bits, extensible": (lambda: extensible(TONE, bits=16, valid_bits=16), SECONDS),
     "a tag of size -8": (lambda: wav(TONE, extra=list_chunk(-8)), SECONDS),
     "two rates": (lambda: wav(TONE) + wav(pcm16(SECONDS, 44_100, 2), 44_100, channels=2), 2 * SECONDS),
     "zeros before an MP3": (lambda: bytes(4000) + whole("mp3", "libmp3lame", 44_100, 1), SECONDS),
@@ -186,7 +198,8 @@ def test_what_is_made_by_hand(name: str) -> None:
     make, seconds = BY_HAND[name]
     clip = read(make())
     assert clip.seconds == pytest.approx(seconds, abs=0.06)
-    assert clip.damaged_seconds == 0
+    assert pitch_of(clip.samples, SAMPLE_RATE) == pytest.approx(PITCH, rel=0.02)
+    assert (clip.damaged_seconds, clip.gain) == (0, 1)
 
 
 M4A_TYPE = struct.pack(">I", 24) + b"ftypM4A \0\0\0\0M4A mp42"

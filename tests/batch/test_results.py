@@ -129,6 +129,7 @@ def test_zeros_after_a_loss_of_power_are_cut_off(out: Path) -> None:
         b'{"id": "a", "audio": "a.wav"}\n',
         b'{"id": 1, "reply": "", "user": ""}\n',
         b'{"id": "a", "error": "bad"}\n',
+        b'{"id": "a", "user": "", "reply": "", "prompt": 5}\n',
         b"\n",
         b"\xff\xfe\n",
         b"RIFF" + bytes(100),

@@ -187,6 +187,15 @@ def test_what_is_asked_as_before_is_not_told(
     by_id()
 
 
+def test_a_record_whose_fingerprint_is_damaged_is_like_one_of_an_older_version(
+    batch: Callable[..., Result], answered: bytes
+) -> None:
+    damaged = [{**json.loads(line), "fingerprint": None, "audio": []} for line in answered.splitlines()]
+    OUT.write_text("".join(json.dumps(each) + "\n" for each in damaged))
+    done = batch("--resume")
+    assert (done.exit_code, "are of an older version" in done.stderr) == (0, True), done.stderr
+
+
 def test_the_engine_that_was_chosen_by_itself_is_compared_once_it_is_open(batch: Callable[..., Result]) -> None:
     manifest(ITEMS[:3])
     assert batch().exit_code == 0

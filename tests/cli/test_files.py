@@ -163,7 +163,7 @@ def test_standard_output_is_not_a_file_that_is_read(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["a b.wav", "ü.wav", "100%.wav", "#1?.wav"])
 def test_percent_encoding_of_a_url_is_undone(name: str) -> None:
     path = make_recording(Path(name)).absolute()
-    for url in (path.as_uri(), path.as_uri().replace("file://", "FILE://localhost")):
+    for url in (path.as_uri(), *(path.as_uri().replace("file://", other) for other in ("FILE://localhost", "file:"))):
         assert run("once", url, "--json").exit_code == 0
     assert run("batch", path.as_uri(), "--out", "o.jsonl").exit_code == 0
 
@@ -173,6 +173,8 @@ def test_percent_encoding_of_a_url_is_undone(name: str) -> None:
     [
         (["once", ""], None, 3, "the name of the recording is empty"),
         (["once", " "], None, 3, "the name of the recording is empty"),
+        (["results", "a\0b"], None, 2, "can't read a\\x00b: embedded null byte"),
+        (["results", "~nobody-here/o.jsonl"], None, 2, "can't read ~nobody-here/o.jsonl"),
         (["batch", "", "--out", "o.jsonl"], None, 3, "the name of an input is empty"),
         (["once", "m.jsonl"], None, 3, "voxcli batch m.jsonl --out results.jsonl"),
         (["once", "m.txt"], None, 3, "voxcli batch m.txt --out results.jsonl"),
@@ -227,6 +229,7 @@ def test_text_and_settings_come_from_standard_input(folder: Path) -> None:
         (["batch", "q.wav", "--out", "o.jsonl", "--batch-size", "2"], "--batch-size"),
         (["batch", "q.wav", "--out", "o.jsonl", "--workers", "2"], "--workers"),
         (["chat", "--no-speak", "--voice", "pyttsx3"], "--voice"),
+        (["results", "o.jsonl", "--json", "--format", "csv"], "--format"),
         (["chat", "--no-speak", "--output-device", "1"], "--output-device"),
         (["chat", "--device", "cpu"], "--device"),
     ],

@@ -61,6 +61,7 @@ def test_a_variable_in_lower_case_comes_first_and_an_empty_one_is_none(monkeypat
         (".corp", True),
         ("*.corp", True),
         (" b , A.CORP ", True),
+        ("b a.corp", True),
         ("a.corp:8000", True),
         ("a.corp:9000", False),
         ("b.corp", False),

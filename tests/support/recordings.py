@@ -32,6 +32,15 @@ def wav(
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def extensible(data: bytes, *, bits: int, valid_bits: int, sample_rate: int = 16_000) -> bytes:
+    """Return an extensible WAV file, mono, in which a sample may have fewer valid bits than it takes."""
+    align = bits // 8
+    head = struct.pack("<HHIIHHHHI", 0xFFFE, 1, sample_rate, sample_rate * align, align, bits, 22, valid_bits, 4)
+    head += bytes.fromhex("0100000000001000800000aa00389b71")  # PCM
+    body = b"WAVE" + chunk(b"fmt ", len(head), head) + chunk(b"data", len(data), data)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def chunk(name: bytes, size: int, content: bytes = b"") -> bytes:
     """Return a RIFF chunk that declares any size, negative ones too."""
     return name + struct.pack("<I", size & 0xFFFF_FFFF) + content
@@ -45,6 +54,11 @@ def list_chunk(size: int) -> bytes:
 def pcm16(seconds: float, sample_rate: int = 16_000, channels: int = 1) -> bytes:
     """Return the tone as bare 16-bit samples."""
     return (tone(sample_rate, channels, seconds) * 32_767).astype("<i2").tobytes()
+
+
+def pcm32(seconds: float, sample_rate: int = 16_000) -> bytes:
+    """Return the tone as bare 32-bit samples, mono."""
+    return (tone(sample_rate, 1, seconds) * (2**31 - 129)).astype("<i4").tobytes()
 
 
 def packets(codec: str, sample_rate: int, seconds: float, channels: int = 1, **options: str) -> list[bytes]:

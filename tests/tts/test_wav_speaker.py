@@ -124,6 +124,14 @@ def test_a_target_that_can_not_be_written_is_refused_at_once(tmp_path: Path, nam
     assert names(tmp_path) == ["folder", "folder.wav"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are POSIX's")
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ConfigError, match="is a pipe or a device"):
+        WavSpeaker(tmp_path / "pipe.wav")
+    assert (tmp_path / "pipe.wav").is_fifo()
+
+
 @pytest.mark.parametrize("folder", ["/", "."])
 def test_a_folder_without_a_name_is_refused(folder: str) -> None:
     with pytest.raises(ConfigError, match="is a folder"):

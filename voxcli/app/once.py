@@ -119,17 +119,17 @@ def _check_files(options: OnceOptions) -> None:
 
 def _read(source: str, options: OnceOptions, max_seconds: float) -> "AudioClip":
     """Read the recording. Raises AudioInputError; for a manifest, its hint names the command that answers it."""
-    from voxcli.audio.clip import STDIN
+    from voxcli.audio.clip import STDIN, standard_input
     from voxcli.batch.manifest import HEAD_BYTES, looks_like_manifest
     from voxcli.batch.urls import local_path, read_recording
 
     if not source.strip() and not (source and Path(source).exists()):
         raise AudioInputError("the name of the recording is empty", hint="check the variable that it comes from")
-    stdin = sys.stdin.buffer if source == STDIN and sys.stdin and not sys.stdin.isatty() else None
+    stdin = standard_input() if source == STDIN and not (sys.stdin and sys.stdin.isatty()) else None
     # What a pipe begins with can't be read again after the decoder has refused it.
     head = stdin.peek(HEAD_BYTES) if isinstance(stdin, BufferedReader) and options.raw_rate is None else b""
     try:
-        return read_recording(source, max_seconds=max_seconds, raw_rate=options.raw_rate)
+        return read_recording(source, max_seconds=max_seconds, raw_rate=options.raw_rate, stdin=stdin)
     except AudioInputError as error:
         path = local_path(source)
         if path and path != STDIN and Path(path).is_file():

@@ -72,7 +72,7 @@ def open_results(name: str, selection: Selection) -> Iterator[ResultsReader]:
     """
     with ExitStack() as stack:
         try:
-            file = _standard_input() if name == "-" else stack.enter_context(Path(name).expanduser().open("rb"))
+            file = _standard_input() if name == "-" else stack.enter_context(_opened(name))
             lines = iter(file.readline, b"")
             yield ResultsReader(report.records(lines, "standard input" if name == "-" else name), selection)
         except OSError as error:
@@ -85,6 +85,13 @@ def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
         raise ConfigError("no results come from standard input", hint="voxcli results FILE.jsonl")
     return sys.stdin.buffer
+
+
+def _opened(name: str) -> BinaryIO:
+    try:
+        return Path(name).expanduser().open("rb")
+    except (ValueError, RuntimeError) as error:  # A null byte, or ~USER of an unknown user.
+        raise OSError(None, str(error)) from error
 
 
 def exported(reader: ResultsReader, format_: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.audio.mono import MonoMix
+from voxcli.audio.pipe import buffered_pipe
 from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import printable
 
@@ -118,7 +119,8 @@ def read_audio(
 
     Raises:
         AudioInputError: missing, unreadable, not audio, empty, silent (all samples equal), shorter than MIN_SECONDS,
-            longer than `max_seconds`, for the greater part not finite, or so damaged that decoding makes no progress.
+            longer than `max_seconds`, for the greater part not finite, so damaged that decoding makes no progress, or
+            a pipe that sends nothing for a minute.
         ConfigError: standard input is a terminal, or `raw_rate` is out of range.
     """
     from voxcli.audio.decoder import decode_raw
@@ -194,12 +196,24 @@ def _open_source(source: str | Path, name: str, stdin: BinaryIO | None) -> Abstr
         raise AudioInputError(f"{name} is a folder", hint="name a file in it, or: voxcli batch FOLDER")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise AudioInputError(f"{name} is a device, not a recording", hint="record it first: arecord -d 5 question.wav")
-    return path.open("rb")
+    if stat.S_ISFIFO(mode):
+        return buffered_pipe(path, name)
+    return path.open("rb", buffering=0)  # Closing a buffered file would wait for a thread that still reads it.
+
+
+def standard_input() -> BinaryIO | None:
+    """Return a reader of the process's standard input, which waits a bounded time if it is a pipe; None if closed."""
+    stdin = sys.stdin.buffer if sys.stdin is not None else None
+    try:
+        if stdin is not None and stat.S_ISFIFO(os.fstat(stdin.fileno()).st_mode):
+            return buffered_pipe(stdin.fileno(), "standard input")
+    except OSError:  # It is replaced by a stream without a file.
+        pass
+    return stdin
 
 
 def _usable_stdin(stdin: BinaryIO | None) -> BinaryIO:
-    if stdin is None and sys.stdin is not None:
-        stdin = sys.stdin.buffer
+    stdin = standard_input() if stdin is None else stdin
     if stdin is None:
         raise AudioInputError("standard input is closed", hint="voxcli once - < question.wav")
     if stdin.isatty():

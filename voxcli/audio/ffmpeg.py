@@ -74,6 +74,9 @@ AMR_FRAME_SECONDS = 0.02
 GAP_SECONDS = 0.05, 60.0  # Time without audio between frames: less is rounding, more is a reset clock.
 PAUSE_BYTES = 8  # A packet of at most this size may start a pause in which nothing is sent (DTX).
 
+# The format chunk of an extensible WAV file (Microsoft, WAVEFORMATEXTENSIBLE), searched in the first HEAD_BYTES.
+EXTENSIBLE, HEAD_BYTES = re.compile(rb"fmt .{4}\xfe\xff", re.DOTALL), 1 << 16
+
 MANY_PLANES = 8  # PyAV counts the planes of a frame up to a null pointer, which FFmpeg has room for with fewer only.
 
 CONVERT_HINT = "where other programs play it: ffmpeg -i FILE -ac 1 -ar 16000 question.wav"
@@ -190,9 +193,12 @@ class SoundReader:
         self._position, self._end, self._next_link, packet_bytes = 0, 0, None, 0
         self._timeline.restart()
         is_big_endian = self._source.starts_with(b"RIFX")
+        is_wav = self._source.starts_with(b"RIFF") or self._source.starts_with(b"RF64")
+        is_extensible = is_wav and self._source.find_link(EXTENSIBLE, 0, limit=HEAD_BYTES) is not None
+        self._source.seek(0)
         with _open_container(self._source, self._name) as container:
             stream = _main_stream(container, self._name)
-            decoder = _decoder(stream, self._name, is_big_endian=is_big_endian)
+            decoder = _decoder(stream, self._name, is_big_endian=is_big_endian, is_extensible=is_extensible)
             # The index of these containers lists all packets, so that damage can't make one disappear.
             has_index, was_decoded = container.format.name.startswith("mov"), False
             for packet in chain(self._packets(container, stream), [None]):
@@ -319,14 +325,20 @@ def _main_stream(container: "InputContainer", name: str) -> "AudioStream":
     return cast("AudioStream", stream)
 
 
-def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool) -> "AudioCodecContext":
-    """Return the decoder of a stream; corrects FFmpeg, which reads big-endian WAV (RIFX) as little-endian."""
+def _decoder(stream: "AudioStream", name: str, *, is_big_endian: bool, is_extensible: bool) -> "AudioCodecContext":
+    """Return the decoder of a stream.
+
+    Corrects FFmpeg, which reads big-endian WAV (RIFX) as little-endian, and 24 bits in the four bytes of an extensible
+    WAV file, as Windows records them, as floating-point numbers.
+    """
     own = stream.codec_context
     if own is None:
         raise undecodable(name)
     wanted = DECODERS.get(own.name, own.name)
     if is_big_endian and wanted.startswith("pcm_"):
         wanted = re.sub("le$", "be", wanted)
+    if is_extensible and wanted == "pcm_f24le":
+        wanted = "pcm_s32le"
     if wanted == own.name:
         return own
     try:

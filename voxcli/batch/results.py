@@ -188,8 +188,8 @@ class Results:
         with self._reader() as file:
             for offset in offsets:
                 file.seek(int(offset))
-                found.append(json.loads(file.readline()))
-        return found
+                found.append(parsed_record(file.readline()))
+        return [record for record in found if record is not None]
 
     def _whole_records(self) -> Iterator[tuple[int, Record]]:
         """Yield each record and the offset of its line; repair a torn record at the end."""
@@ -291,6 +291,11 @@ def parsed_record(line: bytes) -> Record | None:
     kind, keys = (value["error"], ("code", "message")) if "error" in value else (value, ("user", "reply"))
     if not isinstance(kind, dict) or not all(isinstance(kind.get(key), str) for key in keys):
         return None
+    if not isinstance(value.get("prompt"), str | None):
+        return None
+    for key in ("audio", "fingerprint"):
+        if not isinstance(value.get(key, {}), dict):  # What another program changed tells nothing.
+            del value[key]
     return value
 
 

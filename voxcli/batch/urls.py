@@ -23,7 +23,7 @@ WEB = frozenset({"http", "https"})
 BUCKETS = frozenset({"s3", "gs"})  # errors of the others may show secrets in the query
 MESSAGE_CHARACTERS = 200  # longest quote from a driver's error
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:/", re.IGNORECASE)  # RFC 8089 has file:/FOLDER/FILE, too
 
 
 def is_url(text: str) -> bool:
@@ -34,16 +34,18 @@ def local_path(source: str) -> str | None:
     """Return the path of a recording on this machine; None if it is remote. Percent-encoding in a URL is undone."""
     if not is_url(source):
         return source
-    scheme, _, rest = source.partition("://")
-    host, slash, path = rest.partition("/")
+    scheme, _, rest = source.partition(":")
+    host, slash, path = (rest[2:] if rest.startswith("//") else rest).partition("/")
     if scheme.lower() != "file" or host.lower() not in ("", "localhost") or not slash:
         return None
     decoded = os.fsdecode(unquote_to_bytes(f"/{path}"))
     return decoded[1:] if re.match(r"/[A-Za-z]:", decoded) and os.name == "nt" else decoded
 
 
-def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = None) -> AudioClip:
-    """Read a file or a URL as a clip at SAMPLE_RATE.
+def read_recording(
+    source: str, *, max_seconds: float, raw_rate: int | None = None, stdin: BinaryIO | None = None
+) -> AudioClip:
+    """Read a file or a URL as a clip at SAMPLE_RATE; `stdin` as in `read_audio`.
 
     Raises:
         AudioInputError: see `voxcli.audio.clip.read_audio`; or the scheme is not accepted, its driver is not
@@ -52,7 +54,7 @@ def read_recording(source: str, *, max_seconds: float, raw_rate: int | None = No
             the environment names can't be used.
     """
     if (path := local_path(source)) is not None:
-        return read_audio(path, max_seconds=max_seconds, raw_rate=raw_rate)
+        return read_audio(path, max_seconds=max_seconds, raw_rate=raw_rate, stdin=stdin)
     if raw_rate is not None:
         raise ConfigError("--raw-rate is for standard input and files", hint="leave it out for a URL")
     scheme, name = source.partition("://")[0].lower(), _shown(source)

@@ -116,7 +116,7 @@ def is_loopback(url: str) -> bool:
 def _is_bypassed(url: SplitResult, no_proxy: str) -> bool:
     """Return whether `NO_PROXY` names a host: by its name, as `*`, as an address, or within a network."""
     host = url.hostname or ""
-    entries = [entry.strip().lower() for entry in no_proxy.split(",")]
+    entries = no_proxy.lower().replace(",", " ").split()  # curl takes spaces for commas, too
     named = bool(proxy_bypass(url.netloc) or proxy_bypass(host))
     return named or any(fnmatchcase(host, entry) or _is_within(host, entry) for entry in entries)
 
@@ -137,6 +137,7 @@ def _checked(text: str, name: str) -> Proxy:
     try:
         parts = urlsplit(url)
         is_whole = bool(parts.hostname) and (parts.port or 1) > 0 and url.isprintable() and " " not in url
+        is_whole = is_whole and "@" not in f"{parts.path}{parts.query}{parts.fragment}"  # a password with a slash
     except ValueError:  # no address, or no port
         is_whole = False
     if not is_whole:  # not quoted: it may hold a password

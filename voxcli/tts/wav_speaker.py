@@ -141,8 +141,11 @@ def _create_part(path: Path) -> tuple[Path, BinaryIO]:
     """Create the hidden file beside a target; raises ConfigError if the target can't be written."""
     try:
         with suppress(FileNotFoundError):
-            if stat.S_ISDIR(path.stat().st_mode):
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
                 raise ConfigError(f"{path} is a folder", hint=f"write to {path / 'reply.wav'}")
+            if not stat.S_ISREG(mode):  # Renaming the hidden file would delete it.
+                raise ConfigError(f"{path} is a pipe or a device, not a file", hint="name another file")
         if path.suffix.lower() != ".wav":
             raise ConfigError(f"{path} is not a .wav file", hint=f"write to {path.with_suffix('.wav')}")
         part = path.with_name(f".voxcli-{secrets.token_hex(8)}.part")

@@ -2,13 +2,19 @@
 
 import re
 
-TAGS = ("think", "thinking")  # in angle brackets; Mistral's are [THINK] and [/THINK]
-_OPENING = "|".join([*(f"<{tag}>" for tag in TAGS), r"\[THINK\]"])
-_CLOSING = "|".join([*(f"</{tag}>" for tag in TAGS), r"\[/THINK\]"])
+NAMES = ("think", "thinking", "thought", "reasoning", "seed:think")  # of tags in angle brackets
+PAIRS = (
+    *((f"<{name}>", f"</{name}>") for name in NAMES),
+    ("[think]", "[/think]"),  # Mistral
+    ("◁think▷", "◁/think▷"),  # Kimi
+    ("<|start_thinking|>", "<|end_thinking|>"),  # Cohere
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
+)
+OPENING_TAGS, CLOSING_TAGS = ([pair[side] for pair in PAIRS] for side in (0, 1))
+_OPENING, _CLOSING = ("|".join(map(re.escape, tags)) for tags in (OPENING_TAGS, CLOSING_TAGS))
 CLOSING = re.compile(_CLOSING, re.IGNORECASE)
 ANY_TAG = re.compile(f"(?P<opening>{_OPENING})|{_CLOSING}", re.IGNORECASE)
-WHOLE_TAGS = (*(f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")), "[think]", "[/think]")
-LONGEST_TAG = max(map(len, WHOLE_TAGS))
+LONGEST_TAG = max(map(len, (*OPENING_TAGS, *CLOSING_TAGS)))
 
 
 class ReasoningFilter:
@@ -68,6 +74,9 @@ class ReasoningFilter:
 
 def _start_of_partial_tag(text: str) -> int:
     """Return where a tag begins that the text may have cut; the text's length if there is none."""
-    start = max(text.rfind("<"), text.rfind("["))
-    is_partial = start >= 0 and any(tag.startswith(text[start:].lower()) for tag in WHOLE_TAGS)
-    return start if is_partial else len(text)
+    lower = text.lower()
+    starts = range(max(0, len(text) - LONGEST_TAG), len(text))
+    partial = (
+        start for start in starts if any(tag.startswith(lower[start:]) for tag in (*OPENING_TAGS, *CLOSING_TAGS))
+    )
+    return next(partial, len(text))
