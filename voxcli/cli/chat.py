@@ -13,9 +13,11 @@ from voxcli.cli.common import (
     ContinueFlag,
     DeviceFlag,
     EngineFlag,
+    InputDeviceFlag,
     InstructionsFlag,
     JsonFlag,
     ModelFlag,
+    OutputDeviceFlag,
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
@@ -31,27 +33,24 @@ if TYPE_CHECKING:
     from voxcli.app.chat import ChatOptions
     from voxcli.config.loading import Settings
 
+PushToTalkFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-talk",
+        metavar="hold|toggle",
+        help="Listen only while the space key is held, or between two presses.",
+    ),
+]
+
 
 def chat(
     session: SessionFlag = None,
     continue_: ContinueFlag = False,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
-    input_device: Annotated[
-        str | None,
-        typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number."),
-    ] = None,
-    output_device: Annotated[
-        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker: part of its name, or number.")
-    ] = None,
-    push_to_talk: Annotated[
-        str | None,
-        typer.Option(
-            "--push-to-talk",
-            metavar="hold|toggle",
-            help="Listen only while the space key is held, or between two presses.",
-        ),
-    ] = None,
+    input_device: InputDeviceFlag = None,
+    output_device: OutputDeviceFlag = None,
+    push_to_talk: PushToTalkFlag = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,

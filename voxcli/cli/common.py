@@ -95,6 +95,12 @@ TemperatureFlag = Annotated[
 InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="System prompt: how the model should answer.")
 ]
+InputDeviceFlag = Annotated[
+    str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number.")
+]
+OutputDeviceFlag = Annotated[
+    str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker: part of its name, or number.")
+]
 VoiceFlag = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, JsonFlag, VerboseFlag, given, note, print_json, print_text
+from voxcli.cli.common import (
+    ConfigFlag,
+    InputDeviceFlag,
+    JsonFlag,
+    OutputDeviceFlag,
+    VerboseFlag,
+    given,
+    note,
+    print_json,
+    print_text,
+)
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
@@ -36,12 +46,8 @@ def devices(
     seconds: Annotated[
         float | None, typer.Option("--seconds", metavar="N", min=0.1, help="End --meter after N seconds.")
     ] = None,
-    input_device: Annotated[
-        str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number.")
-    ] = None,
-    output_device: Annotated[
-        str | None, typer.Option("--output-device", metavar="NAME|N", help="Loudspeaker: part of its name, or number.")
-    ] = None,
+    input_device: InputDeviceFlag = None,
+    output_device: OutputDeviceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
