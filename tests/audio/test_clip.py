@@ -62,7 +62,7 @@ def refused(source: str | Path, **options: Any) -> AudioInputError:
     assert error.hint
     for line in (error.message, error.hint):
         assert line.isprintable()
-        assert len(line) < 400
+        assert len(line) < 500
     return error
 
 

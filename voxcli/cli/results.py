@@ -44,7 +44,9 @@ def results(
             "--output needs --format csv, md or html", hint="voxcli results FILE --format html -o page.html"
         )
     if json and (not in_tables or failed or most is not None):
-        raise ConfigError("--json prints the counts of all items", hint="leave out --format, --failed and -n")
+        raise ConfigError(
+            "--json prints counts, to which --format or --failed or -n add nothing", hint="leave them out"
+        )
     if force and output is None:
         raise ConfigError("--force is for the file of --output", hint="add -o FILE, or leave it out")
     selection = Selection(failed, most if most is not None else ROWS if in_tables else 0)

@@ -301,7 +301,7 @@ def test_a_worker_requests_the_replies_of_all_slots_and_some_more(many: Callable
 
 def batch(place: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "voxcli", "batch", "in", "--out", "out.jsonl", "--device", "cpu", *arguments],
+        [sys.executable, "-m", "voxcli", "batch", "in", "--out", "out.jsonl", *arguments],
         cwd=place,
         env={**os.environ, "VOXCLI_HOME": str(place), "XDG_CONFIG_HOME": str(place), "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -315,7 +315,7 @@ def batch(place: Path, *arguments: str) -> tuple[int, str]:
 def test_voxcli_batch_answers_many_at_once_and_goes_on(folder: Path, tmp_path: Path) -> None:
     for number in range(12):
         make_recording(tmp_path / "in" / f"{number}.wav", 4000 + 9000 * number)
-    flags = ("--engine", "voxtral", "--model", str(folder), "--temperature", "0", "--batch-size")
+    flags = ("--engine", "voxtral", "--device", "cpu", "--model", str(folder), "--temperature", "0", "--batch-size")
     code, stderr = batch(tmp_path, *flags, "4")
     assert (code, "12 answered, 0 failed" in stderr) == (0, True), stderr
     found = {record["id"]: record for record in records(tmp_path / "out.jsonl")}
