@@ -1,7 +1,7 @@
-"""Draws the documentation's picture of a chat: `python -m scripts.terminal_pictures`. Linux, with PulseAudio.
+"""Draws the documentation's pictures of a terminal: `python -m scripts.terminal_pictures`. Linux, with PulseAudio.
 
-Runs a real `voxcli chat --engine embedded` in a pseudoterminal, on a virtual sound card, and speaks recorded questions
-into its microphone. The screen is written as SVG while the last reply plays.
+Runs real commands in a pseudoterminal, with the embedded engine. Chats run on a virtual sound card: recorded questions
+are spoken into its microphone, and the screen is written as SVG while the last reply plays.
 """
 
 import argparse
@@ -33,16 +33,34 @@ from benchmarks.conversation.sound_card import RATE, SoundCard, sound_card
 from voxcli.audio.clip import read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = ROOT / "docs" / "pictures" / "chat.svg"
+PICTURES = ROOT / "docs" / "pictures"
 QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
 COLUMNS, ROWS = 80, 24
-COMMAND = ("voxcli", "chat", "--engine", "embedded")
+TALL_ROWS = 72  # for commands that print a page
+CHAT = ("voxcli", "chat")
+# Pictures of chats by their names: columns, and flags.
+CHATS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "chat": (80, ()),
+    "chat-120": (120, ()),
+    "chat-60": (60, ()),
+    "chat-40": (40, ()),
+    "chat-push-to-talk": (80, ("--push-to-talk", "toggle")),
+}
+RESULTS = "results.jsonl"  # which git ignores
+# Pictures of other commands, which run after the chats.
+COMMANDS = {
+    "help": ("voxcli", "chat", "-h"),
+    "doctor": ("voxcli", "doctor"),
+    "stats": ("voxcli", "stats"),
+    "batch": ("voxcli", "batch", "examples/questions", "--engine", "embedded", "--out", RESULTS),
+    "results": ("voxcli", "results", RESULTS),
+}
 READY_SECONDS = 300.0  # the weights may have to be unpacked
 TURN_SECONDS = 60.0
 SETTLE_SECONDS = 1.0  # after "ready", until the latency of the devices is known
 INTO_REPLY_SECONDS = 0.6  # from the first sound of the last reply to the picture
 NOISE, NOISE_SECONDS = 0.0002, 600.0  # of full scale, -74 dBFS; longer than the conversation
-LISTENING, SPEAKING = "○ listening", "▶ speaking"  # as the view shows these states
+LISTENING, SPEAKING, WAITING = "○ listening", "▶ speaking", "○ push space to talk"  # as the view shows these states
 DIM, BRIGHT_BLACK = 2, 90  # parameters of SGR (ECMA-48, and aixterm's for bright colours)
 EXTENDED = (38, 48)  # the parameters after these name a colour
 
@@ -63,15 +81,15 @@ class DimScreen(pyte.Screen):
 class Terminal(threading.Thread):
     """The screen of a program that runs in a pseudoterminal."""
 
-    def __init__(self, first_line: str) -> None:
+    def __init__(self, first_line: str, columns: int = COLUMNS, rows: int = ROWS) -> None:
         """Open the pseudoterminal; `first_line` is shown above what the program prints."""
         super().__init__(name="terminal", daemon=True)
-        self.screen = DimScreen(COLUMNS, ROWS)
+        self.screen = DimScreen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self._stream.feed(f"{first_line}\r\n".encode())
         self._changed = threading.Condition()
         self._master, self.slave = pty.openpty()
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def run(self) -> None:
         with suppress(OSError):  # the program has ended
@@ -159,14 +177,14 @@ def room_noise(card: SoundCard, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def chat(environment: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a chat in a terminal; end it with the context."""
-    terminal = Terminal(f"$ {' '.join(COMMAND)}")
+def running(command: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> Iterator[Terminal]:
+    """Run a command in a terminal; it is killed at the end of the context if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *COMMAND],
+        [sys.executable, "-m", *command],
         stdin=terminal.slave,
         stdout=terminal.slave,
         stderr=terminal.slave,
+        cwd=ROOT,
         env=environment,
         start_new_session=True,
     )
@@ -174,50 +192,85 @@ def chat(environment: Mapping[str, str]) -> Iterator[Terminal]:
     terminal.start()
     try:
         yield terminal
-        terminal.type("q")
-        process.wait(TURN_SECONDS)
+        process.wait(READY_SECONDS)
+        terminal.join(TURN_SECONDS)
     finally:
         process.kill()
         process.wait()
 
 
-def draw(questions: Sequence[str]) -> str:
-    """Return the picture of a chat that is asked recorded questions, as SVG."""
+def draw_chat(
+    card: SoundCard, environment: Mapping[str, str], columns: int, flags: Sequence[str], questions: Sequence[str]
+) -> str:
+    """Return the picture of a chat that is asked recorded questions, as SVG: speaking, or waiting for a key."""
     clips = [read_audio(ROOT / "examples" / "questions" / name) for name in questions]
-    with tempfile.TemporaryDirectory() as home, sound_card() as card:
-        ours = {name: value for name, value in card.environment.items() if not name.startswith(("VOXCLI_", "NO_COLOR"))}
-        devices = {"VOXCLI_LIVE__INPUT_DEVICE": "default", "VOXCLI_LIVE__OUTPUT_DEVICE": "default"}
-        with (
-            room_noise(card, Path(home)),
-            chat({**ours, **devices, "VOXCLI_HOME": home, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}) as terminal,
-        ):
-            terminal.wait_for(lambda lines: any(line.startswith(LISTENING) for line in lines), READY_SECONDS)
-            time.sleep(SETTLE_SECONDS)
-            for number, clip in enumerate(clips, start=1):
-                card.speak(clip)
-                if number < len(clips):
-                    terminal.wait_for(partial(_finished, number), TURN_SECONDS)
-                    time.sleep(SETTLE_SECONDS)
+    command = (*CHAT, "--engine", "embedded", *flags)
+    terminal = Terminal(f"$ {' '.join(command)}", columns)
+    with running(command, environment, terminal):
+        waits_for_key = "--push-to-talk" in flags
+        ready = WAITING if waits_for_key else LISTENING
+        terminal.wait_for(lambda lines: any(line.startswith(ready) for line in lines), READY_SECONDS)
+        time.sleep(SETTLE_SECONDS)
+        for number, clip in enumerate(clips, start=1):
+            if waits_for_key:
+                terminal.type(" ")
+                time.sleep(SETTLE_SECONDS)
+            card.speak(clip)
+            if waits_for_key:
+                terminal.type(" ")
+            if number < len(clips):
+                terminal.wait_for(partial(_finished, number, ready), TURN_SECONDS)
+                time.sleep(SETTLE_SECONDS)
+        if waits_for_key:
+            terminal.wait_for(partial(_finished, len(clips), ready), TURN_SECONDS)
+        else:
             terminal.wait_for(lambda lines: any(line.startswith(SPEAKING) for line in lines), TURN_SECONDS)
             time.sleep(INTO_REPLY_SECONDS)
-            return terminal.picture("voxcli chat")
+        drawn = terminal.picture("voxcli chat")
+        terminal.type("q")
+    return drawn
 
 
-def _finished(turns: int, lines: Sequence[str]) -> bool:
-    """Return whether `turns` turns are finished and the chat listens again."""
+def draw_command(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the picture of what a command prints, as SVG."""
+    terminal = Terminal(f"$ {' '.join(command)}", rows=TALL_ROWS)
+    with running(command, environment, terminal):
+        pass
+    return terminal.picture(" ".join(command[:2]))
+
+
+def draw_all(folder: Path) -> Iterator[Path]:
+    """Write all pictures, and yield the path of each."""
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as noise, sound_card() as card:
+        ours = {name: value for name, value in card.environment.items() if not name.startswith(("VOXCLI_", "NO_COLOR"))}
+        devices = {"VOXCLI_LIVE__INPUT_DEVICE": "default", "VOXCLI_LIVE__OUTPUT_DEVICE": "default"}
+        environment = {**ours, **devices, "VOXCLI_HOME": home, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        with room_noise(card, Path(noise)):
+            for name, (columns, flags) in CHATS.items():
+                yield _written(folder / f"{name}.svg", draw_chat(card, environment, columns, flags, QUESTIONS))
+            (ROOT / RESULTS).unlink(missing_ok=True)
+            for name, command in COMMANDS.items():
+                yield _written(folder / f"{name}.svg", draw_command(command, environment))
+
+
+def _written(path: Path, drawn: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(drawn, encoding="utf-8")
+    return path
+
+
+def _finished(turns: int, ready: str, lines: Sequence[str]) -> bool:
+    """Return whether `turns` turns are finished and the chat waits for the next."""
     over = sum(line.startswith("you  ") for line in lines)
-    return over >= turns and any(line.startswith(LISTENING) for line in lines)
+    return over >= turns and any(line.startswith(ready) for line in lines)
 
 
 def main() -> None:
-    """Write the picture."""
-    parser = argparse.ArgumentParser(description="Draw the documentation's picture of a chat.")
-    parser.add_argument("--out", type=Path, default=PICTURE, help="file to write")
-    out: Path = parser.parse_args().out
-    drawn = draw(QUESTIONS)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(drawn, encoding="utf-8")
-    print(out)
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description="Draw the documentation's pictures of a terminal.")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder to write to")
+    for path in draw_all(parser.parse_args().out):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -97,11 +97,14 @@ def _line(state: str, name: str, found: str, mend: str, encoding: str) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Give a function that shows on a terminal what is being checked; the line disappears at the end."""
-    out = Output(sys.stderr)
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda _what: None
         return
+
+    def show(text: str) -> None:
+        Output(sys.stderr).write(f"\r\x1b[K{text}")  # A check of devices replaces `sys.stderr`.
+
     try:
-        yield lambda what: out.write(f"\r\x1b[Kchecking {what} \u2026")
+        yield lambda what: show(f"checking {what} \u2026")
     finally:
-        out.write("\r\x1b[K")
+        show("")
