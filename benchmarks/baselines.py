@@ -200,7 +200,7 @@ class StaticGenerate(Generate):
 
     def prepare(self) -> None:
         config: Any = transformers.CompileConfig()
-        config._compile_all_devices = True  # without it, transformers silently compiles nothing on a CPU
+        config._compile_all_devices = True  # Otherwise transformers compiles nothing on a CPU.
         self._options = {"cache_implementation": "static", "compile_config": config}
 
     def forward(self) -> None:

@@ -23,7 +23,7 @@ def reads_back(func: Any) -> bool:
     return any(f"aten.{name}." in str(func) or str(func) == f"aten.{name}" for name in READS_BACK)
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its types are incomplete
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's types are incomplete
     """Records operations during its context; `replay` repeats them."""
 
     def __init__(self, source: torch.Generator | None = None) -> None:

@@ -47,7 +47,7 @@ class PeakMemory:
             lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
             return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
         except (OSError, StopIteration):
-            import resource  # not on Windows
+            import resource  # Windows lacks it.
 
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return peak if sys.platform == "darwin" else 1024 * peak

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
 COLUMNS, ROWS = 80, 24
-TALL_ROWS = 72  # for commands that print a page
+TALL_ROWS = 72  # Commands that print a page need them.
 CHAT = ("voxcli", "chat")
 # Pictures of chats by their names: columns, and flags.
 CHATS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -46,7 +46,7 @@ CHATS: dict[str, tuple[int, tuple[str, ...]]] = {
     "chat-40": (40, ()),
     "chat-push-to-talk": (80, ("--push-to-talk", "toggle")),
 }
-RESULTS = "results.jsonl"  # which git ignores
+RESULTS = "results.jsonl"  # Git ignores it.
 # Pictures of other commands, which run after the chats.
 COMMANDS = {
     "help": ("voxcli", "chat", "-h"),
@@ -59,8 +59,8 @@ READY_SECONDS = 300.0  # the weights may have to be unpacked
 TURN_SECONDS = 60.0
 SETTLE_SECONDS = 1.0  # after "ready", until the latency of the devices is known
 INTO_REPLY_SECONDS = 0.6  # from the first sound of the last reply to the picture
-NOISE, NOISE_SECONDS = 0.0002, 600.0  # of full scale, -74 dBFS; longer than the conversation
-LISTENING, SPEAKING, WAITING = "○ listening", "▶ speaking", "○ push space to talk"  # as the view shows these states
+NOISE, NOISE_SECONDS = 0.0002, 600.0  # -74 dBFS; the time is longer than any chat.
+LISTENING, SPEAKING, WAITING = "○ listening", "▶ speaking", "○ push space to talk"  # The view shows states so.
 DIM, BRIGHT_BLACK = 2, 90  # parameters of SGR (ECMA-48, and aixterm's for bright colours)
 EXTENDED = (38, 48)  # the parameters after these name a colour
 

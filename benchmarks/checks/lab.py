@@ -28,7 +28,7 @@ from voxcli.engines.voxtral.engine import VoxtralEngine
 from voxcli.engines.voxtral.runtime.acceleration import Backends, Level
 from voxcli.engines.voxtral.runtime.cuda_graphs import GraphRecorder, Work
 
-LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # from the slowest to the fastest
+LEVELS: tuple[Level, ...] = ("none", "graphs", "compiled")  # The slowest comes first.
 FORMATS: tuple[Format, ...] = ("none", "int8", "int4")
 SEED = 7
 REPLAYS_PER_TOKEN = 2  # the step and the sampler

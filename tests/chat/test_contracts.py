@@ -118,7 +118,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
 
 def test_blocks_follow_one_another_in_position_and_time(opened: Opened) -> None:
     microphone, capture = opened
-    first = microphone.read(0)  # from now on, every sample is kept
+    first = microphone.read(0)  # Every later sample is kept.
     position = first.position + len(first.samples) if first else 0
     clip = sound(0.4)
     capture(clip.samples)

@@ -73,7 +73,7 @@ def test_playback_does_not_notice_a_cue(card: SoundCard) -> None:
     with card.recording() as recording:
         recording.wait_for(0.3)
         speaker.play_cue(cue)
-        assert not speaker.is_playing  # so half-duplex keeps the microphone open
+        assert not speaker.is_playing  # Half-duplex keeps the microphone open.
         end = speaker.play(reply, threading.Event())
         speaker.wait(end, threading.Event())
         recording.wait_for(0.3)

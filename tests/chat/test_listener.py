@@ -102,7 +102,7 @@ def test_a_microphone_that_delivers_only_zeros_is_told_once() -> None:
     with running(ListenerHarness()) as harness:
         harness.capture(zeros, silence(10), np.full(SAMPLE_RATE, 1e-4, np.float32), zeros)
     levels = [each.is_zero for each in harness.posted if isinstance(each, InputLevel)]
-    assert not any(levels[:14])  # of 0.2 s each
+    assert not any(levels[:14])  # Each level spans 0.2 s.
     assert levels[15:20] == [True] * 5
     assert levels[-1]
     assert not levels[24]

@@ -38,7 +38,7 @@ def test_a_speculative_reply_is_silent_until_the_end_of_the_utterance() -> None:
     assert len(engine.asked) == 1
     assert live.remembered == [("It rains. Take a coat.", False)]
     shown = [type(event) for event in live.journal.events]
-    assert shown.index(ReplyDelta) > live.journal.events.index(StateChanged("thinking"))  # which clears the view
+    assert shown.index(ReplyDelta) > live.journal.events.index(StateChanged("thinking"))  # "thinking" clears the view.
 
 
 def test_without_a_loudspeaker_a_speculative_reply_waits_before_its_end() -> None:

@@ -22,7 +22,7 @@ def test_the_engine_answers_once_in_the_session_and_no_longer_than_it_must() -> 
     assert asked == session
     assert utterance.clip  # goes through the audio encoder, too
     assert counts == [0, 1]  # asked for the second piece, it saw the interrupt
-    assert engine.prefilled == [session]  # without the turn that warmed it up
+    assert engine.prefilled == [session]  # The turn of the warm-up is not in it.
 
 
 def test_a_voice_is_warmed_up_by_one_sentence(tmp_path: Path) -> None:

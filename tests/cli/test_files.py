@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_replaces_its_own_replies_alone(folder: Path) -> None
     Path("said/r.wav").write_bytes(b"not ours")
     assert "said/r.wav exists" in run(*command).stderr
     assert Path("said/r.wav").read_bytes() == b"not ours"
-    Path("said/r.wav").write_bytes(Path("said/q.wav").read_bytes())  # as a run leaves it that is killed just then
+    Path("said/r.wav").write_bytes(Path("said/q.wav").read_bytes())  # A run that is killed just then leaves it so.
     assert run(*command).exit_code == 0
     assert [record["id"] for record in records(Path("o.jsonl"))] == ["q", "r"]
 

@@ -68,10 +68,10 @@ class Environment:
 
     name: str
     variables: dict[str, str | None] = field(default_factory=dict)
-    expected: dict[str, int] = field(default_factory=dict)  # where it differs from the usual
+    expected: dict[str, int] = field(default_factory=dict)  # Exit codes that differ from the usual one.
     shut: tuple[str, ...] = ()  # folders and files without any permission
     read_only: tuple[str, ...] = ()
-    changes: dict[str, object] = field(default_factory=dict)  # of the case
+    changes: dict[str, object] = field(default_factory=dict)  # What the case changes.
     commands: tuple[str, ...] = LIGHT
 
 

@@ -158,7 +158,7 @@ def test_a_lock_is_told_as_a_lock(folder: Path, log: str) -> None:
         with pytest.raises(StoreError, match="locked") as caught:
             Store.open(folder, lock_seconds=0.01)
         assert "try again" in caught.value.hint
-        if log == "DELETE":  # with a log, the last committed state can be read
+        if log == "DELETE":  # A write-ahead log leaves the last committed state readable.
             with pytest.raises(StoreError, match="locked"):
                 Store.read(folder, lock_seconds=0.01)
         else:

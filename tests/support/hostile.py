@@ -29,7 +29,7 @@ class Case:
     stdin: str = os.devnull  # a file, or CLOSED
     stdout: str = ""  # a file, or CLOSED; by default it is returned
     stderr: str = ""
-    encoding: str = "utf-8"  # of the standard streams
+    encoding: str = "utf-8"  # Encoding of the standard streams.
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
 from voxcli.core.turn import Engine, PassReport, Speaker, SpeechOutput, Utterance
 
-PATIENCE_SECONDS = 30  # after which a test that still waits fails
+PATIENCE_SECONDS = 30  # A test that waits longer fails.
 
 HOLD = Notice("hold")
 
@@ -168,7 +168,7 @@ class RunningConversation:
         self.responses_over = 0
         self._barriers = 0
         self._position = 0
-        self.silent_seconds = 0.6  # from the last voiced sample to each speech event
+        self.silent_seconds = 0.6  # Time from the last voiced sample to each speech event.
 
     def _post(self, inbound: ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed) -> None:
         self.inbox.put(inbound)

@@ -155,7 +155,7 @@ class OpenAIServer:
     owner: str = "test"  # of the models, as the list of them says
     software: str = "test"  # what it calls itself in a header
     tls: ssl.SSLContext | None = None
-    list_of_models: Answer | None = None  # in place of the documented one
+    list_of_models: Answer | None = None  # Replaces the documented list.
     always: Answer = field(default_factory=lambda: says(*REPLY))
     requests: list[Request] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client closed while it was to wait
@@ -313,7 +313,7 @@ class ProxyServer:
     """
 
     refusal: bytes = b""  # the status line to answer with, such as b"403 Forbidden"
-    heads: list[bytes] = field(default_factory=list)  # of the requests that came
+    heads: list[bytes] = field(default_factory=list)  # Heads of the requests received.
 
     def __post_init__(self) -> None:
         self._tcp = _ProxyListener(("127.0.0.1", 0), _proxy_handler_of(self))

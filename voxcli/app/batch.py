@@ -106,7 +106,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
         notice(left_out)
     files = _checked_files(options, plan)
     is_new = not options.out.exists()
-    if is_new:  # before the results file is created
+    if is_new:  # The results file must not exist yet.
         _check_replies(files, options, plan)
     results, stats, has_replies = _open_results(options, stack)
     asked, policy = _asked(settings, options), _policy(options)
@@ -117,7 +117,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     if not is_new:
         _check_replies(files, options, plan, results, may_have_own=options.continues and has_replies)
     if left and not options.ray and (way := proxy_notice(planned.item.path for planned in plan)):
-        notice(way)  # on a cluster, each machine has an environment of its own
+        notice(way)  # Machines of a cluster have environments of their own.
     scheduler = Scheduler(iter(plan), results, settings.instructions)
     workers: list[Worker] = []
     if left and options.ray:

@@ -24,7 +24,9 @@ MODELS_SHOWN = 5  # most models of a server that are listed
 DATA_BYTES = 10_000_000  # space for about ten thousand turns
 
 EngineName = Literal["voxtral", "embedded", "remote"]
-VOXTRAL_LANGUAGES = "English, Spanish, French, Portuguese, Hindi, German, Dutch, Italian"  # by its model card
+VOXTRAL_LANGUAGES = (
+    "English, Spanish, French, Portuguese, Hindi, German, Dutch, Italian"  # Languages of the model card.
+)
 HALF_DUPLEX = "half-duplex: the microphone is ignored while a reply plays, so your voice can't interrupt it"
 
 

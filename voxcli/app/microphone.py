@@ -11,7 +11,7 @@ from voxcli.chat.devices.microphone import SILENT_MICROPHONE
 QUERY_SECONDS = 2.0
 MUTED = "the microphone is muted: it delivers only zeros"
 NOT_PERMITTED = "the system does not permit recording: the microphone delivers only zeros"
-MUTES = (  # on Linux: a query, the answer of a muted microphone, and the command that unmutes it
+MUTES = (  # Linux: a query, the answer of a muted microphone, the command that unmutes it.
     (("pactl", "get-source-mute", "@DEFAULT_SOURCE@"), "mute: yes", "pactl set-source-mute @DEFAULT_SOURCE@ 0"),
     (("wpctl", "get-volume", "@DEFAULT_AUDIO_SOURCE@"), "[muted]", "wpctl set-mute @DEFAULT_AUDIO_SOURCE@ 0"),
     (("amixer", "get", "Capture"), "[off]", "amixer set Capture cap"),

@@ -34,7 +34,7 @@ class Probe:
 
     name: str
     check: Callable[[], Finding]
-    needed_by: tuple[Command, ...] = COMMANDS  # with these settings
+    needed_by: tuple[Command, ...] = COMMANDS  # Commands that need it with these settings.
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Policy = Literal["stop", "keep", "redo"]
 class Asked:
     """What a run asks of every item."""
 
-    instructions: str  # of items and sessions without their own
+    instructions: str  # Used by items and sessions without their own.
     engine: str | None = None  # None: not known before it is opened
     model: str | None = None
 

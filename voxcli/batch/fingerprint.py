@@ -24,7 +24,7 @@ from voxcli.batch.urls import is_url, local_path
 from voxcli.core.session import Turn
 
 HASH_BYTES = 16
-SHORT_HASH_BYTES = 8  # for texts, of which only a change is to be seen
+SHORT_HASH_BYTES = 8  # Enough to notice that a text has changed.
 NO_HISTORY = ""
 
 

@@ -15,7 +15,7 @@ class Item:
 
     id: str
     path: str  # path or URL of the recording, as it is opened
-    origin: str = ""  # where the item was named, for messages
+    origin: str = ""  # Messages say where the item was named.
     prompt: str = ""
     session: str | None = None  # the conversation it is a turn of; None: none
     instructions: str | None = None  # None: those of the session or the run

@@ -74,7 +74,7 @@ def _outcomes(scheduler: Scheduler, workers: Sequence[Worker]) -> Generator[Outc
     reported: Queue[Outcome | BaseException | None] = Queue(OUTCOMES_WAITING)
 
     def report(outcome: Outcome) -> None:
-        reported.put(outcome)  # before the session continues, so that its records are in order
+        reported.put(outcome)  # Records of a session stay in order: it continues afterwards.
         scheduler.finish(outcome.job, outcome.turn)
 
     def work(worker: Worker) -> None:

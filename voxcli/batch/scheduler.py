@@ -108,7 +108,7 @@ class Scheduler:
 
     def stop(self) -> None:
         """Hand out no more jobs."""
-        self.stopped = True  # without the lock, which is held while many finished items are skipped
+        self.stopped = True  # Taking the lock could wait: it is held while finished items are skipped.
         with self._changed:
             self._changed.notify_all()
 

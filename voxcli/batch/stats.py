@@ -35,7 +35,7 @@ class Stats:
         self.reply_tokens = 0
         self.failures: dict[str, Failures] = {}  # by code
         self.latencies = array("d")  # times to first token, in seconds
-        self.flaws: dict[str, Failures] = {}  # by key in a record's `audio`
+        self.flaws: dict[str, Failures] = {}  # Keys: those of a record's `audio`.
 
     @property
     def failed(self) -> int:

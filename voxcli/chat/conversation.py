@@ -228,7 +228,7 @@ class Conversation:
         self._history.begin_turn(response)
         events = response.release()
         log.debug("reply released: %s", "it was speculative" if response.was_speculative else "its turn begins now")
-        self._show_state()  # before its events, which may hold the whole reply
+        self._show_state()  # Its events may hold the whole reply, and come next.
         if not response.repeats:
             self._show(TurnStarted(response.utterance))
         for event in events:
@@ -394,7 +394,7 @@ class Conversation:
             self._undo_remembered()
 
     def _undo_remembered(self) -> None:
-        if self._responses.speculative:  # its prompt has the turn in it; the end of the utterance starts another
+        if self._responses.speculative:  # Its prompt holds the turn; the end of the utterance starts another.
             self._drop_response()
         if self._history.undo():
             self._responder.prefill_history(self._history.session)

@@ -11,7 +11,7 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.chat.events import LiveEvent, StateChanged, TurnFailed, TurnStarted
 
-PEAK = 0.03  # of full scale, -30 dBFS; replies are played at about -20
+PEAK = 0.03  # -30 dBFS; replies are played at about -20.
 FADE_SECONDS = 0.01
 # Pairs of a frequency in hertz and a length in seconds. At any level Silero finds speech in them with a probability of
 # 0.23 at most; in two tones of 330 and 247 Hz it was 0.8.

@@ -64,7 +64,7 @@ class SpeechEnded:
 class SpeechTooLong:
     """The utterance is close to `max_utterance_seconds`, where it is cut."""
 
-    seconds: float  # its length so far
+    seconds: float  # Length of the utterance so far.
 
 
 EndpointEvent = SpeechStarted | SpeechPaused | SpeechGoesOn | SpeechResumed | SpeechEnded | SpeechTooLong
@@ -84,7 +84,7 @@ class Ready:
     output_device: str | None
     session: str | None
     echo: str  # "cancelled", "half-duplex" or "off"
-    turns: int = 0  # that the session has already
+    turns: int = 0  # Turns of the session so far.
     barge_in: bool = True  # whether speech interrupts a reply
     push_to_talk: PushToTalk = "off"
     keys: bool = False  # whether there is a keyboard
@@ -139,7 +139,7 @@ class Latency(StageTimes):
     """The latency of one turn, and what speculative replies did for it."""
 
     speculative_reply: SpeculativeUse = "none"
-    dropped_speculative_replies: int = 0  # in this turn
+    dropped_speculative_replies: int = 0  # Replies dropped in this turn.
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class TurnTaken:
     """A turn is over and remembered."""
 
     ended: TurnEnded
-    number: int  # in its session, from 1
+    number: int  # Number in the session, from 1.
     latency: Latency
     clip: AudioClip | None = None  # the utterance; None if it was typed
 
@@ -157,7 +157,7 @@ class TurnUndone:
     """A turn was removed from memory and from the next prompt."""
 
     turn: Turn
-    number: int  # in its session, from 1
+    number: int  # Number in the session, from 1.
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class SessionEnded:
     """The last event."""
 
     turns: int
-    latencies: tuple[Latency, ...]  # of spoken turns; a typed one has no last voiced sample
+    latencies: tuple[Latency, ...]  # Spoken turns alone: typed ones have no last voiced sample.
     overruns: int  # how often samples of the microphone were lost
     underruns: int  # how often the loudspeaker ran out of samples
     dropped_speculative_replies: int

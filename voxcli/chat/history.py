@@ -20,7 +20,7 @@ class History:
         self._show = show
         self.last: Response | None = None  # the last utterance that was asked, whatever became of it
         self.turns = 0  # taken in this conversation
-        self._latencies: list[Latency] = []  # of spoken turns
+        self._latencies: list[Latency] = []  # Spoken turns alone.
         self._dropped = 0  # speculative replies
         self._dropped_in_turn = 0  # those dropped since the utterance started
 

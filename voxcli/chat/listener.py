@@ -37,12 +37,12 @@ from voxcli.errors import AudioDeviceError, VoxError
 
 log = logging.getLogger(__name__)
 
-PLAYED_SECONDS = 5.0  # of playback kept, beyond the longest utterance, for the loop breaker
+PLAYED_SECONDS = 5.0  # Playback kept for the loop breaker, beyond the longest utterance.
 READ_SECONDS = 0.1  # how long to wait for a block before checking whether to stop
 LEVEL_SECONDS = 0.2  # between two reports of the level
-NOISE_SECONDS = 0.2  # after so long without voice, the voice that ducked the reply counts as a noise
+NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
 SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
-ZERO_SECONDS = 3.0  # after so long with nothing but zeros the user is told; the noise of any microphone is not zero
+ZERO_SECONDS = 3.0  # So many zeros are reported; the noise of a microphone is never zero.
 
 
 class MicrophoneSource(Protocol):

@@ -33,7 +33,7 @@ class Response:
     repeats: bool = False  # plays the last reply again instead of asking the engine
     state: Literal["speculative", "turn", "over", "dropped"] = "speculative"
     is_asked_again: bool = False  # the utterance was asked before: no latency counts from its end
-    is_remembered: bool = False  # its turn is in memory
+    is_remembered: bool = False  # The turn is in memory.
     is_undone: bool = False  # once remembered, it is removed from memory again
     was_speculative: bool = False
     dropped_speculative_replies: int = 0  # those dropped earlier in the same turn

@@ -215,7 +215,7 @@ class TypedConversation:
 @contextmanager
 def _ctrl_c_posted(inbox: SimpleQueue[Inbound]) -> Iterator[None]:
     before = None
-    with suppress(ValueError):  # not on the main thread, which alone receives signals
+    with suppress(ValueError):  # Only the main thread receives signals.
         before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
     try:
         yield

@@ -8,7 +8,7 @@ from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, Synthesizer, Utterance
 
-NOISE_SECONDS = 1.0  # of faint noise to answer, so that the audio encoder is warmed up, too
+NOISE_SECONDS = 1.0  # Answering faint noise warms up the audio encoder too.
 
 
 def warm_up(engine: Engine, session: Session, synthesizer: Synthesizer | None = None, *, typed: bool = False) -> None:

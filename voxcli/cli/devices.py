@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 METER_SECONDS = 0.1  # between levels on a terminal
 LINE_SECONDS = 1.0  # between levels elsewhere
-ZERO_SECONDS = 3.0  # of nothing but zeros, after which it is told
+ZERO_SECONDS = 3.0  # So many seconds of zeros are reported.
 METER_DBFS = 60  # range of the bar
 METER_WIDTH = 30
 ADVICE = {

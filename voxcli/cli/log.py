@@ -19,8 +19,8 @@ from voxcli.printable import printable
 
 VARIABLE = "VOXCLI_LOG"
 LINE = "%(asctime)s.%(msecs)03d %(levelname)-7s [%(threadName)s] %(name)s: %(message)s"
-_NOWHERE = logging.NullHandler()  # without a handler, logging itself would write warnings to stderr
-BEGINNING = re.compile(rb"\Z|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ")  # of a log
+_NOWHERE = logging.NullHandler()  # Otherwise logging itself would write warnings to stderr.
+BEGINNING = re.compile(rb"\Z|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ")  # Beginning of a log.
 HEAD_BYTES = 32
 TIME = "%Y-%m-%dT%H:%M:%S"  # local time
 

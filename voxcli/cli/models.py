@@ -24,7 +24,7 @@ class Row(TypedDict):
     bytes: int | None  # size on disk; None for an unfinished download without a short name
     cached: bool
     path: str | None
-    fetched_bytes: int  # of a model that is not complete
+    fetched_bytes: int  # Size so far of an incomplete model.
     get: str | None  # command that fetches what is missing
 
 

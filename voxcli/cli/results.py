@@ -45,7 +45,7 @@ def results(
         )
     if json and (not in_tables or failed or most is not None):
         raise ConfigError(
-            "--json prints counts, to which --format or --failed or -n add nothing", hint="leave them out"
+            "--json counts all items: neither --format nor --failed nor -n applies", hint="leave them out"
         )
     if force and output is None:
         raise ConfigError("--force is for the file of --output", hint="add -o FILE, or leave it out")

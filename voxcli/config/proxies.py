@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
-SCHEMES = ("http", "https", "socks5", "socks5h")  # of the proxies that httpx2 speaks to
+SCHEMES = ("http", "https", "socks5", "socks5h")  # Proxies that httpx2 speaks to.
 CERTIFICATES_HINT = "name a file or folder with certificates, or unset {}"
 
 
@@ -140,7 +140,7 @@ def _checked(text: str, name: str) -> Proxy:
         is_whole = is_whole and "@" not in f"{parts.path}{parts.query}{parts.fragment}"  # a password with a slash
     except ValueError:  # no address, or no port
         is_whole = False
-    if not is_whole:  # not quoted: it may hold a password
+    if not is_whole:  # It may hold a password, so it is not quoted.
         raise ConfigError(f"{origin} is not the URL of a proxy", hint=hint)
     if parts.scheme.lower() not in SCHEMES:
         raise ConfigError(f"{origin} names a proxy of a kind that can't be used: {parts.scheme}://", hint=hint)

@@ -124,7 +124,7 @@ def _make_private(path: Path) -> None:
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     if os.name != "posix":
-        return  # on Windows the user's folder is private by default
+        return  # The user's folder on Windows is private by default.
     for part in (path.parent, *path.parent.glob(f"{path.name}*")):
         with suppress(FileNotFoundError):  # another process may close the file, which removes the log
             mode = part.stat().st_mode
@@ -137,8 +137,8 @@ def _configure(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], lock_seconds: float
 ) -> None:
     """Set up a connection, and switch the file to write-ahead logging, unless it is not voxcli's."""
-    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode, the log is on disk after each commit
-    connection.execute("PRAGMA fullfsync=ON")  # for macOS, where fsync() leaves data in the disk cache
+    connection.execute("PRAGMA synchronous=FULL")  # Each commit puts the log on disk.
+    connection.execute("PRAGMA fullfsync=ON")  # macOS leaves data in the disk cache after fsync().
     connection.execute("PRAGMA secure_delete=ON")
     deadline = time.monotonic() + lock_seconds
     while True:  # two processes that switch to WAL, or recover it, at the same moment get an error instead of a wait

@@ -24,7 +24,7 @@ section {{ margin: 1.5em 0 }} .you {{ background: #eef3fb; border-radius: .6em; 
 svg {{ font: 11px system-ui, sans-serif; max-width: 100% }}
 </style>
 """
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 160, 48, 18  # of the chart, and its margins, in pixels
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 160, 48, 18  # The chart and its margins, in pixels.
 STAGES = {"endpoint_ms": ("end of speech", "#9db4d3"), "first_token_ms": ("first token", "#5b84bd")}
 STAGES["first_audio_ms"] = ("voice", "#1f4e8c")
 

@@ -75,7 +75,7 @@ class Turn:
     """A finished exchange, as later prompts and the store see it."""
 
     user: str  # the placeholder
-    reply: str  # of an interrupted reply, the spoken text
+    reply: str  # The spoken text, if the reply was interrupted.
     interrupted: bool = False
     prompt: str = ""  # text given with the audio
 

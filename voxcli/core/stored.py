@@ -10,9 +10,9 @@ from voxcli.core.session import Session, Turn
 class StageTimes:
     """The latency of a turn, in ms from the user's last voiced sample; None for a stage that it did not reach."""
 
-    endpoint_ms: float | None = None  # until the endpointer decided that the utterance was over
+    endpoint_ms: float | None = None  # Time until the end of turn was decided.
     first_token_ms: float | None = None
-    first_audio_ms: float | None = None  # until the first clip was handed to the loudspeaker
+    first_audio_ms: float | None = None  # Time until the loudspeaker got the first clip.
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TurnDetails:
     engine: str = ""
     model: str = ""
     transcript: str | None = None  # None: the engine has none
-    latency: StageTimes = StageTimes()  # of a turn that was not spoken in a chat: no stages
+    latency: StageTimes = StageTimes()  # No stages, if the turn was not spoken in a chat.
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SessionSummary:
     turns: int
     started: datetime  # UTC, when the first turn was stored
     last: datetime  # UTC, when the newest turn was stored
-    texts: tuple[str, ...]  # of its first turn, as in `StoredTurn`
+    texts: tuple[str, ...]  # Texts of the first turn, as in `StoredTurn`.
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class Timings:
     """Times in seconds since the engine was given the utterance."""
 
     first_token_seconds: float | None
-    first_audio_seconds: float | None  # when the speaker was given the first clip
+    first_audio_seconds: float | None  # Time when the speaker got the first clip.
     total_seconds: float
 
 
@@ -348,7 +348,7 @@ class _Speaking(threading.Thread):
             if (end := self._spoken.end) is not None:
                 self._output.speaker.wait(end, self._interrupt)
         except VoxError as error:
-            if not self._interrupt.is_set():  # after an interrupt the rest is not wanted
+            if not self._interrupt.is_set():  # An interrupt makes the rest unwanted.
                 self.failed = True
                 self._spoken.stop(self._output.speaker.position)
                 self._error = error

@@ -55,14 +55,14 @@ class EngineOptions:
     engine: Literal["auto", "voxtral", "embedded", "remote"]
     model: str  # short name, hub id or folder
     device: str  # auto, cuda, cuda:N, mps or cpu
-    instructions: str  # of the next session
+    instructions: str  # Instructions of the next session.
     max_reply_tokens: int
     temperature: float | None  # 0 is greedy; None for the model's default
     top_p: float | None  # None for the model's default
     context_tokens: int  # most tokens of the prompt, without the reply
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     quantize: Asked = "auto"  # format of the voxtral engine's large matrices
-    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # of the voxtral engine on a CUDA device
+    acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # CUDA alone.
     slots: int = 1  # replies that the voxtral engine generates at once; 0: as many as suit the device
     items: int = 0  # number of replies to come, if `slots` is not 1; 0: unknown
 
@@ -142,7 +142,7 @@ def open_engine(
             raise
         except VoxError as error:
             why = str(error)
-    return _open_embedded(options, cache, notice, around, why)  # after the handler, the failed model is freed
+    return _open_embedded(options, cache, notice, around, why)  # The failed model is freed by now.
 
 
 def named_engine(options: EngineOptions) -> tuple[str | None, str | None]:

@@ -30,7 +30,7 @@ from voxcli.core.session import Turn
 from voxcli.core.turn import PassReport, ReplyDelta, Timings, Transcript, TurnEnded, Utterance
 from voxcli.errors import VoxError
 
-SCRIPTS = 50  # for each kind of terminal
+SCRIPTS = 50  # Each kind of terminal runs as many.
 CLIP = AudioClip(np.zeros(35_200, np.float32))
 READY = Ready("embedded", "smol", "pyttsx3", "Microphone", "Headphones", None, "cancelled", keys=True)
 COLUMNS, LINES = (20, 200), (14, 45)

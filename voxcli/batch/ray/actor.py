@@ -72,7 +72,7 @@ class ActorWorker:
     def __init__(self, setup: Setup, read: Read | None = None) -> None:
         """Load the engine and start. Raises what opening the engine raises."""
         self._setup = setup
-        self._pending: dict[int, _PendingJob] = {}  # by the id() of a job, because an item may be sent twice
+        self._pending: dict[int, _PendingJob] = {}  # Keys: id() of the job, because an item may be sent twice.
         self._failure: BaseException | None = None  # error that ended a worker's thread
         self._jobs = _JobQueue()
         notices: list[str] = []
@@ -152,7 +152,7 @@ class _JobQueue:
     def take(self) -> Job | None:
         job = self._jobs.get()
         if job is None:
-            self._jobs.put(None)  # for the next caller
+            self._jobs.put(None)  # The next caller finds it.
         return job
 
     def stop(self) -> None:

@@ -31,8 +31,8 @@ from voxcli.printable import first_line
 CONNECT_SECONDS = 5.0
 TICK_SECONDS = 0.1  # between checks whether the run should stop
 WAITING_SECONDS = 30.0  # between notices while no actor is ready
-ATTEMPTS = 3  # for an item whose actor dies; a retry runs alone on its actor, as the item may be the cause
-START_ATTEMPTS = 3  # in a row, for an actor that dies while it loads, for example for lack of memory
+ATTEMPTS = 3  # A retry runs alone on its actor: the item may be what killed the other.
+START_ATTEMPTS = 3  # Consecutive deaths of an actor while it loads, as for lack of memory.
 CALLS_AT_ONCE = 4096  # calls to one actor; more than any worker takes
 
 Notify = Callable[[str], None]
@@ -43,7 +43,7 @@ class Size:
     """How many actors there are, and how many GPUs each gets besides one CPU."""
 
     workers: int | None = None  # None: as many as the cluster has room for now
-    gpus: float | None = None  # for each; None: 1 if the cluster has GPUs, otherwise 0
+    gpus: float | None = None  # GPUs of each actor; None: 1 if the cluster has GPUs, otherwise 0.
 
 
 class AnsweringActor:
@@ -118,7 +118,7 @@ class _PooledActor:
     ready: WorkerReady | None = None  # None: it is starting
     is_removed: bool = False  # it is not started again
     jobs: int = 0  # jobs that it has
-    is_reserved: bool = False  # for one job whose earlier actor died
+    is_reserved: bool = False  # Reserved for one job whose earlier actor died.
     waiting: deque[Job] = field(default_factory=deque)  # turns of its sessions that wait for room
 
     @property
@@ -173,8 +173,8 @@ class ActorPool:
         )
         self._start = partial(actor_class.remote, setup)
         self._actors = [_PooledActor(self._start()) for _ in range(min(workers, items))]
-        self._calls: dict[Any, _Call] = {}  # by Ray's reference to the result
-        self._session_actors: dict[str, _PooledActor] = {}  # by name of the session
+        self._calls: dict[Any, _Call] = {}  # Keys: Ray's references to the results.
+        self._session_actors: dict[str, _PooledActor] = {}  # Keys: names of sessions.
         self._retries: deque[Job] = deque()  # jobs whose actor died; each runs alone on an idle actor
         self._requeued: deque[Job] = deque()  # jobs that waited for an actor that died
         self._deaths: Counter[str] = Counter()  # actors that died, by id of the item
@@ -301,7 +301,7 @@ class ActorPool:
         """Restart an actor that died or can't be reached, and requeue its job."""
         actor.release()
         ready = actor.ready
-        if ready:  # its other jobs are requeued as their own calls fail
+        if ready:  # Its other jobs are requeued when their own calls fail.
             self._notify(f"worker on {ready.host}: lost; its items go to other workers")
             actor.ready = None
             self._requeued.extend(actor.waiting)

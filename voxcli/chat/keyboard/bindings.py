@@ -1,6 +1,6 @@
 """The keys of a spoken conversation, and what they do: for its help, the man page and the views."""
 
-SPACE_KEY = {  # by the setting `live.push_to_talk`
+SPACE_KEY = {  # Keys: values of the setting `live.push_to_talk`.
     "off": "mute or unmute the microphone",
     "toggle": "talk; again to send",
     "hold": "hold it to talk; release it to send",

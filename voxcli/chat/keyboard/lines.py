@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from voxcli.errors import ConfigError
 
-LINE_BYTES = 1 << 16  # of the longest line; a prompt of that length fills the context
+LINE_BYTES = 1 << 16  # The longest line; a prompt of that length fills the context.
 PROMPT = "you  "
 BOLD_CYAN, PLAIN = "\x1b[1;36m", "\x1b[0m"
 UNSEEN, SEEN = "\x01", "\x02"  # tell readline that what is between them takes no columns

@@ -28,7 +28,7 @@ CLIPBOARDS = (
     (("xclip", "-selection", "clipboard"), "DISPLAY"),
     (("xsel", "--clipboard", "--input"), "DISPLAY"),
 )
-EDITORS = ("notepad",) if sys.platform == "win32" else ("nano", "vi")  # where neither VISUAL nor EDITOR is set
+EDITORS = ("notepad",) if sys.platform == "win32" else ("nano", "vi")  # Used if VISUAL and EDITOR are unset.
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def edit(keys: Keys, environment: Mapping[str, str] = os.environ) -> str:
         VoxError: there is no editor, or it failed. Nothing was written then.
     """
     command = _editor(environment)
-    with tempfile.TemporaryDirectory(prefix="voxcli-") as folder:  # for its owner alone
+    with tempfile.TemporaryDirectory(prefix="voxcli-") as folder:  # Only its owner can enter it.
         file = Path(folder, "line.txt")
         file.touch(mode=0o600)
         # A handler that does nothing is reset when the editor starts; an ignored signal would stay ignored there.

@@ -65,8 +65,8 @@ class PlainView:
         self._stages = stages
         self._situation = Situation()
         self._words = ""  # the state, as it was written last
-        self._questions: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
-        self._is_question_written = False  # of the present turn
+        self._questions: deque[Utterance] = deque()  # The present turn's, and that of one that waits for its end.
+        self._is_question_written = False  # The present turn's.
         self._cutter = PieceCutter()
         self._line = ""  # the end of the reply so far
 

@@ -63,14 +63,14 @@ class Screen:
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, ascii_only: bool = False) -> None:
         self._clock = clock
         self._ascii_only = ascii_only
-        self._console = Console(width=NARROWEST, height=1, force_terminal=False)  # only wraps text
+        self._console = Console(width=NARROWEST, height=1, force_terminal=False)  # Wraps text, and writes nothing.
         self.situation = Situation()
         self._since = clock()
-        self._preparing = "starting"  # or what is being prepared
+        self._preparing = "starting"  # What is being prepared.
         self._share: float | None = None
         self._dbfs = SILENT_DBFS
         self._speech_seconds: float | None = None
-        self._utterances: deque[Utterance] = deque()  # of the present turn, and of one that waits for its end
+        self._utterances: deque[Utterance] = deque()  # The present turn's, and that of one that waits.
         self._transcript = ""
         self._reply = _LiveReply()
 
@@ -211,7 +211,7 @@ class _LiveReply:
         self.text = ""
         self.spoken_chars = 0
         self._cutter = PieceCutter()  # the one that cuts the reply for the voice gives the same pieces
-        self._ends = [0]  # of the pieces that are whole
+        self._ends = [0]  # Ends of the complete pieces.
 
     def add(self, delta: str) -> None:
         self.text += delta

@@ -34,7 +34,7 @@ class Situation:
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
         self.has_keys = False  # there is a keyboard
-        self._turns = 0  # in the session
+        self._turns = 0  # Turns in the session.
         self._can_repeat = False
         self._can_ask_again = False
         self._lost: tuple[DeviceKind, ...] = ()

@@ -35,7 +35,7 @@ from voxcli.output import Output
 from voxcli.printable import printable
 
 PAINTS_PER_SECOND = 10
-USUAL_SIZE = os.terminal_size((80, 24))  # where the terminal does not tell
+USUAL_SIZE = os.terminal_size((80, 24))  # Some terminals do not tell their size.
 
 # The space keeps tmux from moving rows into its scrollback, as it does when the whole screen is erased.
 ERASE_BELOW = "\r \x1b[J\r"
@@ -73,7 +73,9 @@ class TerminalView:
         stream = stream or sys.stdout
         self._out = Output(stream)
         self._size = size or (lambda: _size_of(stream))
-        self._console = Console(file=io.StringIO(), force_terminal=True, highlight=False)  # only gives styles
+        self._console = Console(
+            file=io.StringIO(), force_terminal=True, highlight=False
+        )  # Gives styles, and writes nothing.
         self._screen = Screen(clock, ascii_only=not (stream.encoding or "utf-8").lower().startswith("utf"))
         self._stages = stages
         self._lock = threading.RLock()  # reentrant: a signal handler may pause the view while it paints

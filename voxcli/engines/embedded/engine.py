@@ -98,7 +98,7 @@ class EmbeddedEngine(Engine):
             text_model = pool.submit(LlamaCpp, folder / "smollm2.gguf", sampling, chat_beginning(instructions))
             return cls(recognizer.result(), text_model.result())
         finally:
-            pool.shutdown(wait=False)  # so that Ctrl-C is not delayed
+            pool.shutdown(wait=False)  # Waiting would delay Ctrl-C.
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event

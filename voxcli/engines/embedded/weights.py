@@ -151,7 +151,7 @@ def _blocks(parts: Iterable[str], find: FindPackage) -> Iterator[bytes]:
 
 
 def _install(scratch: Path, folder: Path) -> None:
-    if folder.exists():  # but incomplete
+    if folder.exists():  # It exists, but is incomplete.
         folder.rename(scratch / "old")
     try:
         (scratch / "new").rename(folder)

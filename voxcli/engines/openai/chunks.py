@@ -31,7 +31,7 @@ class ReplyReader:
         self.finish_reason = ""  # why the reply ended; empty until the server says so
         self.calls_tool = False
         self._filter = ReasoningFilter()
-        self._index: Any = None  # of the choice that is read, where a server sends several
+        self._index: Any = None  # The choice that is read; servers may send several.
         self._has_reasoning = False
 
     @property

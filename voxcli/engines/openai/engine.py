@@ -60,7 +60,7 @@ class RemoteEngine(Engine):
         self._options = options
         self._pause = pause
         self._tls = tls_context(server)
-        self._sends_usage = True  # until the server refuses the option; several threads may clear it
+        self._sends_usage = True  # Cleared, by any thread, once the server refuses the option.
 
     @classmethod
     def open(cls, server: Server, options: RequestOptions, notice: Callable[[str], None] = lambda _: None) -> Self:

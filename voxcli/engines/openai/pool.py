@@ -25,7 +25,7 @@ class _Place:
 
     engine: Engine
     in_flight: int = 0
-    failures: int = 0  # in a row
+    failures: int = 0  # Consecutive failures.
     back_at: float = 0.0  # time on the pool's clock when it is tried again
 
     def room(self, most: int, now: float) -> bool:

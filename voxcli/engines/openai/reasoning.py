@@ -2,7 +2,7 @@
 
 import re
 
-NAMES = ("think", "thinking", "thought", "reasoning", "seed:think")  # of tags in angle brackets
+NAMES = ("think", "thinking", "thought", "reasoning", "seed:think")  # Names of tags in angle brackets.
 PAIRS = (
     *((f"<{name}>", f"</{name}>") for name in NAMES),
     ("[think]", "[/think]"),  # Mistral

@@ -30,9 +30,9 @@ LOOK_SECONDS = 0.05  # between two looks whether a waiting thread is still wante
 LEAVE_SECONDS = 1.0  # longest wait for a thread whose socket was shut; one in a name lookup ends later by itself
 RESPONSE_BYTES = 1 << 25  # longest response; a reply of 8192 tokens takes about 3 MB
 DONE = object()  # what a stream ends with
-EVENT_TYPES = ("text/event-stream", "text/plain", "")  # of a stream; some servers name it wrongly or not at all
+EVENT_TYPES = ("text/event-stream", "text/plain", "")  # Streams; some servers name the type wrongly or not at all.
 ENCODINGS = ("identity", "gzip", "deflate")
-COMPRESSED_BYTES = RESPONSE_BYTES >> 6  # of a compressed response; these encodings expand a thousandfold at most
+COMPRESSED_BYTES = RESPONSE_BYTES >> 6  # Limit of a compressed response, which expands a thousandfold at most.
 LLAMA_CPP, LLAMA_CPP_OWNER = "llama.cpp", "llamacpp"  # names of llama.cpp's server, in a header and in a list
 # No other header is sent: openai adds some, even from the environment.
 HEADERS_SENT = frozenset({"host", "accept", "content-type", "content-length", "connection", "user-agent"})
@@ -134,7 +134,7 @@ def chat(body: dict[str, Any], server: Server) -> Work:
 
     def work(client: openai.OpenAI) -> Iterator[Item]:
         reader, is_whole = ReplyReader(), False
-        with client.chat.completions.create(**body) as stream:  # not read: openai is strict about what it reads
+        with client.chat.completions.create(**body) as stream:  # openai's own reader is too strict.
             for answer in _answers(stream.response):
                 if answer is DONE:
                     is_whole = True

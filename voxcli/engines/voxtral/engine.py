@@ -334,7 +334,7 @@ class VoxtralEngine(Engine):
 
     def _check_layout(self, processor: Any, audio_config: Any, notice: Notice) -> TemplatePrompt | None:
         """Return a writer of prompts for a checkpoint whose own layout differs; None where `PromptWriter` is right."""
-        front_end = FrontEnd(processor.feature_extractor, audio_config)  # on the CPU, as the processor's
+        front_end = FrontEnd(processor.feature_extractor, audio_config)  # Runs on the CPU, like the processor's.
         template = TemplatePrompt(processor, self._tokenizer, front_end)
         try:
             with quiet():

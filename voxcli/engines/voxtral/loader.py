@@ -24,7 +24,7 @@ from voxcli.engines.voxtral.quiet import quiet
 from voxcli.errors import ConfigError, ModelError
 from voxcli.printable import first_line
 
-ANNOUNCED_BYTES = GB  # of weights, from which on a line says what the model needs
+ANNOUNCED_BYTES = GB  # Larger weights are announced in a line.
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _config(checkpoint: Path) -> Any:
 
 
 def _from_pretrained(found: files.Checkpoint, where: Placement, **options: Any) -> Any:
-    voxtral: Any = transformers.VoxtralForConditionalGeneration  # its types lack output_loading_info
+    voxtral: Any = transformers.VoxtralForConditionalGeneration  # Types lack output_loading_info.
     # With accelerate, the weights go to the GPU one by one; without it, all of them pass through RAM.
     straight = {"device_map": {"": where.device}} if find_spec("accelerate") else {}
     model, report = voxtral.from_pretrained(

@@ -118,7 +118,7 @@ def test_64_prompts_in_16_slots_get_the_replies_that_they_get_alone(
 
 
 def test_windows_of_several_clips_are_encoded_at_once(model: Any, alone: Callable[[int], list[int]]) -> None:
-    decoder = open_decoder(model, 16, encoded_together=8)  # as on a GPU
+    decoder = open_decoder(model, 16, encoded_together=8)  # GPUs encode so many.
     submitted = [Submitted(decoder, *prompt(number)) for number in range(24)]
     run_to_end(decoder)
     assert [each.tokens for each in submitted] == [alone(number) for number in range(24)]
@@ -232,7 +232,7 @@ def test_when_memory_runs_out_there_are_fewer_slots_and_the_same_replies(
 ) -> None:
     expected = [alone(number) for number in range(20)]
     tight.update(limits)
-    decoder = open_decoder(model, 8, encoded_together=8)  # as on a GPU
+    decoder = open_decoder(model, 8, encoded_together=8)  # GPUs encode so many.
     submitted = [Submitted(decoder, *prompt(number)) for number in range(20)]
     run_to_end(decoder)
     assert [each.tokens for each in submitted] == expected

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from voxcli.errors import ModelError
 
-MODEL_TYPE = "voxtral"  # in config.json, of a Voxtral that converses
+MODEL_TYPE = "voxtral"  # Type in config.json of a Voxtral that converses.
 WEIGHTS = re.compile(
     r"model(-[\w-]+)?\.safetensors"
 )  # `consolidated.safetensors` holds the same weights in another format

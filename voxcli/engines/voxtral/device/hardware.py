@@ -19,7 +19,7 @@ from voxcli.errors import ModelError
 from voxcli.printable import first_line
 
 DType = Literal["bfloat16", "float16", "float32"]
-GB = 1_000_000_000  # as in model cards
+GB = 1_000_000_000  # Model cards count so.
 
 FLASH_CAPABILITY = (8, 0)  # Ampere; FlashAttention has no kernels for older GPUs
 FP8_CAPABILITY = (8, 9)  # Ada; triton refuses fp8e4nv on older GPUs (pytorch#184081)
@@ -65,7 +65,7 @@ class Hardware:
     mps: Accelerator
     ram_free_bytes: int | None  # None: unknown
     other_gpus: tuple[Accelerator, ...] = ()  # CUDA devices beside `cuda`
-    has_triton: bool = True  # its compiled kernels make quantized weights fast
+    has_triton: bool = True  # Triton's kernels make quantized weights fast.
     torch_version: str = ""
 
     @classmethod

@@ -37,7 +37,7 @@ from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
 Level = Literal["compiled", "graphs", "none"]
 Acceleration = Literal["auto", "compiled", "graphs", "none"]  # the highest level to try; auto: the highest there is
 BELOW: dict[Level, Level] = {"compiled": "graphs", "graphs": "none"}
-ERROR_CHARACTERS = 200  # of an error's text in a notice; the log has the rest
+ERROR_CHARACTERS = 200  # The longest error text in a notice; the log has the rest.
 
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # parts done, parts in all
@@ -95,7 +95,7 @@ class FastPath:
         self._decode_layer: Any = None  # compiled
         self._captured_encoder: CapturedEncoder | None = None
         self._captured: CapturedModel | None = None
-        self._stage = ""  # for the notice of a failure
+        self._stage = ""  # Named by the notice of a failure.
 
     def warm_up(
         self,

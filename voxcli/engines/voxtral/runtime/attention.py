@@ -131,7 +131,7 @@ def causal(start: int, count: int, like: torch.Tensor, kernel: Kernel = fused) -
 
 
 def _in_one_kernel(start: int, count: int) -> Compute:
-    mask: Any = None  # from position 0 on, kernels have a causal mode without a mask
+    mask: Any = None  # None at position 0, where kernels have a causal mode.
     if start:
         from torch.nn.attention.bias import causal_lower_right
 

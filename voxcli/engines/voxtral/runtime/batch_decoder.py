@@ -21,7 +21,7 @@ from voxcli.engines.voxtral.runtime.sampler import Sampler, Sampling
 from voxcli.errors import ModelError
 
 ENCODED_TOGETHER = 8  # windows encoded at once: enough to keep a GPU busy; at most 1 GB of hidden states with Mini
-ENCODED_ON_CPU = 1  # on a CPU, 8 windows at once are no faster than one by one
+ENCODED_ON_CPU = 1  # A CPU encodes 8 windows at once no faster than one by one.
 SHARE_FOR_CACHE = 0.6  # share of the free memory for the cache; the encoder and the steps work in the rest
 
 

@@ -28,7 +28,7 @@ class PrefillResult:
     """Tokens of a prompt that was prefilled."""
 
     prompt_tokens: int
-    cached_tokens: int  # at its start, which were in the cache already
+    cached_tokens: int  # Tokens of the prompt that were in the cache already.
 
 
 class Decoder:

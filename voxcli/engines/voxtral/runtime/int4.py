@@ -113,7 +113,7 @@ def _rounded_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = values.aminmax(dim=-1, keepdim=True)
     scale = ((high - low) / 15).to(weight.dtype)
     zero = torch.where(scale > 0, low + 8 * scale.float(), low).to(weight.dtype)
-    scale = torch.where(scale > 0, scale, 1)  # in a group of equal values, each is its zero
+    scale = torch.where(scale > 0, scale, 1)  # Equal values of a group are all its zero.
     codes = ((values - zero.float()) / scale.float() + 8).round().clamp(0, 15).to(torch.uint8).view(weight.shape)
     return codes[:, ::2] << 4 | codes[:, 1::2], torch.cat([scale, zero], -1).transpose(0, 1).contiguous()
 

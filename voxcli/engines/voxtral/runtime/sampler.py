@@ -33,7 +33,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
         self.sampling = sampling
-        self.source = torch.Generator(device)  # of random numbers; a captured graph registers it
+        self.source = torch.Generator(device)  # Random numbers; a captured graph registers the generator.
         self.published = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._over = torch.zeros(1, 1, dtype=torch.bool, device=device)
         self._stops = torch.tensor(sorted(sampling.stop_ids), dtype=torch.int64, device=device)

@@ -55,7 +55,7 @@ class TextModel:
             fuse(layer.mlp, "gate_up_proj", ("gate_proj", "up_proj"))
         self.refresh()
         shape = self.heads, self.kv_heads, self.head_dim
-        self.attention = attention.best(*shape, self.dtype, self.device)  # for `prefill_anywhere`
+        self.attention = attention.best(*shape, self.dtype, self.device)  # Used by `prefill_anywhere`.
         self.kernel = kernel_trials.attention_kernel(*shape, self.dtype, self.device)
         self.write = kernel_trials.cache_write(self.kv_heads, self.head_dim, self.dtype, self.device)
 
