@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxcli.core.database import FILE_NAME, MIGRATIONS
+from voxcli.core.database import FILE_NAME, MIGRATIONS, open_file
 from voxcli.core.session import Session, Turn
 from voxcli.core.store import Store
 from voxcli.core.stored import TurnDetails
@@ -128,9 +129,10 @@ def test_deleted_text_is_in_no_file_any_more(folder: Path, store: Store) -> None
     assert store.append("secret", PING) == 1
 
 
-def test_each_commit_waits_for_the_disk(store: Store) -> None:
+def test_each_commit_waits_for_the_disk(folder: Path) -> None:
     """Loss of power can't be tested, so the settings that SQLite documents for it are."""
-    found = [store._connection.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")]
+    with closing(open_file(folder / FILE_NAME, MIGRATIONS, lock_seconds=1)) as connection:
+        found = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")]
     assert found == [("wal",), (2,)]
 
 

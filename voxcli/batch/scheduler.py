@@ -75,6 +75,11 @@ class Scheduler:
         self.stopped = False
         self.failure: Exception | None = None  # why the plan could not be read
 
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions are in memory: those that have begun and wait for more items."""
+        return len(self._sessions)
+
     def take(self, *, wait: bool = True) -> Job | None:
         """Return the next job; None if there are no more.
 

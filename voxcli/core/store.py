@@ -108,6 +108,9 @@ class Store:
     ) -> Self:
         """Return a copy in memory of the sessions in `folder`; nothing is created or changed on disk.
 
+        Args:
+            notice: told of turns that can't be read.
+
         Raises:
             StoreError: the file can't be read, is damaged, not voxcli's or from a newer voxcli.
         """
