@@ -186,10 +186,10 @@ def _acceleration(device: str, settings: "Settings", cache: Path) -> Finding:
 
 
 def _embedded(prepared: Path | None, missing: list[str], *, needed: bool) -> Finding:
-    from voxcli.engines.embedded import engine, weights
+    from voxcli.engines.embedded import libraries, weights
 
     if needed and not missing:  # importing them takes most of a second
-        engine.check_libraries()
+        libraries.check_libraries()
     return checks.embedded(prepared, missing, weights.INSTALL)
 
 

@@ -23,10 +23,10 @@ from voxcli.engines.embedded.engine import (
     TRANSCRIPT_WORDS_LAST,
     TURNS_SHOWN,
     EmbeddedEngine,
-    LlamaCpp,
     chat_beginning,
     chat_prompt,
 )
+from voxcli.engines.embedded.llama import LlamaCpp
 from voxcli.engines.factory import EngineOptions, open_engine
 from voxcli.errors import ModelError
 
