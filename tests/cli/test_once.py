@@ -172,6 +172,8 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "engine": "embedded",
         "model": "faster-whisper-base + SmolLM2-135M-Instruct",
         "model_passes": 1,
+        "additional_generations": 0,
+        "tools": [],
         "session": "Kitchen",
         "turn": 1,
         "interrupted": False,

@@ -39,6 +39,8 @@ def test_a_record_says_all_of_a_turn() -> None:
         "engine": "voxtral",
         "model": "mistralai/Voxtral-Mini-3B-2507",
         "model_passes": 1,
+        "additional_generations": 0,
+        "tools": [],
         "session": "kitchen",
         "turn": 4,
         "interrupted": False,

@@ -56,6 +56,10 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE turns ADD COLUMN first_audio_ms REAL",
         "ALTER TABLE turns ADD COLUMN undone INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        "ALTER TABLE turns ADD COLUMN understood TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE turns ADD COLUMN tools TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 """`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1. New ones are added at the end."""
 

@@ -111,7 +111,7 @@ def asked(stored: StoredTurn) -> tuple[str, str]:
     """Return what the user said, or the length of the speech if there is no transcript, and what they typed to it."""
     seconds = stored.turn.spoken_seconds
     if seconds is None:
-        return stored.turn.user_text, ""
+        return stored.turn.user, ""
     return stored.details.transcript or f"({seconds:.1f} s of speech)", stored.turn.prompt
 
 

@@ -41,6 +41,8 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "engine": context.engine.name,
         "model": context.engine.model,
         "model_passes": report.model_passes,
+        "additional_generations": report.additional_generations,
+        "tools": [result.as_record() for result in turn.tools],
         "session": context.session,
         "turn": context.turn,
         "interrupted": turn.interrupted,

@@ -12,6 +12,7 @@ from datetime import date
 from itertools import accumulate, takewhile
 from typing import Self
 
+from voxcli.core.tools import ToolResult, ToolSpec
 from voxcli.errors import ConfigError
 
 NAME_LENGTH = 100  # most characters in a session name
@@ -78,11 +79,14 @@ class Turn:
     reply: str  # The spoken text, if the reply was interrupted.
     interrupted: bool = False
     prompt: str = ""  # text given with the audio
+    understood: str = ""  # what the model understood of the audio, where later prompts may show it
+    tools: tuple[ToolResult, ...] = ()  # calls that the model made
 
     @property
     def user_text(self) -> str:
-        """The user's side as a model reads it: the placeholder, then the prompt."""
-        return f"{self.user}\n{self.prompt}" if self.prompt else self.user
+        """The user's side as a model reads it: the placeholder, what was understood, the prompt, notes of tools."""
+        notes = [result.note for result in self.tools]
+        return "\n".join([self.user, *filter(None, (self.understood, self.prompt)), *notes])
 
     @property
     def spoken_seconds(self) -> float | None:
@@ -93,16 +97,17 @@ class Turn:
     @property
     def typed_text(self) -> str:
         """What the user typed: the whole utterance, or the text given with the audio."""
-        return self.prompt if self.spoken_seconds is not None else self.user_text
+        return self.prompt if self.spoken_seconds is not None else self.user
 
 
 @dataclass(frozen=True)
 class Session:
-    """Instructions and the ordered turns of one conversation."""
+    """Instructions and the ordered turns of one conversation, and the tools that its next turn may call."""
 
     name: str | None = None  # None: not stored
     instructions: str = ""
     turns: tuple[Turn, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()  # not stored
 
     @property
     def last_reply(self) -> str:

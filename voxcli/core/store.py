@@ -9,6 +9,7 @@ can't be read, because another program changed them or a page of the file is dam
 An undone turn stays in the file, where `redo` finds it, until the next turn of its session is stored.
 """
 
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -52,12 +53,13 @@ NAMED_TURNS = 5  # most unreadable turns of a session that are named
 TYPED = """(typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000 AND typeof(created_at) = 'text'
     AND typeof(user) = 'text' AND typeof(prompt) = 'text' AND typeof(reply) = 'text' AND typeof(interrupted) = 'integer'
     AND typeof(engine) = 'text' AND typeof(model) = 'text' AND typeof(transcript) IN ('text', 'null')
+    AND typeof(understood) = 'text' AND typeof(tools) = 'text'
     AND typeof(endpoint_ms) IN ('real', 'null') AND typeof(first_token_ms) IN ('real', 'null')
     AND typeof(first_audio_ms) IN ('real', 'null'))"""
 """SQL condition: a turn has values of the types that `append` writes. SQLite itself checks none."""
 
 OF_NAME = "session_id IN (SELECT id FROM sessions WHERE name = ?)"
-TURN = """number, created_at, user, reply, interrupted, prompt, engine, model, transcript,
+TURN = """number, created_at, user, reply, interrupted, prompt, understood, tools, engine, model, transcript,
     endpoint_ms, first_token_ms, first_audio_ms"""
 KEPT = "undone IS NOT 1"  # SQL condition: a turn was not undone
 
@@ -141,7 +143,9 @@ class Store:
         details = details or TurnDetails()
         latency = details.latency
         stages = latency.endpoint_ms, latency.first_token_ms, latency.first_audio_ms
-        texts = [_storable(text) for text in (turn.user, turn.prompt, turn.reply, details.engine, details.model)]
+        tools = json.dumps([result.as_record() for result in turn.tools], ensure_ascii=False)
+        written = turn.user, turn.prompt, turn.reply, turn.understood, tools, details.engine, details.model
+        texts = [_storable(text) for text in written]
         transcript = None if details.transcript is None else _storable(details.transcript)
         execute = self._connection.execute
         with store_errors(self.path, self._purpose), transaction(self._connection):
@@ -157,9 +161,9 @@ class Store:
             # The clock is read under the lock, so that times are in the order of the numbers.
             values = (session_id, number, _now(), *texts, turn.interrupted, transcript, *stages)
             execute(
-                """INSERT INTO turns (session_id, number, created_at, user, prompt, reply, engine, model,
-                    interrupted, transcript, endpoint_ms, first_token_ms, first_audio_ms)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                """INSERT INTO turns (session_id, number, created_at, user, prompt, reply, understood, tools,
+                    engine, model, interrupted, transcript, endpoint_ms, first_token_ms, first_audio_ms)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 values,
             )
         return int(number)

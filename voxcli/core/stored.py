@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from voxcli.core.session import Session, Turn
+from voxcli.core.tools import results_from_json
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def stored_turn(
     reply: str,
     interrupted: int,
     prompt: str,
+    understood: str,
+    tools: str,
     engine: str,
     model: str,
     transcript: str | None,
@@ -99,7 +102,7 @@ def stored_turn(
 ) -> StoredTurn | None:
     """Return a turn from the columns of `TURN`; None if its time can't be read."""
     time = parsed_time(created_at)
-    turn = Turn(user, reply, bool(interrupted), prompt)
+    turn = Turn(user, reply, bool(interrupted), prompt, understood, results_from_json(tools))
     return StoredTurn(number, time, turn, TurnDetails(engine, model, transcript, StageTimes(*stages))) if time else None
 
 

@@ -1,21 +1,22 @@
 """Test doubles of the protocols in `voxcli.core.turn`, for voxcli's tests and for programs built on it."""
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
+from voxcli.core.tools import ToolCalls, ToolResult
+from voxcli.core.turn import Engine, PassReport, Reply, Utterance
 
 
 @dataclass
 class FakeEngine(Engine):
-    """Gives the queued replies: each a list of deltas, or an error to raise. Records what it was asked."""
+    """Gives the queued replies: each deltas and tool calls, or an error to raise. Records what it was asked."""
 
-    replies: list[Iterable[str] | Exception]
+    replies: list[Iterable[str | ToolCalls] | Exception]
     name: str = "fake"
     model: str = "fake"
     asked: list[tuple[Session, Utterance]] = field(default_factory=list)
@@ -23,22 +24,27 @@ class FakeEngine(Engine):
     partial_clips: list[AudioClip] = field(default_factory=list)
     before_delta: Callable[[int], object] = lambda _: None
     finish_reason: str | None = None
+    results: list[ToolResult] = field(default_factory=list)  # those of its tool calls
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         self.asked.append((session, utterance))
         reply = self.replies.pop(0)
         if isinstance(reply, Exception):
             raise reply
-        count = 0
+        count = generations = 0
         for delta in reply:
             self.before_delta(count)
             if interrupt.is_set():
                 break
+            if isinstance(delta, ToolCalls):
+                if (results := (yield delta)) is None:
+                    break
+                generations += 1
+                self.results += results
+                continue
             count += 1
             yield delta
-        return PassReport(1, prompt_tokens=10, cached_tokens=0, reply_tokens=count, finish_reason=self.finish_reason)
+        return PassReport(1, 10, 0, count, finish_reason=self.finish_reason, additional_generations=generations)
 
     def prefill_history(self, session: Session) -> None:
         self.prefilled.append(session)

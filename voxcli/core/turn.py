@@ -12,9 +12,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Full, Queue
 from typing import Protocol, Self
 
@@ -22,6 +22,7 @@ from voxcli.audio.clip import AudioClip
 from voxcli.core.sentences import PieceCutter, speakable
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.spoken_text import SpokenText
+from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned, ToolRunner, answer_calls
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -46,11 +47,11 @@ class Utterance:
         """The placeholder of the clip; empty if there is no clip."""
         return audio_placeholder(len(self.clip.samples), self.clip.sample_rate) if self.clip else ""
 
-    def answered(self, reply: str, *, interrupted: bool = False) -> Turn:
+    def answered(self, reply: str, *, interrupted: bool = False, tools: tuple[ToolResult, ...] = ()) -> Turn:
         """Return the finished turn as it is remembered."""
         if self.clip is None:
-            return Turn(self.prompt, reply, interrupted)
-        return Turn(self.placeholder, reply, interrupted, self.prompt)
+            return Turn(self.prompt, reply, interrupted, tools=tools)
+        return Turn(self.placeholder, reply, interrupted, self.prompt, tools=tools)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class PassReport:
     reply_tokens: int
     transcript: str | None = None  # None: the engine has none
     finish_reason: str | None = None  # why a server ended the reply: "stop", "length"...; None: not known
+    additional_generations: int = 0  # those after tool results; `model_passes` counts none of them
 
     @property
     def cut_note(self) -> str:
@@ -81,18 +83,21 @@ class Transcript:
     text: str
 
 
+Item = str | Transcript | ToolCalled | ToolReturned
+Reply = Generator[str | Transcript | ToolCalls, Sequence[ToolResult] | None, PassReport]
+
+
 class Engine(Protocol):
     """Replies to an utterance in a session."""
 
     name: str
     model: str
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str | Transcript, None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.
 
-        Ends within one token once `interrupt` is set.
+        Ends within one token once `interrupt` is set. An engine that can call the session's tools yields `ToolCalls`
+        and is sent their results; sent None, it ends the reply. Iterating sends None.
         """
         ...
 
@@ -188,7 +193,7 @@ class TurnEnded:
     timings: Timings
 
 
-Event = Transcript | ReplyDelta | SpeechFailed | TurnEnded
+Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | SpeechFailed | TurnEnded
 
 
 def run_turn(
@@ -199,6 +204,7 @@ def run_turn(
     speech: SpeechOutput | None = None,
     *,
     spoken: SpokenText | None = None,
+    tools: ToolRunner | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generator[Event, None, None]:
     """Run one turn; the last event is `TurnEnded`.
@@ -212,6 +218,7 @@ def run_turn(
         speech: None for a reply that is not spoken.
         spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
             were played.
+        tools: runs the tools that the model calls; None if it has none.
         clock: monotonic seconds.
 
     Raises:
@@ -221,15 +228,16 @@ def run_turn(
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
     speaking = _Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
     try:
+        session = replace(session, tools=tools.specs if tools else ())
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
-        with speaking or nullcontext(), closing(generation.deltas()) as deltas:
-            for delta in deltas:
-                if isinstance(delta, Transcript):
-                    yield delta
+        with speaking or nullcontext(), closing(generation.items(tools, interrupt)) as items:
+            for item in items:
+                if isinstance(item, Transcript | ToolCalled | ToolReturned):
+                    yield item
                     continue
-                yield ReplyDelta(delta)
+                yield ReplyDelta(item)
                 if speaking:
-                    speaking.add(delta)
+                    speaking.add(item)
                     yield from speaking.failures()
         if speaking:
             yield from speaking.failures()
@@ -238,7 +246,7 @@ def run_turn(
         raise
     interrupted = interrupt.is_set()  # read once, because it may be set at any moment
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
-    turn = utterance.answered(reply.strip(), interrupted=interrupted)
+    turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
     report, timings = generation.report, stopwatch.timings()
     log.info(
         "turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens%s",
@@ -269,24 +277,27 @@ class _Stopwatch:
 
 
 class _Generation:
-    """Holds the text of a reply while it is generated and, at the end, the engine's report."""
+    """Holds the text of a reply while it is generated, results of tools and, at the end, the engine's report."""
 
-    def __init__(self, reply: Generator[str | Transcript, None, PassReport], stopwatch: _Stopwatch) -> None:
+    def __init__(self, reply: Reply, stopwatch: _Stopwatch) -> None:
         self._reply = reply
         self._stopwatch = stopwatch
         self.text = ""
+        self.tool_results: list[ToolResult] = []
         self.report = PassReport(0, 0, 0, 0)
 
-    def deltas(self) -> Generator[str | Transcript, None, None]:
-        with closing(self._reported()) as deltas:
-            for delta in deltas:
-                if isinstance(delta, str):
+    def items(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
+        with closing(self._reported(tools, interrupt)) as items:
+            for item in items:
+                if isinstance(item, ToolReturned):
+                    self.tool_results.append(item.result)
+                elif not isinstance(item, Transcript | ToolCalled):
                     self._stopwatch.note("token")
-                    self.text += delta
-                yield delta
+                    self.text += item
+                yield item
 
-    def _reported(self) -> Generator[str | Transcript, None, None]:
-        self.report = yield from self._reply
+    def _reported(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
+        self.report = yield from answer_calls(self._reply, tools, interrupt)
 
 
 class _Speaking(threading.Thread):

@@ -645,6 +645,8 @@ def test_a_turn_has_its_latency() -> None:
         "interrupted": True,
         "finish_reason": None,
         "model_passes": 1,
+        "additional_generations": 0,
+        "tools": [],
         "tokens": {"prompt": 379, "cached": 300, "reply": 21},
         "latency": {
             "endpoint_ms": 350.0,

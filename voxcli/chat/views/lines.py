@@ -230,6 +230,8 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "interrupted": turn.interrupted,
         "finish_reason": report.finish_reason,
         "model_passes": report.model_passes,
+        "additional_generations": report.additional_generations,
+        "tools": [result.as_record() for result in turn.tools],
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "latency": {
             **{stage: None if (value := getattr(latency, stage)) is None else rounded_ms(value) for stage in STAGES},
