@@ -106,6 +106,10 @@ class Harness:
         """Return what the loudspeaker played between two positions of the recording."""
         return self.card.recording.read(start, stop, 1)
 
+    def time_of(self, position: int) -> float:
+        """Return when the devices carried a sample of the recording, in monotonic seconds."""
+        return self.card.recording.time_of(position)
+
     def voice_to_voice_ms(self, exchange: Exchange) -> float | None:
         """Return the time from the last voiced sample in to the first voiced sample out; None without a reply."""
         voiced = voiced_span(self.microphone(exchange.question))

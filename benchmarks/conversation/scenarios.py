@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.conversation import pipeline
+from benchmarks.conversation import pipeline, shown
 from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Harness, Question
 from benchmarks.conversation.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
 from benchmarks.conversation.sound_card import RATE
@@ -286,6 +286,7 @@ SCENARIOS: dict[str, Callable[[Harness, Plan], list[Figure]]] = {
     "noise": lambda harness, plan: pipeline.noises(harness, plan.questions, plan.turns or pipeline.NOISES),
     "pauses": pauses,
     "first-word": first_word,
+    "shown": lambda harness, plan: shown.shown(harness, plan.repeated()),
     "restart": restart,
     "echo": echo,
 }

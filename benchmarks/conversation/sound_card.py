@@ -4,6 +4,7 @@ Both are channels of one null sink. One recording holds them on one clock, so th
 user's sound server is not touched.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -58,6 +59,7 @@ class Recording(threading.Thread):
         self._stream = stream
         self._data = bytearray()
         self._lock = threading.Lock()
+        self._began_at = math.inf  # monotonic seconds of position 0, by the block that came with the least delay
 
     @property
     def position(self) -> int:
@@ -70,11 +72,17 @@ class Recording(threading.Thread):
             data = bytes(self._data[max(0, start) * 8 : max(0, min(stop, self.position)) * 8])
         return np.frombuffer(data, "<f4").reshape(-1, 2)[:, channel]
 
+    def time_of(self, position: int) -> float:
+        """Return when the devices carried a sample, in monotonic seconds."""
+        with self._lock:
+            return self._began_at + position / RATE
+
     def run(self) -> None:
         with self._stream:
             while data := self._stream.read(RATE // 50 * 8):
                 with self._lock:
                     self._data += data
+                    self._began_at = min(self._began_at, time.monotonic() - self.position / RATE)
 
 
 class SoundCard:
