@@ -103,7 +103,7 @@ def _run(
         engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm_up(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
-    responder = Responder(engine, speech, listener.commit, inbox.put)
+    responder = Responder(engine, speech, inbox.put, listener)
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, cues)

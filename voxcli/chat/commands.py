@@ -45,8 +45,9 @@ class Commands:
         self.actions: Mapping[str, Callable[[], None]] = {
             "mute": lambda: self._set_muted(True),
             "unmute": lambda: self._set_muted(False),
-            "talk": lambda: self._set_talking(True),
-            "send": lambda: self._set_talking(False),
+            "toggle-mute": lambda: self._set_muted(not self.is_muted),
+            "talk": self._talk,
+            "send": self._send,
             "interrupt": turns.stop,
             "type": lambda: self._answer_line(tools.read_line),
             "edit": lambda: self._answer_line(tools.edit_line),
@@ -72,12 +73,10 @@ class Commands:
                 pass
             case Key(" ") if self._push_to_talk == "toggle":
                 self._set_talking(not self._is_talking)
-            case Key(" "):
-                self._set_muted(not self.is_muted)
-            case Key(char):
-                name = KEY_COMMANDS.get("R" if char == "r" and key.shift else char)
-                if name:
-                    self.actions[name]()
+            case Key("r", shift=True):
+                self._ask_again()
+            case Key(char) if char in KEY_COMMANDS:
+                self.actions[KEY_COMMANDS[char]]()
 
     def on_ctrl_c(self) -> None:
         """Interrupt the reply; the second time, end the conversation."""
@@ -98,6 +97,17 @@ class Commands:
             self._discard_utterance()
         else:
             self._listener.mute(False)
+
+    def _talk(self) -> None:
+        """Hold an utterance open until `_send`; unmute the microphone if it is muted."""
+        if self.is_muted:
+            self._set_muted(False)
+        self._set_talking(True)
+
+    def _send(self) -> None:
+        """End the open utterance, whether a command or voice has opened it."""
+        self._is_talking = False
+        self._listener.push_to_talk(False)
 
     def _set_talking(self, talking: bool) -> None:
         if talking == self._is_talking:

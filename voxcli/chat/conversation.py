@@ -182,7 +182,7 @@ class Conversation:
             case SpeechGoesOn():
                 self._responder.encode_partial(event.clip)
             case SpeechResumed():
-                self._turns.drop()
+                self._turns.retract()
                 self._utterance_is_open = True
             case SpeechEnded():
                 self._utterance_is_open = False

@@ -97,8 +97,15 @@ class Turns:
             self.undo()
         self.answer(Response(last.utterance, time.monotonic(), is_asked_again=True))
 
+    def retract(self) -> None:
+        """Drop the newest response, because its utterance continues; if it is a turn already, take it back."""
+        turn = self._responses.turn
+        self.drop()
+        if turn:
+            self.history.retract(turn, self._responder.spoken_text(turn))
+
     def drop(self) -> None:
-        """Drop the newest response: a speculative reply, or an unplayed turn whose utterance continues."""
+        """Drop the newest response: a speculative reply, or a turn whose utterance continues."""
         if response := self._responses.newest:
             log.debug("reply dropped")
             response.drop()
