@@ -73,7 +73,7 @@ def retract(harness: Harness, questions: Sequence[Question]) -> list[Figure]:
             f"{median(over):.0f} ms of {len(over)}" if over else "none was taken back",
             f"at most {OVER_MS:.0f} ms",
             not over or median(over) <= OVER_MS,
-            spread(over) if over else None,
+            spread(over) if over else {},
         ),
     ]
 
