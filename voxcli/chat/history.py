@@ -28,7 +28,7 @@ class History:
         self._engine = engine
         self._show = show
         self.last: Response | None = None  # the last utterance that was asked, whatever became of it
-        self._before_last: Response | None = None
+        self._before_last: Response | None = None  # what `last` becomes if its turn is taken back
         self.turns = 0  # taken in this conversation
         self._latencies: list[Latency] = []  # Spoken turns alone.
         self._dropped = 0  # speculative replies
@@ -76,6 +76,8 @@ class History:
         except VoxError as error:
             self._show(TurnFailed(error))
         response.is_remembered = True
+        if response is self.last:
+            self._before_last = None  # The turn can't be taken back any more.
         self.turns += 1
         if from_voice:
             self._latencies.append(from_voice)
