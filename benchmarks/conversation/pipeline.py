@@ -16,6 +16,7 @@ from voxcli.errors import VoxError
 PIPELINE_MS = 60.0
 DUCKED_MS, SILENT_MS = 150.0, 420.0
 BARGE_INS, NOISES = 20, 50
+BARGE_IN_SECONDS = 1.2  # After the reply began; speech within a second of the end of turn takes the turn back.
 LONG_SECONDS = 40.0  # length of a reply that is interrupted
 NOISE_MS = 120
 NOISES_PER_REPLY = 25
@@ -55,7 +56,10 @@ def barge_in(harness: Harness, questions: Sequence[Question], count: int = BARGE
     round_trip = harness.round_trip_ms()
     with harness.fixed_reply_chat(noise(LONG_SECONDS)) as chat:
         harness.card.speak(questions[0].clip)
-        spoken = [_interrupt(harness, chat, questions[(n + 1) % len(questions)], n) for n in range(count)]
+        spoken = [
+            interrupt(harness, chat, questions[(n + 1) % len(questions)], n, BARGE_IN_SECONDS + 0.37 * (n % 5))
+            for n in range(count)
+        ]
         stopped = len(chat.events("barge_in"))
     ducked, silent = [], []
     for each in spoken:
@@ -81,8 +85,8 @@ def _interruption(what: str, took: list[float], bar_ms: float, stopped: int, cou
     )
 
 
-def _interrupt(harness: Harness, chat: ChatProcess, question: Question, number: int) -> SpokenClip:
-    """Wait until a reply plays, then speak over it."""
+def interrupt(harness: Harness, chat: ChatProcess, question: Question, number: int, after_seconds: float) -> SpokenClip:
+    """Speak over a reply, `after_seconds` after it began to play; `number` replies were interrupted before."""
     deadline = time.monotonic() + ANSWER_SECONDS
     now = harness.card.recording.position
     while not np.abs(harness.loudspeaker(now - RATE // 10, now)).any():
@@ -90,7 +94,7 @@ def _interrupt(harness: Harness, chat: ChatProcess, question: Question, number: 
             raise VoxError(f"no reply plays {ANSWER_SECONDS:.0f} s after a question")
         time.sleep(0.05)
         now = harness.card.recording.position
-    time.sleep(PAUSE_SECONDS + 0.37 * (number % 5))
+    time.sleep(after_seconds)
     spoken = harness.card.speak(question.clip)
     chat.wait_for("barge_in", number + 1, ANSWER_SECONDS)
     return spoken

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.conversation import pipeline, shown
+from benchmarks.conversation import pipeline, shown, turn_taking
 from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Harness, Question
-from benchmarks.conversation.recordings import AUDIBLE, delay_of, parts_kept, voiced_span
+from benchmarks.conversation.recordings import AUDIBLE, delay_of, voiced_span
 from benchmarks.conversation.sound_card import RATE
+from benchmarks.conversation.turn_taking import kept_parts, with_pause
 from benchmarks.report import Figure, median, percentile, spread
-from voxcli.audio.clip import AudioClip, Samples, read_audio
 from voxcli.audio.levels import dbfs
 from voxcli.errors import VoxError
 
@@ -159,17 +159,9 @@ def first_word(harness: Harness, plan: Plan) -> list[Figure]:
 
 
 def _first_words(kept: Path, exchanges: Sequence[Exchange]) -> Figure:
-    found = [any(_parts(kept, exchange)[:1]) for exchange in exchanges]
+    found = [any(kept_parts(kept, exchange)[:1]) for exchange in exchanges]
     words = f"{sum(found)} of {len(found)}"
     return Figure("first word is in the clip", words, "all", all(found), {"found": found})
-
-
-def _parts(kept: Path, exchange: Exchange) -> list[bool]:
-    """Return for each part of a question whether the clip of its only turn has it."""
-    if len(exchange.turns) != 1:
-        return []
-    clip = read_audio(kept / f"turn-{exchange.turns[0]['turn']:04}.wav")
-    return parts_kept(exchange.question.clip.resampled(clip.sample_rate).samples, clip.samples)
 
 
 def pauses(harness: Harness, plan: Plan) -> list[Figure]:
@@ -183,27 +175,10 @@ def pauses(harness: Harness, plan: Plan) -> list[Figure]:
         ]
         dropped = sum(turn["latency"]["dropped_speculative_replies"] for turn in chat.events("turn_ended"))
     single = [len(exchange.turns) == 1 for exchange in exchanges]
-    whole = [bool(parts) and all(parts) for parts in (_parts(kept, exchange) for exchange in exchanges)]
+    whole = [bool(parts) and all(parts) for parts in (kept_parts(kept, exchange) for exchange in exchanges)]
     words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {dropped} speculative replies dropped"
     values = {"one_turn": single, "whole": whole, "dropped_speculative_replies": dropped}
     return [Figure(f"pauses of {PAUSE_MS} ms in an utterance", words, "all one turn and whole", all(whole), values)]
-
-
-def with_pause(first: AudioClip, second: AudioClip, pause_ms: int) -> AudioClip:
-    """Return two clips joined, with `pause_ms` of silence between their voices."""
-    return AudioClip(
-        np.concatenate(
-            (_voiced_part(first), np.zeros(first.sample_rate * pause_ms // 1000, np.float32), _voiced_part(second))
-        ),
-        first.sample_rate,
-    )
-
-
-def _voiced_part(clip: AudioClip) -> Samples:
-    span = voiced_span(clip.samples)
-    if span is None:
-        raise VoxError("a question is silent")
-    return clip.samples[span[0] : span[1] + 1]
 
 
 def echo(harness: Harness, plan: Plan) -> list[Figure]:
@@ -285,6 +260,10 @@ SCENARIOS: dict[str, Callable[[Harness, Plan], list[Figure]]] = {
     "barge-in": lambda harness, plan: pipeline.barge_in(harness, plan.questions, plan.turns or pipeline.BARGE_INS),
     "noise": lambda harness, plan: pipeline.noises(harness, plan.questions, plan.turns or pipeline.NOISES),
     "pauses": pauses,
+    "retract": lambda harness, plan: turn_taking.retract(harness, plan.repeated(turn_taking.RETRACTIONS)),
+    "second-question": lambda harness, plan: turn_taking.second_question(
+        harness, plan.questions, plan.turns or turn_taking.SECOND_QUESTIONS
+    ),
     "first-word": first_word,
     "shown": lambda harness, plan: shown.shown(harness, plan.repeated()),
     "restart": restart,

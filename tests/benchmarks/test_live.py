@@ -13,8 +13,9 @@ from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.harness import noise
 from benchmarks.conversation.pipeline import NOISE_MS, bursts
 from benchmarks.conversation.recordings import continuity, parts_kept, silent_after, stretches, voiced_span
-from benchmarks.conversation.scenarios import is_right, stages_of, with_pause
+from benchmarks.conversation.scenarios import is_right, stages_of
 from benchmarks.conversation.sound_card import PROGRAMS, RATE
+from benchmarks.conversation.turn_taking import with_pause
 from benchmarks.live import app
 from benchmarks.report import Figure, machine, markdown, percentile
 from tests.support.room import spoken

@@ -58,7 +58,7 @@ def test_an_utterance_is_answered_aloud_and_remembered() -> None:
     assert live.remembered == [("It rains. Take a coat.", False)]
     assert speaker.position > 0
     assert (taken.latency.speculative_reply, taken.latency.dropped_speculative_replies) == ("none", 0)
-    assert live.fake_listener.commits == 1
+    assert live.fake_listener.begun == 1
 
 
 def test_latency_counts_from_the_last_voiced_sample() -> None:
@@ -108,7 +108,7 @@ def test_the_history_is_prefilled_once_a_turn_is_remembered() -> None:
 
 def test_nothing_is_prefilled_while_a_response_waits() -> None:
     engine, posted = FakeEngine([["One."]]), SimpleQueue[object]()
-    responder = Responder(engine, None, lambda: True, posted.put)
+    responder = Responder(engine, None, posted.put)
     responder.prefill_history(Session("passed over"))
     response = Response(Utterance(None, "Well?"), 0.0)
     response.release()

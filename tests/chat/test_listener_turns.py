@@ -15,18 +15,18 @@ from tests.support.listener_harness import (
     start_playback,
     voice,
 )
+from tests.support.listening import patient
 from tests.support.live_doubles import PATIENCE_SECONDS
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Notice, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
 from voxcli.chat.messages import SpeechEvent, ThreadCrashed
-from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.errors import ModelError
 
 # Push-to-talk.
 
 
 def pushed() -> ListenerHarness:
-    return ListenerHarness(settings=EndpointingSettings(by_voice=False), barge_in=False)
+    return ListenerHarness(settings=patient(by_voice=False), barge_in=False)
 
 
 def test_an_utterance_ends_with_what_was_captured_until_the_key_was_released() -> None:

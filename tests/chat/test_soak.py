@@ -14,7 +14,7 @@ from tests.support.live_doubles import HeldSpeaker, RunningConversation
 from tests.support.turns import nothing_hangs
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.speaker import ReferenceTap
-from voxcli.chat.events import Resumed, TurnTaken
+from voxcli.chat.events import Resumed, TurnRetracted, TurnTaken
 from voxcli.chat.listener import Listener
 from voxcli.chat.messages import Inbound
 from voxcli.chat.speech.echo import Timeline
@@ -26,6 +26,7 @@ __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 
 TURNS = 300
 SETTLED = 20  # turns after which nothing grows any more
+RETRACT_MS, WINDOW = 300, 11  # WINDOW is in frames: so long after its end no turn can be taken back.
 BYTES_A_TURN = 2000  # of text and numbers, which are remembered; half a second of audio is 32,000
 GROWTH = 1.05  # of resident memory
 OPEN_FILES, MEMORY_PAGES = Path("/proc/self/fd"), Path("/proc/self/statm")
@@ -102,20 +103,20 @@ class Conversing:
             self.microphone,
             self.speaker,
             detect,
-            Endpointer(EndpointingSettings()),
+            Endpointer(EndpointingSettings(retract_ms=RETRACT_MS)),
             PassThroughCanceller(),
             Timeline(10.0),
             inbox.put,
         )
         self.live = RunningConversation(self.engine, self.speaker, listener=self.listener, inbox=inbox)
-        self.turns = self.interrupted = self.dropped_speculative_replies = 0
+        self.turns = self.interrupted = self.retracted = self.dropped_speculative_replies = 0
 
     def take_turns(self, count: int) -> None:
         while self.turns < count:
             self._take_turn(self.turns + 1)
 
     def _take_turn(self, number: int) -> None:
-        """Some turns have a pause that is none, some a cough while the reply plays, some are interrupted."""
+        """Some have a pause that is none, some a cough while the reply plays; some are taken back or interrupted."""
         journal = self.live.journal
         self.microphone.capture(voice(20))
         if number % 3 == 0:
@@ -123,16 +124,23 @@ class Conversing:
             self.microphone.capture(voice(10))
         self.microphone.capture(silence(20))
         journal.wait(lambda: "speaking" in journal.states())
+        if number % 7 == 0:
+            self.microphone.capture(voice(20))
+            journal.wait_for(TurnRetracted)
+            self.microphone.capture(silence(20))
+            journal.wait(lambda: journal.states()[-1] == "speaking")
         if number % 4 == 0:
             self.microphone.capture(voice(3))
             self.microphone.capture(silence(10))
             journal.wait_for(Resumed)
         if number % 5 == 0:
+            self.microphone.capture(silence(WINDOW))
             self.microphone.capture(voice(20))
             journal.wait_for(TurnTaken)
             self.microphone.capture(silence(20))
-            journal.wait(lambda: journal.states().count("speaking") == 2)
+            journal.wait(lambda: journal.states()[-1] == "speaking")
         self.speaker.finish.set()
+        self.microphone.capture(silence(WINDOW))
         journal.wait(lambda: journal.states()[-1:] == ["listening"])
         self.speaker.finish.clear()
         self._count()
@@ -141,6 +149,7 @@ class Conversing:
         assert not self.speaker.is_ducked
         taken = self.live.taken
         self.turns += len(taken)
+        self.retracted += len(self.live.journal.of(TurnRetracted))
         self.interrupted += sum(each.ended.turn.interrupted for each in taken)
         self.dropped_speculative_replies += sum(each.latency.dropped_speculative_replies for each in taken)
         self.live.journal.events.clear()
@@ -178,6 +187,7 @@ def test_nothing_grows_over_three_hundred_turns() -> None:
         )
         assert live.turns == len(live.live.memory.session.turns) >= TURNS
         assert live.interrupted >= TURNS // 10
+        assert live.retracted >= TURNS // 15
         assert live.dropped_speculative_replies >= TURNS // 5
         assert (
             live.turns <= live.engine.passes <= live.turns + live.dropped_speculative_replies

@@ -178,7 +178,7 @@ def test_a_finished_reply_waits_while_the_user_continues(aloud: bool) -> None:
     engine = FakeEngine([["Half."], ["Whole."]])
     with RunningConversation(engine, speaker if aloud else None, listener=listener, options=NO_SPECULATION) as live:
         live.utterance(8000)
-        live.until(lambda: listener.commits > 3)
+        live.until(lambda: listener.asked > 3)
         live.catch_up()
         assert (live.taken, speaker.queued) == ([], 0)
         live.speech_resumed()
@@ -194,7 +194,7 @@ def test_a_noise_only_delays_the_reply() -> None:
     listener = FakeListener(is_open=True)
     with RunningConversation(FakeEngine([RAIN]), FakeSpeaker(), listener=listener) as live:
         live.utterance()
-        live.until(lambda: listener.commits > 3)
+        live.until(lambda: listener.asked > 3)
         listener.is_open = False
         live.journal.wait_for(TurnTaken)
     assert live.remembered == [("It rains. Take a coat.", False)]

@@ -69,7 +69,7 @@ class Typing:
         self.arguments: list[str] = []
         self._lines: Iterator[Line] = iter(())
         speech = SpeechOutput(FakeSynthesizer(), speaker) if speaker else None
-        self._responder = Responder(engine, speech, lambda: True, inbox.put)
+        self._responder = Responder(engine, speech, inbox.put)
         note = SlashCommand("/note TEXT", "note TEXT", self._note)
         self.conversation = TypedConversation(
             self.memory, self._responder, inbox, self.journal.show, self._next, {"note": note}, max_turns=max_turns

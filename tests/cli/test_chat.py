@@ -19,6 +19,7 @@ import soundfile
 from tests.support.virtual_audio import RATE, Recording, SoundCard, missing_program, sound_card
 from tests.support.virtual_microphone import plug_in, say
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples, read_audio
+from voxcli.chat.speech.silence import HIGHEST_MS, LOWEST_MS
 from voxcli.core.session import Turn
 from voxcli.core.store import Store
 
@@ -211,6 +212,8 @@ def test_questions_are_answered_aloud_and_a_session_goes_on(
     assert prompts[0] + 20 < prompts[1] < prompts[2]  # each saw the turns before it
     assert "Paris" in taken[0]["reply"]
     assert [turn.reply for turn in turns(home, "Kitchen")] == [turn["reply"] for turn in taken]
+    [learned_ms] = json.loads((home / "pauses.json").read_text()).values()
+    assert LOWEST_MS <= learned_ms <= HIGHEST_MS
     transcript = words(understood(answers, tmp_path, environment))
     assert "paris" in transcript
     assert set(words(taken[1]["reply"])[-1:]) <= set(transcript)

@@ -6,14 +6,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.support.virtual_audio import SoundCard, missing_program
 from tests.support.virtual_microphone import say, studio
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.portaudio import Device, distinct, find_device, output_devices
+from voxcli.chat.speech.learned_pauses import load_silence, save_silence
+from voxcli.chat.speech.silence import TurnSilence
+from voxcli.cli import app
 from voxcli.errors import AudioDeviceError
 
 needs_sound_card = pytest.mark.skipif(missing_program() is not None, reason=f"{missing_program()} is not installed")
@@ -103,9 +108,10 @@ def test_a_loopback_measures_what_comes_back(card: SoundCard) -> None:
         (["--meter", "--input-device", "no such\x1bthing"], 2, "--input-device is"),
         (["--loopback", "--output-device", "99"], 5, "name one of: "),
         (["--meter", "--loopback"], 2, "exclude each other"),
+        (["--meter", "--reset-pauses"], 2, "--reset-pauses exclude each other"),
         (["--seconds", "3"], 2, "--meter --seconds"),
     ],
-    ids=["unknown name", "hostile name", "unknown number", "both", "seconds alone"],
+    ids=["unknown name", "hostile name", "unknown number", "both", "both too", "seconds alone"],
 )
 def test_what_can_not_be_done_is_told(card: SoundCard, arguments: list[str], code: int, said: str) -> None:
     done = voxcli(card, *arguments)
@@ -114,6 +120,16 @@ def test_what_can_not_be_done_is_told(card: SoundCard, arguments: list[str], cod
     assert "\x1b" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
     assert done.stdout == ""
+
+
+def test_pauses_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXCLI_HOME", str(tmp_path))
+    save_silence(tmp_path, "headset", TurnSilence(600))
+    for number, words in ((1, "forgot the pauses of 1 microphone\n"), (0, "forgot the pauses of 0 microphones\n")):
+        assert CliRunner().invoke(app, ["devices", "--reset-pauses"]).stdout == words, number
+    done = CliRunner().invoke(app, ["devices", "--reset-pauses", "--json"])
+    assert json.loads(done.stdout) == {"microphones_forgotten": 0}
+    assert load_silence(tmp_path, "headset").ms == TurnSilence().ms
 
 
 @needs_sound_card

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from voxcli.chat.speech.endpointing import EndpointingSettings
+from voxcli.chat.speech.silence import TurnSilence
 from voxcli.config.loading import Settings, explain, fields, load, values
-from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, variable
+from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, number_type, variable
 from voxcli.config.toml_text import as_toml, example
 from voxcli.errors import ConfigError
 
@@ -73,7 +74,7 @@ def another(name: str, field: FieldInfo) -> Any:
     if field.annotation is str:
         return {"voice": "piper:amy", "device": "cuda:1"}.get(name, "Other.")
     if get_origin(field.annotation) is Union:  # a number or auto
-        return 0.25
+        return 700 if number_type(field) is int else 0.25
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
     return most / 4 if field.annotation is float else most
 
@@ -102,8 +103,9 @@ def test_an_empty_variable_the_data_folder_and_the_key_are_no_settings() -> None
     )
 
 
-def test_the_ears_have_the_same_defaults() -> None:
+def test_endpointing_has_the_same_defaults() -> None:
     ours, theirs = LiveSettings().model_dump(), asdict(EndpointingSettings())
+    assert (ours.pop("min_silence_ms"), theirs.pop("min_silence_ms")) == ("auto", TurnSilence().ms)
     shared = ours.keys() & theirs.keys()
     assert theirs.keys() - shared == {"reopen_ms", "by_voice"}  # not for users; what push-to-talk makes of it
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}

@@ -1,12 +1,14 @@
 """An endpointer under test, fed with samples whose values are their positions."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import EndpointEvent, SpeechEnded, SpeechGoesOn
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.chat.speech.silence import TurnSilence
 
 FRAME = 512
 VOICE, SILENCE = 0.9, 0.05  # probabilities
@@ -14,21 +16,26 @@ MIN_SPEECH_FRAMES = 7  # 200 ms, rounded up to whole frames
 PAUSE_FRAMES, END_FRAMES = 7, 19  # 200 and 600 ms
 
 
+def patient(**changed: Any) -> EndpointingSettings:
+    """Return settings with a pause after PAUSE_FRAMES and an end after END_FRAMES, unless they are changed."""
+    return EndpointingSettings(**{"speculate_after_ms": 200, "min_silence_ms": 600} | changed)
+
+
 class Listening:
     """An endpointer, fed with samples whose values are their positions, and the events that it returned."""
 
-    def __init__(self, settings: EndpointingSettings | None = None) -> None:
-        self.end_pointer = Endpointer(settings or EndpointingSettings())
+    def __init__(self, settings: EndpointingSettings | None = None, silence: TurnSilence | None = None) -> None:
+        self.end_pointer = Endpointer(settings or patient(), silence)
         self.position = 0
         self.events: list[EndpointEvent] = []
 
-    def hear(self, probability: float, frames: int = 1) -> list[EndpointEvent]:
+    def hear(self, probability: float, frames: int = 1, *, playing: bool = False) -> list[EndpointEvent]:
         """Push frames of one probability; return the events."""
         new: list[EndpointEvent] = []
         for _ in range(frames):
             ramp = np.arange(self.position, self.position + FRAME, dtype=np.float32)
             self.position += FRAME
-            new += self.end_pointer.push(ramp, probability, playing=False)
+            new += self.end_pointer.push(ramp, probability, playing)
         self.events += new
         return new
 

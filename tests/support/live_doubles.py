@@ -74,10 +74,21 @@ class FakeListener:
     """Implements `ListenerControl`; records the calls."""
 
     is_open: bool = False  # the user continues the utterance
+    may_continue: bool = False  # the user may still continue it while its reply plays
     overruns: int = 0
     underruns: int = 0
+    asked: int = 0  # how often a reply asked whether it may begin
+    begun: int = 0  # replies that began
     commits: int = 0
     calls: list[tuple[str, bool]] = field(default_factory=list)
+
+    def begin_reply(self) -> bool:
+        self.asked += 1
+        self.begun += not self.is_open
+        return not self.is_open
+
+    def is_final(self) -> bool:
+        return not (self.is_open or self.may_continue)
 
     def commit(self) -> bool:
         self.commits += 1
@@ -144,8 +155,8 @@ class RunningConversation:
         self.responder = Responder(
             engine,
             SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
-            self.listener.commit,
             self._post,
+            self.listener,
         )
 
         def shown(event: LiveEvent) -> None:

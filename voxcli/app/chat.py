@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from voxcli.chat.messages import Inbound
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
+    from voxcli.chat.speech.silence import TurnSilence
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
@@ -94,7 +95,8 @@ def _run(
     memory = open_memory(options.session, settings, stack, lambda text: view.show(Notice(text)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
-    listener, echo = _open_listener(settings, devices, view, inbox)
+    silence = _turn_silence(settings, devices.microphone.device.name, stack, kept=memory.is_kept)
+    listener, echo = _open_listener(settings, devices, view, inbox, silence)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_voice(settings))
     ready = threading.Event()
@@ -103,7 +105,7 @@ def _run(
         engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm_up(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
-    responder = Responder(engine, speech, listener.commit, inbox.put)
+    responder = Responder(engine, speech, inbox.put, listener)
     turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, cues)
@@ -167,8 +169,26 @@ def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Sess
     warm_up(engine, session, synthesizer)
 
 
+def _turn_silence(settings: "Settings", microphone: str, stack: ExitStack, *, kept: bool) -> "TurnSilence":
+    """Return the silence that ends a turn; what it learns is stored when the stack closes, if it is to be `kept`."""
+    from voxcli.chat.speech.learned_pauses import load_silence, save_silence
+    from voxcli.chat.speech.silence import TurnSilence
+    from voxcli.config.paths import data_folder
+
+    if settings.live.min_silence_ms != "auto":
+        return TurnSilence.fixed(settings.live.min_silence_ms)
+    silence = load_silence(data_folder(), microphone)
+    if kept:
+        stack.callback(save_silence, data_folder(), microphone, silence)
+    return silence
+
+
 def _open_listener(
-    settings: "Settings", devices: "AudioDevices", view: "LiveView", inbox: "SimpleQueue[Inbound]"
+    settings: "Settings",
+    devices: "AudioDevices",
+    view: "LiveView",
+    inbox: "SimpleQueue[Inbound]",
+    silence: "TurnSilence",
 ) -> tuple["Listener", str]:
     """Return the listener, and how echo is handled: off, cancelled or half-duplex."""
     from voxcli.audio.vad import Detector
@@ -183,8 +203,9 @@ def _open_listener(
     given |= {
         "speculative_replies": live.speculative_replies or live.end_of_turn != "silence",
         "by_voice": by_voice,
+        "min_silence_ms": min(round(silence.ms), live.max_silence_ms),
     }  # speculative replies and the end-of-turn model both need pauses
-    endpointer = Endpointer(EndpointingSettings(**given))
+    endpointer = Endpointer(EndpointingSettings(**given), silence)
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
     canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
     if notice:

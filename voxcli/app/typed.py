@@ -57,7 +57,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             engine = open_engine(settings, stack, notice, fetching, warming)
         view.starting(WARMING)
         warm_up(engine, memory.session, speech.synthesizer if speech else None, typed=True)
-        responder = Responder(engine, speech, lambda: True, inbox.put)
+        responder = Responder(engine, speech, inbox.put)
         output = _output_name(speech)
         voice = settings.voice if speech else None
         name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept

@@ -46,7 +46,10 @@ class SpeechGoesOn:
 
 @dataclass(frozen=True)
 class SpeechResumed:
-    """Speech continues after `SpeechPaused` or `SpeechEnded`: the same utterance is open again."""
+    """Speech continues after `SpeechPaused` or `SpeechEnded`: the same utterance is open again.
+
+    A turn that has started since then is taken back (`TurnRetracted`).
+    """
 
     at: int  # the sample at which the endpointer decided
 
@@ -130,6 +133,16 @@ class BargeIn:
 
 
 @dataclass(frozen=True)
+class TurnRetracted:
+    """The user went on with the utterance of a turn that had started: the turn never took place.
+
+    It comes after the `SpeechResumed`; another `SpeechEnded` and `TurnStarted` follow for the whole utterance.
+    """
+
+    spoken_text: str  # the part of the reply that was played
+
+
+@dataclass(frozen=True)
 class Resumed:
     """The reply continues from the sample where it was ducked, because the voice was only a short noise."""
 
@@ -198,6 +211,7 @@ class SessionEnded:
     session: str | None
     store: str | None  # the file that holds the session
     can_continue: bool = False  # the session has turns on disk
+    retracted_turns: int = 0  # Turns that were taken back because the user went on.
 
 
 LiveEvent = (
@@ -209,6 +223,7 @@ LiveEvent = (
     | TurnStarted
     | SentenceSpoken
     | BargeIn
+    | TurnRetracted
     | Resumed
     | TurnTaken
     | TurnUndone

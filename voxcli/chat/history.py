@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from voxcli.chat.events import Latency, LiveEvent, Notice, SessionEnded, TurnFailed, TurnTaken, TurnUndone
+from voxcli.chat.events import (
+    Latency,
+    LiveEvent,
+    Notice,
+    SessionEnded,
+    TurnFailed,
+    TurnRetracted,
+    TurnTaken,
+    TurnUndone,
+)
 from voxcli.chat.response import Response
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
@@ -19,10 +28,12 @@ class History:
         self._engine = engine
         self._show = show
         self.last: Response | None = None  # the last utterance that was asked, whatever became of it
+        self._before_last: Response | None = None  # what `last` becomes if its turn is taken back
         self.turns = 0  # taken in this conversation
         self._latencies: list[Latency] = []  # Spoken turns alone.
         self._dropped = 0  # speculative replies
         self._dropped_in_turn = 0  # those dropped since the utterance started
+        self._retracted = 0  # turns
 
     @property
     def session(self) -> Session:
@@ -38,7 +49,18 @@ class History:
         response.dropped_speculative_replies = self._dropped_in_turn
         self.begin_utterance()
         if not response.repeats:
-            self.last = response
+            self._before_last, self.last = self.last, response
+
+    def retract(self, response: Response, spoken_text: str) -> None:
+        """Note that a turn is taken back, because its utterance continues; show it.
+
+        Args:
+            spoken_text: the part of its reply that was played.
+        """
+        self._retracted += 1
+        if response is self.last:
+            self.last = self._before_last
+        self._show(TurnRetracted(spoken_text))
 
     def add_dropped(self, response: Response) -> None:
         """Count a dropped reply, with those that were dropped before it in the same turn."""
@@ -54,6 +76,8 @@ class History:
         except VoxError as error:
             self._show(TurnFailed(error))
         response.is_remembered = True
+        if response is self.last:
+            self._before_last = None  # The turn can't be taken back any more.
         self.turns += 1
         if from_voice:
             self._latencies.append(from_voice)
@@ -92,4 +116,5 @@ class History:
             self.session.name,
             self._memory.place,
             can_continue=self._memory.is_kept and bool(self.session.turns),
+            retracted_turns=self._retracted,
         )

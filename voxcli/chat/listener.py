@@ -42,6 +42,7 @@ READ_SECONDS = 0.1  # how long to wait for a block before checking whether to st
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
 SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
+MISSING_SECONDS = 1.0  # Without a block for so long, nothing continues an utterance that has ended.
 ZERO_SECONDS = 3.0  # So many zeros are reported; the noise of a microphone is never zero.
 
 
@@ -121,11 +122,13 @@ class Listener(threading.Thread):
         self._unreported_energy = 0.0  # the sum of the squares of these samples
         self._zero_samples = 0  # zeros since the last sample that was none
         self._zeros_reported = False
+        self._missing_seconds = 0.0  # since the last block
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the endpointer and all fields below
         self._framed = 0  # samples that the endpointer has received
         self._utterance_is_open = False
         self._speech_start = 0
+        self._checked_until = 0  # The position up to which utterances were searched for what was played.
         self._pauses = 0
         self._ducked = False
         self._may_be_noise = False  # the voice that ducked the loudspeaker
@@ -143,10 +146,23 @@ class Listener(threading.Thread):
     def underruns(self) -> int:
         return self._speaker.underruns - self._underruns_before if self._speaker else 0
 
+    def begin_reply(self) -> bool:
+        """Let the reply play; return False while the last utterance is open or present voice might reopen it."""
+        return self._unless_continued(self._endpointer.begin_reply)
+
+    def is_final(self) -> bool:
+        """Return whether no speech can continue the last utterance any more, and none is open."""
+        with self._lock:
+            return self._endpointer.is_final
+
     def commit(self) -> bool:
         """Close the last utterance for good; return False while it is open or present voice might reopen it."""
+        return self._unless_continued(self._endpointer.commit)
+
+    def _unless_continued(self, close: Callable[[], bool]) -> bool:
+        """Call a method of the endpointer unless there is voice now; if it returns True, the next reply is audible."""
         with self._lock:
-            if (self._barge_in and self._endpointer.voiced) or not self._endpointer.commit():
+            if (self._barge_in and self._endpointer.voiced) or not close():
                 return False
             self._unduck()
             return True
@@ -193,8 +209,12 @@ class Listener(threading.Thread):
             if self._key_released_at is not None:
                 self._end_key_utterance()
             self._count_silence(READ_SECONDS)
+            self._missing_seconds += READ_SECONDS
+            if self._missing_seconds >= MISSING_SECONDS:
+                self._endpointer.commit()
 
     def _process_block(self, block: MicrophoneBlock) -> None:
+        self._missing_seconds = 0.0
         self._record_playback()
         self._position += len(block.samples)
         self._captured_at = block.captured_at
@@ -318,8 +338,9 @@ class Listener(threading.Thread):
                 self._check_loop(event)
 
     def _check_loop(self, event: SpeechEnded) -> None:
-        start = event.at - len(event.clip.samples)
-        if self._canceller and self._breaker.answers_itself(event.clip.samples, start, self._played):
+        new = event.clip.samples[-(event.at - self._checked_until) :]  # Of an utterance that was reopened, the rest.
+        self._checked_until = event.at
+        if self._canceller and self._breaker.answers_itself(new, event.at - len(new), self._played):
             self._go_half_duplex("voxcli has answered itself three times")
 
     def _go_half_duplex(self, reason: str) -> None:

@@ -73,8 +73,19 @@ class ListenerControl(Protocol):
         """How often the loudspeaker ran out of samples."""
         ...
 
+    def begin_reply(self) -> bool:
+        """Return whether a reply to the last utterance may play; False while the user seems to continue it.
+
+        Once it plays, only speech that comes soon continues the utterance; later speech starts another one.
+        """
+        ...
+
+    def is_final(self) -> bool:
+        """Return whether the user can no longer continue the last utterance, and has started no other."""
+        ...
+
     def commit(self) -> bool:
-        """Close the last utterance for good; return False while the user may still continue it."""
+        """Close the last utterance for good; return False while the user seems to continue it."""
         ...
 
     def mute(self, muted: bool) -> None:

@@ -1,8 +1,9 @@
 """The response to an utterance: a speculative reply until it is released, then a turn.
 
 A speculative reply generates its text and synthesizes its first sentence, then waits before its first sound or,
-if it makes no sound, before its end. Once released, it plays at once; once dropped, nothing of it is played or
-remembered. The conversation decides which of the two happens.
+if it makes no sound, before its end. Once released, it plays at once; once dropped, it stops and nothing of it is
+remembered. The conversation decides which of the two happens. A turn ends once the user can no longer continue its
+utterance, so a turn that was taken back has never been remembered.
 """
 
 import logging
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Literal
+from typing import Literal, Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Latency
@@ -21,7 +22,7 @@ from voxcli.core.turn import Engine, Event, PassReport, Speaker, SpeechOutput, T
 
 log = logging.getLogger(__name__)
 
-COMMIT_RETRY_SECONDS = 0.02  # how long to wait before asking again whether the user has finished
+RETRY_SECONDS = 0.02  # how long to wait before asking again whether the user has finished
 
 
 @dataclass(eq=False)
@@ -115,13 +116,21 @@ class WorkAheadFailed:
 Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed], None]
 
 
+class LastUtterance(Protocol):
+    """The part of `voxcli.chat.messages.ListenerControl` that a response waits for."""
+
+    def begin_reply(self) -> bool: ...
+
+    def is_final(self) -> bool: ...
+
+
 class Gate:
     """Implements `voxcli.core.turn.Speaker`: plays a response once it is a turn and the user has finished."""
 
-    def __init__(self, speaker: Speaker, response: Response, commit: Callable[[], bool], post: Post) -> None:
+    def __init__(self, speaker: Speaker, response: Response, begin_reply: Callable[[], bool], post: Post) -> None:
         self._speaker = speaker
         self._response = response
-        self._commit = commit
+        self._begin_reply = begin_reply
         self._post = post
 
     @property
@@ -130,7 +139,7 @@ class Gate:
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
         """Wait until the first clip may be played, then play."""
-        if self._response.first_audio_at is None and wait_for_commit(self._response, self._commit):
+        if self._response.first_audio_at is None and wait_until(self._begin_reply, self._response):
             self._response.first_audio_at = time.monotonic()
             log.debug("first audio goes to the loudspeaker")
             self._post(FirstAudio(self._response))
@@ -145,35 +154,32 @@ class Gate:
         """Do nothing: the owner of the loudspeaker closes it."""
 
 
-def wait_for_commit(response: Response, commit: Callable[[], bool]) -> bool:
-    """Wait until the response is a turn and its utterance is closed for good; return False if it was stopped.
-
-    While `commit` returns False the user may be continuing the utterance. If they are, the response will be
-    dropped; if it was only a noise, `commit` soon returns True.
-    """
+def wait_until(condition: Callable[[], bool], response: Response) -> bool:
+    """Wait until the response is released and a condition holds; return False if it was stopped or dropped."""
     response.decided.wait()
     while not response.interrupt.is_set():
-        if commit():
+        if condition():
             return True
-        response.interrupt.wait(COMMIT_RETRY_SECONDS)
+        response.interrupt.wait(RETRY_SECONDS)
     return False
 
 
 class Responder(threading.Thread):
     """Runs responses on one thread, one after another, because an engine generates one reply at a time."""
 
-    def __init__(self, engine: Engine, speech: SpeechOutput | None, commit: Callable[[], bool], post: Post) -> None:
+    def __init__(
+        self, engine: Engine, speech: SpeechOutput | None, post: Post, utterance: LastUtterance | None = None
+    ) -> None:
         """Answer with `engine`; speak with `speech`, or only in text if it is None.
 
         Args:
-            commit: closes the utterance for good before the first sound of its reply, or before the reply's end;
-                returns False while the user may still continue it.
             post: receives events; called on this thread and on the one that speaks.
+            utterance: the last utterance, which the user may continue; None where the user types.
         """
         super().__init__(name="responder", daemon=True)
         self.engine = engine
         self.speech = speech  # may be replaced while no response runs
-        self._commit = commit
+        self._utterance = utterance
         self._post = post
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
@@ -192,6 +198,10 @@ class Responder(threading.Thread):
     def newly_played(self, response: Response) -> list[str]:
         """Return the sentences of a reply that were played to their end since the last call."""
         return response.spoken.newly_played(self.speech.speaker.position) if self.speech else []
+
+    def spoken_text(self, response: Response) -> str:
+        """Return the spoken text of a reply that was stopped."""
+        return response.spoken.text(self.speech.speaker.position).strip() if self.speech else ""
 
     def finish(self) -> None:
         """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""
@@ -227,14 +237,23 @@ class Responder(threading.Thread):
         response.started_at = time.monotonic()
         speech = self._gated_output(response)
         for event in run_turn(engine, session, response.utterance, response.interrupt, speech, spoken=response.spoken):
-            if isinstance(event, TurnEnded) and response.first_audio_at is None:
-                wait_for_commit(response, self._commit)
+            if isinstance(event, TurnEnded):
+                self._wait_for_user(response)
             yield event
+
+    def _wait_for_user(self, response: Response) -> None:
+        """Wait until the user can no longer continue the utterance, or the response is stopped or dropped."""
+        response.decided.wait()
+        if self._utterance and (response.first_audio_at is not None or wait_until(self._begin_reply, response)):
+            wait_until(self._utterance.is_final, response)
+
+    def _begin_reply(self) -> bool:
+        return self._utterance is None or self._utterance.begin_reply()
 
     def _gated_output(self, response: Response) -> SpeechOutput | None:
         if self.speech is None:
             return None
-        gate = Gate(self.speech.speaker, response, self._commit, self._post)
+        gate = Gate(self.speech.speaker, response, self._begin_reply, self._post)
         return SpeechOutput(self.speech.synthesizer, gate)
 
 

@@ -46,6 +46,10 @@ def devices(
     seconds: Annotated[
         float | None, typer.Option("--seconds", metavar="N", min=0.1, help="End --meter after N seconds.")
     ] = None,
+    reset_pauses: Annotated[
+        bool,
+        typer.Option("--reset-pauses", help="Forget how long you pause: the silence that ends a turn is learned anew."),
+    ] = False,
     input_device: InputDeviceFlag = None,
     output_device: OutputDeviceFlag = None,
     config: ConfigFlag = None,
@@ -53,10 +57,14 @@ def devices(
     _verbose: VerboseFlag = False,
 ) -> None:
     """List the audio devices, or test them."""
-    if meter and loopback:
-        raise ConfigError("--meter and --loopback exclude each other", hint="voxcli devices --loopback")
+    if meter + loopback + reset_pauses > 1:
+        names = "--meter, --loopback and --reset-pauses" if reset_pauses else "--meter and --loopback"
+        raise ConfigError(f"{names} exclude each other", hint="voxcli devices --loopback")
     if seconds is not None and not meter:
         raise ConfigError("--seconds needs --meter", hint="voxcli devices --meter --seconds 10")
+    if reset_pauses:
+        _reset_pauses(as_json=json)
+        return
     if not (meter or loopback):
         _list(as_json=json)
         return
@@ -85,6 +93,21 @@ def _list(*, as_json: bool) -> None:
             name = printable(device.name).ljust(width)
             about = f"{device.channels:>3} channels  {device.sample_rate:>6} Hz  {printable(device.host_api)}"
             print_text(f" {mark}{device.index:>3}  {name}  {about}")
+
+
+def _reset_pauses(*, as_json: bool) -> None:
+    from voxcli.chat.speech.learned_pauses import FILE_NAME, forget_pauses
+    from voxcli.config.paths import data_folder
+
+    try:
+        number = forget_pauses(data_folder())
+    except OSError as error:
+        path = printable(str(data_folder() / FILE_NAME))
+        raise ConfigError(f"can't remove {path}: {error.strerror}", hint="remove it yourself") from error
+    if as_json:
+        print_json({"microphones_forgotten": number})
+    else:
+        print_text(f"forgot the pauses of {number} microphone{'' if number == 1 else 's'}")
 
 
 def _row(device: "Device") -> dict[str, object]:

@@ -109,6 +109,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "devices": (
         ("voxcli devices --meter --seconds 10", "see whether the microphone works"),
         ("voxcli devices --loopback", "measure the echo, and get advice"),
+        ("voxcli devices --reset-pauses", "forget how long you pause between words"),
     ),
     "config": (
         ("voxcli config set voice piper:en_US-joe-medium", "change a setting"),

@@ -58,6 +58,10 @@ Temperature = Annotated[
 TopP = Annotated[
     Annotated[float, Field(strict=True, ge=0.01, le=1)] | Literal["auto"], Allowed("auto, or a number from 0.01 to 1")
 ]
+TurnSilenceMs = Annotated[
+    Annotated[int, Field(strict=True, ge=32, le=10_000)] | Literal["auto"],
+    Allowed("auto, or a whole number from 32 to 10000"),
+]
 DeviceName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
@@ -162,10 +166,19 @@ class LiveSettings(_Table):
         default=200, ge=32, le=5000, description="Voice that starts an utterance, in milliseconds."
     )
     speculate_after_ms: WholeNumber = Field(
-        default=200, ge=32, le=10_000, description="Silence that counts as a pause, in milliseconds."
+        default=100, ge=32, le=10_000, description="Silence that counts as a pause, in milliseconds."
     )
-    min_silence_ms: WholeNumber = Field(
-        default=600, ge=32, le=10_000, description="Silence that ends an utterance, in milliseconds."
+    min_silence_ms: TurnSilenceMs = Field(
+        default="auto",
+        description="Silence that ends an utterance, in milliseconds; auto starts at 350 and follows your own pauses, "
+        "from 250 to 1000.",
+    )
+    retract_ms: WholeNumber = Field(
+        default=1000,
+        ge=0,
+        le=5000,
+        description="How soon after its end speech still continues an utterance whose reply has begun, in "
+        "milliseconds; 0: never.",
     )
     max_silence_ms: WholeNumber = Field(
         default=2000,

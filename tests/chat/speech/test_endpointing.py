@@ -12,6 +12,7 @@ from tests.support.listening import (
     VOICE,
     Listening,
     kinds,
+    patient,
     span,
 )
 from voxcli.audio.clip import SAMPLE_RATE
@@ -123,7 +124,7 @@ def test_a_blip_in_a_pause_neither_resumes_speech_nor_delays_the_end_by_much() -
 
 
 def test_pauses_are_reported_only_for_speculative_replies() -> None:
-    listening = Listening(EndpointingSettings(speculative_replies=False))
+    listening = Listening(patient(speculative_replies=False))
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, 15)
     listening.utterance()
@@ -204,7 +205,7 @@ def test_speech_long_after_the_end_is_another_utterance() -> None:
 
 
 def test_what_would_grow_beyond_the_limit_is_not_reopened() -> None:
-    listening = Listening(EndpointingSettings(max_utterance_seconds=3))
+    listening = Listening(patient(max_utterance_seconds=3))
     listening.utterance()
     for _ in range(90):  # 2.9 s, less than `reopen_ms`
         assert listening.hear(SILENCE) == []
@@ -261,7 +262,7 @@ def test_a_verdict_while_voice_sets_in_waits_for_the_voice() -> None:
 
 
 def test_a_key_opens_and_ends_an_utterance() -> None:
-    listening = Listening(EndpointingSettings(by_voice=False))
+    listening = Listening(patient(by_voice=False))
     assert listening.hear(VOICE, 100) == []
     assert listening.end_pointer.begin() == [SpeechStarted(100 * FRAME)]
     assert kinds(listening.hear(VOICE, 20)) == []
@@ -275,7 +276,7 @@ def test_a_key_opens_and_ends_an_utterance() -> None:
 
 
 def test_what_is_said_with_the_key_up_is_not_kept() -> None:
-    listening = Listening(EndpointingSettings(by_voice=False))
+    listening = Listening(patient(by_voice=False))
     listening.end_pointer.begin()
     listening.hear(VOICE, 20)
     listening.end_pointer.flush()
@@ -334,7 +335,7 @@ def test_a_long_utterance_is_reported_while_it_grows() -> None:
 
 
 def test_an_utterance_ends_at_its_limit_and_the_next_one_follows_on() -> None:
-    listening = Listening(EndpointingSettings(max_utterance_seconds=20))
+    listening = Listening(patient(max_utterance_seconds=20))
     listening.hear(VOICE, 1100)
     limit_frames = 20 * SAMPLE_RATE // FRAME
     assert kinds(listening.events) == [SpeechStarted, SpeechTooLong, SpeechEnded, SpeechStarted, SpeechTooLong]
@@ -350,13 +351,13 @@ def test_an_utterance_ends_at_its_limit_and_the_next_one_follows_on() -> None:
 
 
 def test_a_long_utterance_is_warned_of_ten_seconds_before_its_limit() -> None:
-    listening = Listening(EndpointingSettings(max_utterance_seconds=60))
+    listening = Listening(patient(max_utterance_seconds=60))
     warnings = [event for event in listening.hear(VOICE, 1700) if isinstance(event, SpeechTooLong)]
     assert [warning.seconds for warning in warnings] == [pytest.approx(50, abs=0.04)]
 
 
 def test_a_held_key_goes_on_after_the_limit() -> None:
-    listening = Listening(EndpointingSettings(by_voice=False, max_utterance_seconds=4))
+    listening = Listening(patient(by_voice=False, max_utterance_seconds=4))
     listening.end_pointer.begin()
     _, ended, started = listening.hear(SILENCE, 130)
     assert isinstance(ended, SpeechEnded)
@@ -401,9 +402,10 @@ def test_frames_that_are_no_numbers_or_empty_are_no_voice() -> None:
         {"min_speech_ms": 0},
         {"barge_in_ms": 0},
         {"speculate_after_ms": 0},
-        {"max_silence_ms": 500},
+        {"max_silence_ms": 300},
         {"pre_roll_ms": -1},
         {"reopen_ms": -1},
+        {"retract_ms": -1},
         {"max_utterance_seconds": 1.5},
         {"max_utterance_seconds": float("inf")},
         {"max_utterance_seconds": float("nan")},

@@ -15,7 +15,7 @@ from voxcli.chat.events import (
     SpeechStarted,
     SpeechTooLong,
 )
-from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.chat.speech.endpointing import FEW_WORDS_MS, Endpointer, EndpointingSettings
 
 
 def samples(ms: int) -> int:
@@ -32,6 +32,9 @@ class Witness:
         self.boundaries = [0]  # Positions from which voice counts again: final ends.
         self.state = "none"  # "open", "paused" or "ended"
         self.held = False
+        self.answered = False  # the reply to the last utterance has begun
+        self.playing = False
+        self.played = 0  # Samples since the last end in which a reply played and nobody spoke.
         self.silence_ms = settings.min_silence_ms
         self.first = 0  # The first sample of the utterance's clips.
         self.start = 0
@@ -42,13 +45,22 @@ class Witness:
     def hear(self, probability: float) -> None:
         last = bool(self.voiced) and self.voiced[-1]
         self.voiced.append(probability >= (self.settings.off_threshold if last else self.settings.threshold))
-        self._look(self.listening.hear(probability))
+        events = self.listening.hear(probability, playing=self.playing)
+        if self.playing and self.state == "ended" and not self.voiced[-1]:
+            self.played += FRAME
+        self._look(events)
 
     def do(self, action: str) -> None:
         end_pointer = self.listening.end_pointer
         if action == "commit":
             assert end_pointer.commit() == (self.state not in {"open", "paused"})
             self.state = "none" if self.state == "ended" else self.state
+        elif action == "reply":
+            assert end_pointer.begin_reply() == (self.state not in {"open", "paused"})
+            self.answered = self.answered or self.state == "ended"
+            self.playing = self.playing or self.state not in {"open", "paused"}
+        elif action == "played":
+            self.playing = False
         elif action == "begin":
             was_open = self.state in {"open", "paused"}
             self.held = True
@@ -99,21 +111,36 @@ class Witness:
 
     def _started(self, start: int) -> None:
         assert self.state in {"none", "ended"}
+        if self.state == "ended" and not self.held and self.settings.max_utterance_seconds > 100:
+            is_late = start - self.clips[-1][1] >= samples(self._window_ms)
+            assert is_late or (self.answered and self.played + 3 * FRAME > samples(FEW_WORDS_MS))
+        self.answered, self.played = False, 0
         earliest = max(start - samples(self.settings.pre_roll_ms), self.clips[-1][1] if self.clips else 0)
         self.first, self.start, self.state, self.warnings = earliest, start, "open", 0
         self.pieces = 0
         self.silence_ms = self.settings.min_silence_ms
         if not self.held:
             run = next(run for run in self._runs() if run[0] == start)
-            assert self._voiced_ms(run) >= self.settings.min_speech_ms
+            assert self._voiced_ms(run) >= self._needed_ms
             assert self.settings.by_voice
+
+    @property
+    def _window_ms(self) -> int:
+        return self.settings.retract_ms if self.answered else self.settings.reopen_ms
+
+    @property
+    def _needed_ms(self) -> int:
+        least = self.settings.min_speech_ms
+        return max(least, self.settings.barge_in_ms) if self.playing else least
 
     def _resumed(self, at: int) -> None:
         assert self.state in {"paused", "ended"}
         run = next(run for run in self._runs() if run[0] == at or (run[0] < at < run[1]))
         if self.state == "ended":
-            assert self._voiced_ms(run) >= self.settings.min_speech_ms
-            assert at - self.clips.pop()[1] <= samples(self.settings.reopen_ms)
+            assert self._voiced_ms(run) >= self._needed_ms
+            assert at - self.clips.pop()[1] < samples(self._window_ms)
+            assert not self.answered or self.played <= samples(FEW_WORDS_MS) + 3 * FRAME
+        self.answered, self.played = False, 0
         self.state, self.silence_ms = "open", self.settings.min_silence_ms
 
     def _ended(self, clip: AudioClip, last_voiced: int, *, for_good: bool) -> None:
@@ -141,7 +168,8 @@ class Witness:
     def _check_waiting(self) -> None:
         """Check that no event is late and that no more audio is kept than needed."""
         kept = self.listening.end_pointer.kept_samples
-        waiting = samples(self.settings.pre_roll_ms + 2 * self.settings.min_speech_ms) + FRAME
+        needed_ms = max(self.settings.min_speech_ms, self.settings.barge_in_ms)
+        waiting = samples(self.settings.pre_roll_ms + 2 * needed_ms) + FRAME
         assert kept <= (waiting if self.state == "none" else self.settings.max_utterance_seconds * SAMPLE_RATE)
         if self.state in {"open", "paused"} and not self.held:
             speech = [run[1] for run in self._runs() if self._voiced_ms(run) > 50]
@@ -166,15 +194,20 @@ class Witness:
 
     def finish(self) -> None:
         """Check that all speech is in exactly one utterance."""
+        self.do("played")
         self.do("flush")
         assert self.state in {"none", "ended"}
         assert all(a[1] <= b[0] for a, b in zip(self.clips, self.clips[1:], strict=False))
         for run in self._runs():
-            if self.settings.by_voice and self._voiced_ms(run) >= self.settings.min_speech_ms:
+            if self.settings.by_voice and self._voiced_ms(run) >= max(
+                self.settings.min_speech_ms, self.settings.barge_in_ms
+            ):
                 assert sum(first <= run[0] and run[1] <= end for first, end in self.clips) == 1
 
 
-ACTIONS = st.sampled_from(["commit", "commit", "complete", "incomplete", "begin", "flush"])
+ACTIONS = st.sampled_from(
+    ["commit", "commit", "complete", "incomplete", "begin", "flush", "reply", "reply", "reply", "played"]
+)
 HEARD = st.tuples(st.sampled_from([0.0, 0.4, 0.6, 1.0]), st.one_of(st.integers(1, 3), st.integers(4, 40)))
 SCRIPTS = st.lists(st.one_of(HEARD, HEARD, HEARD, ACTIONS), min_size=5, max_size=40)
 SETTINGS = st.builds(
@@ -185,6 +218,7 @@ SETTINGS = st.builds(
     max_silence_ms=st.sampled_from([600, 1500]),
     pre_roll_ms=st.sampled_from([0, 100, 500]),
     reopen_ms=st.sampled_from([0, 300, 5000]),
+    retract_ms=st.sampled_from([0, 300, 1000, 3000]),
     max_utterance_seconds=st.sampled_from([2.5, 5.0, 120.0]),
     speculative_replies=st.booleans(),
     by_voice=st.sampled_from([True, True, False]),

@@ -40,6 +40,7 @@ from voxcli.chat.events import (
     State,
     StateChanged,
     TurnFailed,
+    TurnRetracted,
     TurnStarted,
     TurnTaken,
     TurnUndone,
@@ -105,6 +106,7 @@ EVENTS: list[LiveEvent] = [
     SentenceSpoken("One. "),
     SentenceSpoken("More than was ever written."),
     BargeIn("One."),
+    TurnRetracted(HOSTILE),
     Resumed(),
     SpeechFailed(SpeechError("no voice")),
     taken("One.", transcript=HOSTILE),
@@ -225,8 +227,23 @@ def test_a_question_waits_for_the_end_of_the_turn_that_it_interrupts() -> None:
 
 
 def test_speech_that_goes_on_takes_the_question_back() -> None:
-    screen = screen_of(READY, StateChanged("thinking"), TurnStarted(Utterance(CLIP)), SpeechResumed(1))
+    asked = READY, StateChanged("speaking"), TurnStarted(Utterance(CLIP)), ReplyDelta("It rains.")
+    screen = screen_of(*asked, SpeechResumed(1), TurnRetracted("It"), StateChanged("hearing"))
     assert "2.2 s" not in text_of(screen)
+    assert "rains" not in text_of(screen)
+    out, notes = Lines().after(*asked, SpeechResumed(1), TurnRetracted("It"), ASKED, taken("It snows."))
+    assert out == "It rains.\n"
+    assert notes.splitlines()[-4:] == ["you: 2.2 s", "you went on: that reply is dropped", "you: 2.2 s", "0.7 s"]
+
+
+def test_a_question_that_goes_on_before_its_reply_is_written_once() -> None:
+    _, notes = Lines().after(ASKED, SpeechResumed(1), TurnRetracted(""), ASKED, ReplyDelta("It snows."))
+    assert notes == "you: 2.2 s\n"
+
+
+def test_a_pause_in_a_question_leaves_an_interrupted_turn_its_question() -> None:
+    notes = Lines().after(ASKED, BargeIn(""), SpeechStarted(0), SpeechResumed(1), taken("", interrupted=True))[1]
+    assert notes.startswith("you: 2.2 s\n")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +333,7 @@ def test_a_long_reply_scrolls_with_the_voice() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [taken("One."), SpeechResumed(0), TurnFailed(VoxError("no")), StateChanged("listening")]
+    "end", [taken("One."), TurnRetracted("One."), TurnFailed(VoxError("no")), StateChanged("listening")]
 )
 def test_a_reply_makes_way_for_the_next(end: LiveEvent) -> None:
     screen = screen_of(StateChanged("speaking"), ReplyDelta("One."), SentenceSpoken("One."), end, ReplyDelta("Two."))
@@ -628,7 +645,8 @@ def test_programs_get_the_events_with_their_time() -> None:
     assert {record["t"] for record in found} == {1.5}
     assert {record["event"] for record in found} == {
         *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
-        *("transcript", "sentence_spoken", "barge_in", "resumed", "turn_ended", "error", "notice", "session_ended"),
+        *("transcript", "sentence_spoken", "barge_in", "turn_retracted", "resumed", "turn_ended", "error", "notice"),
+        "session_ended",
     }
 
 
@@ -666,13 +684,15 @@ def test_the_keys_of_events() -> None:
             ReplyDelta("\ud800é"),
             BargeIn("One."),
             TurnFailed(AudioDeviceError("gone", hint="plug it in")),
-            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None),
+            TurnRetracted("One."),
+            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None, retracted_turns=7),
         )
     ] == [
         {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
         {"text": "\ud800é"},
         {"spoken_text": "One."},
         {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
+        {"spoken_text": "One."},
         {
             "turns": 2,
             "latency": {
@@ -683,6 +703,7 @@ def test_the_keys_of_events() -> None:
             "overruns": 4,
             "underruns": 6,
             "dropped_speculative_replies": 5,
+            "retracted_turns": 7,
             "session": None,
             "store": None,
         },
@@ -718,14 +739,15 @@ def test_typed_turns_have_no_latency_of_the_voice() -> None:
 
 def test_the_summary_has_percentiles_by_nearest_rank() -> None:
     latencies = tuple(Latency(10.0 * number, 20.0 * number, None, "none", 0) for number in range(1, 101))
-    ended = SessionEnded(100, latencies, 1, 2, 3, "a\x1bb'$(x)", None, can_continue=True)
+    ended = SessionEnded(100, latencies, 1, 2, 3, "a\x1bb'$(x)", None, can_continue=True, retracted_turns=1)
     assert summary_lines(ended)[:2] == ["100 turns", "first token    p50 1.00 s  p95 1.90 s"]
     lines = summary_lines(ended, stages=True)
     assert lines == [
         "100 turns",
         "end of speech  p50 0.50 s  p95 0.95 s",
         "first token    p50 1.00 s  p95 1.90 s",
-        "3 speculative replies dropped · 1 overrun of the microphone · 2 underruns of the loudspeaker",
+        "1 turn taken back · 3 speculative replies dropped · 1 overrun of the microphone · "
+        "2 underruns of the loudspeaker",
         """Continue with: voxcli chat --session 'a\\x1bb'"'"'$(x)'""",
     ]
 

@@ -17,3 +17,14 @@ OTHER_KEYS = {
     "q": "end the conversation",
     "Ctrl-C": "interrupt the reply; twice: end the conversation",
 }
+KEY_COMMANDS = {  # The commands of `voxcli.chat.commands` that keys run; the space key with push-to-talk runs others.
+    " ": "toggle-mute",
+    "i": "interrupt",
+    "t": "type",
+    "e": "edit",
+    "r": "repeat",
+    "u": "undo",
+    "c": "copy",
+    "?": "keys",
+    "q": "quit",
+}

@@ -10,9 +10,10 @@ The defaults were measured with Silero on frames of 32 ms:
 
 - 200 ms of voice, 7 frames, start an utterance. "it", "hi" and "no" in three voices have 7 frames or more; 120 ms cut
   from speech have at most 6, and noise and clicks of 120 ms none.
-- 200 ms of silence are a pause, and 600 ms end the utterance. The time between hides the latency of an engine that
-  produces audio after 0.4 s. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real conversations,
-  silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench).
+- 100 ms of silence are a pause, and 350 ms end the utterance at first (`voxcli.chat.speech.silence`). The time between
+  hides the latency of the engine. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real
+  conversations, silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench); speech that
+  goes on within `retract_ms` takes such an end back.
 - 2000 ms end a turn that the end-of-turn model calls incomplete, as in speech-to-speech.
 """
 
@@ -31,12 +32,14 @@ from voxcli.chat.events import (
     SpeechStarted,
     SpeechTooLong,
 )
+from voxcli.chat.speech.silence import TurnSilence
 from voxcli.chat.speech.voice_gate import VoiceGate
 from voxcli.errors import ConfigError
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 GAP_MS = 40  # The longest unvoiced gap within speech: one frame of 32 ms, but not two.
 RESUME_MS = 50  # Voice that resumes an open utterance: two frames, but not one.
+FEW_WORDS_MS = 1500  # A reply that has played longer stays: four words at 180 words per minute.
 PIECE_SECONDS = 5.0  # The interval of `SpeechGoesOn`; an audio encoder's window is 30 s.
 WARNING_SECONDS = 10.0  # The warning's time before the limit, or a quarter of the limit where that is less.
 
@@ -49,11 +52,12 @@ class EndpointingSettings:
     off_threshold: float = 0.35  # The probability below which voice ends.
     min_speech_ms: int = 200  # Voice that starts an utterance, or reopens one that has ended.
     barge_in_ms: int = 300  # The same while a reply plays; at least min_speech_ms counts.
-    speculate_after_ms: int = 200  # Silence that is a pause.
-    min_silence_ms: int = 600  # Silence that ends an utterance.
+    speculate_after_ms: int = 100  # Silence that is a pause.
+    min_silence_ms: int = 350  # Silence that ends an utterance, unless the endpointer is given another.
     max_silence_ms: int = 2000  # The same where the end-of-turn model answers "incomplete".
     pre_roll_ms: int = 500  # Audio kept from before the first voiced frame, for quiet onsets.
-    reopen_ms: int = 5000  # The time after the end in which speech continues the utterance.
+    reopen_ms: int = 5000  # The time after the end in which speech continues the utterance, while no reply plays.
+    retract_ms: int = 1000  # The same once its reply has begun; 0: then speech is always another utterance.
     max_utterance_seconds: float = 120.0  # The longest clip, pre-roll included.
     speculative_replies: bool = True  # Report pauses, for speculative replies and the end-of-turn model.
     by_voice: bool = True  # False: only `begin` opens an utterance (push-to-talk).
@@ -65,8 +69,8 @@ class EndpointingSettings:
             raise ConfigError("min_speech_ms, barge_in_ms, speculate_after_ms and min_silence_ms must be above 0")
         if self.max_silence_ms < self.min_silence_ms:
             raise ConfigError("max_silence_ms must be at least min_silence_ms")
-        if min(self.pre_roll_ms, self.reopen_ms) < 0:
-            raise ConfigError("pre_roll_ms and reopen_ms can't be negative")
+        if min(self.pre_roll_ms, self.reopen_ms, self.retract_ms) < 0:
+            raise ConfigError("pre_roll_ms, reopen_ms and retract_ms can't be negative")
         least_seconds = (self.pre_roll_ms + 2 * max(self.min_speech_ms, self.barge_in_ms)) / 1000 + 1
         if not least_seconds <= self.max_utterance_seconds < float("inf"):
             raise ConfigError(f"max_utterance_seconds must be a number of at least {least_seconds:g}")
@@ -76,11 +80,18 @@ class Endpointer:
     """Turns frames into the events of utterances.
 
     An utterance is open between `SpeechStarted` and `SpeechEnded`. After its end, its audio is kept and speech reopens
-    it (`SpeechResumed`), until `commit`, until `reopen_ms` have passed, or until its clip reaches the limit.
+    it (`SpeechResumed`), until `commit`, until `reopen_ms` have passed, or until its clip reaches the limit. Once its
+    reply has begun, `retract_ms` count instead, and FEW_WORDS_MS of the reply.
     """
 
-    def __init__(self, settings: EndpointingSettings) -> None:
+    def __init__(self, settings: EndpointingSettings, silence: TurnSilence | None = None) -> None:
+        """Begin without audio.
+
+        Args:
+            silence: what ends an utterance; it follows the user's pauses. None: always `min_silence_ms`.
+        """
         self._settings = settings
+        self._silence = silence or TurnSilence.fixed(settings.min_silence_ms)
         self._limit_samples = int(settings.max_utterance_seconds * SAMPLE_RATE)
         self._buffer = _AudioBuffer(start=0)
         self._gate = VoiceGate(settings.threshold, settings.off_threshold)
@@ -91,6 +102,11 @@ class Endpointer:
     def voiced(self) -> bool:
         """Whether the last frame was voice."""
         return self._gate.voiced
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the last utterance is over for good: nothing is open, and no speech can reopen anything."""
+        return self._utterance is None
 
     @property
     def kept_samples(self) -> int:
@@ -127,7 +143,7 @@ class Endpointer:
             return []
         start, self._burst = self._buffer.end, None  # Voice counts from the key press on.
         self._trim_to_pre_roll()
-        self._utterance = _Utterance(start, start, self._settings.min_silence_ms, held=True)
+        self._utterance = _Utterance(start, start, self._silence.samples, held=True)
         return [SpeechStarted(start)]
 
     def flush(self) -> list[EndpointEvent]:
@@ -145,8 +161,21 @@ class Endpointer:
         utterance, settings = self._open, self._settings
         if utterance is None or not utterance.paused:
             return []
-        utterance.silence_ms = settings.speculate_after_ms if complete else settings.max_silence_ms
+        silence_ms = settings.speculate_after_ms if complete else settings.max_silence_ms
+        utterance.silence, utterance.judged = silence_ms * SAMPLES_PER_MS, True
         return [] if self._burst else self._on_silence(utterance)
+
+    def begin_reply(self) -> bool:
+        """Note that the reply to the last utterance begins: only early speech reopens the utterance from now on.
+
+        Returns:
+            False if an utterance is open, because the user is still speaking; it is left alone.
+        """
+        if self._open:
+            return False
+        if self._utterance:
+            self._utterance.answered = True
+        return True
 
     def commit(self) -> bool:
         """Make the end of the last utterance final, so that speech can't reopen it.
@@ -159,7 +188,7 @@ class Endpointer:
         if self._utterance.ended_at is None:
             return False
         self._buffer.drop_before(self._utterance.ended_at)
-        self._utterance = None
+        self._forget_utterance()
         self._trim_to_pre_roll()
         return True
 
@@ -171,7 +200,8 @@ class Endpointer:
         """
         self._buffer = _AudioBuffer(self._buffer.end + skipped)
         self._gate.close()
-        self._burst = self._utterance = None
+        self._burst = None
+        self._forget_utterance()
 
     @property
     def _open(self) -> "_Utterance | None":
@@ -194,6 +224,8 @@ class Endpointer:
 
     def _wait_for_speech(self, frame_samples: int, playing: bool) -> list[EndpointEvent]:
         """Open an utterance, or reopen the last one, once there is enough voice."""
+        if self._utterance and playing and not self._burst:
+            self._utterance.played += frame_samples
         if not self._can_reopen(frame_samples):
             self.commit()
         burst, settings = self._burst, self._settings
@@ -201,16 +233,20 @@ class Endpointer:
         if burst is None or not settings.by_voice or burst.voiced < needed_ms * SAMPLES_PER_MS:
             return []
         if self._utterance:
+            self._add_pause(self._utterance, burst)
             return [self._resume(self._utterance, burst)]
-        self._utterance = _Utterance(burst.start, burst.end, settings.min_silence_ms)
+        self._utterance = _Utterance(burst.start, burst.end, self._silence.samples)
         return [SpeechStarted(burst.start)]
 
     def _can_reopen(self, frame_samples: int) -> bool:
         """Tell whether the present voice, or voice from now on, would reopen the last utterance."""
-        if self._utterance is None or self._utterance.ended_at is None:
+        utterance, settings = self._utterance, self._settings
+        if utterance is None or utterance.ended_at is None:
             return False
-        in_time = self._onset - self._utterance.ended_at <= self._settings.reopen_ms * SAMPLES_PER_MS
-        return in_time and len(self._buffer) + frame_samples <= self._limit_samples
+        window_ms = settings.retract_ms if utterance.answered else settings.reopen_ms
+        in_time = self._onset - utterance.ended_at < window_ms * SAMPLES_PER_MS
+        few_words = utterance.played <= FEW_WORDS_MS * SAMPLES_PER_MS
+        return in_time and few_words and len(self._buffer) + frame_samples <= self._limit_samples
 
     def _continue_utterance(self, utterance: "_Utterance", frame_samples: int) -> list[EndpointEvent]:
         events = self._on_voice(utterance, self._burst) if self._burst else self._on_silence(utterance)
@@ -228,12 +264,13 @@ class Endpointer:
     def _on_voice(self, utterance: "_Utterance", burst: "_Burst") -> list[EndpointEvent]:
         if burst.voiced < RESUME_MS * SAMPLES_PER_MS:
             return []
+        self._add_pause(utterance, burst)
         utterance.last_voiced = burst.end
         return [self._resume(utterance, burst)] if utterance.paused else []
 
     def _on_silence(self, utterance: "_Utterance") -> list[EndpointEvent]:
         silence = self._buffer.end - utterance.last_voiced
-        if silence >= utterance.silence_ms * SAMPLES_PER_MS and not utterance.held:
+        if silence >= utterance.silence and not utterance.held:
             return [self._end(utterance)]
         spoken = utterance.last_voiced > utterance.start
         is_pause = self._settings.speculative_replies and silence >= self._settings.speculate_after_ms * SAMPLES_PER_MS
@@ -253,9 +290,17 @@ class Endpointer:
         utterance.warned = True
         return [SpeechTooLong(len(self._buffer) / SAMPLE_RATE)]
 
+    def _add_pause(self, utterance: "_Utterance", burst: "_Burst") -> None:
+        """Count the pause before a burst, unless a key or the end-of-turn model decided how long it might last."""
+        pause = burst.start - utterance.last_voiced
+        if pause > 0 and not (utterance.held or utterance.judged):
+            utterance.longest_pause = max(utterance.longest_pause, pause)
+            self._silence.add_pause(pause)
+
     def _resume(self, utterance: "_Utterance", burst: "_Burst") -> SpeechResumed:
         utterance.ended_at, utterance.paused = None, False
-        utterance.last_voiced, utterance.silence_ms = burst.end, self._settings.min_silence_ms
+        utterance.answered, utterance.judged, utterance.played = False, False, 0
+        utterance.last_voiced, utterance.silence = burst.end, self._silence.samples
         return SpeechResumed(burst.start)
 
     def _end(self, utterance: "_Utterance") -> SpeechEnded:
@@ -267,6 +312,12 @@ class Endpointer:
         ended, self._burst = self._end(utterance), None
         self.commit()
         return ended
+
+    def _forget_utterance(self) -> None:
+        """Keep the last utterance no longer; learn from it if silence ended it."""
+        last, self._utterance = self._utterance, None
+        if last and last.ended_at is not None and not last.judged and last.ended_at - last.last_voiced >= last.silence:
+            self._silence.add_turn(last.longest_pause)
 
     def _trim_to_pre_roll(self) -> None:
         """Drop audio before the next utterance's pre-roll, where no utterance is kept."""
@@ -289,9 +340,13 @@ class _Utterance:
 
     start: int
     last_voiced: int
-    silence_ms: int  # Silence that ends it.
+    silence: int  # Silence that ends it, in samples.
     held: bool = False  # Silence does not end it.
     paused: bool = False  # `SpeechPaused` was reported.
+    judged: bool = False  # The end-of-turn model has decided on the present pause.
+    answered: bool = False  # Its reply has begun.
+    played: int = 0  # Samples that passed while its reply played.
+    longest_pause: int = 0  # Of the pauses inside it, in samples.
     reported_pieces: int = 0  # Pieces of PIECE_SECONDS that were reported.
     warned: bool = False
     ended_at: int | None = None

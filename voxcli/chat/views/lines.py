@@ -25,6 +25,7 @@ from voxcli.chat.events import (
     SpeechTooLong,
     StateChanged,
     TurnFailed,
+    TurnRetracted,
     TurnStarted,
     TurnTaken,
     TurnUndone,
@@ -86,9 +87,8 @@ class PlainView:
                 self._add_to_reply(text)
             case BargeIn():
                 self._drop_text()
-            case SpeechResumed() if self._questions:
-                self._questions.pop()
-                self._begin_turn()
+            case TurnRetracted() if self._questions:
+                self._drop_question()
             case TurnFailed():
                 self._write_question()
                 self._end_turn()
@@ -113,6 +113,14 @@ class PlainView:
         if self._questions:
             self._questions.popleft()
         self._begin_turn()
+
+    def _drop_question(self) -> None:
+        """Drop the newest question, because it goes on; say so if it was written."""
+        self._questions.pop()
+        if not self._questions:
+            if self._is_question_written:
+                self._notes.write_dim("you went on: that reply is dropped")
+            self._begin_turn()
 
     def _begin_turn(self) -> None:
         self._is_question_written = False
@@ -248,6 +256,7 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
         "overruns": ended.overruns,
         "underruns": ended.underruns,
         "dropped_speculative_replies": ended.dropped_speculative_replies,
+        "retracted_turns": ended.retracted_turns,
         "session": ended.session,
         "store": ended.store,
     }
@@ -273,6 +282,7 @@ _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     ReplyDelta: ("reply_delta", vars),
     SentenceSpoken: ("sentence_spoken", vars),
     BargeIn: ("barge_in", vars),
+    TurnRetracted: ("turn_retracted", vars),  # after `speech_resumed`: the turn that had started never took place
     Resumed: ("resumed", vars),
     TurnTaken: ("turn_ended", _turn_record),
     TurnUndone: (

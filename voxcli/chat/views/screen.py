@@ -16,9 +16,9 @@ from voxcli.chat.events import (
     InputLevel,
     LiveEvent,
     SentenceSpoken,
-    SpeechResumed,
     State,
     TurnFailed,
+    TurnRetracted,
     TurnStarted,
     TurnTaken,
 )
@@ -94,7 +94,7 @@ class Screen:
                 self._reply.add(text)
             case SentenceSpoken(text):
                 self._reply.spoken_chars += len(text)
-            case SpeechResumed():  # the reply is dropped
+            case TurnRetracted():
                 self._end_turn(self._utterances.pop)
             case TurnTaken() | TurnFailed():
                 self._end_turn(self._utterances.popleft)

@@ -86,6 +86,7 @@ def summary_lines(ended: SessionEnded, *, stages: bool = False) -> list[str]:
         if shares := percentiles(ended.latencies, key):
             lines.append(f"{STAGES[key]:<13}  p50 {shares['p50'] / 1000:.2f} s  p95 {shares['p95'] / 1000:.2f} s")
     counts = [
+        f"{_count(ended.retracted_turns, 'turn')} taken back" if ended.retracted_turns else "",
         _dropped(ended.dropped_speculative_replies) if ended.dropped_speculative_replies else "",
         f"{_count(ended.overruns, 'overrun')} of the microphone" if ended.overruns else "",
         f"{_count(ended.underruns, 'underrun')} of the loudspeaker" if ended.underruns else "",

@@ -1,4 +1,6 @@
-"""The KV cache follows undo, redo, forks and interruptions: each reply is the one that a fresh prefill gives.
+"""The KV cache follows undo, redo, forks, interruptions and turns that were taken back.
+
+Each reply is the one that a fresh prefill gives.
 
 RANDOM_SEQUENCES: number of random sequences.
 """
@@ -15,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engines.voxtral.runtime.test_prefix_reuse import Talk, parts, sound
+from voxcli.audio.clip import AudioClip
 from voxcli.core.memory import Memory
 from voxcli.core.store import Store
-from voxcli.core.turn import TurnEnded, Utterance
+from voxcli.core.turn import TurnEnded, Utterance, run_turn
 
 __all__ = ["parts"]  # a fixture
 
@@ -31,7 +34,12 @@ QUESTIONS = (
 
 Ending = Literal["finished", "interrupted", "left"]
 asked = st.tuples(st.sampled_from(QUESTIONS), st.sampled_from(["finished", "finished", "interrupted", "left"]))
-actions = st.one_of(asked, asked, st.sampled_from(["undo", "undo", "redo", "again", "fork", "fork at 1", "prefill"]))
+actions = st.one_of(
+    asked,
+    asked,
+    st.floats(0.2, 0.9),
+    st.sampled_from(["undo", "undo", "redo", "again", "fork", "fork at 1", "prefill"]),
+)
 
 
 class StoredTalk:
@@ -44,13 +52,15 @@ class StoredTalk:
         self.last = QUESTIONS[0]
         self.checked = 0  # replies
 
-    def act(self, action: tuple[Utterance, Ending] | str) -> None:
+    def act(self, action: tuple[Utterance, Ending] | float | str) -> None:
         name = self.memory.session.name
         assert name
         match action:
             case (utterance, ending):
                 self.last = utterance
                 self.ask(utterance, ending)
+            case float(share):
+                self.ask_in_halves(share)
             case "again":
                 self.memory.undo()
                 self.ask(self.last, "finished")
@@ -67,6 +77,21 @@ class StoredTalk:
 
     def resume(self, name: str) -> None:
         self.memory = Memory.resumed(self.store, name, "Be brief.")
+
+    def ask_in_halves(self, share: float) -> None:
+        """Begin to answer the first part of an utterance, take that back, and answer the whole."""
+        whole = sound(2.5, 3)
+        half = AudioClip(whole.samples[: int(share * len(whole.samples))], whole.sample_rate)
+        self.talk.engine.encode_partial(half)
+        expected = self.talk.expected(self.memory.session, Utterance(half))
+        self.talk.ids, interrupt, dropped = [], threading.Event(), []
+        for event in run_turn(self.talk.engine, self.memory.session, Utterance(half), interrupt):
+            dropped.append(event)
+            if len(self.talk.ids) >= 2:
+                interrupt.set()
+        assert isinstance(dropped[-1], TurnEnded)  # It is not remembered.
+        assert self.talk.ids == expected[: len(self.talk.ids)]
+        self.ask(Utterance(whole), "finished")
 
     def ask(self, utterance: Utterance, ending: Ending) -> None:
         """Ask, and compare the tokens; a reply that does not finish ends after its second token."""
@@ -106,7 +131,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 )
 @given(sequence=st.lists(actions, min_size=3, max_size=10))
 def test_after_undo_redo_and_forks_replies_are_those_of_a_fresh_prefill(
-    talk: Talk, folders: Iterator[Path], sequence: list[tuple[Utterance, Ending] | str]
+    talk: Talk, folders: Iterator[Path], sequence: list[tuple[Utterance, Ending] | float | str]
 ) -> None:
     talk.restart()
     with Store.open(next(folders)) as store:
@@ -130,3 +155,14 @@ def test_a_turn_after_undo_feeds_itself_alone(talk: Talk, tmp_path: Path) -> Non
     assert report
     assert report.cached_tokens > before // 4, "the first turn stays in the cache"
     assert report.prompt_tokens - report.cached_tokens < 60, "two windows of audio are 50 tokens"
+
+
+def test_a_turn_that_was_taken_back_leaves_nothing_in_the_prompt(talk: Talk, tmp_path: Path) -> None:
+    talk.restart()
+    with Store.open(tmp_path) as store:
+        stored = StoredTalk(talk, store)
+        stored.ask(QUESTIONS[2], "finished")
+        stored.ask_in_halves(0.6)
+        stored.ask(QUESTIONS[3], "finished")
+        assert len(stored.memory.session.turns) == 3
+        assert store.session(stored.memory.session.name or "") == stored.memory.session
