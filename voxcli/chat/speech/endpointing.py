@@ -92,6 +92,10 @@ class Endpointer:
         """Whether the last frame was voice."""
         return self._gate.voiced
 
+    def is_loud(self, samples: Samples) -> bool:
+        """Tell whether the next frame is loud enough to be voice; if not, its probability changes nothing."""
+        return self._gate.is_loud(samples)
+
     @property
     def kept_samples(self) -> int:
         """The audio kept, in samples; at most the longest utterance."""
