@@ -50,8 +50,8 @@ from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
 
-# How often to check what was played. Also how long Ctrl-C may take on Windows, where no signal ends a wait.
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # how often to check what was played
+IDLE_SECONDS = 0.5  # the longest wait for a message, because on Windows no signal ends a wait
 SECOND_INTERRUPT_SECONDS = 2.0  # a second Ctrl-C within this time ends the conversation
 
 
@@ -134,7 +134,7 @@ class Conversation:
             if running := self._responses.running:  # the inbox is empty: the text of all that was played was shown
                 self._show_played(running)
             with suppress(Empty):
-                return self._inbox.get(timeout=POLL_SECONDS)
+                return self._inbox.get(timeout=POLL_SECONDS if running else IDLE_SECONDS)
 
     def _handle(self, inbound: Inbound) -> None:
         match inbound:
