@@ -9,7 +9,7 @@ from benchmarks.conversation.chat_process import processor_seconds
 from benchmarks.conversation.harness import Harness
 from benchmarks.conversation.sound_card import RATE
 from benchmarks.report import Figure
-from voxcli.audio.clip import AudioClip
+from voxcli.audio.clip import AudioClip, Samples
 
 MINUTES = 5.0
 SILENCE_SHARE, NOISE_SHARE = 0.06, 0.08
@@ -41,7 +41,7 @@ def _share(pid: int, minutes: float) -> float:
     return (processor_seconds(pid) - used) / (time.monotonic() - begun)
 
 
-def _noise(seconds: float) -> np.ndarray:
+def _noise(seconds: float) -> Samples:
     samples = np.random.default_rng(0).standard_normal(round(seconds * RATE), np.float32)
     return samples * np.float32(10 ** (NOISE_DBFS / 20))
 

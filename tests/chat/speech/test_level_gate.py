@@ -84,7 +84,8 @@ def test_with_a_detector_without_memory_nothing_changes(levels: list[tuple[float
 
 def test_faint_questions_in_a_quiet_room_start_where_they_do_without_a_gate() -> None:
     """Speech at -30 dBFS, noise at -60 dBFS."""
-    rng, parts = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    parts: list[Samples] = []
     for path in sorted(QUESTIONS.glob("*.flac"))[:6]:
         samples = read_audio(path).samples
         spoken = samples[np.abs(samples) > 0.02 * np.abs(samples).max()]

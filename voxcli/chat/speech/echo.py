@@ -226,7 +226,7 @@ class EchoCanceller:
         """Return a stretch of the signal as the canceller would return it where there is no echo."""
         start, stop = start - LAG_SAMPLES, stop - LAG_SAMPLES
         samples = self._microphone.read(start - len(self._response) + 1, stop)
-        return np.convolve(samples, self._response, "valid").clip(-1, 1)
+        return _bounded(np.convolve(samples, self._response, "valid").astype(np.float32))
 
 
 def _process(module: "AudioProcessingModule", samples: Samples, played: NDArray[np.int16] | None = None) -> Samples:
@@ -259,7 +259,7 @@ def high_pass_response() -> Samples:
 
     impulse = np.zeros(RESPONSE_SAMPLES, np.float32)
     impulse[0] = 0.5
-    return _process(AudioProcessingModule(high_pass_filter=True), impulse) / impulse[0]
+    return np.asarray(_process(AudioProcessingModule(high_pass_filter=True), impulse) / impulse[0], np.float32)
 
 
 def load_echo_cancellation() -> "AudioProcessingModule":
@@ -300,7 +300,7 @@ def _bounded(samples: Samples) -> Samples:
     """Return samples in [-1, 1]; those that are no numbers become 0."""
     if not np.isfinite(samples).all():
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return samples.clip(-1, 1)
+    return np.asarray(samples.clip(-1, 1), np.float32)
 
 
 class HalfDuplex:
