@@ -35,7 +35,10 @@ def live(
         typer.Option("--scenario", metavar="all|NAME", help="What to measure; may be repeated. An unknown name lists."),
     ] = None,
     turns: Annotated[int | None, typer.Option("--turns", metavar="N", min=1, help="Turns per scenario.")] = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Length of the conversation with echo.")] = 10.0,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="Length of the conversation with echo, and of each idle one."),
+    ] = None,
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help=f"What answers; {FIXED_REPLY} does so at once.")
     ] = "auto",

@@ -1,6 +1,7 @@
 """A conversation in a process of its own, seen through the events that it prints as JSON."""
 
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any
 
 from voxcli.errors import VoxError
@@ -15,6 +17,7 @@ from voxcli.errors import VoxError
 READY_SECONDS = 300.0  # a model may have to be fetched
 END_SECONDS = 15.0
 SETTLE_SECONDS = 1.0  # after "ready", until the latency of the devices is known
+TERMINAL = {"TERM": "xterm-256color"}
 ERROR_CHARACTERS = 300  # shown from the end of what a failing program prints
 
 
@@ -28,6 +31,11 @@ class ChatProcess(threading.Thread):
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._over = False
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
 
     def run(self) -> None:
         for line in self._stream:
@@ -93,3 +101,67 @@ def running_chat(command: Sequence[str], environment: dict[str, str]) -> Iterato
             yield chat
         finally:
             chat.end()
+
+
+@contextmanager
+def chat_on_terminal(command: Sequence[str], environment: dict[str, str]) -> Iterator[int]:
+    """Run a program that converses on a terminal during the context, entered when it listens; yield its process id.
+
+    Raises:
+        VoxError: the program does not begin to listen.
+    """
+    import pty  # Not on Windows.
+
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | TERMINAL, start_new_session=True
+        )
+    finally:
+        os.close(theirs)
+    screen = _Screen(ours)
+    screen.start()
+    try:
+        if not screen.listens.wait(READY_SECONDS) or process.poll() is not None:
+            raise VoxError("the conversation on a terminal did not begin")
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+        screen.join()
+        os.close(ours)
+
+
+class _Screen(threading.Thread):
+    """Reads what a program writes to a terminal until the program ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(name="screen", daemon=True)
+        self.listens = threading.Event()  # Set when the state "listening" was shown, or the program has ended.
+        self._descriptor = descriptor
+
+    def run(self) -> None:
+        end = b""
+        with suppress(OSError):  # EIO: the program has closed the terminal
+            while data := os.read(self._descriptor, 4096):
+                end = (end + data)[-4096:]
+                if b"listening" in end:
+                    self.listens.set()
+        self.listens.set()
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process and its living descendants have used; Linux."""
+    ticks = 0
+    for each in (pid, *_descendants(pid)):
+        with suppress(OSError):  # It has ended meanwhile.
+            fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])  # utime and stime, proc_pid_stat(5)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text(encoding="utf-8").split()):
+            yield child
+            yield from _descendants(child)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.conversation.chat_process import ChatProcess, running_chat
+from benchmarks.conversation.chat_process import ChatProcess, chat_on_terminal, running_chat
 from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.recordings import stretches, voiced_span
 from benchmarks.conversation.sound_card import MARGIN_SECONDS, RATE, SoundCard, SpokenClip
@@ -72,13 +72,25 @@ class Harness:
             with self.fixed_reply_chat(noise(REPLY_SECONDS) if reply is None else reply, kept) as chat:
                 yield chat
             return
-        command = [sys.executable, "-m", "voxcli", "chat", "--json", "--verbose", "--engine", self.engine]
-        command += ["--temperature", "0", "--push-to-talk", "off"]  # greedy, so that runs can be compared
-        command += ["--input-device", "default", "--output-device", "default", *self._flags]
-        command += ("--record", str(kept)) if kept else ()
+        command = [*self._command(), "--json", "--verbose", *(("--record", str(kept)) if kept else ())]
         environment = {**self.card.environment, "VOXCLI_LIVE__CUES": "false"}  # the first sound has to be the reply
         with running_chat(command, environment) as chat:
             yield chat
+
+    @contextmanager
+    def idle_chat(self) -> Iterator[int]:
+        """Run a conversation during the context, on a terminal where the engine allows; yield its process id."""
+        if self.engine == FIXED_REPLY:
+            with self.chat() as chat:
+                yield chat.pid
+            return
+        with chat_on_terminal(self._command(), self.card.environment) as pid:
+            yield pid
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "voxcli", "chat", "--engine", self.engine]
+        command += ["--temperature", "0", "--push-to-talk", "off"]  # greedy, so that runs can be compared
+        return [*command, "--input-device", "default", "--output-device", "default", *self._flags]
 
     @contextmanager
     def fixed_reply_chat(self, reply: Samples, kept: Path | None = None) -> Iterator[ChatProcess]:

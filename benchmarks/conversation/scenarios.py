@@ -16,6 +16,8 @@ import numpy as np
 
 from benchmarks.conversation import pipeline, shown, turn_taking
 from benchmarks.conversation.harness import PAUSE_SECONDS, Exchange, Harness, Question
+from benchmarks.conversation.idle import MINUTES as IDLE_MINUTES
+from benchmarks.conversation.idle import idle
 from benchmarks.conversation.recordings import AUDIBLE, delay_of, voiced_span
 from benchmarks.conversation.sound_card import RATE
 from benchmarks.conversation.turn_taking import kept_parts, with_pause
@@ -39,7 +41,7 @@ class Plan:
 
     questions: Sequence[Question]
     turns: int | None = None  # turns of each scenario; None for the number of its bar
-    minutes: float = ECHO_MINUTES  # length of the conversation with echo
+    minutes: float | None = None  # length of a conversation; None for that of the scenario's bar
 
     def repeated(self, least: int = 0) -> list[Question]:
         """Return the questions of a conversation, repeated where they are too few."""
@@ -184,11 +186,12 @@ def pauses(harness: Harness, plan: Plan) -> list[Figure]:
 def echo(harness: Harness, plan: Plan) -> list[Figure]:
     """Converse while the loudspeaker echoes into the microphone; count the turns without an utterance."""
     harness.card.leak(ECHO_DB, ECHO_MS)
+    minutes = plan.minutes or ECHO_MINUTES
     exchanges: list[Exchange] = []
     speech = np.concatenate([question.clip.resampled(RATE).samples for question in plan.questions])
     with harness.chat(reply=speech[: round(SPOKEN_SECONDS * RATE)]) as chat:
         start, begun = harness.card.recording.position, time.monotonic()
-        while time.monotonic() < begun + 60 * plan.minutes:
+        while time.monotonic() < begun + 60 * minutes:
             question = plan.questions[len(exchanges) % len(plan.questions)]
             exchanges.append(harness.ask(chat, question.clip))
         turns, stopped = len(chat.events("turn_ended")), len(chat.events("barge_in"))
@@ -196,7 +199,7 @@ def echo(harness: Harness, plan: Plan) -> list[Figure]:
         stop = harness.card.recording.position
     alone = turns - sum(bool(exchange.turns) for exchange in exchanges)
     delay_ms, level_db, spoken = _measured_echo(harness, exchanges[0], start, stop)
-    words = f"{alone} turns by itself, {stopped} replies stopped, {resumed} ducked in {plan.minutes:g} min"
+    words = f"{alone} turns by itself, {stopped} replies stopped, {resumed} ducked in {minutes:g} min"
     return [
         Figure(
             f"its own voice in the microphone, {level_db:.0f} dB, {delay_ms:.0f} ms",
@@ -268,4 +271,5 @@ SCENARIOS: dict[str, Callable[[Harness, Plan], list[Figure]]] = {
     "shown": lambda harness, plan: shown.shown(harness, plan.repeated()),
     "restart": restart,
     "echo": echo,
+    "idle": lambda harness, plan: idle(harness, plan.minutes or IDLE_MINUTES),
 }

@@ -59,6 +59,16 @@ def test_block_sizes_change_nothing(rate: int, cuts: list[int]) -> None:
     assert 0 <= parted.lag_seconds < 0.006 or rate == SAMPLE_RATE
 
 
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_silence_between_sounds_changes_nothing(rate: int) -> None:
+    sound = np.concatenate(
+        [noise(1_000), np.zeros(rate // 2, np.float32), noise(1_000), np.zeros(rate // 10, np.float32)]
+    )
+    parted = StreamResampler(rate)
+    parts = [parted.push(part) for part in np.array_split(sound, 60)]
+    assert np.allclose(np.concatenate(parts), StreamResampler(rate).push(sound), atol=1e-6)
+
+
 def test_the_same_rate_passes_through() -> None:
     sound = noise(1_000)
     assert StreamResampler(SAMPLE_RATE).push(sound) is sound

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.conversation.chat_process import processor_seconds
 from benchmarks.conversation.fixed_reply import FIXED_REPLY
 from benchmarks.conversation.harness import noise
 from benchmarks.conversation.pipeline import NOISE_MS, bursts
@@ -244,3 +246,15 @@ def test_a_real_question_is_answered_and_timed(tmp_path: Path) -> None:
     whole = added["values"]["voice_to_voice"]["all_ms"]
     assert len(whole) == 2
     assert all(took > 500 for took in whole)  # the end-point's silence is in it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_the_processor_time_of_a_process_includes_its_children() -> None:
+    work = "import time, sys\nwhile time.process_time() < 0.2: pass\n"
+    work += "print(time.process_time(), flush=True)\nsys.stdin.read()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        used_by_child = float(process.stdout.readline())
+        assert processor_seconds(process.pid) > used_by_child - 0.02  # Two ticks of the kernel's clock.
+        process.communicate()

@@ -39,7 +39,7 @@ class FakeMicrophone:
         self.opened_at = time.monotonic() - 1000  # long ago, so that every block was captured in the past
         self._over = False
 
-    def read(self, timeout: float) -> MicrophoneBlock | None:
+    def read(self, timeout: float, wanted_samples: int = 1) -> MicrophoneBlock | None:
         """Return the next block. Time-outs happen only when the test calls `miss`, except that 0 never waits."""
         with self._news:
             self._is_read = True

@@ -196,6 +196,7 @@ def _open_listener(
     from voxcli.chat.listener import PLAYED_SECONDS, Listener
     from voxcli.chat.speech.echo import Timeline, open_canceller
     from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+    from voxcli.chat.speech.level_gate import LevelGate
 
     live = settings.live
     by_voice = live.push_to_talk == "off"
@@ -213,7 +214,7 @@ def _open_listener(
     listener = Listener(
         devices.microphone,
         devices.speaker,
-        Detector().probability,
+        LevelGate(Detector().probability, endpointer.is_loud).probability,
         endpointer,
         canceller,
         played,

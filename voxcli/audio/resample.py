@@ -7,6 +7,7 @@ a conversation. This one evaluates a windowed sinc at the positions of the outpu
 from math import gcd
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 
@@ -31,6 +32,7 @@ class StreamResampler:
         band = min(1.0, to_rate / from_rate)
         self._half = round(ZERO_CROSSINGS / band)
         self._filters = _filters(self._up, self._half, PASS_BAND * band)
+        self._rows, self._first_phase = self._filters[:0], 0  # The filters of the last outputs, and the first's phase.
         self._consumed, self._produced = 0, 0  # Samples.
         self._pending = np.zeros(self._half - 1, np.float32)  # Silence precedes the first sample.
 
@@ -52,10 +54,19 @@ class StreamResampler:
         starts = places // self._up - (self._half - 1) - first
         self._produced = ready
         self._pending = held[starts[-1] :]
-        if len(starts) == 1:
-            return np.zeros(0, np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(held, 2 * self._half)[starts[:-1]]
-        return np.asarray(np.einsum("ij,ij->i", windows, self._filters[places[:-1] % self._up]), np.float32)
+        if len(starts) == 1 or not held.any():  # Silence costs nothing.
+            return np.zeros(len(starts) - 1, np.float32)
+        windows = np.ndarray(
+            (len(held) + 1 - 2 * self._half, 2 * self._half), held.dtype, held, strides=held.strides * 2
+        )
+        return np.asarray(np.einsum("ij,ij->i", windows[starts[:-1]], self._filters_at(places[:-1])), np.float32)
+
+    def _filters_at(self, places: NDArray[np.int64]) -> Samples:
+        """Return the filter of each output; blocks of equal length mostly need the same ones again."""
+        first_phase = int(places[0]) % self._up
+        if first_phase != self._first_phase or len(places) > len(self._rows):
+            self._rows, self._first_phase = self._filters[places % self._up], first_phase
+        return self._rows[: len(places)]
 
 
 def _filters(phases: int, half: int, band: float) -> Samples:

@@ -51,7 +51,7 @@ class MicrophoneSource(Protocol):
 
     overruns: int  # counted from the first read
 
-    def read(self, timeout: float) -> MicrophoneBlock | None: ...
+    def read(self, timeout: float, wanted_samples: int = 1) -> MicrophoneBlock | None: ...
 
 
 class Loudspeaker(Protocol):
@@ -198,7 +198,7 @@ class Listener(threading.Thread):
                 self._speaker.reference.read()
                 self._underruns_before = self._speaker.underruns
             while not self._closed.is_set():
-                if block := self._microphone.read(READ_SECONDS):
+                if block := self._microphone.read(READ_SECONDS, FRAME_SAMPLES - len(self._pending) % FRAME_SAMPLES):
                     self._process_block(block)
                 else:
                     self._on_no_block()

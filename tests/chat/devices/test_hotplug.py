@@ -15,6 +15,7 @@ from tests.support.live_doubles import RunningConversation
 from tests.support.virtual_audio import RATE, SoundCard, missing_program
 from tests.support.virtual_microphone import plug_in_loudspeaker, restarted, say, studio, unplug_loudspeaker, wait_until
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
+from voxcli.audio.vad import FRAME_SAMPLES
 from voxcli.chat.devices.hotplug import AudioDevices
 from voxcli.chat.devices.microphone import Microphone
 from voxcli.chat.devices.portaudio import DeviceStream, find_device
@@ -155,6 +156,20 @@ def test_a_slow_reader_loses_the_oldest_blocks_and_keeps_the_time(card: SoundCar
     assert max(lengths) > SAMPLE_RATE * 0.2  # The silence that replaces lost blocks.
     blocks = 1 + microphone.overruns + len(lengths)
     assert position / SAMPLE_RATE == pytest.approx(blocks * 0.01, abs=0.011)
+
+
+def test_a_reader_of_whole_frames_is_woken_once_per_frame(card: SoundCard) -> None:
+    microphone = Microphone(find_device("input"))
+    first = microphone.read(10, FRAME_SAMPLES)
+    assert first
+    position = len(first.samples)
+    for _ in range(20):
+        block = microphone.read(10, FRAME_SAMPLES)
+        assert block
+        assert block.position == position
+        assert FRAME_SAMPLES - 1 <= len(block.samples) < FRAME_SAMPLES + 0.011 * SAMPLE_RATE
+        position += len(block.samples)
+    microphone.close()
 
 
 def test_ducking_holds_the_queue_and_loses_nothing(card: SoundCard) -> None:

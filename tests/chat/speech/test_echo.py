@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from tests.support.room import SECOND, echo, level, voiced_frames
 from voxcli.audio.clip import Samples
 from voxcli.chat.speech.echo import (
     AHEAD_SAMPLES,
+    CATCH_UP_SAMPLES,
     FRAME_SAMPLES,
     LAG_SAMPLES,
+    REST_SAMPLES,
     EchoCanceller,
     HalfDuplex,
     Timeline,
@@ -198,6 +201,56 @@ def test_nothing_is_measured_while_nothing_plays(person: Samples) -> None:
     assert level(out) == pytest.approx(level(person), abs=1)
 
 
+class Counting:
+    """A module that changes nothing and counts its frames."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def process_reverse_stream(self, frame: object) -> None:
+        pass
+
+    def process_stream(self, frame: object) -> None:
+        self.frames += 1
+
+
+def test_the_canceller_rests_while_nothing_plays() -> None:
+    counting, timeline = Counting(), Timeline(20)
+
+    def new_module() -> Any:
+        return counting
+
+    canceller = EchoCanceller(timeline, new_module)
+    silence = np.zeros(5 * SECOND, np.float32)
+    clean(canceller, timeline, silence, silence)
+    assert counting.frames == 0
+    clean(canceller, timeline, np.ones(SECOND, np.float32), silence[:SECOND], start=5 * SECOND)
+    assert counting.frames == (SECOND + CATCH_UP_SAMPLES) // FRAME_SAMPLES
+    clean(canceller, timeline, silence, silence, start=6 * SECOND)
+    assert counting.frames == (CATCH_UP_SAMPLES + SECOND + REST_SAMPLES) // FRAME_SAMPLES
+
+
+def test_after_a_rest_it_cancels_as_before(reply: Samples) -> None:
+    """What the canceller has learned from one reply holds for the first word of the next."""
+    rest = np.zeros(5 * SECOND, np.float32)
+    again = reply[np.argmax(np.abs(reply) > 0.1) :][: 4 * SECOND]
+    played = np.concatenate((reply[: 6 * SECOND], rest, again))
+    captured = echo(played, delay_ms=120)
+    first_word = slice(len(played) - len(again), len(played) - len(again) + SECOND // 2)
+    residue = cancelled(played, captured)
+    assert level(residue[first_word]) < level(captured[first_word]) - 20
+    assert voiced_frames(residue[first_word.start :]) == 0
+
+
+def test_the_stream_has_no_step_where_it_rests_and_resumes(person: Samples) -> None:
+    """A hum below the range of speech is removed whether something plays or not."""
+    hum = 0.05 * np.sin(2 * np.pi * 50 * np.arange(8 * SECOND) / SECOND).astype(np.float32)
+    played = np.zeros_like(hum)
+    played[3 * SECOND : 4 * SECOND] = person[:SECOND] / 100
+    residue = cancelled(played, hum)
+    assert np.abs(residue[SECOND // 2 :]).max() < 0.002
+
+
 # The timeline.
 
 
@@ -323,6 +376,8 @@ def test_a_canceller_that_fails_is_an_error_of_the_device(reply: Samples) -> Non
         def process_reverse_stream(self, frame: object) -> None:
             raise RuntimeError("an RtcError occurred")
 
-    canceller = EchoCanceller(Timeline(8), Failing)  # type: ignore[arg-type]
+    timeline = Timeline(8)
+    timeline.write(0, reply)
+    canceller = EchoCanceller(timeline, Failing)  # type: ignore[arg-type]
     with pytest.raises(AudioDeviceError, match="the echo canceller fails: an RtcError occurred"):
         canceller.clean(reply[:BLOCK_SAMPLES])

@@ -471,6 +471,25 @@ def test_a_pause_leaves_the_terminal_alone_and_loses_nothing(tty: Tty, view: Ter
     assert any("listening" in row for row in tty.screen())
 
 
+def test_nothing_is_painted_while_nothing_shown_changes(tty: Tty) -> None:
+    view = TerminalView(tty, Clock(), painter=False, size=lambda: os.terminal_size((60, 20)))
+    view.show(StateChanged("listening"))
+    written = []
+    for level in (-40.0, -40.4, -39.7, -30.0, -96.0, -70.0):
+        view.show(InputLevel(level, None))
+        before = len(tty.getvalue())
+        view.paint()
+        written.append(len(tty.getvalue()) > before)
+    assert written == [True, False, False, True, True, False]
+
+
+def test_a_level_that_creeps_is_shown_within_a_step() -> None:
+    screen = screen_of(StateChanged("listening"), InputLevel(-60, None))
+    changes = [screen.update(InputLevel(-60 + step / 10, None)) for step in range(1, 301)]
+    assert sum(changes) == 30
+    assert text_of(screen) == text_of(screen_of(StateChanged("listening"), InputLevel(-30, None)))
+
+
 def test_the_painter_paints_by_itself(tty: Tty) -> None:
     view = TerminalView(tty)
     view.show(StateChanged("hearing"))

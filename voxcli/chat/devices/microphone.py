@@ -3,10 +3,10 @@
 Sound that the device or a busy computer lost is counted and replaced by silence.
 """
 
+import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from queue import Empty, Queue
+from collections import deque
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +62,12 @@ class Microphone:
         self.overruns = 0  # How often sound was lost since the first read.
         self._is_read = False
         self._latency_seconds = latency_seconds
-        self._captured: Queue[_Captured] = Queue(round(queue_seconds / BLOCK_SECONDS))
+        self._most_blocks = round(queue_seconds / BLOCK_SECONDS)
         self._kept_blocks = round(min(KEPT_SECONDS, queue_seconds) / BLOCK_SECONDS)
+        self._news = threading.Condition()  # Guards the three fields below.
+        self._captured: deque[_Captured] = deque()
+        self._captured_samples = 0  # Samples of these blocks.
+        self._awaited_samples = 0.0  # The reader waits for so many.
         self._last: _Captured | None = None
         self._resampler = StreamResampler(SAMPLE_RATE)
         self._position = 0
@@ -92,24 +96,41 @@ class Microphone:
         self._ends_at = time.monotonic()  # When the last sample was captured.
         self._stream = DeviceStream(device, self._queue_block, self._latency_seconds)
 
-    def read(self, timeout: float) -> MicrophoneBlock | None:
+    def read(self, timeout: float, wanted_samples: int = 1) -> MicrophoneBlock | None:
         """Return the next block, or None if none arrives within `timeout` seconds.
 
         The first call returns sound from up to KEPT_SECONDS before it: loading a model may take a minute.
+
+        Args:
+            wanted_samples: a thread that can do nothing with fewer samples sleeps until so many are captured, and
+                receives them as one block; it may receive fewer after `timeout` seconds.
         """
         self._is_read = True
-        try:
-            captured = self._captured.get(timeout=timeout)
-        except Empty:
+        blocks = self._take(timeout, wanted_samples * self._rate / SAMPLE_RATE)
+        if not blocks:
             return None
-        silence = self._gap_before(captured)
-        samples = self._resampler.push(captured.samples.mean(axis=1, dtype=np.float32))
-        if silence:
-            samples = np.concatenate((np.zeros(silence, np.float32), samples))
-        ends_at = captured.moment + len(captured.samples) / captured.rate
+        samples = np.concatenate([piece for run in _runs(blocks) for piece in self._resampled(run)])
+        ends_at = blocks[-1].moment + len(blocks[-1].samples) / blocks[-1].rate
         block = MicrophoneBlock(samples, self._position, ends_at - self._resampler.lag_seconds)
         self._position += len(samples)
         return block
+
+    def _take(self, timeout: float, samples: float) -> list[_Captured]:
+        """Wait for so many samples at the device's rate; remove and return their blocks."""
+        taken: list[_Captured] = []
+        with self._news:
+            self._awaited_samples = samples
+            self._news.wait_for(lambda: self._captured_samples >= samples, timeout)
+            while self._captured and samples > 0:
+                taken.append(self._captured.popleft())
+                samples -= len(taken[-1].samples)
+                self._captured_samples -= len(taken[-1].samples)
+        return taken
+
+    def _resampled(self, captured: _Captured) -> list[Samples]:
+        """Return the silence that replaces a gap before a block, and the block, both at SAMPLE_RATE."""
+        silence = np.zeros(self._gap_before(captured), np.float32)
+        return [silence, self._resampler.push(captured.samples.mean(axis=1, dtype=np.float32))]
 
     def close(self) -> None:
         """Close the device, or abandon it if it hangs. What it has captured can still be read."""
@@ -139,8 +160,23 @@ class Microphone:
         self._ends_at = moment + len(data) / self._rate
         captured = _Captured(self._streams, self._rate, self._stream_samples, data.copy(), moment)
         self._stream_samples += len(data)
-        if self._captured.qsize() >= (self._captured.maxsize if self._is_read else self._kept_blocks):
-            self.overruns += self._is_read
-            with suppress(Empty):  # The reader has made room meanwhile.
-                self._captured.get_nowait()
-        self._captured.put_nowait(captured)
+        with self._news:
+            if len(self._captured) >= (self._most_blocks if self._is_read else self._kept_blocks):
+                self.overruns += self._is_read
+                self._captured_samples -= len(self._captured.popleft().samples)
+            self._captured.append(captured)
+            self._captured_samples += len(data)
+            if self._captured_samples >= self._awaited_samples:
+                self._news.notify()
+
+
+def _runs(blocks: list[_Captured]) -> list[_Captured]:
+    """Join blocks that follow one another without a gap."""
+    runs: list[list[_Captured]] = []
+    end = (0, 0)
+    for block in blocks:
+        if end != (block.stream, block.position):
+            runs.append([])
+        runs[-1].append(block)
+        end = block.stream, block.position + len(block.samples)
+    return [replace(run[0], samples=np.concatenate([block.samples for block in run])) for run in runs]

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 
 import numpy as np
@@ -81,8 +81,9 @@ class ReferenceTap:
         self._handed.append(handed)
 
     def read(self) -> list[ReferenceBlock]:
-        """Return the blocks that were handed to the device since the last call."""
-        return [self._resampled(self._handed.popleft()) for _ in range(len(self._handed))]
+        """Return the blocks that were handed to the device since the last call; silent ones are joined."""
+        handed = [self._handed.popleft() for _ in range(len(self._handed))]
+        return [self._resampled(block) for block in _with_silence_joined(handed)]
 
     def _resampled(self, handed: _Handed) -> ReferenceBlock:
         self._skip_gap_before(handed)
@@ -103,6 +104,19 @@ class ReferenceTap:
             missing = round((handed.sounds_at - last.sounds_at) * handed.rate) - len(last.samples) if last else 0
         self._position += max(0, round(missing * SAMPLE_RATE / handed.rate))
         self._resampler = StreamResampler(handed.rate)
+
+
+def _with_silence_joined(blocks: list[_Handed]) -> list[_Handed]:
+    """Join silent blocks that follow one another without a gap."""
+    joined: list[_Handed] = []
+    for block in blocks:
+        last = joined[-1] if joined else block
+        follows = last.stream == block.stream and last.position + len(last.samples) == block.position
+        if follows and not (last.samples.any() or block.samples.any()):
+            joined[-1] = replace(last, samples=np.zeros(len(last.samples) + len(block.samples), np.float32))
+        else:
+            joined.append(block)
+    return joined
 
 
 @dataclass(frozen=True)

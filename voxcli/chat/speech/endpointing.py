@@ -103,6 +103,10 @@ class Endpointer:
         """Whether the last frame was voice."""
         return self._gate.voiced
 
+    def is_loud(self, samples: Samples) -> bool:
+        """Tell whether the next frame is loud enough to be voice; if not, its probability changes nothing."""
+        return self._gate.is_loud(samples)
+
     @property
     def is_final(self) -> bool:
         """Whether the last utterance is over for good: nothing is open, and no speech can reopen anything."""

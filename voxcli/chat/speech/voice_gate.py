@@ -34,21 +34,35 @@ class VoiceGate:
             probability: of speech in it, 0 to 1.
             adapt: whether the noise floor adapts to it.
         """
-        power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else float("nan")
-        if not np.isfinite(power):
+        level_dbfs = _level_dbfs(samples)
+        if not np.isfinite(level_dbfs):
             self.close()
             return
-        level_dbfs = dbfs(power)
-        needed, margin = (self._off_threshold, MARGIN_DB / 2) if self.voiced else (self._threshold, MARGIN_DB)
-        self.voiced = probability >= needed and level_dbfs >= self._floor_dbfs + margin
+        needed = self._off_threshold if self.voiced else self._threshold
+        self.voiced = probability >= needed and level_dbfs >= self._least_dbfs
         if adapt:
             self._adapt_floor(level_dbfs, len(samples) / SAMPLE_RATE)
+
+    def is_loud(self, samples: Samples) -> bool:
+        """Tell whether the next frame, of shape (n,), is loud enough to be voice; otherwise no probability makes it."""
+        return _level_dbfs(samples) >= self._least_dbfs
 
     def close(self) -> None:
         """End the voice; a frame has to reach the upper threshold to start it again."""
         self.voiced = False
 
+    @property
+    def _least_dbfs(self) -> float:
+        """The lowest level at which the next frame may be voice."""
+        return self._floor_dbfs + (MARGIN_DB / 2 if self.voiced else MARGIN_DB)
+
     def _adapt_floor(self, level_dbfs: float, seconds: float) -> None:
         step = level_dbfs - self._floor_dbfs
         floor = self._floor_dbfs + (step * FALL if step < 0 else min(step, RISE_DB_PER_SECOND * seconds))
         self._floor_dbfs = min(max(floor, MIN_FLOOR_DBFS), MAX_FLOOR_DBFS)
+
+
+def _level_dbfs(samples: Samples) -> float:
+    """Return the level of a frame; NaN or infinity where it is empty or has samples that are not finite."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else float("nan")
+    return dbfs(power) if np.isfinite(power) else power

@@ -30,6 +30,7 @@ from voxcli.printable import printable
 
 SPINS_PER_SECOND = 8
 SILENT_DBFS = -60.0  # the input level at which the bar is empty
+LEVEL_STEP_DB = 1.0  # a smaller change of the level is not shown; one of 24 cells is 2.5 dB
 BAR_CELLS = range(4, 25)  # lengths that the bar may have
 WIDE = 40  # columns from which on the state is padded, so that the bar keeps its place
 LONGEST_WORD = len("listening")
@@ -46,6 +47,7 @@ STYLES: dict[State, str] = {
     "speaking": "magenta",
     "muted": "bold red",
 }
+MOVING: tuple[State, ...] = ("starting", "thinking")  # a spinner turns and seconds are counted
 GLYPHS: dict[State, str] = {"listening": "○", "hearing": "●", "speaking": "▶", "muted": "✕"}
 WARNING = "bold red"
 SPINNER, SPINNER_ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
@@ -77,14 +79,23 @@ class Screen:
     def starting(self, what: str, share: float | None) -> None:
         self._preparing, self._share = printable(what), share
 
-    def update(self, event: LiveEvent) -> None:
-        """Apply an event; any order of events is fine."""
-        state = self.situation.state
+    @property
+    def is_moving(self) -> bool:
+        """Whether the rows change with time, without an event."""
+        return self.situation.state in MOVING
+
+    def update(self, event: LiveEvent) -> bool:
+        """Apply an event and return whether the rows may have changed; any order of events is fine."""
+        state, warning = self.situation.state, self.situation.warning
         self.situation.update(event)
         if self.situation.state != state:
             self._on_state_changed(self.situation.state)
         match event:
             case InputLevel(dbfs, speech_seconds):
+                dbfs = max(SILENT_DBFS, dbfs)
+                is_same_level = abs(dbfs - self._dbfs) < LEVEL_STEP_DB
+                if is_same_level and speech_seconds == self._speech_seconds and warning == self.situation.warning:
+                    return False
                 self._dbfs, self._speech_seconds = dbfs, speech_seconds
             case TurnStarted(utterance):
                 self._utterances.append(utterance)
@@ -98,6 +109,7 @@ class Screen:
                 self._end_turn(self._utterances.pop)
             case TurnTaken() | TurnFailed():
                 self._end_turn(self._utterances.popleft)
+        return True
 
     def _end_turn(self, remove_utterance: Callable[[], Utterance]) -> None:
         with suppress(IndexError):  # none: it was a repeated reply, or the turn was not begun
@@ -186,7 +198,7 @@ class Screen:
 
     def _seconds(self) -> float | None:
         """Return the seconds since speech started, or since the wait for a reply or for a part began."""
-        if self.situation.state in ("thinking", "starting"):
+        if self.situation.state in MOVING:
             return self._clock() - self._since
         return None if self.situation.muted else self._speech_seconds
 

@@ -34,7 +34,8 @@ from voxcli.core.turn import SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
 
-PAINTS_PER_SECOND = 10
+PAINTS_PER_SECOND = 10  # the most; nothing is painted while nothing changes
+SIZE_SECONDS = 0.5  # between two looks at the terminal's size while nothing changes
 USUAL_SIZE = os.terminal_size((80, 24))  # Some terminals do not tell their size.
 
 # The space keeps tmux from moving rows into its scrollback, as it does when the whole screen is erased.
@@ -81,6 +82,8 @@ class TerminalView:
         self._lock = threading.RLock()  # reentrant: a signal handler may pause the view while it paints
         self._painting = False
         self._painted: tuple[os.terminal_size, list[Text]] | None = None
+        self._is_stale = True  # the screen may differ from what is painted
+        self._news = threading.Event()  # wakes the painter's thread
         self._waiting: list[Text] = []  # printed when no pause is left
         self._pauses = 0
         self._closed = threading.Event()
@@ -93,6 +96,7 @@ class TerminalView:
     def starting(self, what: str, share: float | None = None) -> None:
         with self._lock:
             self._screen.starting(what, share)
+            self._mark_stale()
 
     def show(self, event: LiveEvent) -> None:
         """Print a finished turn or a note at once; let the painter show the rest.
@@ -103,7 +107,8 @@ class TerminalView:
         if self._defect:
             raise self._defect
         with self._lock:
-            self._screen.update(event)
+            if self._screen.update(event):
+                self._mark_stale()
             if isinstance(event, SessionEnded):
                 self._stop_painting()
             self._waiting += self._lasting_rows(event)
@@ -126,6 +131,7 @@ class TerminalView:
 
     def close(self) -> None:
         self._closed.set()
+        self._news.set()
         if self._painter.is_alive():
             self._painter.join()
         with self._lock:
@@ -137,13 +143,23 @@ class TerminalView:
         with self._lock:
             if self._painting:
                 size = self._size()
+                if self._painted and self._painted[0] == size and not (self._is_stale or self._screen.is_moving):
+                    return
                 rows = self._screen.rows(*size)
+                self._is_stale = False
                 if (size, rows) != self._painted:
                     self._write([], size, rows)
+
+    def _mark_stale(self) -> None:
+        self._is_stale = True
+        self._news.set()
 
     def _paint_regularly(self) -> None:
         try:
             while not self._closed.wait(1 / PAINTS_PER_SECOND):
+                if not self._screen.is_moving:
+                    self._news.wait(SIZE_SECONDS)
+                self._news.clear()
                 self.paint()
         except Exception as error:  # noqa: BLE001 - raised again by show(), on the thread of the conversation
             self._defect = error
