@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Literal
 
+from voxcli.chat.control import Command, Control
 from voxcli.chat.events import (
     BargeIn,
     EndpointEvent,
@@ -41,7 +42,15 @@ from voxcli.chat.events import (
 from voxcli.chat.history import History
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
-from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
+from voxcli.chat.messages import (
+    Inbound,
+    InboxMarker,
+    Interrupt,
+    ListenerControl,
+    SleepChanged,
+    SpeechEvent,
+    ThreadCrashed,
+)
 from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.chat.response_queue import ResponseQueue
 from voxcli.core.memory import Memory
@@ -62,6 +71,7 @@ class ConversationOptions:
     speculative_replies: bool = True
     push_to_talk: Literal["off", "hold", "toggle"] = "off"
     max_turns: int | None = None
+    asleep: bool = False  # whether the conversation begins asleep
 
 
 class Conversation:
@@ -100,11 +110,22 @@ class Conversation:
             "c": lambda: self._history.copy_reply(tools.copy),
             "?": lambda: show(KeysAsked()),
         }
+        self._commands: dict[Command, Callable[[], None]] = {
+            "mute": lambda: self._set_muted(True),
+            "unmute": lambda: self._set_muted(False),
+            "toggle-mute": lambda: self._set_muted(not self._muted),
+            "talk": self._talk,
+            "send": self._send,
+            "interrupt": self._stop_turn,
+            "undo": self._undo,
+            "quit": self._end,
+        }
         self.interrupted = False  # ended by Ctrl-C
         self._responses = ResponseQueue(lambda response: responder.submit(response, memory.session))
         self._shown = StateChanged("starting")
         self._ended = False
         self._muted = False
+        self._asleep = options.asleep
         self._key_pressed = False  # push-to-talk
         self._utterance_is_open = False
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
@@ -150,10 +171,8 @@ class Conversation:
                 self._on_response_over(response, error)
             case FirstAudio():
                 inbound.response.is_speaking = True
-            case Interrupt():
-                self._on_ctrl_c()
-            case Key():
-                self._on_key(inbound)
+            case Interrupt() | Key() | Control() | SleepChanged():
+                self._on_command(inbound)
             case WorkAheadFailed(VoxError() as error):
                 self._show(Notice(error.message))
             case ThreadCrashed(error) | WorkAheadFailed(error):
@@ -178,7 +197,7 @@ class Conversation:
                     raise error
 
     def _show_state(self) -> None:
-        state: State = "muted" if self._muted else "listening"
+        state: State = "muted" if self._muted else "asleep" if self._asleep else "listening"
         if self._utterance_is_open:
             state = "hearing"
         elif response := self._responses.turn:
@@ -317,7 +336,18 @@ class Conversation:
         elif response is self._responses.newest:  # speculative: the end of the utterance starts another response
             self._drop_response()
 
-    # Keys.
+    # Keys and commands.
+
+    def _on_command(self, command: Interrupt | Key | Control | SleepChanged) -> None:
+        match command:
+            case Interrupt():
+                self._on_ctrl_c()
+            case Key():
+                self._on_key(command)
+            case Control():
+                self._on_control(command)
+            case SleepChanged(asleep):
+                self._asleep = asleep
 
     def _on_key(self, key: Key) -> None:
         match key:
@@ -335,6 +365,26 @@ class Conversation:
                 self._ask_again()
             case Key(char) if char in self._actions:
                 self._actions[char]()
+
+    def _on_control(self, control: Control) -> None:
+        if action := self._commands.get(control.command):
+            action()
+        self._show_state()
+        words = "ending" if self._ended else self._shown.state
+        control.answer(f"{words}, muted" if self._muted and words != "muted" else words)
+
+    def _talk(self) -> None:
+        if self._muted:
+            self._set_muted(False)
+        self._set_push_to_talk(True)
+
+    def _send(self) -> None:
+        """End the open utterance, whether a key or voice has opened it."""
+        self._key_pressed = False
+        self._listener.push_to_talk(False)
+
+    def _end(self) -> None:
+        self._ended = True
 
     def _on_ctrl_c(self) -> None:
         now = time.monotonic()
