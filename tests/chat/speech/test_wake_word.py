@@ -36,7 +36,7 @@ class SleepHarness(ListenerHarness):
 
     def __init__(self) -> None:
         self.frames: list[Samples] = []
-        self.sleep = SleepControl(new_spotter, 2.0, lambda inbound: self.posted.append(inbound))
+        self.sleep = SleepControl(new_spotter, 2.0, self._post)
         super().__init__(PassThroughCanceller(), detect=self._detect, stays_asleep=self.sleep.stays_asleep)
 
     def _detect(self, frame: Samples) -> float:
