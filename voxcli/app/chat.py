@@ -196,7 +196,9 @@ def _open_listener(
     }  # speculative replies and the end-of-turn model both need pauses
     endpointer = Endpointer(EndpointingSettings(**given))
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
-    canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
+    processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
+    is_processed = devices.speaker or any(processing.values())
+    canceller, notice = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
     if notice:
         view.show(Notice(notice))
     listener = Listener(

@@ -8,6 +8,7 @@ Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FRAME_SAMPLES = SAMPLE_RATE // 100  # The canceller processes frames of exactly 10 ms.
 LAG_SAMPLES = 128  # The canceller's delay: a block and an overlap of 64 samples each.
+SUPPRESSION_SAMPLES = 96  # What noise suppression adds to it: a window of 256 samples, less a frame.
 
 # The canceller finds the echo's delay itself, but failed in tests at 0 ms and from 500 ms on. Outside the first range,
 # the reference is shifted until the delay is the second value. Inside, it stays: each shift needs a new canceller.
@@ -112,18 +114,30 @@ class EchoCanceller:
     measured, in a range from -0.1 to 1 second.
     """
 
-    def __init__(self, played: Timeline, new_module: "Callable[[], AudioProcessingModule] | None" = None) -> None:
+    def __init__(
+        self,
+        played: Timeline,
+        new_module: "Callable[[], AudioProcessingModule] | None" = None,
+        *,
+        noise_suppression: bool = False,
+        gain_control: bool = False,
+    ) -> None:
         """Load the canceller.
 
         Args:
             played: the playback, by the microphone's positions.
             new_module: makes a module that has adapted to nothing yet; None for WebRTC's echo cancellation.
+            noise_suppression: whether noise is suppressed too, which delays the output by SUPPRESSION_SAMPLES.
+            gain_control: whether the level is adjusted too.
 
         Raises:
             AudioDeviceError: the extra is not installed, or its library does not load.
         """
         self.delay: DelayEstimate | None = None  # The last reliable estimate.
-        self._new_module = new_module or load_echo_cancellation
+        load = partial(load_audio_processing, noise_suppression=noise_suppression, gain_control=gain_control)
+        self._new_module = new_module or load
+        self._bypass_module = load(echo_cancellation=False) if noise_suppression or gain_control else None
+        self._lag_samples = LAG_SAMPLES + (SUPPRESSION_SAMPLES if noise_suppression else 0)
         self._played = played
         self._bypassed = False  # No echo returns.
         self._shift = 0  # The shift of the reference, in samples.
@@ -136,8 +150,9 @@ class EchoCanceller:
     def clean(self, samples: Samples) -> Samples:
         """Return the microphone's next samples without echo.
 
-        Output sample k is input sample k without its echo, delayed by LAG_SAMPLES. Only whole frames are processed:
-        blocks that are no multiples of FRAME_SAMPLES are delayed further.
+        Output sample k is input sample k without its echo, delayed by LAG_SAMPLES, and by SUPPRESSION_SAMPLES where
+        noise is suppressed. Only whole frames are processed: blocks that are no multiples of FRAME_SAMPLES are
+        delayed further.
 
         Args:
             samples: shape (n,), any n.
@@ -168,12 +183,17 @@ class EchoCanceller:
         cancelled = self._cancel(start, self._position)
         self._bypassed = self._bypassed or self._is_free_of_echo()
         if self._bypassed:
-            cancelled = self._microphone.read(start - LAG_SAMPLES, self._position - LAG_SAMPLES)
-        cleaned = cancelled[max(0, LAG_SAMPLES - start) :]
+            cancelled = self._bypass_canceller(start)
+        cleaned = cancelled[max(0, self._lag_samples - start) :]
         if self._position - self._measured_at >= REFRESH_SAMPLES:
             self._measured_at = self._position
             self._measure_delay()
         return cleaned
+
+    def _bypass_canceller(self, start: int) -> Samples:
+        """Return the microphone's signal with its echo, as late as the canceller would."""
+        captured = self._microphone.read(start - LAG_SAMPLES, self._position - LAG_SAMPLES)
+        return _processed(self._bypass_module, np.zeros_like(captured), captured) if self._bypass_module else captured
 
     def _measure_delay(self) -> None:
         start = self._position - WINDOW_SAMPLES
@@ -196,24 +216,14 @@ class EchoCanceller:
         return near < max(ECHO_POWER * far, NEAR_POWER * NEAR_SAMPLES)
 
     def _cancel(self, start: int, stop: int) -> Samples:
-        from livekit.rtc import AudioFrame
-
-        played = _to_int16(self._played.read(start - self._shift, stop - self._shift))
-        captured = _to_int16(self._microphone.read(start, stop))
-        try:
-            for frame in range(0, stop - start, FRAME_SAMPLES):
-                window = slice(frame, frame + FRAME_SAMPLES)
-                far, near = bytearray(played[window].tobytes()), bytearray(captured[window].tobytes())
-                self._module.process_reverse_stream(AudioFrame(far, SAMPLE_RATE, 1, FRAME_SAMPLES))
-                self._module.process_stream(AudioFrame(near, SAMPLE_RATE, 1, FRAME_SAMPLES))
-                captured[window] = np.frombuffer(near, np.int16)
-        except RuntimeError as error:
-            raise AudioDeviceError(f"the echo canceller fails: {error}", hint='set echo = "off"') from error
-        return captured.astype(np.float32) / np.float32(32768)
+        played = self._played.read(start - self._shift, stop - self._shift)
+        return _processed(self._module, played, self._microphone.read(start, stop))
 
 
-def load_echo_cancellation() -> "AudioProcessingModule":
-    """Return WebRTC's echo cancellation.
+def load_audio_processing(
+    *, echo_cancellation: bool = True, noise_suppression: bool = False, gain_control: bool = False
+) -> "AudioProcessingModule":
+    """Return a module of WebRTC's audio processing.
 
     Raises:
         AudioDeviceError: the extra is not installed, or its library does not load.
@@ -221,13 +231,49 @@ def load_echo_cancellation() -> "AudioProcessingModule":
     try:
         from livekit.rtc import AudioProcessingModule
 
-        return AudioProcessingModule(echo_cancellation=True, high_pass_filter=True)
+        return AudioProcessingModule(
+            echo_cancellation=echo_cancellation,
+            noise_suppression=noise_suppression,
+            high_pass_filter=True,
+            auto_gain_control=gain_control,
+        )
     except ImportError as error:  # Also raised where its library does not load.
         raise missing_extra(AudioDeviceError, "Echo cancellation", "echo") from error
 
 
-def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | None, str]:
+def _processed(module: "AudioProcessingModule", far: Samples, near: Samples) -> Samples:
+    """Return the microphone's signal as a module changes it.
+
+    Args:
+        far: what the loudspeaker played meanwhile, whole frames.
+        near: the microphone's signal, of the same length.
+
+    Raises:
+        AudioDeviceError: the module fails.
+    """
+    from livekit.rtc import AudioFrame
+
+    played, captured = _to_int16(far), _to_int16(near)
+    try:
+        for frame in range(0, len(captured), FRAME_SAMPLES):
+            window = slice(frame, frame + FRAME_SAMPLES)
+            reverse, stream = bytearray(played[window].tobytes()), bytearray(captured[window].tobytes())
+            module.process_reverse_stream(AudioFrame(reverse, SAMPLE_RATE, 1, FRAME_SAMPLES))
+            module.process_stream(AudioFrame(stream, SAMPLE_RATE, 1, FRAME_SAMPLES))
+            captured[window] = np.frombuffer(stream, np.int16)
+    except RuntimeError as error:
+        raise AudioDeviceError(f"the echo canceller fails: {error}", hint='set echo = "off"') from error
+    return captured.astype(np.float32) / np.float32(32768)
+
+
+def open_canceller(
+    setting: Setting, played: Timeline, *, noise_suppression: bool = False, gain_control: bool = False
+) -> tuple[EchoCanceller | None, str]:
     """Return the echo canceller, or None for half-duplex, and a notice for the user or "".
+
+    Args:
+        noise_suppression: whether it suppresses noise too.
+        gain_control: whether it adjusts the level too.
 
     Raises:
         AudioDeviceError: the setting is "on" and the extra is missing.
@@ -235,7 +281,7 @@ def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | 
     if setting == "off":
         return None, ""
     try:
-        return EchoCanceller(played), ""
+        return EchoCanceller(played, noise_suppression=noise_suppression, gain_control=gain_control), ""
     except AudioDeviceError as error:
         if setting == "on":
             raise
