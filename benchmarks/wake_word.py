@@ -77,7 +77,8 @@ def espeak(variant: str) -> Voice:
     def speak(text: str) -> AudioClip:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "speech.wav"
-            subprocess.run(["espeak-ng", "-v", variant, "-s", "160", "-w", path, text], check=True)
+            command = ["espeak-ng", "-v", variant, "-s", "160", "-w", path, "--stdin"]
+            subprocess.run(command, input=text, text=True, check=True)
             return read_audio(path)
 
     return speak

@@ -10,6 +10,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from tests.support.live_doubles import PATIENCE_SECONDS, HeldSpeaker, RunningConversation
 from tests.support.turns import nothing_hangs
@@ -27,6 +28,8 @@ from voxcli.chat.control import (
 )
 from voxcli.chat.events import StateChanged, TurnTaken, TurnUndone
 from voxcli.chat.messages import SleepChanged
+from voxcli.cli import app
+from voxcli.config.paths import control_address
 from voxcli.core.testing import FakeEngine
 from voxcli.errors import ConfigError, VoxError
 
@@ -216,6 +219,47 @@ def test_the_channel_of_windows_carries_messages(path: Path) -> None:
         channel.close()
         server.close(lambda: PipeChannel(Client(str(path), "AF_UNIX")))
         assert not server.is_alive()
+
+
+# The command line.
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)), prog_name="voxcli")
+
+
+def test_the_state_is_printed(path: Path) -> None:
+    with answered(path, "muted"):
+        done = invoke("control", "mute", "--path", path)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "muted\n", "")
+
+
+def test_without_a_path_the_socket_in_the_runtime_folder_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with answered(Path(control_address())):
+        assert (tmp_path / "voxcli" / "control").is_socket()
+        assert invoke("control", "status").stdout == "listening\n"
+    done = invoke("control", "status")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "start one: voxcli chat --control auto" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["control", "fly"], "there is no command fly"),
+        (["chat", "--wake-word", "hey_you"], "one of off, alexa, hey_jarvis, hey_mycroft, okay_nabu"),
+        (["chat", "--wake-word", "hey_jarvis", "--push-to-talk", "toggle"], "exclude each other"),
+        (["chat", "--text", "--control", "auto"], "--control is for a spoken chat"),
+        (["chat", "--text", "--wake-word", "alexa"], "--wake-word is for a spoken chat"),
+    ],
+)
+def test_what_can_not_be_is_refused(arguments: list[str], message: str) -> None:
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
 
 
 # What commands do.

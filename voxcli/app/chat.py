@@ -76,12 +76,14 @@ def _run(
     synthesizer: "Synthesizer | None",
 ) -> bool:
     """Open the parts and run the conversation."""
+    from voxcli.chat.control import Control
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.cues import Cues
     from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.keyboard.tools import user_tools
+    from voxcli.chat.messages import Interrupt
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
@@ -91,13 +93,14 @@ def _run(
     redirect_library_messages()  # it replaces sys.stderr, where the view writes
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     stack.enter_context(_commands_posted(settings.live.control, inbox.put))
+    stack.enter_context(_signal_posted("SIGUSR1", lambda: inbox.put(Control("toggle-mute"))))
+    sleep = _open_sleep(settings, inbox.put)
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
     view = stack.enter_context(closing(shown))
     memory = open_memory(options.session, settings, stack, lambda text: view.show(Notice(text)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
-    sleep = _open_sleep(settings, inbox.put)
     listener, echo = _open_listener(settings, devices, view, inbox, sleep)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_voice(settings))
@@ -117,7 +120,8 @@ def _run(
     conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
-    with keys_posted(keys, inbox.put), _running(listener, responder), _signals_posted(inbox):
+    ctrl_c = partial(inbox.put, Interrupt())
+    with keys_posted(keys, inbox.put), _running(listener, responder), _signal_posted("SIGINT", ctrl_c):
         conversation.run()
     return conversation.interrupted
 
@@ -302,20 +306,17 @@ def _write_escape(view: "LiveView", sequence: str) -> None:
 
 
 @contextmanager
-def _signals_posted(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
-    """Post Ctrl-C, and SIGUSR1 as a command that mutes or unmutes, for the time of the context."""
-    from voxcli.chat.control import Control
-    from voxcli.chat.messages import Interrupt
-
-    handlers: dict[int, Callable[[int, object], None]] = {signal.SIGINT: lambda *_: inbox.put(Interrupt())}
-    if sys.platform != "win32":
-        handlers[signal.SIGUSR1] = lambda *_: inbox.put(Control("toggle-mute"))
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def _signal_posted(name: str, post: "Callable[[], None]") -> Iterator[None]:
+    """Call `post` at each signal, for the time of the context; do nothing where the platform lacks the signal."""
+    number = getattr(signal, name, None)
+    if number is None:
+        yield
+        return
+    before = signal.signal(number, lambda _number, _frame: post())
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(number, before)
 
 
 @contextmanager
