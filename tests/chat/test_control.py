@@ -26,6 +26,7 @@ from voxcli.chat.control import (
     commands_posted,
     send_command,
 )
+from voxcli.chat.conversation import ConversationOptions
 from voxcli.chat.events import StateChanged, TurnTaken, TurnUndone
 from voxcli.chat.messages import SleepChanged
 from voxcli.cli import app
@@ -306,6 +307,13 @@ def test_quit_ends_the_conversation() -> None:
         assert sent(live, "quit") == "ending"
         live.join()
     assert not live.conversation.interrupted
+
+
+def test_a_conversation_with_a_wake_word_begins_asleep() -> None:
+    with RunningConversation(FakeEngine([REPLY]), options=ConversationOptions(asleep=True)) as live:
+        assert sent(live, "mute") == "muted"
+        assert sent(live, "unmute") == "asleep"
+    assert live.journal.states() == ["asleep", "muted", "asleep"]
 
 
 def test_sleep_is_a_state() -> None:
