@@ -73,7 +73,7 @@ def _utterances(samples: Samples) -> list[tuple[int, int]]:
             elif isinstance(event, SpeechEnded):
                 found.append((start, event.at))
                 endpointer.commit()
-    return found
+    return found + [(start, event.at) for event in endpointer.flush() if isinstance(event, SpeechEnded)]
 
 
 def scene_of(clips: Sequence[Samples], level_dbfs: float) -> Scene:
