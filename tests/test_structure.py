@@ -37,6 +37,7 @@ FOREIGN_WORDS = {  # words of our own, where the field has its words
 PAGES = [
     [],
     ["chat"],
+    ["control"],
     ["once"],
     ["batch"],
     ["sessions"],
@@ -194,6 +195,11 @@ def test_only_the_remote_engine_speaks_to_servers() -> None:
 
 def test_ray_is_known_in_one_file() -> None:
     assert importers("ray") == {"batch/ray/cluster.py"}
+
+
+def test_the_wake_word_is_a_leaf() -> None:
+    assert importers("pymicro_wakeword") == {"chat/speech/wake_word.py"}
+    assert importers("voxcli.chat.speech.wake_word") == {"app/chat.py"}
 
 
 def test_only_views_draw() -> None:

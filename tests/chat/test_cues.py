@@ -42,6 +42,14 @@ def test_each_event_has_its_cue_and_ready_comes_once() -> None:
     assert [len(clip.samples) for clip in recorder.clips] == [len(tones(sound).samples) for sound in SOUNDS]
 
 
+def test_the_cue_of_readiness_comes_each_time_the_chat_wakes() -> None:
+    recorder = CueRecorder()
+    cues = Cues(recorder)
+    for state in ("asleep", "hearing", "thinking", "speaking", "listening", "asleep", "muted", "listening"):
+        cues.show(StateChanged(state))
+    assert [len(clip.samples) for clip in recorder.clips] == [len(tones(READY).samples)] * 2
+
+
 @pytest.mark.parametrize("sound", SOUNDS)
 @pytest.mark.parametrize("gain", [0.1, 1, 10])
 def test_a_cue_is_short_and_no_speech(sound: tuple[tuple[float, float], ...], gain: float) -> None:

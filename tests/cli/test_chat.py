@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -96,6 +97,9 @@ class Chat:
         self.press("t")
         self._wait(lambda: self.notes.count("cancels): ") > prompts, "the prompt")
         self.press(text + "\n")
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def exit_code(self) -> int:
         code = self._process.wait(LONG_SECONDS)
@@ -313,6 +317,38 @@ def test_ctrl_c_stops_the_reply_and_a_second_one_the_program(
         assert talk.exit_code() == 130
     assert [turn.interrupted for turn in turns(home, "s")] == [True]
     assert talk.events()[-1]["event"] == "session_ended"
+
+
+def test_it_sleeps_until_its_wake_word_and_obeys_other_programs(
+    card: SoundCard, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    control = tmp_path / "control"
+    asked = tmp_path / "asked.wav"
+    subprocess.run(
+        ["espeak-ng", "-v", "en-us+f3", "-s", "160", "-w", asked, "Hey Jarvis, what is the capital of France?"],
+        check=True,
+    )
+
+    def obey(command: str) -> str:
+        line = [sys.executable, "-m", "voxcli", "control", "--path", str(control), command]
+        return subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT, check=True).stdout
+
+    with chat("--wake-word", "hey_jarvis", "--control", control, "--no-speak", environment=environment) as talk:
+        assert talk.wait_for("state_changed")["state"] == "asleep"
+        say(card, question("color-of-a-lemon"))
+        assert obey("status") == "asleep\n"
+        assert talk.events("speech_started") == []
+        say(card, read_audio(asked))
+        taken = talk.wait_for("turn_ended")
+        assert {"what", "capital"} <= set(words(taken["transcript"]))
+        assert len(talk.events("turn_ended")) == 1
+        assert obey("status") == "listening\n"
+        talk.send_signal(signal.SIGUSR1)
+        assert obey("status") == "muted\n"
+        assert obey("unmute") == "listening\n"
+        assert obey("quit") == "ending\n"
+        assert talk.exit_code() == 0
+    assert not control.exists()
 
 
 @pytest.mark.parametrize("flag", ["--input-device", "--output-device"])

@@ -155,6 +155,7 @@ class ListenerHarness:
         settings: EndpointingSettings | None = None,
         barge_in: bool = True,
         is_complete: Callable[[AudioClip], bool] | None = None,
+        stays_asleep: Callable[[Samples, bool], bool] | None = None,
     ) -> None:
         self.microphone = FakeMicrophone()
         self.speaker = FakeLoudspeaker()
@@ -172,6 +173,7 @@ class ListenerHarness:
             self._post,
             barge_in=barge_in,
             is_complete=is_complete,
+            stays_asleep=stays_asleep,
         )
 
     def _post(self, inbound: Inbound) -> None:

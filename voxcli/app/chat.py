@@ -3,8 +3,8 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
     from voxcli.audio.clip import AudioClip
+    from voxcli.chat.control import Control
     from voxcli.chat.cues import Cues
     from voxcli.chat.devices.hotplug import AudioDevices
     from voxcli.chat.events import LiveEvent, Ready
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
     from voxcli.chat.speech.silence import TurnSilence
+    from voxcli.chat.speech.wake_word import SleepControl
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
@@ -75,12 +77,14 @@ def _run(
     synthesizer: "Synthesizer | None",
 ) -> bool:
     """Open the parts and run the conversation."""
+    from voxcli.chat.control import Control
     from voxcli.chat.conversation import Conversation, ConversationOptions
     from voxcli.chat.cues import Cues
     from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.keyboard.reader import keys_posted
     from voxcli.chat.keyboard.tools import user_tools
+    from voxcli.chat.messages import Interrupt
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
@@ -89,6 +93,9 @@ def _run(
 
     redirect_library_messages()  # it replaces sys.stderr, where the view writes
     inbox: SimpleQueue[Inbound] = SimpleQueue()
+    stack.enter_context(_commands_posted(settings.live.control, inbox.put))
+    stack.enter_context(_signal_posted("SIGUSR1", lambda: inbox.put(Control("toggle-mute"))))
+    sleep = _open_sleep(settings, inbox.put)
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
     view = stack.enter_context(closing(shown))
@@ -96,7 +103,7 @@ def _run(
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     silence = _turn_silence(settings, devices.microphone.device.name, stack, kept=memory.is_kept)
-    listener, echo = _open_listener(settings, devices, view, inbox, silence)
+    listener, echo = _open_listener(settings, devices, view, inbox, silence, sleep)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_voice(settings))
     ready = threading.Event()
@@ -106,14 +113,17 @@ def _run(
     _warm_up(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     responder = Responder(engine, speech, inbox.put, listener)
-    turns = ConversationOptions(settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns)
+    turns = ConversationOptions(
+        settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns, asleep=sleep is not None
+    )
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
-    show = _show_and_record(view, recording, cues)
+    show = _show_and_record(view, recording, [each for each in (cues, sleep) if each])
     tools = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
     conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
-    with keys_posted(keys, inbox.put), _running(listener, responder), _ctrl_c_posted(inbox):
+    ctrl_c = partial(inbox.put, Interrupt())
+    with keys_posted(keys, inbox.put), _running(listener, responder), _signal_posted("SIGINT", ctrl_c):
         conversation.run()
     return conversation.interrupted
 
@@ -189,6 +199,7 @@ def _open_listener(
     view: "LiveView",
     inbox: "SimpleQueue[Inbound]",
     silence: "TurnSilence",
+    sleep: "SleepControl | None",
 ) -> tuple["Listener", str]:
     """Return the listener, and how echo is handled: off, cancelled or half-duplex."""
     from voxcli.audio.vad import Detector
@@ -208,7 +219,9 @@ def _open_listener(
     }  # speculative replies and the end-of-turn model both need pauses
     endpointer = Endpointer(EndpointingSettings(**given), silence)
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
-    canceller, notice = open_canceller(live.echo, played) if devices.speaker else (None, "")
+    processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
+    is_processed = devices.speaker or any(processing.values())
+    canceller, notice = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
     if notice:
         view.show(Notice(notice))
     listener = Listener(
@@ -221,8 +234,29 @@ def _open_listener(
         inbox.put,
         barge_in=live.barge_in and by_voice,
         is_complete=_end_of_turn(live.end_of_turn),
+        stays_asleep=sleep.stays_asleep if sleep else None,
     )
     return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
+
+
+def _commands_posted(setting: str, post: "Callable[[Control], None]") -> AbstractContextManager[None]:
+    from voxcli.chat.control import commands_posted
+    from voxcli.config.paths import control_address
+
+    if setting == "off":
+        return nullcontext()
+    return commands_posted(control_address() if setting == "auto" else str(Path(setting).expanduser()), post)
+
+
+def _open_sleep(settings: "Settings", post: "Callable[[Inbound], None]") -> "SleepControl | None":
+    live = settings.live
+    if live.wake_word == "off":
+        return None
+    from voxcli.chat.speech.wake_word import SleepControl, load
+
+    if live.push_to_talk != "off":
+        raise ConfigError("a wake word and push-to-talk exclude each other", hint="--wake-word off, or no push-to-talk")
+    return SleepControl(load(live.wake_word), live.sleep_seconds, post)
 
 
 def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
@@ -258,18 +292,19 @@ def _ready(
         push_to_talk=settings.live.push_to_talk,
         keys=keys,
         kept=memory.is_kept,
+        wake_word=None if settings.live.wake_word == "off" else settings.live.wake_word.replace("_", " "),
     )
 
 
 def _show_and_record(
-    view: "LiveView", recording: "Recording | None", cues: "Cues | None"
+    view: "LiveView", recording: "Recording | None", others: "Sequence[Cues | SleepControl]"
 ) -> "Callable[[LiveEvent], None]":
     from voxcli.chat.events import TurnFailed, TurnTaken
 
     def show(event: "LiveEvent") -> None:
         view.show(event)
-        if cues:
-            cues.show(event)
+        for other in others:
+            other.show(event)
         if recording and isinstance(event, TurnTaken):
             try:
                 recording.keep(event)
@@ -290,14 +325,17 @@ def _write_escape(view: "LiveView", sequence: str) -> None:
 
 
 @contextmanager
-def _ctrl_c_posted(inbox: "SimpleQueue[Inbound]") -> Iterator[None]:
-    from voxcli.chat.messages import Interrupt
-
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
+def _signal_posted(name: str, post: "Callable[[], None]") -> Iterator[None]:
+    """Call `post` at each signal, for the time of the context; do nothing where the platform lacks the signal."""
+    number = getattr(signal, name, None)
+    if number is None:
+        yield
+        return
+    before = signal.signal(number, lambda _number, _frame: post())
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 @contextmanager

@@ -239,11 +239,11 @@ def _microphone(settings: "Settings") -> Finding:
 
 
 def _echo(setting: str) -> Finding:
-    from voxcli.chat.speech.echo import load_echo_cancellation
+    from voxcli.chat.speech.echo import load_audio_processing
 
     installed = not checks.missing_packages(["livekit"])
     if installed and setting != "off":
-        load_echo_cancellation()
+        load_audio_processing()
     return checks.echo(setting, installed=installed)
 
 

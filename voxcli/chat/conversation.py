@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from voxcli.chat.commands import Commands
+from voxcli.chat.control import Control
 from voxcli.chat.events import (
     EndpointEvent,
     LiveEvent,
@@ -32,7 +33,15 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
-from voxcli.chat.messages import Inbound, InboxMarker, Interrupt, ListenerControl, SpeechEvent, ThreadCrashed
+from voxcli.chat.messages import (
+    Inbound,
+    InboxMarker,
+    Interrupt,
+    ListenerControl,
+    SleepChanged,
+    SpeechEvent,
+    ThreadCrashed,
+)
 from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.chat.turns import Turns
 from voxcli.core.memory import Memory
@@ -50,6 +59,7 @@ class ConversationOptions:
     speculative_replies: bool = True
     push_to_talk: PushToTalk = "off"
     max_turns: int | None = None
+    asleep: bool = False  # whether the conversation begins asleep
 
 
 class Conversation:
@@ -81,6 +91,7 @@ class Conversation:
         self._turns = Turns(memory, responder, listener, show, self._show_state)
         self._commands = Commands(self._turns, listener, self._discard_utterance, show, tools, options.push_to_talk)
         self._shown = StateChanged("starting")
+        self._asleep = options.asleep
         self._utterance_is_open = False
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
         self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
@@ -131,10 +142,8 @@ class Conversation:
                 self._turns.on_over(response, error)
             case FirstAudio():
                 inbound.response.is_speaking = True
-            case Interrupt():
-                self._commands.on_ctrl_c()
-            case Key():
-                self._commands.on_key(inbound)
+            case Interrupt() | Key() | Control() | SleepChanged():
+                self._on_command(inbound)
             case WorkAheadFailed(VoxError() as error):
                 self._show(Notice(error.message))
             case ThreadCrashed(error) | WorkAheadFailed(error):
@@ -159,7 +168,7 @@ class Conversation:
                     raise error
 
     def _show_state(self) -> None:
-        state: State = "muted" if self._commands.is_muted else "listening"
+        state: State = "muted" if self._commands.is_muted else "asleep" if self._asleep else "listening"
         if self._utterance_is_open:
             state = "hearing"
         elif response := self._turns.present:
@@ -205,3 +214,22 @@ class Conversation:
         self._utterance_is_open = False
         self._turns.drop_speculative()
         self._turns.history.begin_utterance()
+
+    def _on_command(self, command: Interrupt | Key | Control | SleepChanged) -> None:
+        match command:
+            case Interrupt():
+                self._commands.on_ctrl_c()
+            case Key():
+                self._commands.on_key(command)
+            case Control():
+                self._on_control(command)
+            case SleepChanged(asleep):
+                self._asleep = asleep
+
+    def _on_control(self, control: Control) -> None:
+        """Run a command of another program; answer with the state after it."""
+        if action := self._commands.actions.get(control.command):
+            action()
+        self._show_state()
+        state = "ending" if self._commands.has_ended else self._shown.state
+        control.answer(f"{state}, muted" if self._commands.is_muted and state != "muted" else state)

@@ -1,4 +1,4 @@
-"""Short, quiet sounds: ready, the utterance is over, an error.
+"""Short, quiet sounds: ready or awake, the utterance is over, an error.
 
 The loudspeaker mixes them into what it plays. They take no place in its queue, so a reply does not wait for them, and
 they do not count as playback, so the microphone stays open. The echo canceller removes them like all that is played.
@@ -32,13 +32,15 @@ class Cues:
     def __init__(self, speaker: CueSpeaker) -> None:
         self._speaker = speaker
         self._ready, self._utterance_over, self._error = map(tones, (READY, UTTERANCE_OVER, ERROR))
-        self._is_ready = False
+        self._is_awake = False
 
     def show(self, event: LiveEvent) -> None:
         """Play the cue of an event, if it has one."""
         match event:
-            case StateChanged("listening") if not self._is_ready:
-                self._is_ready = True
+            case StateChanged("asleep"):
+                self._is_awake = False
+            case StateChanged("listening" | "hearing") if not self._is_awake:
+                self._is_awake = True
                 self._speaker.play_cue(self._ready)
             case TurnStarted(utterance) if utterance.clip:
                 self._speaker.play_cue(self._utterance_over)

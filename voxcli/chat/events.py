@@ -13,7 +13,7 @@ from voxcli.core.turn import Event as TurnEvent
 from voxcli.core.turn import TurnEnded, Utterance
 from voxcli.errors import VoxError
 
-State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted"]
+State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted", "asleep"]
 SpeculativeUse = Literal["used", "dropped", "none"]
 PushToTalk = Literal["off", "hold", "toggle"]
 DeviceKind = Literal["input", "output"]
@@ -92,6 +92,7 @@ class Ready:
     push_to_talk: PushToTalk = "off"
     keys: bool = False  # whether there is a keyboard
     kept: bool = False  # whether turns are stored on disk; a session without a name gets one with its first turn
+    wake_word: str | None = None  # what wakes the conversation, such as "hey jarvis"
 
 
 @dataclass(frozen=True)

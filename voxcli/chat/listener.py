@@ -42,6 +42,7 @@ READ_SECONDS = 0.1  # how long to wait for a block before checking whether to st
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
 SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
+WAKE_SAMPLES = SAMPLE_RATE * 3 // 2  # Kept while asleep; a slow "hey Jarvis" takes 1.1 s until it is found.
 MISSING_SECONDS = 1.0  # Without a block for so long, nothing continues an utterance that has ended.
 ZERO_SECONDS = 3.0  # So many zeros are reported; the noise of a microphone is never zero.
 
@@ -89,6 +90,7 @@ class Listener(threading.Thread):
         *,
         barge_in: bool = True,
         is_complete: Callable[[AudioClip], bool] | None = None,
+        stays_asleep: Callable[[Samples, bool], bool] | None = None,
     ) -> None:
         """Connect the parts. `start` begins to listen, `close` stops.
 
@@ -100,6 +102,8 @@ class Listener(threading.Thread):
             barge_in: whether voice ducks the loudspeaker; False if the microphone is ignored while a reply
                 plays, or with push-to-talk.
             is_complete: the end-of-turn model, called on a thread of its own when an utterance pauses.
+            stays_asleep: receives the next samples and whether an utterance is open; returns whether the
+                conversation waits for its wake word, so that all but the last WAKE_SAMPLES are discarded.
         """
         super().__init__(name="listener", daemon=True)
         self._microphone = microphone
@@ -111,6 +115,7 @@ class Listener(threading.Thread):
         self._post = post
         self._barge_in = barge_in
         self._is_complete = is_complete
+        self._stays_asleep = stays_asleep
         self._turn_detection = ThreadPoolExecutor(1, "end of turn")
         self._half_duplex = HalfDuplex()
         self._breaker = LoopBreaker()
@@ -227,10 +232,24 @@ class Listener(threading.Thread):
                 self._pending = cleaned[:0]
                 return
         pending = np.concatenate((self._pending, cleaned))
+        if self._stays_asleep and self._discard_asleep(self._stays_asleep, cleaned, pending):
+            return
         whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
         self._pending = pending[whole:]
         for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
             self._process_frame(frame, self._detect(frame), playing=playing)
+
+    def _discard_asleep(
+        self, stays_asleep: Callable[[Samples, bool], bool], cleaned: Samples, pending: Samples
+    ) -> bool:
+        """Keep the end of `pending` while the conversation is asleep; return whether it is."""
+        with self._lock:
+            if not stays_asleep(cleaned, self._utterance_is_open or self._endpointer.voiced):
+                return False
+            excess = max(0, len(pending) - WAKE_SAMPLES)
+            self._discard(excess)
+            self._pending = pending[excess:]
+            return True
 
     def _record_playback(self) -> None:
         if self._speaker:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from voxcli.chat.control import Control
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
@@ -21,6 +22,13 @@ class SpeechEvent:
 @dataclass(frozen=True)
 class Interrupt:
     """Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class SleepChanged:
+    """The conversation begins to wait for its wake word, or has received it."""
+
+    asleep: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class InboxMarker:
 Inbound = (
     SpeechEvent
     | Interrupt
+    | Control
+    | SleepChanged
     | ThreadCrashed
     | Key
     | Notice

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from voxcli import __version__
 from voxcli.cli import config, models, sessions
 from voxcli.cli.batch import batch
-from voxcli.cli.chat import chat
+from voxcli.cli.chat import chat, control
 from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
@@ -83,6 +83,7 @@ app = CommandGroup(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat)
+app.command()(control)
 app.command()(once)
 app.command()(batch)
 app.command()(results)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxcli.cli import completion
 from voxcli.cli.common import (
     INTERRUPTED,
     ConfigFlag,
@@ -25,6 +26,7 @@ from voxcli.cli.common import (
     VerboseFlag,
     VoiceFlag,
     given,
+    print_text,
 )
 from voxcli.cli.log import leave_stderr
 from voxcli.errors import ConfigError
@@ -43,6 +45,12 @@ PushToTalkFlag = Annotated[
 ]
 
 
+ControlPath = Annotated[
+    str | None,
+    typer.Option("--path", metavar="PATH", help="What the chat was started with: --control PATH."),
+]
+
+
 def chat(
     session: SessionFlag = None,
     continue_: ContinueFlag = False,
@@ -51,6 +59,19 @@ def chat(
     input_device: InputDeviceFlag = None,
     output_device: OutputDeviceFlag = None,
     push_to_talk: PushToTalkFlag = None,
+    wake_word: Annotated[
+        str | None,
+        typer.Option(
+            "--wake-word",
+            metavar="NAME",
+            autocompletion=completion.wake_words,
+            help="Sleep until this is said: hey_jarvis, alexa, hey_mycroft or okay_nabu.",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", metavar="auto|PATH", help="Take commands from `voxcli control` at a socket."),
+    ] = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
@@ -80,13 +101,21 @@ def chat(
         if value and no_speak:
             raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
     if text:
-        _check_typed(input_device=input_device, push_to_talk=push_to_talk, no_barge_in=no_barge_in, record=record)
+        _check_typed(
+            input_device=input_device,
+            push_to_talk=push_to_talk,
+            wake_word=wake_word,
+            control=control,
+            no_barge_in=no_barge_in,
+            record=record,
+        )
     if no_save and (session is not None or continue_):
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
+    live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}
     if no_barge_in:
         flags["live.barge_in"] = False
@@ -99,6 +128,27 @@ def chat(
         raise typer.Exit(_run_typed(settings, options))
     if run_chat(settings, options):
         raise typer.Exit(INTERRUPTED)
+
+
+def control(
+    command: Annotated[
+        str,
+        typer.Argument(
+            metavar="COMMAND",
+            autocompletion=completion.control_commands,
+            help="mute, unmute, toggle-mute, talk, send, interrupt, undo, quit or status.",
+        ),
+    ],
+    path: ControlPath = None,
+    _verbose: VerboseFlag = False,
+) -> None:
+    """Send a command to a running chat that was started with --control, and print its state."""
+    from voxcli.chat.control import COMMANDS, send_command
+    from voxcli.config.paths import control_address
+
+    if command not in COMMANDS:
+        raise ConfigError(f"there is no command {command}", hint=f"one of {', '.join(COMMANDS)}")
+    print_text(send_command(path or control_address(), command))
 
 
 def _run_typed(settings: "Settings", options: "ChatOptions") -> int:

@@ -84,6 +84,20 @@ def checkpoints() -> Values:
 
 
 @never_failing
+def wake_words() -> Values:
+    """Return the wake words."""
+    return [("hey_jarvis", ""), ("alexa", ""), ("hey_mycroft", ""), ("okay_nabu", "")]
+
+
+@never_failing
+def control_commands() -> Values:
+    """Return what `voxcli control` can send."""
+    from voxcli.chat.control import COMMANDS
+
+    return [(command, "") for command in COMMANDS]
+
+
+@never_failing
 def models() -> Values:
     """Return what `voxcli models pull` takes, where it has a short name."""
     return [*CHECKPOINTS, ("embedded", "small models for any machine")]

@@ -33,7 +33,7 @@ SUBJECTS = {  # the flags of each, without dashes; flags that stand in none are 
     "Cluster": ("ray", "workers", "gpus-per-worker"),
     "Voice and devices": (
         *("voice", "speak", "no-speak", "save-reply", "save-replies", "input-device", "output-device"),
-        *("push-to-talk", "no-barge-in", "raw-rate"),
+        *("push-to-talk", "wake-word", "control", "no-barge-in", "raw-rate"),
     ),
     "Output": ("out", "output", "format", "plain", "json", "force", "max-p95"),
     "General": ("config", "verbose", "version", "install-completion", "show-completion", "help"),
@@ -47,6 +47,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli chat --continue", "go on with the last conversation"),
         ("voxcli chat --text --no-speak", "type, for example over SSH"),
         ("voxcli chat --push-to-talk toggle --engine embedded", "in a loud room, without a GPU"),
+        ("voxcli chat --wake-word hey_jarvis --control auto", "hands free, or by hotkey"),
+    ),
+    "control": (
+        ("voxcli control toggle-mute", "what a hotkey of the desktop may run"),
+        ("voxcli control --path /run/user/1000/kitchen status", "ask another chat for its state"),
     ),
     "once": (
         ("voxcli once question.wav --session kitchen", "answer a recording, remember the turn"),

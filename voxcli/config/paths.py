@@ -34,6 +34,14 @@ def config_file() -> Path:
     return user_config_path("voxcli", appauthor=False) / "config.toml"
 
 
+def control_address() -> str:
+    """Return where a chat takes commands by default: a Unix socket in the runtime folder, a named pipe on Windows."""
+    if os.name == "nt":
+        return rf"\\.\pipe\voxcli-{os.environ.get('USERNAME', 'user')}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return str((Path(runtime) / "voxcli" if runtime else data_folder()) / "control")
+
+
 def owner_only(path: str, flags: int) -> int:
     """Open a file that only its owner can read; for `open(..., opener=owner_only)`."""
     descriptor = os.open(path, flags, 0o600)

@@ -67,6 +67,12 @@ DeviceName = Annotated[
     Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=256),
     Allowed('text: part of a device\'s name, its number such as "3", or nothing for the default device'),
 ]
+WakeWord = Literal["off", "alexa", "hey_jarvis", "hey_mycroft", "okay_nabu"]  # models that pymicro-wakeword has
+ControlAddress = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]+$"),
+    Allowed("off, auto, or the path of a Unix socket; on Windows the name of a pipe"),
+]
 Instructions = Annotated[
     str,
     Field(max_length=INSTRUCTIONS_CHARACTERS),
@@ -134,6 +140,18 @@ class LiveSettings(_Table):
 
     input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists them.")
     output_device: DeviceName = Field(default="", description="Loudspeaker; `voxcli devices` lists them.")
+    wake_word: WakeWord = Field(
+        default="off", description="Wake word that opens the microphone; off: it is always open. Needs the extra wake."
+    )
+    sleep_seconds: Number = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="Time without speech after which a chat with a wake word sleeps again, in seconds.",
+    )
+    control: ControlAddress = Field(
+        default="off", description="Where the chat takes commands from `voxcli control`; auto: in the runtime folder."
+    )
     push_to_talk: Literal["off", "toggle", "hold"] = Field(
         default="off",
         description="Whether to listen only between two presses of the space key (toggle) or while it is held (hold).",
@@ -149,6 +167,12 @@ class LiveSettings(_Table):
         default="auto",
         description="Whether echo is cancelled; auto: if the extra echo is installed. "
         "Without it the microphone is ignored during a reply.",
+    )
+    noise_suppression: Truth = Field(
+        default=False, description="Whether the echo canceller's library also suppresses noise."
+    )
+    gain_control: Truth = Field(
+        default=False, description="Whether the echo canceller's library also adjusts the microphone's level."
     )
     cues: Truth = Field(
         default=True, description="Whether short, quiet sounds tell that voxcli is ready, has heard you, or failed."

@@ -16,6 +16,7 @@ from voxcli.chat.speech.echo import (
     FRAME_SAMPLES,
     LAG_SAMPLES,
     REST_SAMPLES,
+    SUPPRESSION_SAMPLES,
     EchoCanceller,
     HalfDuplex,
     Timeline,
@@ -76,10 +77,25 @@ def test_other_rooms(reply: Samples, seed: int) -> None:
     assert level(cancelled(reply, captured)[SECOND:]) < level(captured[SECOND:]) - 25
 
 
-def test_each_sample_comes_out_at_its_own_position() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.05, 2 * SECOND).astype(np.float32)
-    out = EchoCanceller(Timeline(8)).clean(noise)
-    assert len(out) == len(noise) - LAG_SAMPLES
+@pytest.mark.parametrize("bypassed", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "lag"),
+    [
+        ({}, LAG_SAMPLES),
+        ({"noise_suppression": True}, LAG_SAMPLES + SUPPRESSION_SAMPLES),
+        ({"gain_control": True}, LAG_SAMPLES),
+    ],
+)
+def test_each_sample_comes_out_at_its_own_position(settings: dict[str, bool], lag: int, bypassed: bool) -> None:
+    """Playback that returns no echo makes the canceller step aside, which moves nothing."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.05, 4 * SECOND).astype(np.float32)
+    noise[: 2 * SECOND] = 0
+    timeline = Timeline(8)
+    if bypassed:
+        timeline.write(0, rng.normal(0, 0.1, 2 * SECOND).astype(np.float32))
+    out = EchoCanceller(timeline, **settings).clean(noise)
+    assert len(out) == len(noise) - lag
     spectrum = np.fft.rfft(out) * np.fft.rfft(noise[: len(out)]).conj()
     assert np.argmax(np.fft.irfft(spectrum, len(out))) == 0
 
@@ -105,6 +121,21 @@ def test_one_block_longer_than_what_is_kept(reply: Samples) -> None:
     timeline.write(0, reply)
     out = EchoCanceller(timeline).clean(echo(reply, delay_ms=60))
     assert level(out[SECOND:]) < -60
+
+
+def test_noise_suppression_lowers_a_steady_noise_and_leaves_speech(person: Samples) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 4 * SECOND + len(person)).astype(np.float32)
+    captured = noise.copy()
+    captured[4 * SECOND :] += person
+    out = EchoCanceller(Timeline(8), noise_suppression=True).clean(captured)
+    assert level(out[2 * SECOND : 4 * SECOND]) < level(noise) - 10
+    assert level(out[4 * SECOND :]) == pytest.approx(level(person), abs=3)
+
+
+def test_gain_control_raises_a_faint_voice(person: Samples) -> None:
+    faint = np.tile(person / 30, 3)
+    out = EchoCanceller(Timeline(8), gain_control=True).clean(faint)
+    assert level(out[-len(person) :]) > level(person / 30) + 6
 
 
 def test_samples_that_are_no_numbers_or_too_large() -> None:

@@ -85,7 +85,7 @@ def typed(line: str, reply: str) -> TurnTaken:
     return TurnTaken(TurnEnded(Turn(line, reply), PassReport(1, 9, 0, 2), Timings(0.1, 0.2, 0.9)), 1, LATENCY)
 
 
-STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted"]
+STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted", "asleep"]
 EVENTS: list[LiveEvent] = [
     READY,
     *map(StateChanged, STATES),
@@ -174,6 +174,12 @@ def test_the_bar_grows_with_the_level(width: int) -> None:
 
 def test_there_is_no_level_while_muted() -> None:
     assert "━" not in text_of(screen_of(InputLevel(-3, None), StateChanged("muted")))
+
+
+def test_sleep_is_shown_and_a_level_is_not() -> None:
+    shown = text_of(screen_of(InputLevel(-3, None), StateChanged("asleep")))
+    assert "◌ asleep" in shown
+    assert "━" not in shown
 
 
 def test_the_time_since_speech_began_is_shown() -> None:
@@ -624,9 +630,9 @@ def test_lines_have_no_control_characters() -> None:
 
 
 def test_states_are_written_as_words() -> None:
-    states: list[State] = ["listening", "muted", "listening", "hearing"]
+    states: list[State] = ["listening", "muted", "listening", "hearing", "asleep"]
     events = [*map(StateChanged, states), StateChanged("speaking", muted=True)]
-    assert Lines().after(*events)[1] == "listening\nmuted\nlistening\nhearing\nspeaking, muted\n"
+    assert Lines().after(*events)[1] == "listening\nmuted\nlistening\nhearing\nasleep\nspeaking, muted\n"
 
 
 def test_the_keys_are_listed_in_lines() -> None:
@@ -665,7 +671,7 @@ def test_programs_get_the_events_with_their_time() -> None:
     assert {record["event"] for record in found} == {
         *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
         *("transcript", "sentence_spoken", "barge_in", "turn_retracted", "resumed", "turn_ended", "error", "notice"),
-        "session_ended",
+        *("session_ended", "state_changed"),
     }
 
 
@@ -704,6 +710,7 @@ def test_the_keys_of_events() -> None:
             BargeIn("One."),
             TurnFailed(AudioDeviceError("gone", hint="plug it in")),
             TurnRetracted("One."),
+            StateChanged("asleep"),
             SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None, retracted_turns=7),
         )
     ] == [
@@ -712,6 +719,7 @@ def test_the_keys_of_events() -> None:
         {"spoken_text": "One."},
         {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
         {"spoken_text": "One."},
+        {"state": "asleep", "muted": False},
         {
             "turns": 2,
             "latency": {
@@ -748,6 +756,10 @@ def test_the_header_says_what_answers_and_where() -> None:
         "session      trip, goes on from 2 turns",
         "echo         cancelled: talk at any time, even during a reply",
     ]
+
+
+def test_the_header_says_what_wakes_the_chat() -> None:
+    assert note_lines(replace(READY, wake_word="hey jarvis"))[-1] == 'wake word    say "hey jarvis" to talk'
 
 
 def test_typed_turns_have_no_latency_of_the_voice() -> None:

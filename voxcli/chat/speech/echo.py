@@ -8,6 +8,7 @@ Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FRAME_SAMPLES = SAMPLE_RATE // 100  # The canceller processes frames of exactly 10 ms.
 LAG_SAMPLES = 128  # The canceller's delay: a block and an overlap of 64 samples each.
+SUPPRESSION_SAMPLES = 96  # What noise suppression adds to it: a window of 256 samples, less a frame.
 
 # The canceller finds the echo's delay itself, but failed in tests at 0 ms and from 500 ms on. Outside the first range,
 # the reference is shifted until the delay is the second value. Inside, it stays: each shift needs a new canceller.
@@ -126,18 +128,30 @@ class EchoCanceller:
     measured, in a range from -0.1 to 1 second.
     """
 
-    def __init__(self, played: Timeline, new_module: "Callable[[], AudioProcessingModule] | None" = None) -> None:
+    def __init__(
+        self,
+        played: Timeline,
+        new_module: "Callable[[], AudioProcessingModule] | None" = None,
+        *,
+        noise_suppression: bool = False,
+        gain_control: bool = False,
+    ) -> None:
         """Load the canceller.
 
         Args:
             played: the playback, by the microphone's positions.
             new_module: makes a module that has adapted to nothing yet; None for WebRTC's echo cancellation.
+            noise_suppression: whether noise is suppressed too, which delays the output by SUPPRESSION_SAMPLES.
+            gain_control: whether the level is adjusted too.
 
         Raises:
             AudioDeviceError: the extra is not installed, or its library does not load.
         """
         self.delay: DelayEstimate | None = None  # The last reliable estimate.
-        self._new_module = new_module or load_echo_cancellation
+        load = partial(load_audio_processing, noise_suppression=noise_suppression, gain_control=gain_control)
+        self._new_module = new_module or load
+        self._bypass_module = load(echo_cancellation=False) if noise_suppression or gain_control else None
+        self._lag_samples = LAG_SAMPLES + (SUPPRESSION_SAMPLES if noise_suppression else 0)
         self._played = played
         self._bypassed = False  # No echo returns.
         self._shift = 0  # The shift of the reference, in samples.
@@ -152,8 +166,9 @@ class EchoCanceller:
     def clean(self, samples: Samples) -> Samples:
         """Return the microphone's next samples without echo.
 
-        Output sample k is input sample k without its echo, delayed by LAG_SAMPLES. Only whole frames are processed:
-        blocks that are no multiples of FRAME_SAMPLES are delayed further.
+        Output sample k is input sample k without its echo, delayed by LAG_SAMPLES, and by SUPPRESSION_SAMPLES where
+        noise is suppressed. Only whole frames are processed: blocks that are no multiples of FRAME_SAMPLES are
+        delayed further.
 
         Args:
             samples: shape (n,), any n.
@@ -186,8 +201,8 @@ class EchoCanceller:
         cancelled = None if is_at_rest else self._cancel(start, self._position)
         self._bypassed = self._bypassed or self._is_free_of_echo()
         if cancelled is None or self._bypassed:
-            cancelled = self._high_pass(start, self._position)
-        cleaned = cancelled[max(0, LAG_SAMPLES - start) :]
+            cancelled = self._without_canceller(start, self._position)
+        cleaned = cancelled[max(0, self._lag_samples - start) :]
         if self._position - self._measured_at >= REFRESH_SAMPLES:
             self._measured_at = self._position
             self._measure_delay()
@@ -222,9 +237,11 @@ class EchoCanceller:
         played = self._played.read(first - self._shift, stop - self._shift)
         return _process(self._module, self._microphone.read(first, stop), played)[start - first :]
 
-    def _high_pass(self, start: int, stop: int) -> Samples:
+    def _without_canceller(self, start: int, stop: int) -> Samples:
         """Return a stretch of the signal as the canceller would return it where there is no echo."""
         start, stop = start - LAG_SAMPLES, stop - LAG_SAMPLES
+        if self._bypass_module:
+            return _process(self._bypass_module, self._microphone.read(start, stop))
         samples = self._microphone.read(start - len(self._response) + 1, stop)
         return _bounded(np.convolve(samples, self._response, "valid").astype(np.float32))
 
@@ -262,8 +279,10 @@ def high_pass_response() -> Samples:
     return np.asarray(_process(AudioProcessingModule(high_pass_filter=True), impulse) / impulse[0], np.float32)
 
 
-def load_echo_cancellation() -> "AudioProcessingModule":
-    """Return WebRTC's echo cancellation.
+def load_audio_processing(
+    *, echo_cancellation: bool = True, noise_suppression: bool = False, gain_control: bool = False
+) -> "AudioProcessingModule":
+    """Return a module of WebRTC's audio processing.
 
     Raises:
         AudioDeviceError: the extra is not installed, or its library does not load.
@@ -271,13 +290,24 @@ def load_echo_cancellation() -> "AudioProcessingModule":
     try:
         from livekit.rtc import AudioProcessingModule
 
-        return AudioProcessingModule(echo_cancellation=True, high_pass_filter=True)
+        return AudioProcessingModule(
+            echo_cancellation=echo_cancellation,
+            noise_suppression=noise_suppression,
+            high_pass_filter=True,
+            auto_gain_control=gain_control,
+        )
     except ImportError as error:  # Also raised where its library does not load.
         raise missing_extra(AudioDeviceError, "Echo cancellation", "echo") from error
 
 
-def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | None, str]:
+def open_canceller(
+    setting: Setting, played: Timeline, *, noise_suppression: bool = False, gain_control: bool = False
+) -> tuple[EchoCanceller | None, str]:
     """Return the echo canceller, or None for half-duplex, and a notice for the user or "".
+
+    Args:
+        noise_suppression: whether it suppresses noise too.
+        gain_control: whether it adjusts the level too.
 
     Raises:
         AudioDeviceError: the setting is "on" and the extra is missing.
@@ -285,7 +315,7 @@ def open_canceller(setting: Setting, played: Timeline) -> tuple[EchoCanceller | 
     if setting == "off":
         return None, ""
     try:
-        return EchoCanceller(played), ""
+        return EchoCanceller(played, noise_suppression=noise_suppression, gain_control=gain_control), ""
     except AudioDeviceError as error:
         if setting == "on":
             raise

@@ -94,7 +94,7 @@ class PlainView:
                 self._end_turn()
             case TurnTaken():
                 self._finish_turn(event)
-            case StateChanged("listening"):  # a repeated reply ends without a turn
+            case StateChanged("listening" | "asleep"):  # a repeated reply ends without a turn
                 self._write_reply(self._cutter.flush())
         self._write_notes(event)
         self._write_state()
@@ -274,6 +274,7 @@ def _ended_record(event: SpeechEnded) -> dict[str, Any]:
 # The name and the keys of each event. Samples count from when the microphone was opened.
 _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     Ready: ("ready", vars),
+    StateChanged: ("state_changed", vars),
     SpeechStarted: ("speech_started", lambda event: {"sample": event.start}),
     SpeechEnded: ("speech_ended", _ended_record),
     SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # another `speech_ended` will follow

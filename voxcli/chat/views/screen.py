@@ -46,9 +46,10 @@ STYLES: dict[State, str] = {
     "thinking": "yellow",
     "speaking": "magenta",
     "muted": "bold red",
+    "asleep": "dim",
 }
 MOVING: tuple[State, ...] = ("starting", "thinking")  # a spinner turns and seconds are counted
-GLYPHS: dict[State, str] = {"listening": "○", "hearing": "●", "speaking": "▶", "muted": "✕"}
+GLYPHS: dict[State, str] = {"listening": "○", "hearing": "●", "speaking": "▶", "muted": "✕", "asleep": "◌"}
 WARNING = "bold red"
 SPINNER, SPINNER_ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 SPOKEN, PRESENT, TO_COME = "", "bold", "dim"  # styles of a reply's sentences
@@ -118,9 +119,9 @@ class Screen:
 
     def _on_state_changed(self, state: State) -> None:
         self._since = self._clock()
-        if state in ("listening", "thinking"):  # a repeated reply ends without a turn
+        if state in ("listening", "asleep", "thinking"):  # a repeated reply ends without a turn
             self._clear_reply()
-        if state == "listening":
+        if state in ("listening", "asleep"):
             self._utterances.clear()
 
     def _clear_reply(self) -> None:
@@ -203,7 +204,8 @@ class Screen:
         return None if self.situation.muted else self._speech_seconds
 
     def _level(self) -> float | None:
-        return None if self.situation.muted or self.situation.warning else 1 - self._dbfs / SILENT_DBFS
+        no_level = self.situation.muted or self.situation.warning or self.situation.state == "asleep"
+        return None if no_level else 1 - self._dbfs / SILENT_DBFS
 
     def _bar(self, share: float, cells: int, style: str) -> Text:
         full, empty = ("#", "-") if self._ascii_only else ("━", "─")

@@ -68,7 +68,7 @@ class Situation:
         """Why the microphone or the loudspeaker does not work, in two words; empty if both work."""
         if self._lost:
             return NO_DEVICE[self._lost[0]]
-        return SILENT if self._is_zero and not self.muted and self.state in ("listening", "hearing") else ""
+        return SILENT if self._is_zero and not self.muted and self.state in ("listening", "hearing", "asleep") else ""
 
     @property
     def label(self) -> str:

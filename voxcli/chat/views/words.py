@@ -113,6 +113,7 @@ def _ready_lines(ready: Ready) -> list[str]:
         "loudspeaker": f"{ready.output_device or 'none: replies are shown, not spoken'}{voice}",
         "session": _session(ready),
         "echo": _echo(ready) if ready.input_device else "",
+        "wake word": f'say "{ready.wake_word}" to talk' if ready.wake_word else "",
     }
     return [printable(f"{name.ljust(HEADER_INDENT)}{text}") for name, text in header.items() if text]
 
