@@ -61,7 +61,7 @@ def end_of_turn(
 
 
 class TimedModel:
-    """An end-of-turn model that remembers its answers and how long each took."""
+    """An end-of-turn model that remembers its answers and the processor time of each."""
 
     def __init__(self, probability: detection.Probability) -> None:
         self._probability = probability
@@ -72,9 +72,9 @@ class TimedModel:
         """Return the probability that an utterance is complete."""
         key = clip.samples.tobytes()
         if key not in self._known:
-            started = time.perf_counter()
+            started = time.thread_time()
             self._known[key] = self._probability(clip)
-            self.seconds.append(time.perf_counter() - started)
+            self.seconds.append(time.thread_time() - started)
         return self._known[key]
 
     def is_complete(self, clip: AudioClip) -> bool:
@@ -103,7 +103,7 @@ def _run_setting(
     turns: Sequence[TurnFrames], silence_ms: int | None, model: TimedModel | None, verdict_ms: float
 ) -> Rate:
     if silence_ms is not None:
-        settings = EndpointingSettings(min_silence_ms=silence_ms, speculative_replies=False)
+        settings = EndpointingSettings(min_silence_ms=silence_ms, max_silence_ms=silence_ms, speculative_replies=False)
         return detection.run(turns, lambda: Endpointer(settings))
     is_complete: Callable[[AudioClip], bool] | None = model.is_complete if model else None
     return detection.run(turns, lambda: Endpointer(EndpointingSettings()), is_complete, verdict_ms)
@@ -152,7 +152,7 @@ def _time_figure(seconds: Sequence[float]) -> Figure:
     times_ms = [each * 1000 for each in seconds]
     median_ms, p95_ms = statistics.median(times_ms or [0.0]), percentile(times_ms, 0.95)
     words = f"median {median_ms:.0f} ms, 95th percentile {p95_ms:.0f} ms of {len(times_ms)}"
-    return Figure("the model's time for a pause, one thread", words, values={"all_ms": times_ms})
+    return Figure("the model's processor time for a pause, one thread", words, values={"all_ms": times_ms})
 
 
 def _cuts(rate: Rate) -> str:

@@ -47,7 +47,6 @@ class Pause:
     at: float  # The end of the voice before it, in seconds.
     silence_ms: float  # Infinite after the last word.
     complete: float  # The model's probability that the turn is over; 0 without a model.
-    span: Span | None  # The labelled silence; None where there is none.
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def run(
 
 def observe(turn: TurnFrames, probability: Probability | None) -> Observed:
     """Return the pauses of a turn, with the model's probability for each."""
-    settings = EndpointingSettings(min_silence_ms=NEVER_MS, max_utterance_seconds=1800.0)
+    settings = EndpointingSettings(min_silence_ms=NEVER_MS, max_silence_ms=NEVER_MS, max_utterance_seconds=1800.0)
     endpointer = Endpointer(settings)
     found: list[SpeechPaused] = []
     pauses: list[Pause] = []
@@ -124,7 +123,7 @@ def observe(turn: TurnFrames, probability: Probability | None) -> Observed:
     def close(silence_ms: float) -> None:
         at = found[-1].last_voiced / SAMPLE_RATE
         complete = probability(found[-1].clip) if probability else 0.0
-        pauses.append(Pause(at, silence_ms, complete, _span_at(turn.turn, at)))
+        pauses.append(Pause(at, silence_ms, complete))
 
     for event in _events(turn, endpointer):
         if isinstance(event, SpeechPaused):

@@ -6,8 +6,8 @@ pocketsphinx-testdata and alsa-utils.
 The labels come from the transcripts: each recording, or pair of them, is a whole command, name, number or sentence. The
 silence after the last word is the end of the turn, and every silence before it is a pause inside the turn. LibriVox's
 readings are cut at pauses, also within sentences, so parts of one sentence are joined again. Silences are found by
-level. One beside a very short sound is the closure of a consonant, and no pause. The pauses of read speech are short, so
-those of at least MIN_GAP_MS are lengthened with the recording's own background noise to a random length in
+level. One beside a very short sound is the closure of a consonant, and no pause. The pauses of read speech are short,
+so those of at least MIN_GAP_MS are lengthened with the recording's own background noise to a random length in
 LENGTHENED_MS. The voice before the pause, which the model judges, is unchanged.
 """
 
