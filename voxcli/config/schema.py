@@ -152,7 +152,7 @@ class LiveSettings(_Table):
     end_of_turn: Literal["auto", "silence", "smart-turn"] = Field(
         default="auto",
         description="What ends a turn: silence alone, or smart-turn, a model that judges each pause; "
-        "auto: the model if `voxcli models pull smart-turn` fetched it.",
+        "auto: the model if `models pull` fetched it.",
     )
     threshold: Number = Field(
         default=0.5, ge=0.01, le=1, description="Probability of speech at which voice starts (no unit)."
