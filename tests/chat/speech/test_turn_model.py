@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.model_hub import COMMIT, FakeHub
 from voxcli.chat.speech import turn_model
-from voxcli.chat.speech.turn_model import PACKAGE_FOLDER, HubFile, checked, fetch, fetched, packaged
+from voxcli.chat.speech.turn_model import PACKAGE_FOLDER, checked, fetch, fetched, packaged
+from voxcli.engines.voxtral.checkpoint.hub_file import HubFile
 from voxcli.errors import ModelError
 
 CONTENT = b"model" * 1000

@@ -8,6 +8,7 @@ import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.chat.speech import turn_model
+from voxcli.engines.embedded.log_mel import open_log_mel
 from voxcli.errors import ModelError, missing_extra
 
 Setting = Literal["auto", "silence", "smart-turn"]
@@ -30,7 +31,8 @@ class TurnDetector:
     def __init__(self, model: Path) -> None:
         try:
             import onnxruntime
-            from faster_whisper.feature_extractor import FeatureExtractor
+
+            self._log_mel = open_log_mel()
         except ImportError as error:  # Also raised where a library does not load.
             raise missing_extra(ModelError, "The end-of-turn model", turn_model.NAME) from error
         content = turn_model.checked(model)
@@ -40,7 +42,6 @@ class TurnDetector:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class.
             raise ModelError(f"the end-of-turn model {model} can't be loaded", hint=turn_model.PULL) from error
-        self._extractor = FeatureExtractor(chunk_length=WINDOW_SECONDS)
 
     def is_complete(self, clip: AudioClip) -> bool:
         """Tell whether an utterance is complete; takes and raises the same as `probability`."""
@@ -52,7 +53,7 @@ class TurnDetector:
         Raises:
             ValueError: the clip is not mono at SAMPLE_RATE.
         """
-        features = self._extractor(normalized_window(clip), padding=0)
+        features = self._log_mel(normalized_window(clip))
         (probabilities,) = self._session.run(None, {"input_features": features[np.newaxis]})
         return float(probabilities.item())
 

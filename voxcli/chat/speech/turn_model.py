@@ -2,30 +2,17 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from voxcli.engines.embedded.weights import FindPackage, installed_package
+from voxcli.engines.voxtral.checkpoint.hub_file import HubFile, download_file
 from voxcli.errors import ModelError, missing_extra
 
 NAME = "smart-turn"  # The name for `voxcli models pull`.
 PULL = f"voxcli models pull {NAME}"
-REQUEST_SECONDS = 20.0
 LICENCE = "BSD-2-Clause"
 PACKAGE, PACKAGE_FOLDER = "pipecat", "audio/turn/smart_turn/data"  # pipecat-ai 1.14.0 contains the same file.
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of one revision of a model on the hub."""
-
-    repo_id: str
-    revision: str
-    name: str
-    bytes: int
-    sha256: str
-
 
 SMART_TURN = HubFile(
     "pipecat-ai/smart-turn-v3",
@@ -108,18 +95,7 @@ def _target(cache: Path, file: HubFile) -> Path:
 
 
 def _download(folder: Path, file: HubFile, endpoint: str | None) -> Path:
-    from voxcli.engines.voxtral.checkpoint.hub_errors import translated
-    from voxcli.engines.voxtral.quiet import quiet
-
     try:
-        from huggingface_hub import HfApi, hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        return download_file(file, folder, NAME, endpoint)
     except ImportError as error:
         raise missing_extra(ModelError, "The end-of-turn model", NAME) from error
-    disable_progress_bars()
-    with quiet(), translated(NAME, []):
-        # Asked first, because the download would try for half a minute to reach a hub that is out of reach.
-        HfApi(endpoint=endpoint).model_info(file.repo_id, revision=file.revision, timeout=REQUEST_SECONDS)
-        return Path(
-            hf_hub_download(file.repo_id, file.name, revision=file.revision, local_dir=folder, endpoint=endpoint)
-        )
