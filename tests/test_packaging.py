@@ -36,9 +36,6 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in found}
 
 
-FOR_DATA_ALONE = {"pipecat-ai"}  # the set-up installs them without what they depend on
-
-
 def brought(requirement: Requirement, seen: set[tuple[str, str]]) -> Iterator[str]:
     """Yield the names of what a requirement brings to this machine, as far as it is here at the pinned version."""
     name = canonicalize_name(requirement.name)
@@ -51,7 +48,7 @@ def brought(requirement: Requirement, seen: set[tuple[str, str]]) -> Iterator[st
         except importlib.metadata.PackageNotFoundError:
             return
         yield name
-        known = found.version.split("+")[0] == pins().get(name) and name not in FOR_DATA_ALONE
+        known = found.version.split("+")[0] == pins().get(name)
         lines = (found.requires or []) if known else []
         for inner in map(Requirement, lines):
             if inner.marker is None or inner.marker.evaluate({"extra": extra}):

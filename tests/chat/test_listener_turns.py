@@ -107,9 +107,9 @@ def test_an_incomplete_utterance_ends_late() -> None:
     with running(ListenerHarness(is_complete=lambda _: False)) as harness:
         harness.capture(voice(20), silence(7))
         assert harness.endpointer.has_verdict.wait(PATIENCE_SECONDS)
-        harness.capture(silence(30))
+        harness.capture(silence(20))
         assert harness.kinds == [SpeechStarted, SpeechPaused]
-        harness.capture(silence(30))
+        harness.capture(silence(10))
         assert harness.kinds[-1] is SpeechEnded
 
 

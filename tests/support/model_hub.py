@@ -66,7 +66,7 @@ class FakeHub:
         ).encode()
 
     def is_large(self, name: str) -> bool:
-        return name.endswith(("safetensors", "tekken.json"))
+        return name.endswith(("safetensors", "tekken.json", "onnx"))
 
     def lfs(self, name: str) -> dict[str, object]:
         if not self.is_large(name):

@@ -15,7 +15,6 @@ from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, 
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
-    from voxcli.audio.clip import AudioClip
     from voxcli.chat.control import Control
     from voxcli.chat.cues import Cues
     from voxcli.chat.devices.hotplug import AudioDevices
@@ -208,21 +207,24 @@ def _open_listener(
     from voxcli.chat.speech.echo import Timeline, open_canceller
     from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
     from voxcli.chat.speech.level_gate import LevelGate
+    from voxcli.chat.speech.turn_detector import open_detector
+    from voxcli.config.paths import cache_folder
 
     live = settings.live
     by_voice = live.push_to_talk == "off"
+    is_complete, no_model = open_detector(live.end_of_turn, cache_folder())
     given = {name: getattr(live, name) for field in fields(EndpointingSettings) if hasattr(live, name := field.name)}
     given |= {
-        "speculative_replies": live.speculative_replies or live.end_of_turn != "silence",
+        "speculative_replies": live.speculative_replies or is_complete is not None,
         "by_voice": by_voice,
-        "min_silence_ms": min(round(silence.ms), live.max_silence_ms),
-    }  # speculative replies and the end-of-turn model both need pauses
+        "min_silence_ms": round(silence.ms),
+    }  # Speculative replies and the end-of-turn model both need pauses.
     endpointer = Endpointer(EndpointingSettings(**given), silence)
     played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
     processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
     is_processed = devices.speaker or any(processing.values())
-    canceller, notice = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
-    if notice:
+    canceller, no_echo = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
+    for notice in filter(None, (no_model, no_echo)):
         view.show(Notice(notice))
     listener = Listener(
         devices.microphone,
@@ -233,7 +235,7 @@ def _open_listener(
         played,
         inbox.put,
         barge_in=live.barge_in and by_voice,
-        is_complete=_end_of_turn(live.end_of_turn),
+        is_complete=is_complete,
         stays_asleep=sleep.stays_asleep if sleep else None,
     )
     return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
@@ -257,14 +259,6 @@ def _open_sleep(settings: "Settings", post: "Callable[[Inbound], None]") -> "Sle
     if live.push_to_talk != "off":
         raise ConfigError("a wake word and push-to-talk exclude each other", hint="--wake-word off, or no push-to-talk")
     return SleepControl(load(live.wake_word), live.sleep_seconds, post)
-
-
-def _end_of_turn(setting: str) -> "Callable[[AudioClip], bool] | None":
-    if setting == "silence":
-        return None
-    from voxcli.chat.speech import turn_detector
-
-    return turn_detector.load()
 
 
 def _ready(

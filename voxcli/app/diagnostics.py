@@ -259,6 +259,20 @@ def echo(setting: str, *, installed: bool) -> Finding:
     return Finding(False, f"not installed; {HALF_DUPLEX}", "pip install 'voxcli[echo]'", blocks=setting == "on")
 
 
+def end_of_turn(setting: str, *, here: bool, pull: str) -> Finding:
+    """Report what ends a turn, and how to get the model that judges it.
+
+    Args:
+        setting: auto, silence or smart-turn.
+        here: whether the model of the setting is here.
+        pull: the command that fetches it.
+    """
+    if setting == "silence" or (setting == "auto" and not here):
+        more = "" if setting == "silence" else f"; a model that judges pauses: {pull}"
+        return Finding(True, f"silence alone{more}")
+    return Finding(here, "smart-turn" if here else "the end-of-turn model is not here", pull)
+
+
 def language(engine: EngineName, model: str, system: str) -> Finding:
     """Report which languages the engine understands.
 

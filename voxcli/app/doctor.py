@@ -18,6 +18,7 @@ from voxcli.app.verdict import COMMANDS, Command, Finding, Probe
 from voxcli.errors import ConfigError, ModelError, VoxError
 
 if TYPE_CHECKING:
+    from voxcli.chat.speech.turn_detector import Setting
     from voxcli.config.loading import Settings
     from voxcli.engines.voxtral.device.hardware import Hardware
 
@@ -31,7 +32,7 @@ def probes(config: Path | None, flags: dict[str, Any], progress: Callable[[str],
         progress: told what is looked at between two checks, where that takes long.
     """
     from voxcli.config.loading import Settings
-    from voxcli.config.paths import config_file, data_folder
+    from voxcli.config.paths import cache_folder, config_file, data_folder
 
     def settings_file() -> Finding:
         load_settings(config, flags)
@@ -48,6 +49,9 @@ def probes(config: Path | None, flags: dict[str, Any], progress: Callable[[str],
     yield Probe("devices", lambda: _devices(settings), needed_by=("chat",))
     yield Probe("microphone", lambda: _microphone(settings), needed_by=("chat",))
     yield Probe("echo", lambda: _echo(settings.live.echo), needed_by=("chat",))
+    turns = settings.live.end_of_turn
+    needed_by: tuple[Command, ...] = ("chat",) if turns == "smart-turn" else ()
+    yield Probe("end-of-turn", lambda: _end_of_turn(turns, cache_folder()), needed_by)
     yield Probe("voice", lambda: _voice(settings), needed_by=("chat",))
     yield Probe("data", lambda: checks.folder(data_folder(), checks.DATA_BYTES), needed_by=())
     yield Probe("permissions", lambda: checks.permissions(data_folder()), needed_by=())
@@ -245,6 +249,15 @@ def _echo(setting: str) -> Finding:
     if installed and setting != "off":
         load_audio_processing()
     return checks.echo(setting, installed=installed)
+
+
+def _end_of_turn(setting: "Setting", cache: Path) -> Finding:
+    from voxcli.chat.speech import turn_detector, turn_model
+
+    model = turn_detector.find_model(setting, cache)
+    if model:
+        turn_detector.TurnDetector(model)
+    return checks.end_of_turn(setting, here=model is not None, pull=turn_model.PULL)
 
 
 def _voice(settings: "Settings") -> Finding:

@@ -100,7 +100,7 @@ def control_commands() -> Values:
 @never_failing
 def models() -> Values:
     """Return what `voxcli models pull` takes, where it has a short name."""
-    return [*CHECKPOINTS, ("embedded", "small models for any machine")]
+    return [*CHECKPOINTS, ("embedded", "small models for any machine"), ("smart-turn", "judges the end of your turn")]
 
 
 def _voices() -> Iterator[tuple[str, str]]:

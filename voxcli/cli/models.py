@@ -19,7 +19,7 @@ EMBEDDED = "embedded"
 class Row(TypedDict):
     """A model as `models list --json` shows it."""
 
-    name: str  # what --model and `models pull` take
+    name: str  # What `models pull` takes.
     id: str
     bytes: int | None  # size on disk; None for an unfinished download without a short name
     cached: bool
@@ -33,7 +33,7 @@ def list_models(json_output: JsonFlag = False) -> None:
     """List the models with a short name and all other Voxtral models on this machine."""
     from voxcli.engines.voxtral.checkpoint import catalog
 
-    rows = [_embedded_row(), *(_checkpoint_row(model) for model in catalog.listed())]
+    rows = [_embedded_row(), *(_checkpoint_row(model) for model in catalog.listed()), _turn_model_row()]
     if json_output:
         print_json({"models": rows})
         return
@@ -53,12 +53,15 @@ def pull(
 ) -> None:
     """Fetch a model and print its folder. An interrupted download is continued."""
     from voxcli.app.views import download_progress
+    from voxcli.chat.speech import turn_model
     from voxcli.config import paths
     from voxcli.engines.embedded import weights
     from voxcli.engines.voxtral.checkpoint import catalog
 
     if model == EMBEDDED:
         folder = weights.prepare(paths.cache_folder(), notice=note)
+    elif model == turn_model.NAME:
+        folder = turn_model.fetch(paths.cache_folder(), notice=note).parent
     elif here := catalog.locate(model):
         note(f"{model} is already here")
         folder = here
@@ -82,6 +85,22 @@ def _embedded_row() -> Row:
         "path": str(folder) if folder else None,
         "fetched_bytes": 0,
         "get": weights.INSTALL if not folder and weights.missing_packages() else None,
+    }
+
+
+def _turn_model_row() -> Row:
+    from voxcli.chat.speech import turn_model
+    from voxcli.config import paths
+
+    path = turn_model.fetched(paths.cache_folder())
+    return {
+        "name": turn_model.NAME,
+        "id": turn_model.SMART_TURN.repo_id,
+        "bytes": turn_model.SMART_TURN.bytes,
+        "cached": path is not None,
+        "path": str(path.parent) if path else None,
+        "fetched_bytes": 0,
+        "get": None if path else turn_model.PULL,
     }
 
 

@@ -177,8 +177,10 @@ class LiveSettings(_Table):
     cues: Truth = Field(
         default=True, description="Whether short, quiet sounds tell that voxcli is ready, has heard you, or failed."
     )
-    end_of_turn: Literal["silence", "smart-turn"] = Field(
-        default="silence", description="What ends a turn: silence alone, or a model that judges the first pause."
+    end_of_turn: Literal["auto", "silence", "smart-turn"] = Field(
+        default="auto",
+        description="What ends a turn: silence alone, or smart-turn, a model that judges each pause; "
+        "auto: the model if `models pull` fetched it.",
     )
     threshold: Number = Field(
         default=0.5, ge=0.01, le=1, description="Probability of speech at which voice starts (no unit)."
@@ -205,7 +207,7 @@ class LiveSettings(_Table):
         "milliseconds; 0: never.",
     )
     max_silence_ms: WholeNumber = Field(
-        default=2000,
+        default=1000,
         ge=32,
         le=30_000,
         description="Silence that ends an utterance that the end-of-turn model considers incomplete, in milliseconds.",

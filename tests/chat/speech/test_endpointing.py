@@ -217,11 +217,16 @@ def test_what_would_grow_beyond_the_limit_is_not_reopened() -> None:
 # The verdict of an end-of-turn model.
 
 
-def test_a_complete_turn_ends_in_its_pause() -> None:
+@pytest.mark.parametrize("frames_until_verdict", [0, 1, 5])
+def test_a_complete_turn_ends_in_its_pause(frames_until_verdict: int) -> None:
     listening = Listening()
     listening.hear(VOICE, 20)
-    listening.hear(SILENCE, PAUSE_FRAMES)
-    (ended,) = listening.end_pointer.apply_verdict(complete=True)
+    listening.hear(SILENCE, PAUSE_FRAMES + frames_until_verdict)
+    events = listening.end_pointer.apply_verdict(complete=True)
+    if frames_until_verdict == 0:  # 224 ms of silence, and 250 are needed.
+        assert events == []
+        events = listening.hear(SILENCE)
+    (ended,) = events
     assert isinstance(ended, SpeechEnded)
     assert span(ended.clip) == (0, listening.position)
     assert listening.hear(SILENCE, 100) == []
@@ -229,12 +234,21 @@ def test_a_complete_turn_ends_in_its_pause() -> None:
 
 def test_an_incomplete_turn_waits_longer_in_this_pause_only() -> None:
     listening = Listening()
-    for silence_frames in (62, END_FRAMES - 1):  # 2 s
+    for silence_frames in (31, END_FRAMES - 1):  # 1 s
         listening.hear(VOICE, 20)
         assert kinds(listening.hear(SILENCE, PAUSE_FRAMES)) == [SpeechPaused]
-        if silence_frames == 62:
+        if silence_frames == 31:
             assert listening.end_pointer.apply_verdict(complete=False) == []
         assert listening.hear(SILENCE, silence_frames - PAUSE_FRAMES) == []
+    assert kinds(listening.hear(SILENCE)) == [SpeechEnded]
+
+
+def test_an_incomplete_turn_never_ends_sooner_than_by_silence_alone() -> None:
+    listening = Listening(EndpointingSettings(max_silence_ms=300))
+    listening.hear(VOICE, 20)
+    listening.hear(SILENCE, PAUSE_FRAMES)
+    assert listening.end_pointer.apply_verdict(complete=False) == []
+    assert listening.hear(SILENCE, END_FRAMES - 1 - PAUSE_FRAMES) == []
     assert kinds(listening.hear(SILENCE)) == [SpeechEnded]
 
 
@@ -402,7 +416,6 @@ def test_frames_that_are_no_numbers_or_empty_are_no_voice() -> None:
         {"min_speech_ms": 0},
         {"barge_in_ms": 0},
         {"speculate_after_ms": 0},
-        {"max_silence_ms": 300},
         {"pre_roll_ms": -1},
         {"reopen_ms": -1},
         {"retract_ms": -1},

@@ -77,8 +77,8 @@ class Witness:
             self._look(events, for_good=True)
         else:
             if self.state == "paused":
-                wait = self.settings.speculate_after_ms if action == "complete" else self.settings.max_silence_ms
-                self.silence_ms = wait
+                longest = max(self.settings.max_silence_ms, self.settings.min_silence_ms)
+                self.silence_ms = self.settings.complete_silence_ms if action == "complete" else longest
             self._look(end_pointer.apply_verdict(action == "complete"))
 
     def _look(self, events: list[EndpointEvent], *, for_good: bool = False) -> None:
@@ -215,7 +215,8 @@ SETTINGS = st.builds(
     min_speech_ms=st.sampled_from([50, 200, 300]),
     speculate_after_ms=st.sampled_from([100, 200, 800]),
     min_silence_ms=st.sampled_from([150, 600]),
-    max_silence_ms=st.sampled_from([600, 1500]),
+    complete_silence_ms=st.sampled_from([100, 250]),
+    max_silence_ms=st.sampled_from([300, 1500]),
     pre_roll_ms=st.sampled_from([0, 100, 500]),
     reopen_ms=st.sampled_from([0, 300, 5000]),
     retract_ms=st.sampled_from([0, 300, 1000, 3000]),

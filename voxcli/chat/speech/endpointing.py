@@ -14,7 +14,7 @@ The defaults were measured with Silero on frames of 32 ms:
   hides the latency of the engine. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real
   conversations, silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench); speech that
   goes on within `retract_ms` takes such an end back.
-- 2000 ms end a turn that the end-of-turn model calls incomplete, as in speech-to-speech.
+- A turn that the end-of-turn model calls complete ends after 250 ms, an incomplete one after 1000 ms.
 """
 
 from collections import deque
@@ -54,7 +54,8 @@ class EndpointingSettings:
     barge_in_ms: int = 300  # The same while a reply plays; at least min_speech_ms counts.
     speculate_after_ms: int = 100  # Silence that is a pause.
     min_silence_ms: int = 350  # Silence that ends an utterance, unless the endpointer is given another.
-    max_silence_ms: int = 2000  # The same where the end-of-turn model answers "incomplete".
+    complete_silence_ms: int = 250  # The same where the end-of-turn model answers "complete".
+    max_silence_ms: int = 1000  # The same where it answers "incomplete"; at least min_silence_ms counts.
     pre_roll_ms: int = 500  # Audio kept from before the first voiced frame, for quiet onsets.
     reopen_ms: int = 5000  # The time after the end in which speech continues the utterance, while no reply plays.
     retract_ms: int = 1000  # The same once its reply has begun; 0: then speech is always another utterance.
@@ -67,8 +68,6 @@ class EndpointingSettings:
             raise ConfigError("off_threshold must be above 0 and at most threshold, threshold at most 1")
         if min(self.min_speech_ms, self.barge_in_ms, self.speculate_after_ms, self.min_silence_ms) <= 0:
             raise ConfigError("min_speech_ms, barge_in_ms, speculate_after_ms and min_silence_ms must be above 0")
-        if self.max_silence_ms < self.min_silence_ms:
-            raise ConfigError("max_silence_ms must be at least min_silence_ms")
         if min(self.pre_roll_ms, self.reopen_ms, self.retract_ms) < 0:
             raise ConfigError("pre_roll_ms, reopen_ms and retract_ms can't be negative")
         least_seconds = (self.pre_roll_ms + 2 * max(self.min_speech_ms, self.barge_in_ms)) / 1000 + 1
@@ -160,12 +159,14 @@ class Endpointer:
     def apply_verdict(self, complete: bool) -> list[EndpointEvent]:
         """Apply the end-of-turn model's verdict on the present pause.
 
-        A complete utterance ends now. An incomplete one ends after `max_silence_ms`, unless speech resumes.
+        A complete utterance ends after `complete_silence_ms`, an incomplete one after `max_silence_ms`, unless speech
+        resumes.
         """
         utterance, settings = self._open, self._settings
         if utterance is None or not utterance.paused:
             return []
-        silence_ms = settings.speculate_after_ms if complete else settings.max_silence_ms
+        incomplete_ms = max(settings.max_silence_ms, settings.min_silence_ms)
+        silence_ms = settings.complete_silence_ms if complete else incomplete_ms
         utterance.silence, utterance.judged = silence_ms * SAMPLES_PER_MS, True
         return [] if self._burst else self._on_silence(utterance)
 

@@ -1,0 +1,43 @@
+"""Downloads a single small file of one revision of a model from the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxcli.engines.voxtral.checkpoint.hub_errors import translated
+from voxcli.engines.voxtral.quiet import quiet
+
+REQUEST_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of one revision of a model on the hub."""
+
+    repo_id: str
+    revision: str
+    name: str
+    bytes: int
+    sha256: str
+
+
+def download_file(file: HubFile, folder: Path, name: str, endpoint: str | None = None) -> Path:
+    """Download a file into a folder, from the start; the caller checks its sum.
+
+    Args:
+        folder: the hub's library also writes notes of its own there.
+        name: what `voxcli models pull` calls the model, for messages.
+        endpoint: address of the hub; None for that of HF_ENDPOINT.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ModelError: the hub refuses the file or is out of reach.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()
+    with quiet(), translated(name, []):
+        # Asked first, because the download would try for half a minute to reach a hub that is out of reach.
+        HfApi(endpoint=endpoint).model_info(file.repo_id, revision=file.revision, timeout=REQUEST_SECONDS)
+        path = hf_hub_download(file.repo_id, file.name, revision=file.revision, local_dir=folder, endpoint=endpoint)
+    return Path(path)
