@@ -10,7 +10,8 @@ from voxcli.core.turn import Speaker, Synthesizer
 from voxcli.errors import ConfigError
 from voxcli.tts import piper
 from voxcli.tts.piper import PiperSynthesizer
-from voxcli.tts.system import START_SECONDS, Pyttsx3Synthesizer
+from voxcli.tts.rendering import START_SECONDS
+from voxcli.tts.system import Pyttsx3Synthesizer
 from voxcli.tts.voice import Voice
 
 LISTING_WORDS_PER_MINUTE = 180  # Any value works, because nothing is spoken.
