@@ -55,7 +55,8 @@ class Pyttsx3Synthesizer(RenderingSynthesizer):
 
 def _voices(answer: dict[str, Any]) -> list[Voice]:
     return [
-        Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"])) for voice in answer["voices"]
+        Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"]), voice.get("default", False))
+        for voice in answer["voices"]
     ]
 
 
