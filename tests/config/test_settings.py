@@ -339,7 +339,7 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
     for name, field in fields().items():
         default = "see below" if name == "instructions" else f"`{json.dumps(field.default)}`"
         assert f"| `{name}` | `{variable(name)}` | {default} | {allowed(field)} | {field.description} |\n" in text
-    assert text.count("| `VOXCLI_") == len(fields()) + 3  # The three are VOXCLI_HOME, VOXCLI_API_KEY, VOXCLI_LOG.
+    assert text.count("| `VOXCLI_") == len(fields()) + 4  # The four are VOXCLI_HOME, VOXCLI_API_KEY, VOXCLI_SPEECH_API_KEY, VOXCLI_LOG.
     assert f"> {DEFAULT_INSTRUCTIONS}\n" in text
 
 
