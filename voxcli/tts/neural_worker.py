@@ -26,7 +26,7 @@ LONGEST_CHARS = 400  # The model's memory grows with the square of a text's leng
 SENTENCE_GAP_SECONDS = 0.25  # Silence after a sentence, as between those of a text that the voice says in one go.
 CLAUSE_GAP_SECONDS = 0.1  # Silence after a part of a sentence.
 SENTENCE_ENDS = tuple(".!?…")
-CLOSERS = "\"'”’)]»"
+CLOSERS = "\"'”’)]»"  # noqa: RUF001 - quotation marks
 
 
 class NeuralRenderer:

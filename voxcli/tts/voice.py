@@ -1,6 +1,7 @@
 """Describes voices, and chooses one by its name, id or language."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Voice:
     def setting(self) -> str:
         """The value of `--voice` that selects this voice."""
         return f"{self.kind}:{self.name}"
+
+    @property
+    def language(self) -> str:
+        """The code of its first language without the region, such as "en"; empty if it names none."""
+        return re.split("[-_]", self.languages[0], maxsplit=1)[0].lower() if self.languages else ""
 
 
 def choose(wanted: str, voices: Sequence[Voice]) -> Voice:

@@ -27,7 +27,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
