@@ -96,7 +96,7 @@ def _run(
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)
     if devices.speaker and synthesizer is None:
-        synthesizer = stack.enter_context(open_voice(settings))
+        synthesizer = stack.enter_context(open_voice(settings, lambda text: view.show(Notice(text))))
     ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
@@ -222,11 +222,12 @@ def _ready(
     keys: bool,
 ) -> "Ready":
     from voxcli.chat.events import Ready
+    from voxcli.tts.voices import resolved
 
     return Ready(
         engine.name,
         engine.model,
-        settings.voice if spoken else None,
+        resolved(settings.voice) if spoken else None,
         devices.microphone.device.name,
         devices.speaker.device.name if devices.speaker else None,
         memory.session.name,
