@@ -60,6 +60,7 @@ class NeuralRenderer:
             self._spoken(part)
             for sentence in self._hibari.split_sentences(text)
             for part in textwrap.wrap(sentence, LONGEST_CHARS)
+            if any(char.isalnum() for char in part)  # The voice breathes at marks alone.
         ]
         write_wav(path, np.concatenate(parts) if parts else np.zeros(0, np.float32))
 
