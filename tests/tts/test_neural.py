@@ -26,6 +26,7 @@ def neural_voice(name: str = "heart", words_per_minute: int = 180) -> NeuralSynt
 @pytest.fixture(scope="module")
 def voice() -> Iterator[NeuralSynthesizer]:
     with neural_voice() as synthesizer:
+        synthesizer.wait_until_ready()
         yield synthesizer
 
 
