@@ -71,7 +71,8 @@ def say_all(synthesizer: Synthesizer, sentences: Sequence[str] = SENTENCES) -> l
 
 def _spoken(synthesizer: Synthesizer, sentence: str) -> SpokenSentence:
     began = time.perf_counter()
-    clips, first = [], 0.0
+    clips: list[AudioClip] = []
+    first = 0.0
     for clip in synthesizer.synthesize(sentence):
         first = first or time.perf_counter()
         clips.append(clip)
@@ -89,7 +90,7 @@ def silence_ms(spoken: SpokenSentence) -> float:
 
 def transcripts(spoken: Sequence[SpokenSentence], whisper: Whisper) -> list[tuple[str, str]]:
     """Return pairs of what was said and what Whisper heard; several sentences make up a pair."""
-    pairs, texts, heard = [], [""], [np.zeros(0, np.float32)]
+    texts, heard = [""], [np.zeros(0, np.float32)]
     for sentence in spoken:
         clip = AudioClip(sentence.samples, sentence.sample_rate).resampled(SAMPLE_RATE)
         if len(heard[-1]) and len(heard[-1]) + len(clip.samples) > WINDOW_SECONDS * SAMPLE_RATE:
@@ -98,9 +99,10 @@ def transcripts(spoken: Sequence[SpokenSentence], whisper: Whisper) -> list[tupl
         pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
         texts[-1] = f"{texts[-1]} {sentence.text}".strip()
         heard[-1] = np.concatenate([heard[-1], clip.samples, pause])
-    for text, samples in zip(texts, heard, strict=True):
-        pairs.append((text, whisper.transcribe(AudioClip(samples), threading.Event())))
-    return pairs
+    return [
+        (text, whisper.transcribe(AudioClip(samples), threading.Event()))
+        for text, samples in zip(texts, heard, strict=True)
+    ]
 
 
 def wrong_words(said: str, heard: str) -> tuple[int, int]:
@@ -177,7 +179,8 @@ def measure(
 ) -> None:
     """Compare voices: what a recogniser mishears, the wait for the first audio, the silence before it."""
     require_writable(json, force=force)
-    whisper, found = embedded_whisper(), []
+    whisper = embedded_whisper()
+    found: list[Figure] = []
     for voice in voices or ["neural", "pyttsx3"]:
         with open_synthesizer(voice, words_per_minute=WORDS_PER_MINUTE, timeout_seconds=TIMEOUT_SECONDS) as synthesizer:
             found += figures(voice, say_all(synthesizer), whisper)

@@ -150,8 +150,8 @@ def test_a_server_that_needs_a_key_names_the_variable(server: OpenAIServer) -> N
 def test_a_key_that_travels_in_the_open_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXCLI_SPEECH_API_KEY", KEY)
     told: list[str] = []
-    options = {"words_per_minute": 180, "timeout_seconds": 1}
-    RemoteSynthesizer("http://voices.example/v1#x", **options, notice=told.append).close()  # type: ignore[arg-type]
+    name = "http://voices.example/v1#x"
+    RemoteSynthesizer(name, words_per_minute=180, timeout_seconds=1, notice=told.append).close()
     assert ["travels unencrypted to voices.example" in line for line in told] == [True]
 
 

@@ -111,4 +111,5 @@ def _samples(data: bytes, kind: str, channels: int) -> NDArray[np.float32]:
     values = np.frombuffer(data, kind)
     scale = 1.0 if kind == "<f4" else float(np.iinfo(kind).max) + 1
     samples = np.nan_to_num(values.astype(np.float32) / np.float32(scale), posinf=1, neginf=-1)
-    return np.clip(samples.reshape(-1, channels).mean(axis=1, dtype=np.float32), -1, 1)
+    mono: NDArray[np.float32] = np.clip(samples.reshape(-1, channels).mean(axis=1, dtype=np.float32), -1, 1)
+    return mono

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, Self
 
@@ -99,7 +99,7 @@ class RemoteSynthesizer:
         for _ in self.synthesize(WARM_UP):
             pass
 
-    def synthesize(self, sentence: str) -> Iterator[AudioClip]:
+    def synthesize(self, sentence: str) -> Generator[AudioClip, None, None]:
         """Yield the audio of a sentence as it arrives; yield nothing for blank text.
 
         Raises:
@@ -130,7 +130,7 @@ class RemoteSynthesizer:
         """End the requests; a sentence that is being received fails. May be called again."""
         self._closing.set()
 
-    def _streamed(self, sentence: str) -> Iterator[AudioClip]:
+    def _streamed(self, sentence: str) -> Generator[AudioClip, None, None]:
         longest_seconds = SPARE_SECONDS + SECONDS_PER_CHARACTER * len(sentence)
         with closing(Call(self._server, self._tls, SPEECH, self._work(sentence), BoundedStream)) as call:
             while len((clip := self._next(call)).samples):

@@ -71,8 +71,9 @@ def open_synthesizer(
     if kind == "openai":
         from voxcli.tts.remote import RemoteSynthesizer
 
-        options = {"words_per_minute": words_per_minute, "timeout_seconds": timeout_seconds}
-        return RemoteSynthesizer(name, **options, notice=notice)
+        return RemoteSynthesizer(
+            name, words_per_minute=words_per_minute, timeout_seconds=timeout_seconds, notice=notice
+        )
     return system(name)
 
 
