@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "VOXCLI_SECTION__SETTING": "a setting, such as VOXCLI_LIVE__BARGE_IN=false; see voxcli config init",
     "VOXCLI_HOME": "folder of the conversations and voices",
     "VOXCLI_API_KEY": "key of the remote server",
+    "VOXCLI_SPEECH_API_KEY": "key of the server of a voice",
     "VOXCLI_LOG": "file to which a log of each decision is appended",
     "NO_COLOR": "if set, no styles",
     "VISUAL, EDITOR": "editor of voxcli config edit",

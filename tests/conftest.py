@@ -1,5 +1,6 @@
 """What many tests share."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.support import tiny_voxtral as tiny
 # No test depends on how long the machine takes.
 hypothesis.settings.register_profile("voxcli", deadline=None)
 hypothesis.settings.load_profile("voxcli")
+
+# The system's voice starts sooner than the neural one, which has tests of its own.
+os.environ["VOXCLI_VOICE"] = "pyttsx3"
 
 
 @pytest.fixture(scope="session")

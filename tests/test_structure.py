@@ -19,7 +19,7 @@ PACKAGE = ROOT / "voxcli"
 LAYERS = (  # a part may import what stands above it; parts on one line don't know one another
     {"errors", "printable"},
     {"audio", "config", "output", "output_files"},
-    {"core"},
+    {"core", "servers"},
     {"engines", "tts"},
     {"chat", "batch"},
     {"app"},
@@ -187,9 +187,10 @@ def test_models_stay_under_engines() -> None:
     assert all(path.startswith("engines/embedded/") for path in importers("faster_whisper", "xllamacpp"))
 
 
-def test_only_the_remote_engine_speaks_to_servers() -> None:
+def test_only_the_remote_engine_and_the_remote_voice_speak_to_servers() -> None:
     found = importers("openai", "httpx", "httpx2", "requests", "keyring")
-    assert found == {f"engines/openai/{name}.py" for name in ("server", "stream", "errors")}
+    parts = {f"servers/{name}.py" for name in ("server", "call", "errors")}
+    assert found == parts | {"engines/openai/stream.py", "tts/remote.py"}
     assert importers("urllib.request") == {"config/proxies.py"}, "it reads proxies, and opens nothing"
 
 

@@ -129,6 +129,15 @@ def test_completion_offers_what_the_settings_allow() -> None:
     assert {"auto", "cuda", "mps", "cpu"} <= {value for value, _ in completion.compute_devices("")}
 
 
+def test_completion_of_voices_knows_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXCLI_HOME", str(tmp_path))
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices" / "en_US-joe-medium.onnx").touch()
+    assert {"auto", "neural", "pyttsx3", "openai:", "piper:en_US-joe-medium"} <= {
+        value for value, _ in completion.voices("")
+    }
+
+
 def test_completion_of_sessions_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXCLI_HOME", str(tmp_path))
     assert completion.sessions("") == []

@@ -1,6 +1,7 @@
 """`voxcli voices` as a program: its two outputs, its exit codes."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,42 @@ def voices(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["voices", *arguments])
 
 
-def test_the_list_shows_what_the_flag_takes() -> None:
+def test_the_list_is_grouped_by_language_and_marks_the_default() -> None:
     done = voices()
-    names = [line.split("  ")[0] for line in done.stdout.splitlines()]
     rows = json.loads(voices("--json").stdout)["voices"]
+    groups = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith(" ")]
     assert done.exit_code == 0
-    assert names == [row["voice"] for row in rows]
-    assert all(row["voice"] == f"pyttsx3:{row['name']}" and row["id"] for row in rows)
+    assert sorted(line.split("  ")[0] for line in lines) == sorted(row["voice"] for row in rows)
+    assert all(row["voice"] == f"{row['kind']}:{row['name']}" and row["id"] for row in rows)
+    assert len(groups) == len(set(groups)) > 10
+    assert groups[1:] == sorted(groups[1:])
+    (default,) = (row for row in rows if row["default"])
+    assert [line.split("  ")[0] for line in lines if line.endswith("the default")] == [default["voice"]]
+    assert lines[0].startswith("neural:heart") or find_spec("hibari") is None
+
+
+def test_the_default_is_the_voice_of_the_settings() -> None:
+    rows = json.loads(voices("--json", "--voice", "german").stdout)["voices"]
+    assert [row["name"] for row in rows if row["default"]] == ["German"]
+
+
+def test_the_speed_changes_the_length(home: Path) -> None:
+    seconds = []
+    for speed in ("90", "360"):
+        arguments = ("--say", "Hello there, how are you?", "--speed", speed, "--voice", "German", "--json")
+        seconds.append(json.loads(voices(*arguments, "--save", str(home / f"{speed}.wav")).stdout)["seconds"])
+    assert seconds[1] < 0.5 * seconds[0]
+    assert voices("--speed", "90").exit_code == 2
+    assert voices("--say", "Hi.", "--speed", "5", "--save", str(home / "x.wav")).exit_code == 2
+
+
+def test_an_unknown_voice_names_the_nearest_of_all_kinds(home: Path) -> None:
+    done = voices("--say", "Hi.", "--save", str(home / "x.wav"), "--voice", "hart")
+    assert done.exit_code == 2
+    assert "there is no voice named hart" in done.stderr
+    assert "voxcli voices" in done.stderr
+    assert "heart" in done.stderr or find_spec("hibari") is None
 
 
 def test_a_voice_is_tried_into_a_file(home: Path) -> None:

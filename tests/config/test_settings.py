@@ -159,8 +159,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("engine", "3", "one of auto"),
         ("model", '""', "mini, small"),
         ("model", '"a\\u0000b"', "mini, small"),
-        ("voice", '"espeak"', "pyttsx3"),
-        ("voice", '"piper:"', "piper:NAME"),
+        ("voice", '""', "auto, neural"),
+        ("voice", '"a\\u001bb"', "piper:NAME"),
         ("instructions", '"' + "a" * 16_385 + '"', "16384 characters"),
         ("reply.max_tokens", "0", "a whole number from 1 to 8192"),
         ("reply.max_tokens", "8193", "a whole number from 1 to 8192"),
@@ -341,7 +341,7 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
     for name, field in fields().items():
         default = "see below" if name == "instructions" else f"`{json.dumps(field.default)}`"
         assert f"| `{name}` | `{variable(name)}` | {default} | {allowed(field)} | {field.description} |\n" in text
-    assert text.count("| `VOXCLI_") == len(fields()) + 3  # The three are VOXCLI_HOME, VOXCLI_API_KEY, VOXCLI_LOG.
+    assert text.count("| `VOXCLI_") == len(fields()) + 4  # VOXCLI_HOME, the two API keys and VOXCLI_LOG.
     assert f"> {DEFAULT_INSTRUCTIONS}\n" in text
 
 

@@ -49,7 +49,7 @@ def open_remote(stack: ExitStack, _folder: Path) -> Engine:
     pytest.importorskip("openai")
     from voxcli.engines.openai.engine import RemoteEngine
     from voxcli.engines.openai.request import RequestOptions
-    from voxcli.engines.openai.server import Server
+    from voxcli.servers.server import Server
 
     server = stack.enter_context(OpenAIServer())
     return RemoteEngine(Server(server.url, None), RequestOptions("tiny", REPLY_TOKENS, 0, 1, 8192))

@@ -1,4 +1,4 @@
-"""A server in this process that speaks OpenAI's chat protocol as it is documented, and misbehaves on demand.
+"""A server in this process that speaks OpenAI's protocols of chat and speech, and misbehaves on demand.
 
 Answers can be queued; those that are not get what it `always` says. Each request is kept.
 """
@@ -203,6 +203,10 @@ class OpenAIServer:
     def chats(self) -> list[Request]:
         return [request for request in self.requests if request.path == "/v1/chat/completions"]
 
+    @property
+    def speeches(self) -> list[Request]:
+        return [request for request in self.requests if request.path == "/v1/audio/speech"]
+
     def hangs(self, *deltas: str) -> Answer:
         """Say these deltas and then nothing until the client leaves, which is noted."""
 
@@ -231,7 +235,7 @@ class OpenAIServer:
         elif handler.path == "/v1/models":
             data = [{"id": name, "object": "model", "created": 1, "owned_by": self.owner} for name in self.models]
             refuses(200, {"object": "list", "data": data})(Exchange(handler, request))
-        elif handler.path == "/v1/chat/completions":
+        elif handler.path in ("/v1/chat/completions", "/v1/audio/speech"):
             self._chat(Exchange(handler, request))
         else:
             refuses(404, {"detail": "Not Found"})(Exchange(handler, request))

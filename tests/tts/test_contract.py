@@ -1,4 +1,4 @@
-"""The contract of synthesizers, kept by the double, by the system's voice and by piper alike."""
+"""The contract of synthesizers, kept by the double and by every kind of voice alike."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from voxcli.core.testing import FakeSynthesizer
 from voxcli.core.turn import Synthesizer
 from voxcli.tts.piper import PiperSynthesizer
 from voxcli.tts.system import Pyttsx3Synthesizer
+from voxcli.tts.voices import open_synthesizer
 
 SHORT, LONG = "Yes.", "The capital of France is Paris, which lies on the Seine."
 
@@ -23,8 +24,26 @@ def piper() -> PiperSynthesizer:
     return PiperSynthesizer(str(voice), Path("/nowhere"), words_per_minute=180)
 
 
+def opened(voice: str) -> Synthesizer:
+    return open_synthesizer(voice, words_per_minute=180, timeout_seconds=20)
+
+
+def on_a_server() -> Synthesizer:
+    """A voice on a server that says everything with a tone, of the length that the text has."""
+    pytest.importorskip("openai")
+    from tests.support.openai_server import OpenAIServer
+    from tests.tts.test_remote import speaks, tone
+
+    server = OpenAIServer()  # Its threads end with the process.
+    server.always = lambda exchange: speaks(tone(0.06 * len(exchange.request.body["input"])))(exchange)
+    return opened(f"openai:{server.url}#tone")
+
+
 OPENERS: dict[str, Callable[[], Synthesizer]] = {
     "fake": FakeSynthesizer,
+    "neural": lambda: opened("neural"),
+    "auto": lambda: opened("auto"),
+    "openai": on_a_server,
     "system": lambda: Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20),
     "piper": piper,
 }

@@ -104,7 +104,7 @@ def _run(
     silence = _turn_silence(settings, devices.microphone.device.name, stack, kept=memory.is_kept)
     listener, echo = _open_listener(settings, devices, view, inbox, silence, sleep)
     if devices.speaker and synthesizer is None:
-        synthesizer = stack.enter_context(open_voice(settings))
+        synthesizer = stack.enter_context(open_voice(settings, lambda text: view.show(Notice(text))))
     ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
@@ -272,11 +272,12 @@ def _ready(
     keys: bool,
 ) -> "Ready":
     from voxcli.chat.events import Ready
+    from voxcli.tts.voices import resolved
 
     return Ready(
         engine.name,
         engine.model,
-        settings.voice if spoken else None,
+        resolved(settings.voice) if spoken else None,
         devices.microphone.device.name,
         devices.speaker.device.name if devices.speaker else None,
         memory.session.name,

@@ -170,8 +170,8 @@ def _server(settings: "Settings") -> Finding:
 
     server = find_server(engine_options(settings).remote, settings.remote.url)
     from voxcli.engines.openai.engine import list_models
-    from voxcli.engines.openai.errors import NoModelListError
-    from voxcli.engines.openai.server import WRONG_VOXTRAL
+    from voxcli.servers.errors import NoModelListError
+    from voxcli.servers.server import WRONG_VOXTRAL
 
     model = settings.remote.model
     try:
@@ -262,6 +262,9 @@ def _end_of_turn(setting: "Setting", cache: Path) -> Finding:
 
 def _voice(settings: "Settings") -> Finding:
     """Let the voice say a word, because a voice that is listed may still not speak."""
-    with open_voice(settings) as synthesizer:
+    from voxcli.tts.voices import resolved
+
+    name = resolved(settings.voice)
+    with open_voice(settings.model_copy(update={"voice": name})) as synthesizer:
         seconds = sum(clip.seconds for clip in synthesizer.synthesize("Ready."))
-    return checks.voice(settings.voice, seconds)
+    return checks.voice(name if name == settings.voice else f"{settings.voice}: {name}", seconds)

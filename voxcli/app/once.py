@@ -169,7 +169,7 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
     from voxcli.core.turn import SpeechOutput
 
     try:
-        return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
+        return SpeechOutput(stack.enter_context(open_voice(settings, notice)), speaker)
     except SpeechError as error:
         if options.needs_speech:
             raise

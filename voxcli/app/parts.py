@@ -105,14 +105,15 @@ def _store_if_possible(stack: ExitStack, notice: Notice) -> "Store | None":
         return None
 
 
-def open_voice(settings: "Settings") -> AbstractContextManager["Synthesizer"]:
-    """Return the voice, which gets ready in the background."""
+def open_voice(settings: "Settings", notice: Notice = log.warning) -> AbstractContextManager["Synthesizer"]:
+    """Return the voice, which gets ready in the background. `notice` is told what to know about a voice's server."""
     from voxcli.tts.voices import open_synthesizer
 
     return open_synthesizer(
         settings.voice,
         words_per_minute=settings.speech.words_per_minute,
         timeout_seconds=settings.speech.timeout_seconds,
+        notice=notice,
     )
 
 

@@ -40,6 +40,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
     from voxcli.chat.response import Responder
     from voxcli.chat.typed import TypedConversation
     from voxcli.chat.warm_up import warm_up
+    from voxcli.tts.voices import resolved
 
     if options.speak:
         redirect_library_messages()  # it replaces sys.stderr, where the view writes
@@ -59,7 +60,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         warm_up(engine, memory.session, speech.synthesizer if speech else None, typed=True)
         responder = Responder(engine, speech, inbox.put)
         output = _output_name(speech)
-        voice = settings.voice if speech else None
+        voice = resolved(settings.voice) if speech else None
         name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
         view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
         commands = TypedCommands(settings, memory, responder, stack).by_name()
@@ -163,7 +164,7 @@ def _open_speech(
     wanted = settings.live.output_device or None
     try:
         speaker: Speaker = stack.enter_context(open_speaker(wanted))
-        return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
+        return SpeechOutput(stack.enter_context(open_voice(settings, notice)), speaker)
     except (AudioDeviceError, SpeechError) as error:
         if wanted and isinstance(error, AudioDeviceError):
             raise

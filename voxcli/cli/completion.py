@@ -73,8 +73,14 @@ def sessions() -> Values:
 
 @never_failing
 def voices() -> Values:
-    """Return the system's voices and piper's that are here."""
-    return [("pyttsx3", "the system's voice"), *((f"{kind}:{name}", "") for kind, name in _voices())]
+    """Return the kinds of voices, and the voices that are here."""
+    return [
+        ("auto", "the neural voice where it is installed, else the system's"),
+        ("neural", "a neural voice, English"),
+        ("pyttsx3", "the system's voice"),
+        ("openai:", "a voice on a server: openai:URL#NAME"),
+        *((f"{kind}:{name}", "") for kind, name in _voices()),
+    ]
 
 
 @never_failing
@@ -104,8 +110,12 @@ def models() -> Values:
 
 
 def _voices() -> Iterator[tuple[str, str]]:
+    from importlib.util import find_spec
+
     from voxcli.config.paths import data_folder
 
+    if find_spec("hibari"):
+        yield "neural", "heart"
     for path in sorted((data_folder() / "voices").glob("*.onnx")):
         yield "piper", path.stem
     for folder in (Path("/usr/share/espeak-ng-data"), *Path("/usr/lib").glob("*/espeak-ng-data")):

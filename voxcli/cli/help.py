@@ -109,7 +109,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "voices": (
         ("voxcli voices", "list the voices"),
-        ('voxcli voices --say "Hello there." --voice pyttsx3:en-gb', "try one"),
+        ('voxcli voices --say "Hello there." --voice neural --speed 160', "try one"),
     ),
     "devices": (
         ("voxcli devices --meter --seconds 10", "see whether the microphone works"),

@@ -22,7 +22,10 @@ from voxcli.cli.common import (
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.printable import printable
 
+OTHER = "other"  # heads the voices that name no language
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from voxcli.config.loading import Settings
@@ -39,17 +42,22 @@ def voices(
     ] = None,
     force: ForceFlag = False,
     voice: VoiceFlag = None,
+    speed: Annotated[
+        int | None, typer.Option("--speed", metavar="WPM", help="Speed of the voice, in words per minute.")
+    ] = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
     _verbose: VerboseFlag = False,
 ) -> None:
-    """List the voices, or try one."""
-    if say is None:
-        if save:
-            raise ConfigError("--save needs --say", hint='voxcli voices --say "Hello there." --save hello.wav')
-        _list(as_json=json)
-        return
+    """List the voices by language, or try one."""
     from voxcli.config.loading import load
+
+    if say is None:
+        if save or speed is not None:
+            flag = "--save" if save else "--speed"
+            raise ConfigError(f"{flag} needs --say", hint='voxcli voices --say "Hello there." --save hello.wav')
+        _list(load(config, given(voice=voice)).voice, as_json=json)
+        return
     from voxcli.output_files import OutputFiles
 
     check_stdin(say, config)
@@ -57,11 +65,15 @@ def voices(
         files = OutputFiles(force=force)
         files.add_inputs(files_read(config, {}))
         files.check(save, "--save")
-    _say(text_or_stdin(say), save, load(config, given(voice=voice)), as_json=json)
+    flags = {"speech.words_per_minute": speed} if speed is not None else {}
+    _say(text_or_stdin(say), save, load(config, given(voice=voice) | flags), as_json=json)
 
 
-def _list(*, as_json: bool) -> None:
+def _list(setting: str, *, as_json: bool) -> None:
+    from voxcli.tts.voices import is_chosen, resolved
+
     found = _found()
+    chosen = next((voice for voice in found if is_chosen(voice, resolved(setting))), None)
     if as_json:
         rows = [
             {
@@ -70,14 +82,27 @@ def _list(*, as_json: bool) -> None:
                 "name": voice.name,
                 "id": voice.id,
                 "languages": voice.languages,
+                "default": voice is chosen,
             }
             for voice in found
         ]
         print_json({"voices": rows})
         return
     width = max(len(voice.setting) for voice in found)
+    for language, group in _by_language(found, chosen):
+        print_text(printable(language))
+        for voice in group:
+            mark = "  the default" if voice is chosen else ""
+            print_text(printable(f"  {voice.setting.ljust(width)}  {', '.join(voice.languages)}{mark}"))
+
+
+def _by_language(found: "Sequence[Voice]", chosen: "Voice | None") -> "list[tuple[str, list[Voice]]]":
+    """Return the voices by the code of their first language: that of the default first, then by the alphabet."""
+    groups: dict[str, list[Voice]] = {}
     for voice in found:
-        print_text(printable(f"{voice.setting.ljust(width)}  {', '.join(voice.languages)}"))
+        groups.setdefault(voice.language or OTHER, []).append(voice)
+    first = chosen.language if chosen else ""
+    return sorted(groups.items(), key=lambda group: (group[0] != first, group[0] == OTHER, group[0]))
 
 
 def _found() -> "list[Voice]":
@@ -98,7 +123,7 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
     import threading
 
     from voxcli.app.parts import open_voice
-    from voxcli.tts.voices import say
+    from voxcli.tts.voices import resolved, say
 
     with _speaker(save) as speaker, open_voice(settings) as synthesizer:
         started = speaker.position
@@ -108,7 +133,7 @@ def _say(text: str, save: Path | None, settings: "Settings", *, as_json: bool) -
         raise ConfigError(f"there is nothing to say in {text!r}")
     path = str(save) if save else None
     if as_json:
-        print_json({"voice": settings.voice, "said": said, "seconds": round(seconds, 3), "path": path})
+        print_json({"voice": resolved(settings.voice), "said": said, "seconds": round(seconds, 3), "path": path})
     elif path:
         print_text(printable(path))
 

@@ -46,8 +46,8 @@ __all__ = [
     "values",
 ]
 
-# Read by `voxcli.config.paths`, `voxcli.engines.openai.server` and `voxcli.cli.log`.
-NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_LOG"})
+# Read by `voxcli.config.paths`, `voxcli.servers.server` and `voxcli.cli.log`.
+NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_SPEECH_API_KEY", "VOXCLI_LOG"})
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger one is something else
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -39,8 +39,8 @@ ComputeDevice = Annotated[
 ]
 VoiceName = Annotated[
     str,
-    Field(pattern=r"^(pyttsx3|(pyttsx3|piper):[^\x00-\x1f\x7f]+)$"),
-    Allowed("pyttsx3, pyttsx3:NAME, piper:NAME or piper:PATH"),
+    Field(pattern=r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", max_length=2048),
+    Allowed("auto, neural, pyttsx3, piper:NAME, openai:URL#NAME or a name that `voxcli voices` lists"),
 ]
 ServerUrl = Annotated[
     str,
@@ -276,7 +276,11 @@ class Settings(_Table):
     instructions: Instructions = Field(
         default=DEFAULT_INSTRUCTIONS, description="System prompt: how the model should answer."
     )
-    voice: VoiceName = Field(default="pyttsx3", description="Voice for replies; `voxcli voices` lists them.")
+    voice: VoiceName = Field(
+        default="auto",
+        description="Voice for replies; `voxcli voices` lists them. auto takes the neural voice where it is installed, "
+        "and the system's for what that can't say.",
+    )
     audio: AudioSettings = AudioSettings()
     session: SessionSettings = SessionSettings()
     reply: ReplySettings = ReplySettings()

@@ -28,8 +28,8 @@ from voxcli.printable import first_line
 if TYPE_CHECKING:
     from voxcli.engines.openai.engine import RemoteEngine
     from voxcli.engines.openai.pool import RemotePool
-    from voxcli.engines.openai.server import Server
     from voxcli.engines.voxtral.engine import VoxtralEngine
+    from voxcli.servers.server import Server
 
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]  # done and total: bytes of a download, steps of a warm-up
@@ -164,7 +164,7 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
     """Return the engine for the server at `url`. Raises ConfigError and RemoteError."""
     from voxcli.engines.openai.engine import RemoteEngine
     from voxcli.engines.openai.request import RequestOptions
-    from voxcli.engines.openai.server import proxy_notice, warning
+    from voxcli.servers.server import proxy_notice, warning
 
     server, remote = find_server(options.remote, url), options.remote
     for said in filter(None, (warning(server), proxy_notice(server))):
@@ -190,7 +190,7 @@ def open_server(options: EngineOptions, url: str, notice: Notice) -> "RemoteEngi
 def find_server(remote: RemoteOptions, url: str) -> "Server":
     """Return the server at `url`, with its key and the proxy on the way. Raises ConfigError; nothing is sent."""
     from voxcli.config.proxies import find_proxy
-    from voxcli.engines.openai.server import Server, checked_url, find_key
+    from voxcli.servers.server import Server, checked_url, find_key
 
     if not url:
         raise ConfigError("the remote engine needs a server", hint="give it with --url http://HOST:8000/v1")

@@ -1,7 +1,8 @@
 """Describes voices, and chooses one by its name, id or language."""
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from voxcli.errors import ConfigError
@@ -11,15 +12,21 @@ from voxcli.errors import ConfigError
 class Voice:
     """An installed voice."""
 
-    kind: str  # "pyttsx3" or "piper"
+    kind: str  # "neural", "pyttsx3" or "piper"
     name: str
     id: str  # The driver's id, or a file's path.
     languages: tuple[str, ...] = ()  # As the driver spells them, for example "en-us" or "en_US".
+    is_default: bool = False  # The voice that its kind uses where none is named.
 
     @property
     def setting(self) -> str:
         """The value of `--voice` that selects this voice."""
         return f"{self.kind}:{self.name}"
+
+    @property
+    def language(self) -> str:
+        """The code of its first language without the region, such as "en"; empty if it names none."""
+        return re.split("[-_]", self.languages[0], maxsplit=1)[0].lower() if self.languages else ""
 
 
 def choose(wanted: str, voices: Sequence[Voice]) -> Voice:
@@ -39,7 +46,12 @@ def choose(wanted: str, voices: Sequence[Voice]) -> Voice:
     for voice, known in zip(voices, names, strict=True):
         if any(folded in name for name in known):
             return voice
-    by_name = {voice.name.casefold(): voice.name for voice in voices}
-    near = [by_name[name] for name in difflib.get_close_matches(folded, by_name, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(near)}?" if near else "voxcli voices"
-    raise ConfigError(f"there is no voice named {wanted}", hint=hint)
+    raise unknown_voice(wanted, [voice.name for voice in voices])
+
+
+def unknown_voice(wanted: str, names: Iterable[str]) -> ConfigError:
+    """Return the error of a voice that there is not; its hint suggests similar names."""
+    by_name = {name.casefold(): name for name in names}
+    near = [by_name[name] for name in difflib.get_close_matches(wanted.casefold(), by_name, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}? voxcli voices lists all" if near else "voxcli voices"
+    return ConfigError(f"there is no voice named {wanted}", hint=hint)

@@ -6,7 +6,7 @@ A request is a line of JSON on standard input, and its answer a line of JSON on 
 written to. When standard input ends, because the parent closed it or was killed, the process removes FOLDER and exits
 at once, whatever pyttsx3 is doing.
 
-    {"do": "voices"}                              {"voices": [{"id", "name", "languages"}, ...]}
+    {"do": "voices"}                              {"voices": [{"id", "name", "languages", "default"}, ...]}
     {"do": "set", "voice": ID|null, "rate": WPM}  {}
     {"do": "render", "text": ..., "path": ...}    {}
     any request that fails                        {"error": ...}
@@ -21,26 +21,34 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
-def main(folder: str) -> None:
-    """Answer requests until standard input ends; files are rendered into `folder`."""
+
+def serve(folder: str, open_engine: Callable[[], Answer]) -> None:
+    """Answer requests until standard input ends; files are rendered into `folder`.
+
+    Args:
+        open_engine: loads a speech engine at the first request; returns the function that answers requests.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C and closes standard input.
     answers = _reserve_stdout()
     requests: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests, folder), daemon=True).start()
-    engine: Any = None
+    answer: Answer | None = None
     while True:
         request = json.loads(requests.get())
         try:
-            engine = engine or _open_engine()
-            answer = _answer(engine, request)
+            answer = answer or open_engine()
+            result = answer(request)
         except Exception as error:  # noqa: BLE001 - the parent reports any error of a driver
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
+            result = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(result) + "\n")
         answers.flush()
 
 
@@ -60,16 +68,17 @@ def _read_requests(requests: SimpleQueue[str], folder: str) -> None:
     os._exit(0)
 
 
-def _open_engine() -> Any:
+def _open_engine() -> Answer:
     import pyttsx3  # type: ignore[import-untyped]
 
-    return pyttsx3.init()
+    return partial(_answer, pyttsx3.init())
 
 
 def _answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "voices":
-            return {"voices": [_voice(voice) for voice in engine.getProperty("voices")]}
+            default = engine.getProperty("voice")
+            return {"voices": [_voice(voice, default) for voice in engine.getProperty("voices")]}
         case "set":
             if request["voice"] is not None:
                 engine.setProperty("voice", request["voice"])
@@ -79,14 +88,15 @@ def _answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _voice(voice: Any) -> dict[str, Any]:
+def _voice(voice: Any, default: Any) -> dict[str, Any]:
     """Return a voice as JSON; some drivers give languages as bytes with a leading priority byte."""
     languages = [
         language.decode("utf-8", "ignore").lstrip("\x05\x02") if isinstance(language, bytes) else str(language)
         for language in voice.languages or ()
         if language
     ]
-    return {"id": str(voice.id), "name": str(voice.name), "languages": languages}
+    identity = {"id": str(voice.id), "name": str(voice.name)}
+    return {**identity, "languages": languages, "default": voice.id == default}
 
 
 def _render(engine: Any, text: str, path: str) -> None:
@@ -108,4 +118,4 @@ def _render(engine: Any, text: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(sys.argv[1], _open_engine)

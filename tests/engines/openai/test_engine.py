@@ -42,9 +42,9 @@ pytest.importorskip("openai")
 
 from voxcli.engines import factory
 from voxcli.engines.openai.engine import LONGEST_PAUSE_SECONDS, RemoteEngine, list_models, pause_seconds
-from voxcli.engines.openai.errors import NoModelListError, RequestRefusedError, call_error
 from voxcli.engines.openai.request import RequestOptions, chat_body
-from voxcli.engines.openai.server import ApiKey, Server
+from voxcli.servers.errors import NoModelListError, RequestRefusedError, call_error
+from voxcli.servers.server import ApiKey, Server
 
 KEY = ApiKey("sk-canary-0123456789", "the test")
 CLIP = AudioClip(np.sin(np.arange(SAMPLE_RATE) / 20).astype(np.float32))

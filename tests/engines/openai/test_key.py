@@ -14,8 +14,8 @@ from tests.engines.openai.test_engine import MISBEHAVING
 from tests.support.openai_server import OpenAIServer
 from voxcli.cli import app
 from voxcli.config.proxies import is_loopback
-from voxcli.engines.openai.server import ApiKey, Server, checked_url, find_key, from_keyring, warning
 from voxcli.errors import ConfigError
+from voxcli.servers.server import ApiKey, Server, checked_url, find_key, from_keyring, warning
 
 CANARY = "sk-canary-0123456789"  # what `MISBEHAVING` answers with
 URL = "https://example.org:8000/v1"

@@ -20,9 +20,9 @@ from voxcli.core.turn import PassReport
 pytest.importorskip("openai")
 
 from voxcli.engines.openai.engine import RemoteEngine, list_models
-from voxcli.engines.openai.errors import NoModelListError, RequestRefusedError
-from voxcli.engines.openai.server import Server
 from voxcli.errors import RemoteError
+from voxcli.servers.errors import NoModelListError, RequestRefusedError
+from voxcli.servers.server import Server
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from tests.support.openai_server import REPLY, WAIT_SECONDS, Exchange, OpenAISer
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines import factory
-from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.engines.openai.pool import RemotePool
 from voxcli.errors import RemoteError
+from voxcli.servers.errors import RequestRefusedError
 
 REPORT = PassReport(1, 2, 0, 3)
 

@@ -13,8 +13,8 @@ from tests.support.openai_server import REPLY, OpenAIServer, ProxyServer
 from voxcli.cli import app
 from voxcli.config.proxies import find_proxy
 from voxcli.engines import factory
-from voxcli.engines.openai.server import Server
 from voxcli.errors import RemoteError
+from voxcli.servers.server import Server
 
 pytest.importorskip("openai")
 

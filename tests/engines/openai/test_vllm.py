@@ -24,11 +24,11 @@ from voxcli.errors import RemoteError
 pytest.importorskip("openai")
 
 from voxcli.engines.openai.engine import RemoteEngine
-from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.engines.openai.request import RequestOptions
-from voxcli.engines.openai.server import Server
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import wrap
+from voxcli.servers.errors import RequestRefusedError
+from voxcli.servers.server import Server
 
 URL = os.environ.get("VOXCLI_VLLM_URL", "")
 pytestmark = pytest.mark.skipif(not URL, reason="make test-vllm runs it; VOXCLI_VLLM_URL names a server")

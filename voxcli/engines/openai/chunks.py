@@ -7,8 +7,8 @@ reply is never taken for it.
 from dataclasses import dataclass
 from typing import Any
 
-from voxcli.engines.openai.errors import StreamedError, UnreadableError
 from voxcli.engines.openai.reasoning import ReasoningFilter
+from voxcli.servers.errors import StreamedError, UnreadableError
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 TEXT_PARTS = (None, "text", "output_text")  # types of the parts of a list that are text

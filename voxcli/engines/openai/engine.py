@@ -17,14 +17,15 @@ from typing import Any, Self
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.openai.request import RequestOptions, chat_body
-from voxcli.engines.openai.server import WRONG_VOXTRAL, Server
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
+from voxcli.servers.server import WRONG_VOXTRAL, Server
 
 try:  # Without its packages, importing this module raises the error with the hint.
     from voxcli.engines.openai.chunks import Usage
-    from voxcli.engines.openai.errors import CHAT, MODELS, CallError, no_such_model, too_late, unnamed_model
-    from voxcli.engines.openai.stream import Call, ModelList, Over, chat, models, tls_context
+    from voxcli.engines.openai.stream import Item, ModelList, Over, RepairedStream, chat, models
+    from voxcli.servers.call import Call, tls_context
+    from voxcli.servers.errors import CHAT, MODELS, CallError, no_such_model, too_late, unnamed_model
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
@@ -124,7 +125,7 @@ class RemoteEngine(Engine):
     ) -> Generator[str, None, PassReport]:
         if not self._sends_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
-        with closing(Call(self._server, self._tls, CHAT, chat(body, self._server))) as call:
+        with closing(Call(self._server, self._tls, CHAT, chat(body, self._server), RepairedStream)) as call:
             deadline = time.monotonic() + self._server.first_token_seconds
             while isinstance(item := self._next(call, deadline, progress, interrupt), str):
                 progress.deltas += 1
@@ -134,7 +135,9 @@ class RemoteEngine(Engine):
                 deadline = time.monotonic() + self._server.token_seconds
         return _report(item or Over(), progress.deltas)
 
-    def _next(self, call: Call, deadline: float, progress: "_Attempt", interrupt: threading.Event) -> str | Over | None:
+    def _next(
+        self, call: Call[Item], deadline: float, progress: "_Attempt", interrupt: threading.Event
+    ) -> str | Over | None:
         try:
             return call.next(deadline, interrupt)
         except TimeoutError:
@@ -183,7 +186,7 @@ def list_models(server: Server, seconds: float = LIST_SECONDS) -> ModelList:
         ConfigError: certificates that the environment names can't be used.
     """
     found = ModelList()
-    with closing(Call(server, tls_context(server), MODELS, models(found))) as call:
+    with closing(Call(server, tls_context(server), MODELS, models(found), RepairedStream)) as call:
         try:
             deadline = time.monotonic() + seconds
             while isinstance(name := call.next(deadline, NOT_INTERRUPTED), str) and len(found.names) < MODELS_LISTED:

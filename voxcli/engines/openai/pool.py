@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from voxcli.core.session import Session
 from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
-from voxcli.engines.openai.errors import RequestRefusedError
 from voxcli.errors import RemoteError
+from voxcli.servers.errors import RequestRefusedError
 
 FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # a failed server is left out; doubled with each failure
 PATIENCE_SECONDS = 60.0  # longest wait while all servers are out; about as long as one takes to restart

@@ -15,6 +15,7 @@ from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
 VARIABLE = "VOXCLI_API_KEY"
+SPEECH_VARIABLE = "VOXCLI_SPEECH_API_KEY"  # another server, which must not get the key of the first
 SERVICE = "voxcli"  # in the keyring; the name there is the server's host
 KEY_CHARACTERS = 4096  # longest key; OAuth tokens have about 2000 characters
 WRONG_VOXTRAL = "llama.cpp's server, which computes Voxtral wrongly: it averages pairs of audio positions; use vLLM"
@@ -34,6 +35,20 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
+class ServerUse:
+    """What messages about a server name, by what it is for."""
+
+    key_variable: str
+    flag: str  # gives the address
+    check: str  # the command that asks whether it answers
+    sent: str  # what it gets
+
+
+FOR_REPLIES = ServerUse(VARIABLE, "--url", "voxcli doctor --engine remote", "the audio")
+FOR_SPEECH = ServerUse(SPEECH_VARIABLE, "--voice", "voxcli doctor", "the text")
+
+
+@dataclass(frozen=True)
 class Server:
     """A server and its time limits."""
 
@@ -44,6 +59,7 @@ class Server:
     token_seconds: float = 20.0  # between two tokens
     retries: int = 3  # after the first attempt
     proxy: Proxy | None = None
+    use: ServerUse = FOR_REPLIES
 
     @property
     def host(self) -> str:
@@ -102,23 +118,24 @@ def find_key(
     url: str,
     environ: Mapping[str, str] = os.environ,
     keyring: Callable[[str], str | None] = from_keyring,
+    variable: str = VARIABLE,
 ) -> ApiKey | None:
-    """Return the key for a server: from VOXCLI_API_KEY, from the file that it names as `@PATH`, or from the keyring.
+    """Return the key for a server: from `variable`, from the file that it names as `@PATH`, or from the keyring.
 
     Raises:
         ConfigError: the file can't be read, or its content or the value can't be a key.
     """
-    given = environ.get(VARIABLE, "").strip()
+    given = environ.get(variable, "").strip()
     if given.startswith("@"):
-        return _key(_read(given[1:]), f"the file that {VARIABLE} names")
+        return _key(_read(given[1:], variable), f"the file that {variable} names")
     if given:
-        return _key(given, VARIABLE)
+        return _key(given, variable)
     host = urlsplit(url).netloc
     secret = keyring(host)
     return _key(secret, f"the keyring ({SERVICE}, {host})") if secret else None
 
 
-def _read(path: str) -> str:
+def _read(path: str, variable: str) -> str:
     # Neither the name nor the error that contains it is shown: the name may be a key, by mistake.
     try:
         with Path(path).expanduser().open("rb") as file:
@@ -129,7 +146,7 @@ def _read(path: str) -> str:
         reason = "it is not plain text"
     except (ValueError, RuntimeError):
         reason = "this is no file's name"
-    raise ConfigError(f"the file that {VARIABLE} names can't be read: {reason}", hint=f"{VARIABLE}=@PATH")
+    raise ConfigError(f"the file that {variable} names can't be read: {reason}", hint=f"{variable}=@PATH")
 
 
 def _key(secret: str, origin: str) -> ApiKey:
@@ -147,10 +164,10 @@ def warning(server: Server) -> str:
 
 
 def proxy_notice(server: Server) -> str:
-    """Return that the audio, and the key if there is one, go through a proxy; empty without a proxy."""
+    """Return that what is sent, and the key if there is one, go through a proxy; empty without a proxy."""
     if server.proxy is None:
         return ""
-    sent = "the key and the audio" if server.key else "the audio"
+    sent = f"the key and {server.use.sent}" if server.key else server.use.sent
     read = (
         ""
         if urlsplit(server.url).scheme == "https"

@@ -18,15 +18,15 @@ import httpx2
 import openai
 
 from voxcli.config.proxies import Proxy
-from voxcli.engines.openai.server import SERVICE, VARIABLE, Server
 from voxcli.errors import RemoteError
 from voxcli.printable import printable
+from voxcli.servers.server import SERVICE, Server
 
 QUOTED_CHARACTERS = 200
-CHAT, MODELS = "/chat/completions", "/models"  # the parts of the protocol that are used
+CHAT, MODELS, SPEECH = "/chat/completions", "/models", "/audio/speech"  # the parts of the protocol that are used
 NO_SERVER = "is it an OpenAI-compatible server? its address usually ends with /v1"
 PROXY_LOGIN = "put them into the proxy's URL: http://NAME:PASSWORD@HOST:PORT"
-AGAIN = "try again later; `voxcli doctor --engine remote` asks whether it answers"
+UNKNOWN_VOICE = "see whether the server has this model and voice: openai:URL#MODEL/VOICE"
 
 
 class RequestRefusedError(RemoteError):
@@ -119,9 +119,8 @@ def call_error(error: Exception, server: Server, path: str = CHAT) -> CallError:
 
 def broken_off(server: Server) -> CallError:
     """Return the error of a stream that ended before the reply did."""
-    error = RemoteError(
-        f"{server.url} broke off before the reply was over{server.way}", hint=f"the server may say why; {AGAIN}"
-    )
+    hint = f"the server may say why; {_again(server)}"
+    error = RemoteError(f"{server.url} broke off before the reply was over{server.way}", hint=hint)
     return CallError(error, passing=True)
 
 
@@ -190,23 +189,28 @@ def _status(
     elif status == 404:
         message, hint = f"{url} has nothing at {path} (HTTP 404){server.way}", NO_SERVER
     elif status == 413:
-        kind, message = RequestRefusedError, f"the recording is too big for {url} (HTTP 413){server.way}"
+        what = "sentence" if path == SPEECH else "recording"
+        kind, message = RequestRefusedError, f"the {what} is too big for {url} (HTTP 413){server.way}"
         hint = "cut it into shorter pieces, or raise the server's limit"
     elif status == 429:
         message, hint = f"{url} has too many requests (HTTP 429){told}", "try again later, or ask for less at once"
     elif status >= 500:
-        message, hint = f"{url} failed (HTTP {status}){told}", AGAIN
+        message, hint = f"{url} failed (HTTP {status}){told}", _again(server)
     else:
         kind, message = RequestRefusedError, f"{url} refuses the request (HTTP {status}){told}"
-        hint = _refused_hint(said)
+        hint = UNKNOWN_VOICE if path == SPEECH else _refused_hint(said)
     pause = _pause_seconds(headers.get("retry-after")) if passing else None
     return CallError(kind(message, hint=hint), cause, passing=passing, pause_seconds=pause, status=status, said=said)
+
+
+def _again(server: Server) -> str:
+    return f"try again later; `{server.use.check}` asks whether it answers"
 
 
 def _key_hint(server: Server) -> str:
     if server.key:
         return f"check the key: it came from {server.key.origin}"
-    return f"set {VARIABLE}, or: keyring set {SERVICE} {server.host}"
+    return f"set {server.use.key_variable}, or: keyring set {SERVICE} {server.host}"
 
 
 def _refused_hint(said: str) -> str:
@@ -231,7 +235,7 @@ def _connection(chain: list[BaseException], cause: Exception, server: Server) ->
         message = f"{server.url} does not answer as a web server does{server.way}"
         return CallError(RemoteError(message, hint=NO_SERVER), cause)
     message = f"{server.url} dropped the connection{server.way}"
-    return CallError(RemoteError(message, hint=AGAIN), cause, passing=True)
+    return CallError(RemoteError(message, hint=_again(server)), cause, passing=True)
 
 
 def _refused_by_proxy(root: BaseException, proxy: Proxy, server: Server) -> RemoteError:
@@ -248,14 +252,14 @@ def _unreachable(root: BaseException, server: Server, *, late: bool) -> RemoteEr
     if isinstance(root, ssl.SSLError):
         message = f"{server.host} does not speak TLS: {root.reason or 'no handshake'}{server.way}"
         return RemoteError(message, hint="if it speaks http, say http://")
-    host, hint = server.host, "start the server, or check --url"
+    host, hint = server.host, f"start the server, or check {server.use.flag}"
     if server.proxy:
         host, hint = str(server.proxy), f"check {server.proxy.origin}, or name {server.host} in NO_PROXY"
     if late:
         message = f"{host} did not take the connection for {server.connect_seconds:g} s"
     elif isinstance(root, socket.gaierror):
         message = f"{host} is not known: no address was found for it"
-        hint = hint if server.proxy else "check the name in --url, and the network"
+        hint = hint if server.proxy else f"check the name in {server.use.flag}, and the network"
     elif isinstance(root, ConnectionRefusedError):
         message = f"nothing listens at {host} (connection refused)"
     else:
