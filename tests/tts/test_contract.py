@@ -1,4 +1,4 @@
-"""The contract of synthesizers, kept by the double, by the system's voice and by piper alike."""
+"""The contract of synthesizers, kept by the double, the system's voice, piper and voices of several languages alike."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -9,6 +9,8 @@ import pytest
 
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.core.turn import Synthesizer
+from voxcli.tts.language import LanguageFollower
+from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice
 from voxcli.tts.piper import PiperSynthesizer
 from voxcli.tts.system import Pyttsx3Synthesizer
 
@@ -23,10 +25,22 @@ def piper() -> PiperSynthesizer:
     return PiperSynthesizer(str(voice), Path("/nowhere"), words_per_minute=180)
 
 
+def multilingual() -> MultilingualSynthesizer:
+    """Open voices that need a second one for English."""
+
+    def open_one(setting: str) -> Synthesizer:
+        return Pyttsx3Synthesizer(setting.partition(":")[2], words_per_minute=180, timeout_seconds=20)
+
+    choice = VoiceChoice("pyttsx3:de", {"en": "pyttsx3:en-us"}, lambda: ())
+    follower = LanguageFollower("en", lambda: None)
+    return MultilingualSynthesizer(open_one("pyttsx3:de"), "pyttsx3:de", follower, choice, open_one, pytest.fail)
+
+
 OPENERS: dict[str, Callable[[], Synthesizer]] = {
     "fake": FakeSynthesizer,
     "system": lambda: Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20),
     "piper": piper,
+    "multilingual": multilingual,
 }
 
 

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
-from voxcli.app.parts import open_engine, open_memory, open_voice
+from voxcli.app.parts import open_engine, open_memory, open_reply_voices
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         voice = settings.voice if speech else None
         name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
         view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
-        commands = TypedCommands(settings, memory, responder, stack).by_name()
+        commands = TypedCommands(settings, memory, responder, stack, notice).by_name()
         conversation = TypedConversation(
             memory,
             responder,
@@ -86,12 +86,20 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
 class TypedCommands:
     """The commands of a typed conversation that change its memory or its parts."""
 
-    def __init__(self, settings: "Settings", memory: "Memory", responder: "Responder", stack: ExitStack) -> None:
-        """Change these; close on `stack` what a command opens."""
+    def __init__(
+        self,
+        settings: "Settings",
+        memory: "Memory",
+        responder: "Responder",
+        stack: ExitStack,
+        notice: Callable[[str], None],
+    ) -> None:
+        """Change these; close on `stack` what a command opens. `notice` is told what the user should know."""
         self._settings = settings
         self._memory = memory
         self._responder = responder
         self._stack = stack
+        self._notice = notice
 
     def by_name(self) -> "dict[str, SlashCommand]":
         """Return the commands by name, without the slash."""
@@ -115,7 +123,8 @@ class TypedCommands:
         if speech is None:
             raise ConfigError("replies are not spoken here", hint="leave out --no-speak, and connect a loudspeaker")
         with ExitStack() as opened:
-            synthesizer = opened.enter_context(open_voice(self._settings.model_copy(update={"voice": name})))
+            settings = self._settings.model_copy(update={"voice": name})
+            synthesizer = opened.enter_context(open_reply_voices(settings, self._notice))
             synthesizer.wait_until_ready()
             self._stack.enter_context(opened.pop_all())
         self._responder.speech = SpeechOutput(synthesizer, speech.speaker)
@@ -163,7 +172,7 @@ def _open_speech(
     wanted = settings.live.output_device or None
     try:
         speaker: Speaker = stack.enter_context(open_speaker(wanted))
-        return SpeechOutput(stack.enter_context(open_voice(settings)), speaker)
+        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice)), speaker)
     except (AudioDeviceError, SpeechError) as error:
         if wanted and isinstance(error, AudioDeviceError):
             raise

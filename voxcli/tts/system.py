@@ -181,7 +181,10 @@ class Pyttsx3Synthesizer:
 
 def _voices(worker: WorkerProcess) -> list[Voice]:
     listed: list[dict[str, Any]] = worker.ask(START_SECONDS, do="voices")["voices"]
-    return [Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"])) for voice in listed]
+    return [
+        Voice("pyttsx3", voice["name"].strip(), voice["id"], tuple(voice["languages"]), voice.get("default", False))
+        for voice in listed
+    ]
 
 
 def _install_command() -> str:

@@ -15,6 +15,7 @@ class Voice:
     name: str
     id: str  # The driver's id, or a file's path.
     languages: tuple[str, ...] = ()  # As the driver spells them, for example "en-us" or "en_US".
+    is_default: bool = False  # The voice that its kind uses where none is named.
 
     @property
     def setting(self) -> str:

@@ -6,7 +6,7 @@ A request is a line of JSON on standard input, and its answer a line of JSON on 
 written to. When standard input ends, because the parent closed it or was killed, the process removes FOLDER and exits
 at once, whatever pyttsx3 is doing.
 
-    {"do": "voices"}                              {"voices": [{"id", "name", "languages"}, ...]}
+    {"do": "voices"}                              {"voices": [{"id", "name", "languages", "default"}, ...]}
     {"do": "set", "voice": ID|null, "rate": WPM}  {}
     {"do": "render", "text": ..., "path": ...}    {}
     any request that fails                        {"error": ...}
@@ -69,7 +69,8 @@ def _open_engine() -> Any:
 def _answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "voices":
-            return {"voices": [_voice(voice) for voice in engine.getProperty("voices")]}
+            default = engine.getProperty("voice")
+            return {"voices": [_voice(voice, default) for voice in engine.getProperty("voices")]}
         case "set":
             if request["voice"] is not None:
                 engine.setProperty("voice", request["voice"])
@@ -79,14 +80,15 @@ def _answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _voice(voice: Any) -> dict[str, Any]:
+def _voice(voice: Any, default: Any) -> dict[str, Any]:
     """Return a voice as JSON; some drivers give languages as bytes with a leading priority byte."""
     languages = [
         language.decode("utf-8", "ignore").lstrip("\x05\x02") if isinstance(language, bytes) else str(language)
         for language in voice.languages or ()
         if language
     ]
-    return {"id": str(voice.id), "name": str(voice.name), "languages": languages}
+    identity = {"id": str(voice.id), "name": str(voice.name)}
+    return {**identity, "languages": languages, "default": voice.id == default}
 
 
 def _render(engine: Any, text: str, path: str) -> None:
