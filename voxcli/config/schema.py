@@ -57,7 +57,8 @@ LanguageCode = Annotated[
 Voices = Annotated[
     dict[Annotated[str, Field(pattern=f"^({LANGUAGES})$")], VoiceName],
     Allowed(
-        'voices by the two letters of their languages, such as {fr = "pyttsx3:French (France)"}; a variable says fr=NAME,de=NAME'
+        'voices by the two letters of their languages, such as {fr = "pyttsx3:French (France)"}; '
+        "a variable says fr=NAME,de=NAME"
     ),
 ]
 ServerUrl = Annotated[
