@@ -253,6 +253,8 @@ def test_the_default_voice_does_not_wait_for_another(log: VoiceLog, notices: lis
         ("pyttsx3:nobody", {"en"}),
         ("piper:/tmp/fr_FR-siwis-low.onnx", {"fr"}),
         ("unknown:x", {"en"}),
+        ("unknown", {"en"}),
+        ("German", {"de"}),
     ],
 )
 def test_the_languages_of_a_voice(setting: str, languages: set[str]) -> None:

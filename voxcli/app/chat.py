@@ -95,13 +95,12 @@ def _run(
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = _open_listener(settings, devices, view, inbox)
-    ready = threading.Event()
-    notice = partial(_show_notice, view, inbox, ready)
     if devices.speaker and synthesizer is None:
-        synthesizer = stack.enter_context(open_reply_voices(settings, notice))
+        synthesizer = stack.enter_context(open_reply_voices(settings, lambda text: inbox.put(Notice(text))))
+    ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
-        engine = open_engine(settings, stack, notice, fetching, warming)
+        engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm_up(engine, synthesizer, memory.session, view)
     speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     responder = Responder(engine, speech, listener.commit, inbox.put)
@@ -155,7 +154,7 @@ def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:
 
 
 def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threading.Event, text: str) -> None:
-    """Show a message of the engine or the voice: at once while it loads, later by way of the conversation."""
+    """Show a message of the engine: at once while it loads, later by way of the conversation."""
     from voxcli.chat.events import Notice
 
     (inbox.put if ready.is_set() else view.show)(Notice(text))

@@ -50,8 +50,11 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         def notice(text: str) -> None:
             view.show(Notice(text))
 
+        def notice_later(text: str) -> None:  # Another thread may not use the view.
+            inbox.put(Notice(text))
+
         memory = open_memory(options.session, settings, stack, notice)
-        speech = _open_speech(settings, options, stack, notice)
+        speech = _open_speech(settings, options, stack, notice, notice_later)
         if engine is None:
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
             engine = open_engine(settings, stack, notice, fetching, warming)
@@ -62,7 +65,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         voice = settings.voice if speech else None
         name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
         view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
-        commands = TypedCommands(settings, memory, responder, stack, notice).by_name()
+        commands = TypedCommands(settings, memory, responder, stack, notice_later).by_name()
         conversation = TypedConversation(
             memory,
             responder,
@@ -94,7 +97,7 @@ class TypedCommands:
         stack: ExitStack,
         notice: Callable[[str], None],
     ) -> None:
-        """Change these; close on `stack` what a command opens. `notice` is told what the user should know."""
+        """Change these; close on `stack` what a command opens. A voice may call `notice` on its own thread."""
         self._settings = settings
         self._memory = memory
         self._responder = responder
@@ -161,7 +164,11 @@ def _open_view(options: ChatOptions) -> "LiveView":
 
 
 def _open_speech(
-    settings: "Settings", options: ChatOptions, stack: ExitStack, notice: Callable[[str], None]
+    settings: "Settings",
+    options: ChatOptions,
+    stack: ExitStack,
+    notice: Callable[[str], None],
+    notice_later: Callable[[str], None],
 ) -> "SpeechOutput | None":
     """Open the voice and the loudspeaker; None if replies are only shown. A device that was asked for has to work."""
     if not options.speak:
@@ -172,7 +179,7 @@ def _open_speech(
     wanted = settings.live.output_device or None
     try:
         speaker: Speaker = stack.enter_context(open_speaker(wanted))
-        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice)), speaker)
+        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice_later)), speaker)
     except (AudioDeviceError, SpeechError) as error:
         if wanted and isinstance(error, AudioDeviceError):
             raise

@@ -57,8 +57,10 @@ class VoiceChoice:
 
 def spoken_by(setting: str, listed: Sequence[Voice]) -> set[str]:
     """Return the codes of the languages of the voice that a setting names; English if they are not known."""
-    kind, _, name = setting.partition(":")
+    kind, colon, name = setting.partition(":")
     own = [voice for voice in listed if voice.kind == kind]
+    if not own and not colon:  # A name without its kind.
+        own, name = list(listed), setting
     tags: Iterable[str] = ()
     try:
         found = choose(name, own) if name else next((voice for voice in own if voice.is_default), None)
