@@ -109,4 +109,4 @@ def test_a_language_that_is_none_is_refused(command: str) -> None:
     more = {"once": ["--prompt", "Hello."], "batch": ["x.wav", "--out", "-"]}.get(command, [])
     result = CliRunner().invoke(app, [command, "-l", "french", *more])
     assert result.exit_code == 2
-    assert "--language is 'french' (command line), but must be auto, or the two letters" in str(result.exception)
+    assert "--language is 'french' (command line), but must be auto, or the two letters" in result.stderr
