@@ -1,12 +1,14 @@
-"""Which session a conversation belongs to: a new one, a named one, the last one, or one in memory only."""
+"""The parts as the settings say: the session of a conversation, the language, the voices."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from voxcli.app.parts import SessionChoice, load_settings, open_memory
+from voxcli.app.parts import SessionChoice, engine_options, load_settings, open_memory, open_reply_voices
+from voxcli.cli import app
 from voxcli.core.memory import Memory
 from voxcli.core.session import Turn
 from voxcli.core.store import Store
@@ -86,3 +88,25 @@ def test_where_nothing_can_be_stored_a_chat_without_a_name_goes_on(
     assert notices[0].startswith("this conversation is not kept: ")
     with pytest.raises(StoreError):
         opened(SessionChoice("kitchen", kept=True), stack, notices)
+
+
+def test_the_language_reaches_the_engine() -> None:
+    assert engine_options(load_settings(None, {})).language == "auto"
+    assert engine_options(load_settings(None, {"language": "fr"})).language == "fr"
+
+
+def test_the_voice_of_the_language_is_opened_at_once(notices: list[str]) -> None:
+    settings = load_settings(None, {"language": "fr", "voices": "fr=piper:nobody"})
+    with open_reply_voices(settings, notices.append) as voices:
+        voices.wait_until_ready()
+        assert list(voices.synthesize("Bonjour à tous.")), "the default voice says it"
+    assert len(notices) == 1
+    assert notices[0].startswith("the default voice speaks the language fr: the piper voice nobody is not there")
+
+
+@pytest.mark.parametrize("command", ["chat", "once", "batch"])
+def test_a_language_that_is_none_is_refused(command: str) -> None:
+    more = {"once": ["--prompt", "Hello."], "batch": ["x.wav", "--out", "-"]}.get(command, [])
+    result = CliRunner().invoke(app, [command, "-l", "french", *more])
+    assert result.exit_code == 2
+    assert "--language is 'french' (command line), but must be auto, or the two letters" in result.stderr

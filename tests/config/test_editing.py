@@ -54,6 +54,8 @@ def test_one_setting_changes_and_comments_and_order_stay(file: Path) -> None:
         ("speech.words_per_minute", "200", 200),
         ("instructions", 'Say "hi" \\ ü\n[live]', 'Say "hi" \\ ü\n[live]'),
         ("live.input_device", "3", "3"),
+        ("language", "fr", "fr"),
+        ("voices", "fr=piper:siwis,de=pyttsx3:German", {"fr": "piper:siwis", "de": "pyttsx3:German"}),
     ],
 )
 @pytest.mark.parametrize("before", ["", HAND_WRITTEN, example()], ids=["new", "by hand", "example"])

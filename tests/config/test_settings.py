@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.chat.speech.silence import TurnSilence
 from voxcli.config.loading import Settings, explain, fields, load, values
-from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, number_type, variable
+from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, is_table, number_type, variable
 from voxcli.config.toml_text import as_toml, example
 from voxcli.errors import ConfigError
 
@@ -72,7 +72,9 @@ def another(name: str, field: FieldInfo) -> Any:
     if get_origin(field.annotation) is Literal:
         return get_args(field.annotation)[-1]
     if field.annotation is str:
-        return {"voice": "piper:amy", "device": "cuda:1"}.get(name, "Other.")
+        return {"voice": "piper:amy", "device": "cuda:1", "language": "fr"}.get(name, "Other.")
+    if is_table(field):
+        return {"fr": "pyttsx3:French (France)", "zh": "pyttsx3:Chinese (Mandarin, latin as English)"}
     if get_origin(field.annotation) is Union:  # a number or auto
         return 700 if number_type(field) is int else 0.25
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
@@ -84,8 +86,12 @@ def test_every_setting_can_be_set_in_every_source(name: str, tmp_path: Path) -> 
     field = fields()[name]
     other = another(name, field)
     section, _, key = name.rpartition(".")
-    path = written(tmp_path, (f"[{section}]\n" if section else "") + f"{key} = {json.dumps(other)}\n")
-    for settings in (load(path, {}, {}), load(None, {name: other}, {}), load(None, {}, {variable(name): str(other)})):
+    as_text, in_toml = str(other), json.dumps(other)
+    if isinstance(other, dict):
+        as_text = ",".join(f"{inner}={value}" for inner, value in other.items())
+        in_toml = "{" + ", ".join(f'{inner} = "{value}"' for inner, value in other.items()) + "}"
+    path = written(tmp_path, (f"[{section}]\n" if section else "") + f"{key} = {in_toml}\n")
+    for settings in (load(path, {}, {}), load(None, {name: other}, {}), load(None, {}, {variable(name): as_text})):
         assert values(settings)[name] == other != field.default
 
 
@@ -121,6 +127,19 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
     assert load(written(tmp_path, b'\xef\xbb\xbfmodel = "small"\n'), {}, {}).model == "small"
+
+
+def test_voices_of_languages_may_be_a_table_of_their_own(tmp_path: Path) -> None:
+    path = written(tmp_path, '[voices]\nfr = "piper:siwis"\nde = "pyttsx3:German"\n')
+    settings, origins = explain(path, {}, {})
+    assert settings.voices == {"fr": "piper:siwis", "de": "pyttsx3:German"}
+    assert str(origins["voices"]) == f"file {path}, line 1"
+    assert tomllib.loads(as_toml(settings, origins))["voices"] == settings.voices
+
+
+@pytest.mark.parametrize("text", ["fr", "fr=", "=pyttsx3", "fr=pyttsx3:a,xx=pyttsx3:b"])
+def test_voices_given_as_text_are_checked(text: str) -> None:
+    assert refusal(None, {}, {"VOXCLI_VOICES": text}).message.startswith("voices is {")
 
 
 # --- What is refused -----------------------------------------------------------------------------
@@ -181,6 +200,12 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("live.input_device", "3", 'its number such as "3"'),
         ("live.input_device", '"a\\u001b"', "part of a device's name"),
         ("live.pre_roll_ms", "-1", "a whole number from 0 to 5000"),
+        ("language", '"english"', "auto, or the two letters of a language"),
+        ("language", '"xx"', "auto, or the two letters of a language"),
+        ("voices", '{english = "pyttsx3"}', "voices by the two letters of their languages"),
+        ("voices", '{fr = "espeak"}', "voices by the two letters of their languages"),
+        ("voices", '"fr=pyttsx3"', "voices by the two letters of their languages"),
+        ("voices", "3", "voices by the two letters of their languages"),
     ],
 )
 def test_a_wrong_value_in_the_file_is_placed_and_explained(name: str, toml: str, must: str, tmp_path: Path) -> None:

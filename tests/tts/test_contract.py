@@ -9,6 +9,8 @@ import pytest
 
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.core.turn import Synthesizer
+from voxcli.tts.language import LanguageFollower
+from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice
 from voxcli.tts.piper import PiperSynthesizer
 from voxcli.tts.system import Pyttsx3Synthesizer
 from voxcli.tts.voices import open_synthesizer
@@ -39,6 +41,17 @@ def on_a_server() -> Synthesizer:
     return opened(f"openai:{server.url}#tone")
 
 
+def multilingual() -> MultilingualSynthesizer:
+    """Open voices that need a second one for English."""
+
+    def open_one(setting: str) -> Synthesizer:
+        return Pyttsx3Synthesizer(setting.partition(":")[2], words_per_minute=180, timeout_seconds=20)
+
+    choice = VoiceChoice("pyttsx3:de", {"en": "pyttsx3:en-us"}, lambda: ())
+    follower = LanguageFollower("en", lambda: None)
+    return MultilingualSynthesizer(open_one("pyttsx3:de"), "pyttsx3:de", follower, choice, open_one, pytest.fail)
+
+
 OPENERS: dict[str, Callable[[], Synthesizer]] = {
     "fake": FakeSynthesizer,
     "neural": lambda: opened("neural"),
@@ -46,6 +59,7 @@ OPENERS: dict[str, Callable[[], Synthesizer]] = {
     "openai": on_a_server,
     "system": lambda: Pyttsx3Synthesizer(words_per_minute=180, timeout_seconds=20),
     "piper": piper,
+    "multilingual": multilingual,
 }
 
 

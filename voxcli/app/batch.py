@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxcli.app.parts import Notice, engine_options, open_engine, open_servers, open_voice
+from voxcli.app.parts import Notice, engine_options, open_engine, open_reply_voices, open_servers
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
             asked = Asked(settings.instructions, engine.name, engine.model)
             stats = settle(plan, results, asked, policy, stats, notice)
             left = _left(plan, results)
-        workers = _engine_workers(settings, options, stack, scheduler, engine, load_seconds)
+        workers = _engine_workers(settings, options, stack, notice, scheduler, engine, load_seconds)
     return Batch(stats, plan.items, left, options, scheduler, results, workers)
 
 
@@ -225,6 +226,7 @@ def _engine_workers(
     settings: "Settings",
     options: BatchOptions,
     stack: ExitStack,
+    notice: Notice,
     scheduler: "Scheduler",
     engine: "Engine",
     load_seconds: float,
@@ -239,7 +241,7 @@ def _engine_workers(
     )  # a pool of servers counts them itself
     replies: list[SpokenReplies | None] = []
     for _ in range(min(count, os.cpu_count() or 1)):  # one voice for each CPU, at most
-        replies += _spoken_replies(options.save_replies, settings, stack)
+        replies += _spoken_replies(options.save_replies, settings, stack, cache(notice))  # Each message once.
     max_seconds = settings.audio.max_seconds
     prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
     return [EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
@@ -300,13 +302,15 @@ def _check_replies(
         files.check_all(paths, "--save-replies", lambda path: may_have_own and is_own_sound(path))
 
 
-def _spoken_replies(folder: Path | None, settings: "Settings", stack: ExitStack) -> "list[SpokenReplies | None]":
+def _spoken_replies(
+    folder: Path | None, settings: "Settings", stack: ExitStack, notice: Notice
+) -> "list[SpokenReplies | None]":
     """Open a voice that writes to a folder; [None] if no folder is given."""
     if folder is None:
         return [None]
     from voxcli.batch.replies import SpokenReplies
 
-    return [SpokenReplies(folder.expanduser(), stack.enter_context(open_voice(settings)))]
+    return [SpokenReplies(folder.expanduser(), stack.enter_context(open_reply_voices(settings, notice)))]
 
 
 def _refuse_replies_in_inputs(inputs: "Sequence[ItemSource]", folder: Path | None) -> None:

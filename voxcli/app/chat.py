@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_voice
+from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _run(
     silence = _turn_silence(settings, devices.microphone.device.name, stack, kept=memory.is_kept)
     listener, echo = _open_listener(settings, devices, view, inbox, silence, sleep)
     if devices.speaker and synthesizer is None:
-        synthesizer = stack.enter_context(open_voice(settings, lambda text: view.show(Notice(text))))
+        synthesizer = stack.enter_context(open_reply_voices(settings, lambda text: inbox.put(Notice(text))))
     ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))

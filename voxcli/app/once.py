@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_voice
+from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_reply_voices
 from voxcli.errors import AudioDeviceError, AudioInputError, SpeechError, VoxError
 from voxcli.printable import printable
 
@@ -169,7 +169,7 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
     from voxcli.core.turn import SpeechOutput
 
     try:
-        return SpeechOutput(stack.enter_context(open_voice(settings, notice)), speaker)
+        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice)), speaker)
     except SpeechError as error:
         if options.needs_speech:
             raise

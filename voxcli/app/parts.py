@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,7 +107,11 @@ def _store_if_possible(stack: ExitStack, notice: Notice) -> "Store | None":
 
 
 def open_voice(settings: "Settings", notice: Notice = log.warning) -> AbstractContextManager["Synthesizer"]:
-    """Return the voice, which gets ready in the background. `notice` is told what to know about a voice's server."""
+    """Return the voice of the settings, which gets ready in the background.
+
+    Args:
+        notice: told what to know about a voice's server.
+    """
     from voxcli.tts.voices import open_synthesizer
 
     return open_synthesizer(
@@ -115,6 +120,32 @@ def open_voice(settings: "Settings", notice: Notice = log.warning) -> AbstractCo
         timeout_seconds=settings.speech.timeout_seconds,
         notice=notice,
     )
+
+
+def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextManager["Synthesizer"]:
+    """Return the voices of replies: each sentence gets one of its language. The default voice gets ready at once.
+
+    Args:
+        notice: told, on any thread, of each language that the default voice has to speak, and what to know about the
+            server of a voice.
+    """
+    from voxcli.tts import language
+    from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice
+    from voxcli.tts.voices import list_voices, open_synthesizer
+
+    open_one = partial(
+        open_synthesizer,
+        words_per_minute=settings.speech.words_per_minute,
+        timeout_seconds=settings.speech.timeout_seconds,
+        notice=notice,
+    )
+    if settings.voices and not language.is_installed():
+        error = language.not_installed()
+        notice(f"{error.message}: {error.hint}")
+    follower = language.LanguageFollower(language.ENGLISH if settings.language == "auto" else settings.language)
+    choice = VoiceChoice(settings.voice, settings.voices, list_voices)
+    default = open_one(settings.voice)
+    return MultilingualSynthesizer(default, settings.voice, follower, choice, open_one, notice)
 
 
 def open_engine(
@@ -183,6 +214,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         context_tokens=settings.session.context_tokens,
         quantize=settings.quantize,
         acceleration=settings.voxtral.acceleration,
+        language=settings.language,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )
 

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
-from voxcli.app.parts import open_engine, open_memory, open_voice
+from voxcli.app.parts import open_engine, open_memory, open_reply_voices
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         def notice(text: str) -> None:
             view.show(Notice(text))
 
+        def notice_later(text: str) -> None:  # Another thread may not use the view.
+            inbox.put(Notice(text))
+
         memory = open_memory(options.session, settings, stack, notice)
-        speech = _open_speech(settings, options, stack, notice)
+        speech = _open_speech(settings, options, stack, notice, notice_later)
         if engine is None:
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
             engine = open_engine(settings, stack, notice, fetching, warming)
@@ -63,7 +66,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         voice = resolved(settings.voice) if speech else None
         name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
         view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
-        commands = TypedCommands(settings, memory, responder, stack).by_name()
+        commands = TypedCommands(settings, memory, responder, stack, notice_later).by_name()
         conversation = TypedConversation(
             memory,
             responder,
@@ -87,12 +90,20 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
 class TypedCommands:
     """The commands of a typed conversation that change its memory or its parts."""
 
-    def __init__(self, settings: "Settings", memory: "Memory", responder: "Responder", stack: ExitStack) -> None:
-        """Change these; close on `stack` what a command opens."""
+    def __init__(
+        self,
+        settings: "Settings",
+        memory: "Memory",
+        responder: "Responder",
+        stack: ExitStack,
+        notice: Callable[[str], None],
+    ) -> None:
+        """Change these; close on `stack` what a command opens. A voice may call `notice` on its own thread."""
         self._settings = settings
         self._memory = memory
         self._responder = responder
         self._stack = stack
+        self._notice = notice
 
     def by_name(self) -> "dict[str, SlashCommand]":
         """Return the commands by name, without the slash."""
@@ -116,7 +127,8 @@ class TypedCommands:
         if speech is None:
             raise ConfigError("replies are not spoken here", hint="leave out --no-speak, and connect a loudspeaker")
         with ExitStack() as opened:
-            synthesizer = opened.enter_context(open_voice(self._settings.model_copy(update={"voice": name})))
+            settings = self._settings.model_copy(update={"voice": name})
+            synthesizer = opened.enter_context(open_reply_voices(settings, self._notice))
             synthesizer.wait_until_ready()
             self._stack.enter_context(opened.pop_all())
         self._responder.speech = SpeechOutput(synthesizer, speech.speaker)
@@ -153,7 +165,11 @@ def _open_view(options: ChatOptions) -> "LiveView":
 
 
 def _open_speech(
-    settings: "Settings", options: ChatOptions, stack: ExitStack, notice: Callable[[str], None]
+    settings: "Settings",
+    options: ChatOptions,
+    stack: ExitStack,
+    notice: Callable[[str], None],
+    notice_later: Callable[[str], None],
 ) -> "SpeechOutput | None":
     """Open the voice and the loudspeaker; None if replies are only shown. A device that was asked for has to work."""
     if not options.speak:
@@ -164,7 +180,7 @@ def _open_speech(
     wanted = settings.live.output_device or None
     try:
         speaker: Speaker = stack.enter_context(open_speaker(wanted))
-        return SpeechOutput(stack.enter_context(open_voice(settings, notice)), speaker)
+        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice_later)), speaker)
     except (AudioDeviceError, SpeechError) as error:
         if wanted and isinstance(error, AudioDeviceError):
             raise

@@ -16,6 +16,7 @@ from voxcli.cli.common import (
     DeviceFlag,
     EngineFlag,
     InstructionsFlag,
+    LanguageFlag,
     ModelFlag,
     QuantizeFlag,
     TemperatureFlag,
@@ -115,6 +116,7 @@ def batch(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    language: LanguageFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     _verbose: VerboseFlag = False,
@@ -127,7 +129,7 @@ def batch(
     if voice and save_replies is None:
         raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
     flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
+    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
     settings = load_settings(config, flags)
     options = BatchOptions(
         inputs=inputs,

@@ -17,6 +17,7 @@ from voxcli.cli.common import (
     InputDeviceFlag,
     InstructionsFlag,
     JsonFlag,
+    LanguageFlag,
     ModelFlag,
     OutputDeviceFlag,
     QuantizeFlag,
@@ -88,6 +89,7 @@ def chat(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    language: LanguageFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -113,7 +115,7 @@ def chat(
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
+    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}

@@ -110,6 +110,10 @@ VoiceFlag = Annotated[
         help="Voice for replies; `voxcli voices` lists them.",
     ),
 ]
+LanguageFlag = Annotated[
+    str | None,
+    typer.Option("--language", "-l", metavar="auto|CODE", help="Language of the conversation, such as en or fr."),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 

@@ -28,7 +28,9 @@ EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOT
 MANUAL = "`man voxcli`, and the pages in the folder docs of the source"
 
 SUBJECTS = {  # the flags of each, without dashes; flags that stand in none are of the command itself
-    "Conversation": ("session", "continue", "no-save", "prompt", "text", "max-turns", "instructions", "record"),
+    "Conversation": (
+        *("session", "continue", "no-save", "prompt", "text", "max-turns", "instructions", "language", "record"),
+    ),
     "Engine": ("engine", "url", "model", "device", "quantize", "temperature", "concurrency", "batch-size"),
     "Cluster": ("ray", "workers", "gpus-per-worker"),
     "Voice and devices": (

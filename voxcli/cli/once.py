@@ -18,6 +18,7 @@ from voxcli.cli.common import (
     ForceFlag,
     InstructionsFlag,
     JsonFlag,
+    LanguageFlag,
     ModelFlag,
     QuantizeFlag,
     SessionFlag,
@@ -75,6 +76,7 @@ def once(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    language: LanguageFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -90,7 +92,7 @@ def once(
     if source is None:
         _check_alone(prompt, raw_rate)
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, voice=voice)
+    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
     speech = _speech(speak, as_json=json)
     if voice and speak is False and not save_reply:
         raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")

@@ -27,6 +27,7 @@ from voxcli.config.schema import (
     Settings,
     allowed,
     fields,
+    is_table,
     number_type,
     values,
     variable,
@@ -49,6 +50,7 @@ __all__ = [
 # Read by `voxcli.config.paths`, `voxcli.servers.server` and `voxcli.cli.log`.
 NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_SPEECH_API_KEY", "VOXCLI_LOG"})
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger one is something else
+ENTRY_START = re.compile(r",(?=\s*\w+\s*=)")  # Values may contain commas.
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -147,9 +149,15 @@ def _environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _from_text(field: FieldInfo, text: str) -> Any:
-    """Convert a text to the number or boolean that a setting needs; return other text unchanged, to be refused."""
+    """Convert a text to the number, boolean or table that a setting needs; return other text unchanged.
+
+    The text of a table is "KEY=VALUE,KEY=VALUE".
+    """
     if field.annotation is bool:
         return TRUTHS.get(text.lower(), text)
+    if is_table(field):
+        pairs = [pair.partition("=") for pair in ENTRY_START.split(text)]
+        return {key.strip(): value.strip() for key, _, value in pairs}
     kind = number_type(field)
     try:
         return kind(text) if kind else text
@@ -195,7 +203,8 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a parsed file by dotted name; an empty known section adds none."""
     flat: dict[str, Any] = {}
     for name, value in tables.items():
-        if isinstance(value, dict) and (value or name in Settings.model_fields):
+        is_section = name in Settings.model_fields and name not in fields()
+        if isinstance(value, dict) and (is_section or (value and name not in fields())):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value

@@ -17,6 +17,13 @@ DEFAULT_INSTRUCTIONS = (
 )
 
 
+LANGUAGES = (  # ISO 639-1 codes of the languages that Whisper knows, as a regular expression
+    "af|am|ar|as|az|ba|be|bg|bn|bo|br|bs|ca|cs|cy|da|de|el|en|es|et|eu|fa|fi|fo|fr|gl|gu|ha|he|hi|hr|ht|"
+    "hu|hy|id|is|it|ja|ka|kk|km|kn|ko|la|lb|ln|lo|lt|lv|mg|mi|mk|ml|mn|mr|ms|mt|my|ne|nl|nn|no|oc|pa|pl|"
+    "ps|pt|ro|ru|sa|sd|si|sk|sl|sn|so|sq|sr|su|sv|sw|ta|te|tg|th|tk|tl|tr|tt|uk|ur|uz|vi|yi|yo|zh"
+)
+
+
 @dataclass(frozen=True)
 class Allowed:
     """Describes the allowed values of a setting whose constraints don't say it."""
@@ -41,6 +48,18 @@ VoiceName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", max_length=2048),
     Allowed("auto, neural, pyttsx3, piper:NAME, openai:URL#NAME or a name that `voxcli voices` lists"),
+]
+LanguageCode = Annotated[
+    str,
+    Field(pattern=f"^(auto|{LANGUAGES})$"),
+    Allowed("auto, or the two letters of a language that Whisper knows, such as en or fr (ISO 639-1)"),
+]
+Voices = Annotated[
+    dict[Annotated[str, Field(pattern=f"^({LANGUAGES})$")], VoiceName],
+    Allowed(
+        'voices by the two letters of their languages, such as {fr = "pyttsx3:French (France)"}; '
+        "a variable says fr=NAME,de=NAME"
+    ),
 ]
 ServerUrl = Annotated[
     str,
@@ -276,10 +295,16 @@ class Settings(_Table):
     instructions: Instructions = Field(
         default=DEFAULT_INSTRUCTIONS, description="System prompt: how the model should answer."
     )
+    language: LanguageCode = Field(
+        default="auto", description="Language of the conversation; auto: told from each utterance and each sentence."
+    )
     voice: VoiceName = Field(
         default="auto",
         description="Voice for replies; `voxcli voices` lists them. auto takes the neural voice where it is installed, "
         "and the system's for what that can't say.",
+    )
+    voices: Voices = Field(
+        default={}, description="Voices for sentences in other languages; otherwise the first that is installed."
     )
     audio: AudioSettings = AudioSettings()
     session: SessionSettings = SessionSettings()
@@ -322,6 +347,11 @@ def number_type(field: FieldInfo) -> type[int] | type[float] | None:
     """Return the type of number that a setting takes; None if it takes none."""
     kinds = [field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))]
     return next((kind for kind in (int, float) if kind in kinds), None)
+
+
+def is_table(field: FieldInfo) -> bool:
+    """Return whether the values of a setting are tables."""
+    return get_origin(field.annotation) is dict
 
 
 def values(settings: Settings) -> dict[str, Any]:

@@ -44,9 +44,16 @@ def _documented(name: str, field: FieldInfo) -> str:
 
 
 def _assignment(name: str, value: Any) -> str:
-    """Return `key = value` in TOML. Its strings are those of JSON, except for one control character."""
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"{name.rpartition('.')[2]} = {text}"
+    """Return `key = value` in TOML."""
+    return f"{name.rpartition('.')[2]} = {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """Return a value in TOML. Its strings are those of JSON, except for one control character."""
+    if isinstance(value, dict):
+        entries = ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items())
+        return f"{{{entries}}}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _comment(origin: Origin) -> str:

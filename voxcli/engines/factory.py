@@ -65,6 +65,7 @@ class EngineOptions:
     acceleration: Literal["auto", "compiled", "graphs", "none"] = "auto"  # CUDA alone.
     slots: int = 1  # replies that the voxtral engine generates at once; 0: as many as suit the device
     items: int = 0  # number of replies to come, if `slots` is not 1; 0: unknown
+    language: str = "auto"  # code of the language of all clips, for the embedded engine; auto: detected in each
 
 
 def _ignore(_done: int, _total: int) -> None:
