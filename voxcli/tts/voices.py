@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from voxcli.config.paths import data_folder
-from voxcli.core.sentences import PieceCutter, speakable
+from voxcli.core.sentences import PieceCutter
+from voxcli.core.speakable import speakable
 from voxcli.core.turn import Speaker, Synthesizer
 from voxcli.errors import ConfigError
 from voxcli.tts import piper
