@@ -6,6 +6,7 @@ import re
 
 FIRST_CLAUSE_CHARS = 24  # about 1.5 s of speech, in which any model writes the next piece
 LONGEST_PIECE_CHARS = 240  # about 16 s of speech; nearly every sentence is shorter
+LONG_FIRST_PIECE_CHARS = 80  # about 5 s of speech: any clause may end it
 WIDE_CHARS_WEIGHT = 3  # a Chinese character or a kana takes as long to speak as three letters
 
 _CLOSERS = "\"'”’»›)\\]}*_」』】）〉》"
@@ -21,6 +22,8 @@ _WIDE_MARKS = frozenset("。！？｡，、；：—")  # end a sentence or clau
 _BLANKS = re.compile(r"[^\S\n]*")
 _INFO = re.compile(r"[^\S\n]*[^\s`]*[^\S\n]*")  # rest of the line that opens a code block
 _LAST_WORD = re.compile(r"(?<![^\s\"'“‘«(\[*_])[^\W\d_]+(?:\.[^\W\d_]+)*$")
+_NEXT_WORD = re.compile(r"\s+[\"'“‘«(*_]*(?P<first>[^\s,;:.!?…—–])[^\s,;:.!?…—–]*(?P<after>[\s,;:.!?…—–])")
+_LONGEST_WORD_CHARS = 40  # Text is held back for this long to see whether a clause goes on.
 _LIST_NUMBER = re.compile(r"[\s#*>_(-]*\d{1,3}$")
 
 _NEVER_LAST = frozenset(  # a name, a number or an explanation follows
@@ -39,7 +42,9 @@ class PieceCutter:
     """Cuts streamed text into pieces that can be spoken one by one.
 
     A piece ends after a sentence, at the end of a line, or after `LONGEST_PIECE_CHARS`. The first piece may end after
-    a clause, so that the voice can start early. A code block is never cut. The joined pieces equal the joined deltas,
+    a clause of three words and `FIRST_CLAUSE_CHARS`, so that the voice can start early. It does not end within an
+    enumeration, a date or before a single word, where a voice would sound chopped; nor does it consist of a line of
+    one or two words, unless that is a sentence. A code block is never cut. The joined pieces equal the joined deltas,
     and do not depend on how the text was divided into deltas: text is held back while later text could still change
     where a piece ends.
     """
@@ -124,10 +129,16 @@ class _Scan:
                 return self._judge_clause(mark), mark.end()
             case "code":
                 return 0, self._end_of_code(mark)
-            case "line" if self._text[self._start : mark.start()].strip():
+            case "line" if self._may_end_piece(self._text[self._start : mark.start()]):
                 return mark.end(), mark.end()
         self._space = mark.end()
         return 0, mark.end()
+
+    def _may_end_piece(self, line: str) -> bool:
+        """Return whether a line is a piece of its own; as the first, one or two words are not, unless a sentence."""
+        words = len(line.split())
+        is_sentence = line.rstrip(_CLOSERS + " ").endswith(tuple(".!?…。！？｡"))
+        return words > 0 and (not self._first or words > 2 or is_sentence or _weight(line) >= FIRST_CLAUSE_CHARS)
 
     def _peek(self, position: int) -> str:
         """Return the character at `position`; empty at the end of the text."""
@@ -153,8 +164,9 @@ class _Scan:
 
     def _is_abbreviation(self, mark: re.Match[str], following: str) -> bool:
         before = self._text[self._start : mark.start()]
-        if _LIST_NUMBER.match(before):
-            return self._line_start or "\n" in before
+        _, newline, line = before.rpartition("\n")
+        if _LIST_NUMBER.match(line):
+            return self._line_start or bool(newline)
         word = _LAST_WORD.search(before)
         if not word or word[0] in _MAY_BE_LAST:
             return False
@@ -170,8 +182,26 @@ class _Scan:
         if "-" in mark[0] and not self._text[mark.start() - 1 : mark.start()].isspace():
             return 0
         self._clause = self._after(mark)
-        long_enough = _weight(self._text[self._start : mark.end()]) >= FIRST_CLAUSE_CHARS
-        return self._clause if self._first and long_enough else 0
+        return self._clause if self._first and self._is_first_clause(mark) else 0
+
+    def _is_first_clause(self, mark: re.Match[str]) -> bool:
+        """Return whether a clause is long enough to be the first piece, and the next one does not end at once."""
+        clause = self._text[self._start : mark.end()]
+        weight = _weight(clause)
+        if weight < FIRST_CLAUSE_CHARS:
+            return False
+        if weight >= LONG_FIRST_PIECE_CHARS or weight > len(clause) or _WIDE_MARKS.intersection(mark[0]):
+            return True  # Scripts without blanks have no words to count.
+        return len(clause.split()) > 2 and self._clause_goes_on(mark.end())
+
+    def _clause_goes_on(self, position: int) -> bool:
+        """Return whether a word follows that is no number and does not end a clause itself."""
+        limit = position + _LONGEST_WORD_CHARS
+        if word := _NEXT_WORD.match(self._text, position, limit):
+            return word["after"].isspace() and not word["first"].isdigit()
+        if len(self._text) < limit and not self._final:
+            raise _Unsure
+        return False
 
     def _end_of_code(self, mark: re.Match[str]) -> int:
         """Return where to continue the search: after the code that backticks or tildes enclose, if they enclose any."""

@@ -71,7 +71,7 @@ def _address(match: re.Match[str]) -> str:
 
 def _version(match: re.Match[str]) -> str:
     """Say "version 3.12" as "version three point twelve", as people do with versions."""
-    name = "version " if match[1].casefold() in {"v", "v."} else match[1]
+    name = "version " if match[1].casefold() in {"v", "v.", "version v"} else match[1]
     parts = [cardinal(int(part)) if part[0] != "0" else digits(part) for part in match[2].split(".")]
     return name + " point ".join(parts)
 
@@ -102,7 +102,7 @@ def _with_digits(match: re.Match[str]) -> str:
 
 
 _VERSIONED = (
-    "[Vv]ersion |[Rr]elease |Python |Java |Node |PHP |Ruby |Ubuntu |iOS |Android |macOS |Firefox |CUDA |HTTP/|[Vv]\\.?"
+    r"[Vv]ersion v?|[Rr]elease |Python |Java |Node |PHP |Ruby |Ubuntu |iOS |Android |macOS |Firefox |CUDA |[Vv]\.?"
 )
 
 ADDRESSES = rules(
@@ -121,6 +121,7 @@ VERSIONS = rules(
     (r"(?<![\w.])[0-9]{1,4}(?:\.[0-9]{1,4}){2,3}(?![\w]|\.[0-9])", _dotted),
 )
 TELEPHONES = rules(
+    (r"(?<![\w.-])[0-9]{1,7}(?:-[0-9]{1,7}){3,6}(?![\w-])", _telephone),
     (r"(?<![\w.+-])\+[0-9]{1,3}(?:[ .-]?\(?[0-9]{1,4}\)?){2,5}(?![\w-])", _telephone),
     (r"(?<![\w.-])(?:1-)?(?:\([0-9]{3}\) ?|[0-9]{3}-)[0-9]{3}-[0-9]{4}(?![\w-])", _telephone),
     (r"(?<![\w.-])[0-9]{3}-[0-9]{4}(?![\w-])", _telephone),

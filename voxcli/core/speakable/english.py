@@ -77,7 +77,7 @@ _NUMBERS = rules(
     (rf"{START}({SIGN}{NUMBER})[eE]([-+]?[0-9]{{1,3}})\b", _scientific),
     (rf"{START}([0-9]{{1,3}}(?:,[0-9]{{3}})++|[0-9]{{1,9}})(?:st|nd|rd|th)\b", _ordinal),
     (r"(?<![\w.,])[0-9]{1,5}(?:(?:[x×]| x )[0-9]{1,5}){1,2}(?!\w|[.,][0-9])", _by),
-    (rf"{START}({NUMBER})[x×](?!\w)", _times),
+    (rf"{START}({NUMBER})[x×](?!\w| [-+=])", _times),
     (rf"{START}([0-9]{{1,4}}):([0-9]{{1,4}})(?![\w:])", _ratio),
     (r"(?<![\w.,])([0-9]{3,4})p\b", lambda match: f"{_pairs(match[1])} p"),
 )

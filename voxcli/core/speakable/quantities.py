@@ -41,8 +41,8 @@ _UNITS = {  # plurals; a singular is the plural without its last letter, or stan
     **{"s": "seconds", "sec": "seconds", "secs": "seconds", "ms": "milliseconds", "ns": "nanoseconds"},
     **{"µs": "microseconds", "μs": "microseconds"},
     **{"°C": "degrees Celsius", "°F": "degrees Fahrenheit", "℃": "degrees Celsius", "℉": "degrees Fahrenheit"},
-    **{"°": "degrees", "K": "kelvin", "%": "percent", "‰": "per mille", "kcal": "kilocalories", "cal": "calories"},
-    **{"B": "bytes", "KB": "kilobytes", "kB": "kilobytes", "MB": "megabytes", "GB": "gigabytes", "TB": "terabytes"},
+    **{"°": "degrees", "%": "percent", "‰": "per mille", "kcal": "kilocalories", "cal": "calories"},
+    **{"KB": "kilobytes", "kB": "kilobytes", "MB": "megabytes", "GB": "gigabytes", "TB": "terabytes"},
     **{"PB": "petabytes", "KiB": "kibibytes", "MiB": "mebibytes", "GiB": "gibibytes", "TiB": "tebibytes"},
     **{"kbit": "kilobits", "Mbit": "megabits", "Gbit": "gigabits", "dB": "decibels", "dBFS": "decibels full scale"},
     **{"kbps": "kilobits per second", "Mbps": "megabits per second", "Gbps": "gigabits per second"},
@@ -61,8 +61,7 @@ _UNITS = {  # plurals; a singular is the plural without its last letter, or stan
     **_BASES,
 }
 _SINGULARS = {"feet": "foot", "degrees Celsius": "degree Celsius", "degrees Fahrenheit": "degree Fahrenheit"}
-_UNCHANGED = {"percent", "per mille", "kelvin", "bar", "horsepower", "decibels full scale"}
-_AMBIGUOUS = {"m": " ?", "s": " ?", "h": " ?", "g": " ?", "l": " ?", "K": " ", "B": " ?", "cal": " ", "bar": " "}
+_UNCHANGED = {"percent", "per mille", "bar", "horsepower", "decibels full scale"}
 _PER = {
     **{"h": "hour", "hr": "hour", "s": "second", "sec": "second", "min": "minute", "day": "day", "week": "week"},
     **{"month": "month", "mo": "month", "year": "year", "yr": "year", "kg": "kilogram", "g": "gram", "l": "liter"},
@@ -76,6 +75,8 @@ _RATE = "|".join(re.escape(unit) for unit in sorted(_PER, key=len, reverse=True)
 
 _GLYPHS = {"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅛": (1, 8), "⅜": (3, 8)}
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
+_FRACTIONS = frozenset(range(2, 11)) | {16, 32}
+_SCALES = {10, 20, 50, 100}  # "98/100" is a score
 
 
 def interval(first: str, last: str | None) -> str:
@@ -146,8 +147,8 @@ def _fraction(match: re.Match[str]) -> str:
     whole, above, below = match[1], int(match[2]), int(match[3])
     if not whole and (above, below) == (24, 7):
         return "twenty-four seven"
-    if not 0 < above < below or not (below <= 10 or below in {16, 32, 100}):
-        joint = " " if above < 32 and below < 32 else " over "
+    if not 0 < above < below or below not in _FRACTIONS or (below == 10 and above > 1):
+        joint = " out of " if below in _SCALES and above < below else " "
         return (f"{number(whole)} " if whole else "") + f"{cardinal(above)}{joint}{cardinal(below)}"
     return f"{number(whole)} and {_mixed(above, below)}" if whole else fraction(above, below)
 
@@ -181,10 +182,11 @@ RULES = rules(
     (rf"{START}({NUMBER})(?:[-–—]({NUMBER}))?{_MULTIPLE}\s?(€|£|(?:USD|EUR|GBP|CHF)\b)", _money_after),
     (rf"{START}({NUMBER})-(km|m|cm|mm|kg|g|ml|mi|ft|lb|oz|GB|MB|TB|W|kW|V|min|ms)\b", _adjective),
     (rf"{START}([0-9]{{1,2}})['′]\s?([0-9]{{1,2}})(?:\"|″|'')", lambda m: f"{number(m[1])} foot {number(m[2])}"),
+    (rf"{START}([0-9]{{1,2}}) ?ft ([0-9]{{1,2}}) ?in\b", lambda m: f"{number(m[1])} feet {number(m[2])} inches"),
     (rf"{RANGE}[ \u00a0\u202f]?({_UNIT})(?:/({_RATE}))?(?![\w°%])(?!/\w)", _measure),
     (r"(?<![\w/])(km|m|MB|GB|Mbit|Gbit|mg|g|kg)/(h|s|l|L|m³|kg|dl)(?![\w/])", _bare_unit),
     (rf"(?:{START}([0-9]++)[ ]?)?([{''.join(_GLYPHS)}])", _glyph),
     (r"(?<![\w.,/])(?:([0-9]{1,4})[ ])?([0-9]{1,3})[/⁄]([0-9]{1,4})(?![\w/]|[.,][0-9])", _fraction),
-    (rf"(?<![\w.,])({NUMBER}|[A-Za-z])\^\(?(-?[0-9]{{1,4}})\)?(?![\w^])", _power),
-    (rf"(?<![\w.,])({NUMBER}|[A-Za-z])([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{{1,4}})(?![\w])", _power),
+    (rf"(?<![\w.,])({NUMBER}|[A-Za-z]{{1,2}})\^\(?(-?[0-9]{{1,4}})\)?(?![\w^])", _power),
+    (rf"(?<![\w.,])({NUMBER}|[A-Za-z]{{1,2}})([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{{1,4}})(?![\w])", _power),
 )

@@ -16,7 +16,7 @@ _ABBREVIATIONS = {
 _TITLES = {
     **{"Dr.": "Doctor", "Dr": "Doctor", "Prof.": "Professor", "Gov.": "Governor", "Sen.": "Senator", "Mt.": "Mount"},
     **{"Rep.": "Representative", "Gen.": "General", "Lt.": "Lieutenant", "Sgt.": "Sergeant", "Capt.": "Captain"},
-    **{"Col.": "Colonel", "Rev.": "Reverend", "Hon.": "Honorable", "St.": "Saint", "Mr.": "Mister", "Mrs.": "Missus"},
+    **{"Col.": "Colonel", "Rev.": "Reverend", "Hon.": "Honorable", "St.": "Saint"},
 }
 _BEFORE_NUMBERS = {
     **{"No.": "number", "no.": "number", "Nos.": "numbers", "Fig.": "figure", "fig.": "figure", "Figs.": "figures"},
@@ -88,7 +88,7 @@ ABBREVIATIONS = rules(
 ROMAN = rules(
     (
         rf"\b({'|'.join(_MONARCHS.split())}) ({_ROMAN})\b"
-        r"(?=[.,;:!?)'’]|$| (?:of|was|and|who|in|is|had|died|became|ruled)\b)",
+        r"(?:(?<=[IVX]{2})|(?=[.,;:!?)'’]|$| (?:of|was|and|who|in|is|had|died|became|ruled)\b))",
         _monarch,
     ),
     (rf"\b([A-Z][a-z]+) ({_ROMAN})(?<! [IVX])(?![\w'’])", _numbered),
@@ -107,5 +107,6 @@ SYMBOLS = rules(
     (r"!=", " is not equal to "),
     (r"={2,3}", " equals "),
     (r"(?<!\w)@(?=\w)", "at "),
+    (r"#(?=[A-Za-z])", " hashtag "),
     (_SYMBOL, lambda match: _SYMBOLS[match[0]]),
 )
