@@ -73,7 +73,7 @@ class PieceCutter:
             if end is None:
                 break
             pieces.append(self._text[start:end])
-            self._first = self._first and not pieces[-1].strip()
+            self._first = self._first and not any(map(str.isalnum, pieces[-1]))
             self._line_start = pieces[-1].endswith("\n")
             start = end
         self._text = self._text[start:]
@@ -105,7 +105,7 @@ class _Scan:
         limit = self._start + LONGEST_PIECE_CHARS
         position = self._start
         try:
-            while (mark := _MARK.search(self._text, position)) and mark.start() < limit:
+            while mark := self._next_mark(position, limit):
                 cut, position = self._judge(mark)
                 if cut:
                     return cut
@@ -114,6 +114,11 @@ class _Scan:
         if position < limit and len(self._text) < limit:
             return len(self._text) if self._final else None
         return max(position, limit) if position > limit else self._cut_for_length(limit)
+
+    def _next_mark(self, position: int, limit: int) -> re.Match[str] | None:
+        """Return the next mark that begins before `limit`; it may end after it."""
+        begun = _MARK.search(self._text, position, limit)
+        return begun and _MARK.match(self._text, begun.start())
 
     def _cut_for_length(self, limit: int) -> int:
         if self._clause - self._start > LONGEST_PIECE_CHARS // 2:
@@ -136,9 +141,11 @@ class _Scan:
 
     def _may_end_piece(self, line: str) -> bool:
         """Return whether a line is a piece of its own; as the first, one or two words are not, unless a sentence."""
-        words = len(line.split())
+        words = sum(any(map(str.isalnum, word)) for word in line.split())
+        if not self._first or words == 0:
+            return bool(line.strip())
         is_sentence = line.rstrip(_CLOSERS + " ").endswith(tuple(".!?…。！？｡"))
-        return words > 0 and (not self._first or words > 2 or is_sentence or _weight(line) >= FIRST_CLAUSE_CHARS)
+        return words > 2 or is_sentence or _weight(line) >= FIRST_CLAUSE_CHARS
 
     def _peek(self, position: int) -> str:
         """Return the character at `position`; empty at the end of the text."""

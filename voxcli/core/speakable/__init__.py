@@ -3,6 +3,8 @@
 from voxcli.core.speakable.english import english, is_english
 from voxcli.core.speakable.markdown import harmless, one_line, without_blocks, without_markup
 
+UNKNOWN = "und"  # ISO 639's code for a language that is not known
+
 
 def speakable(piece: str, language: str | None = None) -> str:
     """Return what a voice should say for a piece of Markdown; empty if there is nothing to say.
@@ -16,18 +18,17 @@ def speakable(piece: str, language: str | None = None) -> str:
         language: the piece's language, such as "en" or "fr-CA"; None decides by `is_english`.
     """
     speaks_english = is_english(piece) if language is None else language.casefold().startswith("en")
-    text = without_blocks(piece)
-    text = english(text) if speaks_english else without_markup(text)
-    return one_line(harmless(text))
+    if speaks_english:
+        return one_line(harmless(english(without_blocks(piece, dot=" dot "))))
+    return one_line(harmless(without_markup(without_blocks(piece))))
 
 
-def spoken_length(piece: str, end: int, language: str | None = None) -> float:
+def spoken_share(piece: str, end: int, language: str | None = None) -> float:
     """Return the share of a piece's speech that its first `end` characters take, from 0 to 1.
 
-    Characters of the text for a voice measure it: "$1,000,000" takes longer to say than its length suggests.
+    The text for a voice is measured, because "$1,000,000" takes longer to say than its length suggests.
     """
     if language is None:
-        language = "en" if is_english(piece) else "und"
-    whole = len(speakable(piece, language)) + piece[-1:].isspace()
-    part = len(speakable(piece[:end], language)) + piece[end - 1 : end].isspace()
+        language = "en" if is_english(piece) else UNKNOWN
+    whole, part = (len(speakable(text, language)) + text[-1:].isspace() for text in (piece, piece[:end]))
     return min(1.0, part / whole) if whole else 1.0

@@ -22,7 +22,7 @@ _PERHAPS_ENGLISH = frozenset(
 )
 _OTHERS = frozenset(
     """
-    der das und ist nicht ein eine einen mit auf für von zu den dem sich auch wie hat sind im am ich er wir uhr
+    der die das und ist nicht ein eine einen mit auf für von zu den dem sich auch wie hat sind im am ich er wir uhr
     le la les des et est un une du dans pour pas que qui sur avec il elle au aux ce cette sont vous nous je
     el los las de y en por con para su se del al lo como más pero es una hay
     di che non sono della gli ha anche più nel si
@@ -32,6 +32,8 @@ _OTHERS = frozenset(
     nie z jest się ne ve bir bu
     """.split()  # noqa: SIM905
 )
+# Longer than any piece of prose. Blocks keep the time linear: a rule may look at all of a block from each beginning.
+_BLOCK = re.compile(r".{1,1000}(?:(?<=\s)|(?!\S))|.{1,1000}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:['’](?:s|re|ll|ve|d|t|m)\b)?")
 
 
@@ -97,10 +99,11 @@ def _pairs(text: str) -> str:
 
 
 _ALL = (
+    *codes.ADDRESSES,
     *codes.TELEPHONES,
-    *codes.VERSIONS,
     *words.ABBREVIATIONS,
     *calendar.DATES,
+    *codes.VERSIONS,
     *calendar.DECADES,
     *quantities.RULES,
     *words.ROMAN,
@@ -114,5 +117,5 @@ _ALL = (
 
 def english(text: str) -> str:
     """Return a text that may have inline code and markup in English words."""
-    text = apply(codes.ADDRESSES, without_markup(codes.code(text)))
-    return apply(_ALL, text)
+    plain = without_markup(codes.code(text))
+    return "".join(apply(_ALL, block) for block in _BLOCK.findall(plain))

@@ -56,11 +56,15 @@ _COMMANDS_AND_PUNCTUATION = rules(
 )
 
 
-def without_blocks(piece: str) -> str:
-    """Return Markdown with code blocks named, links and URLs replaced, and characters without sound dropped."""
+def without_blocks(piece: str, dot: str = ".") -> str:
+    """Return Markdown with code blocks named, links and URLs replaced, and characters without sound dropped.
+
+    Args:
+        dot: what is said for a dot in the domain that stands for a URL.
+    """
     text = _CODE_BLOCK.sub("\nCode block.\n", html.unescape(piece))
     text = "".join(char for char in text if _is_audible(char))
-    return _URL.sub(_domain, _LINK.sub(r"\1", _FOOTNOTE.sub("", text)))
+    return _URL.sub(lambda url: _domain(url, dot), _LINK.sub(r"\1", _FOOTNOTE.sub("", text)))
 
 
 def without_markup(text: str) -> str:
@@ -91,8 +95,8 @@ def _is_audible(char: str) -> bool:
     return char in "\n\t\u200c" or not (category.startswith("C") or "\ufe00" <= char <= "\ufe0f")
 
 
-def _domain(url: re.Match[str]) -> str:
+def _domain(url: re.Match[str], dot: str) -> str:
     """Return the host of a URL, and the punctuation of the sentence after it."""
     host, rest = url[1].removeprefix("www.").rstrip(".,;:!?*_\"'"), url[0].rstrip(">")
     ending = re.search(r"[.,;:!?]*$", rest)
-    return host + (ending[0] if ending else "")
+    return host.replace(".", dot) + (ending[0] if ending else "")

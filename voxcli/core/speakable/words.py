@@ -42,7 +42,7 @@ _SYMBOL = "[" + re.escape("".join(_SYMBOLS)) + "]"
 _MONARCHS = (
     "Henry Louis Elizabeth George Edward Richard Charles William James Philip Paul Pius Benedict Gregory Leo "
     "Alexander Nicholas Catherine Peter Frederick Wilhelm Ivan Napoleon Ramesses Ramses Francis Ferdinand Christian "
-    "Gustav Harald Otto Emmanuel Albert Leopold Alfonso Felipe Carlos Henri Malcolm Robert Mary Darius Xerxes Cyrus "
+    "Gustav Harald Otto Emmanuel Albert Leopold Alfonso Felipe Carlos Henri Robert Mary Darius Xerxes Cyrus "
     "Ptolemy Cleopatra Justinian Constantine Theodosius Urban Innocent Clement Julius Sixtus John Margaret Anne "
     "Thutmose Amenhotep Mehmed Murad Selim Suleiman Baldwin Stephen Umberto Pedro Joseph Maximilian Haakon Olav"
 )
