@@ -1,6 +1,6 @@
 """Words that a recognizer mishears when a voice speaks the table of texts that are hard to read aloud.
 
-Each text becomes what a voice should say, a voice says it, and the embedded engine's Whisper writes down what it hears.
+Each text becomes what a voice should say, a voice says it, and the embedded engine's Whisper writes it down.
 Both sides are compared as words in lower case without punctuation; digits that Whisper writes become words.
 """
 
@@ -39,9 +39,8 @@ class SpeechToText(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a recognizer heard of a text, beside what the voice should say."""
+    """What a recognizer wrote down of a text, beside what the voice should say."""
 
-    text: str
     expected: list[str]
     transcript: list[str]
 
@@ -60,7 +59,15 @@ def texts(path: Path = TABLE) -> Iterator[tuple[str, str]]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case, numbers as words."""
-    return _WORD.findall(speakable(text, "en").lower().replace("o'clock", "o clock"))
+    return _WORD.findall(speakable(text, "en").lower().replace("’", "'"))
+
+
+def readings(transcript: str) -> list[list[str]]:
+    """Return the ways to read a transcript: Whisper also writes times as 3.30, and "twenty-four seven" as 24-7."""
+    clock, separate = (
+        re.sub(rf"(?<=[0-9]){mark}(?=[0-9])", other, transcript) for mark, other in (("[.]", ":"), ("-", " "))
+    )
+    return [words(transcript), words(clock), words(separate)]
 
 
 def distance(expected: list[str], found: list[str]) -> int:
@@ -89,9 +96,10 @@ def speech(text: str, synthesizer: Synthesizer) -> AudioClip:
 
 
 def compare(text: str, spoken: str, synthesizer: Synthesizer, recognizer: SpeechToText) -> Comparison:
-    """Let a recognizer hear a text that a voice speaks."""
+    """Let a recognizer hear a text that a voice speaks; of several readings, the nearest counts."""
     transcript = recognizer.transcribe(speech(text, synthesizer), threading.Event())
-    return Comparison(text, words(spoken), words(transcript))
+    expected = words(spoken)
+    return Comparison(expected, min(readings(transcript), key=lambda found: distance(expected, found)))
 
 
 def share_misheard(comparisons: list[Comparison]) -> float:
@@ -116,7 +124,7 @@ def _compared(table: Path, synthesizer: Synthesizer, recognizer: SpeechToText) -
         result = compare(text, spoken, synthesizer, recognizer)
         if result.errors:
             print(f"{result.errors} of {len(result.expected)}: {' '.join(result.expected)}")
-            print(f"   heard: {' '.join(result.transcript)}")
+            print(f"   written: {' '.join(result.transcript)}")
         yield result
 
 

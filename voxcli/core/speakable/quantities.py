@@ -181,7 +181,10 @@ RULES = rules(
     ),
     (rf"{START}({NUMBER})(?:[-–—]({NUMBER}))?{_MULTIPLE}\s?(€|£|(?:USD|EUR|GBP|CHF)\b)", _money_after),
     (rf"{START}({NUMBER})-(km|m|cm|mm|kg|g|ml|mi|ft|lb|oz|GB|MB|TB|W|kW|V|min|ms)\b", _adjective),
-    (rf"{START}([0-9]{{1,2}})['′]\s?([0-9]{{1,2}})(?:\"|″|'')", lambda m: f"{number(m[1])} foot {number(m[2])}"),
+    (
+        rf"{START}([0-9]{{1,2}})['′]\s?([0-9]{{1,2}})(?:\"|″|”|'{{1,2}})?(?![\w])",
+        lambda m: f"{number(m[1])} foot {number(m[2])}",
+    ),
     (rf"{START}([0-9]{{1,2}}) ?ft ([0-9]{{1,2}}) ?in\b", lambda m: f"{number(m[1])} feet {number(m[2])} inches"),
     (rf"{RANGE}[ \u00a0\u202f]?({_UNIT})(?:/({_RATE}))?(?![\w°%])(?!/\w)", _measure),
     (r"(?<![\w/])(km|m|MB|GB|Mbit|Gbit|mg|g|kg)/(h|s|l|L|m³|kg|dl)(?![\w/])", _bare_unit),
