@@ -59,7 +59,7 @@ def texts(path: Path = TABLE) -> Iterator[tuple[str, str]]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case, numbers as words."""
-    return _WORD.findall(speakable(text, "en").lower().replace("’", "'"))
+    return _WORD.findall(speakable(text, "en").lower().replace("\u2019", "'"))
 
 
 def readings(transcript: str) -> list[list[str]]:

@@ -11,7 +11,9 @@ from voxcli.config.paths import cache_folder
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.engines.embedded.weights import missing_packages, prepare
 
-HAS_VOICE = all(find_spec(name) for name in ("hibari", "faster_whisper", "voxcli.tts.neural")) and not missing_packages()
+HAS_VOICE = (
+    all(find_spec(name) for name in ("hibari", "faster_whisper", "voxcli.tts.neural")) and not missing_packages()
+)
 EVERY = 20  # Of the table, this suffices to notice a voice that is given something else than words.
 
 

@@ -103,6 +103,33 @@ def test_the_first_piece_may_end_at_a_clause_that_is_long_enough() -> None:
     assert cut("They paid him 1,000,000 dollars at 10:30 today.") == ["They paid him 1,000,000 dollars at 10:30 today."]
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (
+            "The capital of the United States, Washington, D.C., is old.",
+            "The capital of the United States, Washington, D.C., ",
+        ),
+        ("It was signed on the fourth of July, 1776, in a hall.", "It was signed on the fourth of July, 1776, "),
+        ("The flag of Germany is black, red, and gold in order.", "The flag of Germany is black, red, "),
+        ("Notwithstanding Internationalization, he went on.", "Notwithstanding Internationalization, he went on."),
+        ("Steps:\n1. Wash the apples.\n2. Cut.", "Steps:\n1. Wash the apples.\n"),
+        ("# Plan\nGo home. Sleep.", "# Plan\nGo home. "),
+        ("Sure!\nHere it is.", "Sure!\n"),
+        ("\U0001f642\nPlan:\nGo home. Sleep.", "\U0001f642\n"),
+        ("Plan", "Plan"),
+    ],
+)
+def test_the_first_piece_does_not_sound_chopped(text: str, first: str) -> None:
+    assert cut(text)[0] == first
+
+
+@given(st.lists(st.sampled_from(["word", "words ", ", ", "\n", "- ", "longer"]), max_size=60).map("".join))
+def test_the_first_piece_of_prose_has_three_words_if_any_follow(text: str) -> None:
+    first, *rest = [piece for piece in cut(text) if any(map(str.isalnum, piece))] or [""]
+    assert not rest or len(first.split()) > 2 or len(first) >= FIRST_CLAUSE_CHARS
+
+
 def test_text_without_punctuation_is_cut_at_a_space_or_better_at_a_clause() -> None:
     assert {len(piece) % 5 for piece in sentences("word " * 200)} == {0}
     assert sentences("b" * 500)[0] == "b" * LONGEST_PIECE_CHARS
