@@ -77,7 +77,7 @@ def _ratio(match: re.Match[str]) -> str:
 
 _NUMBERS = rules(
     (rf"{START}({SIGN}{NUMBER})[eE]([-+]?[0-9]{{1,3}})\b", _scientific),
-    (rf"{START}([0-9]{{1,3}}(?:,[0-9]{{3}})++|[0-9]{{1,9}})(?:st|nd|rd|th)\b", _ordinal),
+    (rf"{START}([0-9]{{1,3}}(?:,[0-9]{{3}}){{1,4}}|[0-9]{{1,9}})(?:st|nd|rd|th)\b", _ordinal),
     (r"(?<![\w.,])[0-9]{1,5}(?:(?:[x×]| x )[0-9]{1,5}){1,2}(?!\w|[.,][0-9])", _by),
     (rf"{START}({NUMBER})[x×](?!\w| [-+=])", _times),
     (rf"{START}([0-9]{{1,4}}):([0-9]{{1,4}})(?![\w:])", _ratio),

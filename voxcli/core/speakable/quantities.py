@@ -145,8 +145,6 @@ def fraction(above: int, below: int) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     whole, above, below = match[1], int(match[2]), int(match[3])
-    if not whole and (above, below) == (24, 7):
-        return "twenty-four seven"
     if not 0 < above < below or below not in _FRACTIONS or (below == 10 and above > 1):
         joint = " out of " if below in _SCALES and above < below else " "
         return (f"{number(whole)} " if whole else "") + f"{cardinal(above)}{joint}{cardinal(below)}"
@@ -154,11 +152,9 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _mixed(above: int, below: int) -> str:
-    return (
-        fraction(above, below).replace("one ", "a ", 1)
-        if (above, below) in {(1, 2), (1, 4)}
-        else fraction(above, below)
-    )
+    """Return the fraction after a whole number: "a half", "two thirds"."""
+    words = fraction(above, below)
+    return words.replace("one ", "a ", 1) if below in _PARTS else words
 
 
 def _glyph(match: re.Match[str]) -> str:
@@ -191,5 +187,5 @@ RULES = rules(
     (rf"(?:{START}([0-9]++)[ ]?)?([{''.join(_GLYPHS)}])", _glyph),
     (r"(?<![\w.,/])(?:([0-9]{1,4})[ ])?([0-9]{1,3})[/⁄]([0-9]{1,4})(?![\w/]|[.,][0-9])", _fraction),
     (rf"(?<![\w.,])({NUMBER}|[A-Za-z]{{1,2}})\^\(?(-?[0-9]{{1,4}})\)?(?![\w^])", _power),
-    (rf"(?<![\w.,])({NUMBER}|[A-Za-z]{{1,2}})([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{{1,4}})(?![\w])", _power),
+    (rf"(?<![\w.,])({NUMBER}|[A-Za-z]{{1,2}})(⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]{{1,4}})(?![\w])", _power),
 )
