@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxcli.core.sentences import FIRST_CLAUSE_CHARS, LONGEST_PIECE_CHARS, PieceCutter, speakable
+from voxcli.core.sentences import FIRST_CLAUSE_CHARS, LONGEST_PIECE_CHARS, PieceCutter
 
 SNIPPETS = (
     'Dr.|e.g.|U.S.|No. 5|3.14|...|…|1. |\n|\n\n|- |```|~~~|`|**|."| |. |! |?! |, | - |—|。|、|」'
@@ -103,6 +103,33 @@ def test_the_first_piece_may_end_at_a_clause_that_is_long_enough() -> None:
     assert cut("They paid him 1,000,000 dollars at 10:30 today.") == ["They paid him 1,000,000 dollars at 10:30 today."]
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (
+            "The capital of the United States, Washington, D.C., is old.",
+            "The capital of the United States, Washington, D.C., ",
+        ),
+        ("It was signed on the fourth of July, 1776, in a hall.", "It was signed on the fourth of July, 1776, "),
+        ("The flag of Germany is black, red, and gold in order.", "The flag of Germany is black, red, "),
+        ("Notwithstanding Internationalization, he went on.", "Notwithstanding Internationalization, he went on."),
+        ("Steps:\n1. Wash the apples.\n2. Cut.", "Steps:\n1. Wash the apples.\n"),
+        ("# Plan\nGo home. Sleep.", "# Plan\nGo home. "),
+        ("Sure!\nHere it is.", "Sure!\n"),
+        ("\U0001f642\nPlan:\nGo home. Sleep.", "\U0001f642\n"),
+        ("Plan", "Plan"),
+    ],
+)
+def test_the_first_piece_does_not_sound_chopped(text: str, first: str) -> None:
+    assert cut(text)[0] == first
+
+
+@given(st.lists(st.sampled_from(["word", "words ", ", ", "\n", "- ", "longer"]), max_size=60).map("".join))
+def test_the_first_piece_of_prose_has_three_words_if_any_follow(text: str) -> None:
+    first, *rest = [piece for piece in cut(text) if any(map(str.isalnum, piece))] or [""]
+    assert not rest or len(first.split()) > 2 or len(first) >= FIRST_CLAUSE_CHARS
+
+
 def test_text_without_punctuation_is_cut_at_a_space_or_better_at_a_clause() -> None:
     assert {len(piece) % 5 for piece in sentences("word " * 200)} == {0}
     assert sentences("b" * 500)[0] == "b" * LONGEST_PIECE_CHARS
@@ -119,68 +146,3 @@ def test_a_cutter_begins_anew_after_a_flush() -> None:
 def test_a_large_text_is_cut() -> None:  # in a second; a cutter that grows with the square needs minutes
     for text in ("a. " * 100_000, "`" * 100_000, "```\n" + "x\n" * 100_000, "." * 100_000, "*" * 100_000):
         assert "".join(cut(text)) == text
-        speakable(text)
-
-
-@pytest.mark.parametrize(
-    ("piece", "spoken"),
-    [
-        ("**Bold**, *it*, __b__, _i_, ~~no~~ and ***all***.", "Bold, it, b, i, no and all."),
-        ("**Half of", "Half of"),
-        ("## Heading", "Heading"),
-        ("- item\n", "item"),
-        ("  * [x] done", "done"),
-        ("> quoted", "quoted"),
-        ("1. Wash", "1. Wash"),
-        ("- one\n- two!\n- three", "one. two! three"),
-        ("2 * 3, 2*3 and snake_case", "2 * 3, 2*3 and snake case"),
-        ("| a | b |", "a, b"),
-        ("|---|:-:|", ""),
-        ("---", ""),
-        ("[the docs](https://x.example/y) and ![a cat](c.png)[^1]", "the docs and a cat"),
-        ("See <https://www.example.com:80/a/b?c=d>.", "See example dot com."),
-        ("It (http://user:pw@a.example/b), too.", "It (a dot example), too."),
-        ("At https://a.example/x.y. Then", "At a dot example. Then"),
-        ("run `ls -l` now", "run ls -l now"),
-        ("```py\nimport os\n```", "Code block."),
-        ("Here: ```\nnever closed", "Here: Code block."),
-        ("Hi 😀👍🏽🇫🇷 there 1️⃣ 20°C 👨‍👩‍👧", "Hi there 1 20°C"),
-        ("\u202eevil\u200b\x1b[31m\x00", "evil 31m"),
-        ("Wow!!! What?!?! So.... Yes", "Wow! What? So... Yes"),
-        ("a < b and c > d -> e", "a less than b and c greater than d, e"),
-        ("R&amp;D costs $5.00 &lt;now&gt;", "R&D costs $5.00"),
-        ("Café naïve — 東京、はい。", "Café naïve — 東京、はい。"),
-        ("***", ""),
-        ("?!", ""),
-        ("", ""),
-    ],
-)
-def test_speakable(piece: str, spoken: str) -> None:
-    assert speakable(piece) == spoken
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "<speak><break time='99s'/>hi</speak>",
-        "&lt;speak&gt;hi",
-        "<audio src='file:///etc/passwd'/>hi",
-        "[[rate 900]]hi",
-        "[ [ rate 900]]hi [[inpt PHON]]",
-        "[\u200b[_^_EN]]hi",
-        "<<b>audio src='x'>hi",
-    ],
-)
-def test_nothing_that_a_voice_takes_for_a_command_is_left(hostile: str) -> None:
-    spoken = speakable(hostile)
-    assert not set("<>[]{}") & set(spoken)
-    assert "hi" in spoken
-
-
-@given(TEXTS)
-def test_what_is_spoken_is_one_harmless_line(text: str) -> None:
-    spoken = speakable(text)
-    assert spoken == " ".join(spoken.split())
-    assert all(char.isprintable() or char == "\u200c" for char in spoken)
-    assert not set("<>[]{}\\`") & set(spoken)
-    assert not spoken or any(char.isalnum() for char in spoken)

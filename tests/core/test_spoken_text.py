@@ -64,3 +64,9 @@ def test_nothing_counts_as_played_beyond_the_position_at_which_the_speech_failed
     recorded = spoken([("One. ", 1.0), ("Two. ", 1.0)])
     recorded.stop(1.5)
     assert recorded.newly_played(9.0) == ["One. "]
+
+
+def test_a_number_takes_the_time_that_its_words_take() -> None:
+    recorded = spoken([("It costs $1,234,567.89 in the big city. ", 10.0)])
+    assert recorded.text(5.0) == "It costs ", "the number is being spoken"
+    assert spoken([("It costs $1,234,567.89 in the big city. ", 10.0)]).text(9.0).startswith("It costs $1,234,567.89 ")

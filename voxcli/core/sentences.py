@@ -1,16 +1,12 @@
-"""Cuts a stream of deltas into pieces that can be spoken, and turns a piece into text for a voice.
-
-Printed text is never changed; only text for a voice passes through `speakable`.
-"""
+"""Cuts a stream of deltas into pieces that can be spoken."""
 
 # ruff: noqa: RUF001 - the marks of other scripts are meant
 
-import html
 import re
-import unicodedata
 
 FIRST_CLAUSE_CHARS = 24  # about 1.5 s of speech, in which any model writes the next piece
 LONGEST_PIECE_CHARS = 240  # about 16 s of speech; nearly every sentence is shorter
+LONG_FIRST_PIECE_CHARS = 80  # about 5 s of speech: any clause may end it
 WIDE_CHARS_WEIGHT = 3  # a Chinese character or a kana takes as long to speak as three letters
 
 _CLOSERS = "\"'”’»›)\\]}*_」』】）〉》"
@@ -26,6 +22,8 @@ _WIDE_MARKS = frozenset("。！？｡，、；：—")  # end a sentence or clau
 _BLANKS = re.compile(r"[^\S\n]*")
 _INFO = re.compile(r"[^\S\n]*[^\s`]*[^\S\n]*")  # rest of the line that opens a code block
 _LAST_WORD = re.compile(r"(?<![^\s\"'“‘«(\[*_])[^\W\d_]+(?:\.[^\W\d_]+)*$")
+_NEXT_WORD = re.compile(r"\s+[\"'“‘«(*_]*(?P<first>[^\s,;:.!?…—–])[^\s,;:.!?…—–]*(?P<after>[\s,;:.!?…—–])")
+_LONGEST_WORD_CHARS = 40  # Text is held back for this long to see whether a clause goes on.
 _LIST_NUMBER = re.compile(r"[\s#*>_(-]*\d{1,3}$")
 
 _NEVER_LAST = frozenset(  # a name, a number or an explanation follows
@@ -44,7 +42,9 @@ class PieceCutter:
     """Cuts streamed text into pieces that can be spoken one by one.
 
     A piece ends after a sentence, at the end of a line, or after `LONGEST_PIECE_CHARS`. The first piece may end after
-    a clause, so that the voice can start early. A code block is never cut. The joined pieces equal the joined deltas,
+    a clause of three words and `FIRST_CLAUSE_CHARS`, so that the voice can start early. It does not end within an
+    enumeration, a date or before a single word, where a voice would sound chopped; nor does it consist of a line of
+    one or two words, unless that is a sentence. A code block is never cut. The joined pieces equal the joined deltas,
     and do not depend on how the text was divided into deltas: text is held back while later text could still change
     where a piece ends.
     """
@@ -73,7 +73,7 @@ class PieceCutter:
             if end is None:
                 break
             pieces.append(self._text[start:end])
-            self._first = self._first and not pieces[-1].strip()
+            self._first = self._first and not any(map(str.isalnum, pieces[-1]))
             self._line_start = pieces[-1].endswith("\n")
             start = end
         self._text = self._text[start:]
@@ -105,7 +105,7 @@ class _Scan:
         limit = self._start + LONGEST_PIECE_CHARS
         position = self._start
         try:
-            while (mark := _MARK.search(self._text, position)) and mark.start() < limit:
+            while mark := self._next_mark(position, limit):
                 cut, position = self._judge(mark)
                 if cut:
                     return cut
@@ -114,6 +114,11 @@ class _Scan:
         if position < limit and len(self._text) < limit:
             return len(self._text) if self._final else None
         return max(position, limit) if position > limit else self._cut_for_length(limit)
+
+    def _next_mark(self, position: int, limit: int) -> re.Match[str] | None:
+        """Return the next mark that begins before `limit`; it may end after it."""
+        begun = _MARK.search(self._text, position, limit)
+        return begun and _MARK.match(self._text, begun.start())
 
     def _cut_for_length(self, limit: int) -> int:
         if self._clause - self._start > LONGEST_PIECE_CHARS // 2:
@@ -129,10 +134,18 @@ class _Scan:
                 return self._judge_clause(mark), mark.end()
             case "code":
                 return 0, self._end_of_code(mark)
-            case "line" if self._text[self._start : mark.start()].strip():
+            case "line" if self._may_end_piece(self._text[self._start : mark.start()]):
                 return mark.end(), mark.end()
         self._space = mark.end()
         return 0, mark.end()
+
+    def _may_end_piece(self, line: str) -> bool:
+        """Return whether a line is a piece of its own; as the first, one or two words are not, unless a sentence."""
+        words = sum(any(map(str.isalnum, word)) for word in line.split())
+        if not self._first or words == 0:
+            return bool(line.strip())
+        is_sentence = line.rstrip(_CLOSERS + " ").endswith(tuple(".!?…。！？｡"))
+        return words > 2 or is_sentence or _weight(line) >= FIRST_CLAUSE_CHARS
 
     def _peek(self, position: int) -> str:
         """Return the character at `position`; empty at the end of the text."""
@@ -158,8 +171,9 @@ class _Scan:
 
     def _is_abbreviation(self, mark: re.Match[str], following: str) -> bool:
         before = self._text[self._start : mark.start()]
-        if _LIST_NUMBER.match(before):
-            return self._line_start or "\n" in before
+        _, newline, line = before.rpartition("\n")
+        if _LIST_NUMBER.match(line):
+            return self._line_start or bool(newline)
         word = _LAST_WORD.search(before)
         if not word or word[0] in _MAY_BE_LAST:
             return False
@@ -175,8 +189,26 @@ class _Scan:
         if "-" in mark[0] and not self._text[mark.start() - 1 : mark.start()].isspace():
             return 0
         self._clause = self._after(mark)
-        long_enough = _weight(self._text[self._start : mark.end()]) >= FIRST_CLAUSE_CHARS
-        return self._clause if self._first and long_enough else 0
+        return self._clause if self._first and self._is_first_clause(mark) else 0
+
+    def _is_first_clause(self, mark: re.Match[str]) -> bool:
+        """Return whether a clause is long enough to be the first piece, and the next one does not end at once."""
+        clause = self._text[self._start : mark.end()]
+        weight = _weight(clause)
+        if weight < FIRST_CLAUSE_CHARS:
+            return False
+        if weight >= LONG_FIRST_PIECE_CHARS or weight > len(clause) or _WIDE_MARKS.intersection(mark[0]):
+            return True  # Scripts without blanks have no words to count.
+        return len(clause.split()) > 2 and self._clause_goes_on(mark.end())
+
+    def _clause_goes_on(self, position: int) -> bool:
+        """Return whether a word follows that is no number and does not end a clause itself."""
+        limit = position + _LONGEST_WORD_CHARS
+        if word := _NEXT_WORD.match(self._text, position, limit):
+            return word["after"].isspace() and not word["first"].isdigit()
+        if len(self._text) < limit and not self._final:
+            raise _Unsure
+        return False
 
     def _end_of_code(self, mark: re.Match[str]) -> int:
         """Return where to continue the search: after the code that backticks or tildes enclose, if they enclose any."""
@@ -213,75 +245,3 @@ class _Scan:
 def _weight(text: str) -> int:
     """Return how long the text takes to speak, in letters."""
     return len(text) + (WIDE_CHARS_WEIGHT - 1) * sum(char >= "\u2e80" for char in text)
-
-
-_CODE_BLOCK = re.compile(
-    r"(?<!`)(?<!~)(`{3,}+|~{3,}+)[^\S\n]*[^\s`]*[^\S\n]*\n(?:.*?(?<=\n)[^\S\n]*\1[`~]*|.*)", re.DOTALL
-)
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.MULTILINE), replacement)
-    for pattern, replacement in (
-        (r"[^\S\n]+", " "),  # first, so that later rules need not try every length of a run of blanks
-        # whole lines
-        (r"^[ \t]*(?:[-*_=][ \t]*){3,}$", ""),  # horizontal rules
-        (r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$", ""),  # line below a table header
-        (r"^[ \t]*\|[ \t]*(.*?)[ \t]*\|?[ \t]*$", r"\1"),
-        (r"^[ \t]*(?:>[ \t]?)+", ""),
-        (r"^[ \t]*#{1,6}[ \t]+", ""),
-        (r"^[ \t]*[-*+•‣◦·][ \t]+(?:\[[ xX]\][ \t]+)?", ""),
-        (r"[ \t]*\|[ \t]*", ", "),
-        # markup
-        (r"</?[A-Za-z!?][^<>]*>", " "),
-        (r"`+", ""),
-        (r"\\(?=[^\w\s])", ""),
-        (r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)|(?<!\w)\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?!\w)|~~", ""),
-        # characters that voices take for commands, or spell out
-        (r"[-=]+>|<[-=]+", ", "),
-        (r"<", " less than "),
-        (r">", " greater than "),
-        (r"[\[\]{}\\_|^#]", " "),
-        # punctuation
-        (r"[ \t]+(?=[,;])", ""),
-        (r"([!?])[!?]+", r"\1"),
-        (r"…|\.{3,}", "... "),
-        (r"([^\w\s.])\1{2,}", r"\1"),
-    )
-)
-_LINK = re.compile(r"!?\[([^\[\]]*)\](?:\([^()\s]*(?:[ \t]+\"[^\"\n]*\")?\)|\[[^\[\]]*\])")
-_FOOTNOTE = re.compile(r"\[\^[^\[\]]*\]")
-_URL = re.compile(r"<?\b(?:https?://|www\.)(?:[^\s/@<>]*@)?([^\s/:?#<>()\[\]]+)([^\s<>()\[\]]*)>?", re.IGNORECASE)
-_SENTENCE_END = tuple(".!?…:;,。！？")
-
-
-def speakable(piece: str) -> str:
-    """Return what a voice should say for a piece of Markdown; empty if there is nothing to say.
-
-    A link is replaced by its text or domain, a code block by "code block". Markup, emoji, control and direction
-    characters are dropped, and so is whatever a voice would read as a command (SSML for espeak and SAPI, `[[...]]`
-    for macOS and piper).
-    """
-    text = _CODE_BLOCK.sub("\nCode block.\n", html.unescape(piece))
-    text = "".join(char for char in text if _is_audible(char))
-    text = _URL.sub(_domain, _LINK.sub(r"\1", _FOOTNOTE.sub("", text)))
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
-    lines = [line for line in (" ".join(line.split()) for line in text.splitlines()) if line]
-    spoken = " ".join(line if line.endswith(_SENTENCE_END) else f"{line}." for line in lines[:-1])
-    spoken = f"{spoken} {lines[-1]}".strip() if lines else ""
-    return spoken if any(char.isalnum() for char in spoken) else ""
-
-
-def _is_audible(char: str) -> bool:
-    """Return whether a voice can pronounce a character or pause at it, by its Unicode category."""
-    category = unicodedata.category(char)
-    if category == "So":  # symbols from U+2190 on are pictures, except units among the CJK characters
-        return char < "\u2190" or "\u3200" <= char <= "\u33ff"
-    if category in {"Sk", "Me"}:  # skin tones, keycaps
-        return char in "`^"
-    return char in "\n\t\u200c" or not (category.startswith("C") or "\ufe00" <= char <= "\ufe0f")
-
-
-def _domain(url: re.Match[str]) -> str:
-    host, rest = url[1].removeprefix("www.").rstrip(".,;:!?*_\"'"), url[0].rstrip(">")
-    ending = re.search(r"[.,;:!?]*$", rest)
-    return host.replace(".", " dot ") + (ending[0] if ending else "")

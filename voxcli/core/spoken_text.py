@@ -2,7 +2,10 @@
 
 import math
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, replace
+
+from voxcli.core.speakable import spoken_share
 
 ROUNDING_SECONDS = 0.001  # a speaker that resamples rounds each clip to whole samples of its device
 
@@ -32,7 +35,9 @@ class SpokenPiece:
         if position <= self.start:
             return ""
         share = (position - self.start) / (self.end - self.start)
-        return "".join(_WORD.findall(self.text[: int(share * len(self.text))]))
+        ends = [word.end() for word in _WORD.finditer(self.text)]
+        over = bisect_right(ends, share, key=lambda end: spoken_share(self.text, end))
+        return self.text[: ends[over - 1]] if over else ""
 
 
 class SpokenText:

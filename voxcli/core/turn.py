@@ -19,8 +19,9 @@ from queue import Full, Queue
 from typing import Protocol, Self
 
 from voxcli.audio.clip import AudioClip
-from voxcli.core.sentences import PieceCutter, speakable
+from voxcli.core.sentences import PieceCutter
 from voxcli.core.session import Session, Turn, audio_placeholder
+from voxcli.core.speakable import speakable
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned, ToolRunner, answer_calls
 from voxcli.errors import VoxError

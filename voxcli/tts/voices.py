@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxcli.config.paths import data_folder
-from voxcli.core.sentences import PieceCutter, speakable
+from voxcli.core.sentences import PieceCutter
+from voxcli.core.speakable import speakable
 from voxcli.core.turn import Speaker, Synthesizer
 from voxcli.errors import ConfigError
 from voxcli.tts import neural, piper

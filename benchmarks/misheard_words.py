@@ -1,0 +1,142 @@
+"""Words that a recognizer mishears when a voice speaks the table of texts that are hard to read aloud.
+
+Each text becomes what a voice should say, a voice says it, and the embedded engine's Whisper writes it down.
+Both sides are compared as words in lower case without punctuation; digits that Whisper writes become words.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+import typer
+
+from benchmarks.command import JsonFlag, command_line, note, write_json
+from benchmarks.report import machine
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.config.paths import cache_folder
+from voxcli.core.sentences import PieceCutter
+from voxcli.core.speakable import speakable
+from voxcli.core.turn import Synthesizer
+from voxcli.engines.embedded.weights import prepare
+from voxcli.engines.embedded.whisper import Whisper
+from voxcli.tts.voices import open_synthesizer
+
+TABLE = Path(__file__).parent.parent / "tests" / "core" / "speakable" / "texts.tsv"
+MOST_MISHEARD = 0.05
+SYNTHESIS_SECONDS = 30.0
+_WORD = re.compile(r"[a-z0-9']+")
+
+
+class SpeechToText(Protocol):
+    """What the benchmark needs of a recognizer."""
+
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a recognizer wrote down of a text, beside what the voice should say."""
+
+    expected: list[str]
+    transcript: list[str]
+
+    @property
+    def errors(self) -> int:
+        """Words replaced, left out or added."""
+        return distance(self.expected, self.transcript)
+
+
+def texts(path: Path = TABLE) -> Iterator[tuple[str, str]]:
+    r"""Yield the texts of a table and what a person would say for each; `\n` stands for a line break."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text, spoken = line.split("\t")
+        yield text.replace("\\n", "\n"), spoken
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case, numbers as words."""
+    return _WORD.findall(speakable(text, "en").lower().replace("\u2019", "'"))
+
+
+def readings(transcript: str) -> list[list[str]]:
+    """Return the ways to read a transcript: Whisper also writes times as 3.30, and "twenty-four seven" as 24-7."""
+    clock, separate = (
+        re.sub(rf"(?<=[0-9]){mark}(?=[0-9])", other, transcript) for mark, other in (("[.]", ":"), ("-", " "))
+    )
+    return [words(transcript), words(clock), words(separate)]
+
+
+def distance(expected: list[str], found: list[str]) -> int:
+    """Return how many words have to be replaced, left out or added."""
+    row = list(range(len(found) + 1))
+    for index, word in enumerate(expected, start=1):
+        above, row = row, [index]
+        for column, other in enumerate(found, start=1):
+            row.append(min(above[column - 1] + (word != other), above[column] + 1, row[-1] + 1))
+    return row[-1]
+
+
+def spoken_pieces(text: str) -> Iterator[str]:
+    """Yield what a voice is given for a text, piece by piece, as in a turn."""
+    cutter = PieceCutter()
+    for piece in [*cutter.feed(text), *cutter.flush()]:
+        if sentence := speakable(piece, "en"):
+            yield sentence
+
+
+def speech(text: str, synthesizer: Synthesizer) -> AudioClip:
+    """Return a text spoken by a voice, at 16 kHz."""
+    clips = [clip for sentence in spoken_pieces(text) for clip in synthesizer.synthesize(sentence)]
+    samples = np.concatenate([clip.samples for clip in clips])
+    return AudioClip(samples, clips[0].sample_rate).resampled(SAMPLE_RATE)
+
+
+def compare(text: str, spoken: str, synthesizer: Synthesizer, recognizer: SpeechToText) -> Comparison:
+    """Let a recognizer hear a text that a voice speaks; of several readings, the nearest counts."""
+    transcript = recognizer.transcribe(speech(text, synthesizer), threading.Event())
+    expected = words(spoken)
+    return Comparison(expected, min(readings(transcript), key=lambda found: distance(expected, found)))
+
+
+def share_misheard(comparisons: list[Comparison]) -> float:
+    """Return the share of words that the recognizer got wrong."""
+    return sum(each.errors for each in comparisons) / sum(len(each.expected) for each in comparisons)
+
+
+def measure(
+    voice: Annotated[str, typer.Option(help="A voice, as in `voxcli chat --voice`.")] = "pyttsx3",
+    words_per_minute: Annotated[int, typer.Option(help="The pace of the voice.")] = 180,
+    table: Annotated[Path, typer.Option(help="Lines of a text, a tab and what to say.")] = TABLE,
+    json: JsonFlag = None,
+) -> None:
+    """Print what was misheard, and the share of all words."""
+    recognizer = Whisper(prepare(cache_folder(), notice=note) / "whisper", threads=2)
+    with open_synthesizer(voice, words_per_minute=words_per_minute, timeout_seconds=SYNTHESIS_SECONDS) as synthesizer:
+        report(list(_compared(table, synthesizer, recognizer)), voice, json)
+
+
+def _compared(table: Path, synthesizer: Synthesizer, recognizer: SpeechToText) -> Iterator[Comparison]:
+    for text, spoken in texts(table):
+        result = compare(text, spoken, synthesizer, recognizer)
+        if result.errors:
+            print(f"{result.errors} of {len(result.expected)}: {' '.join(result.expected)}")
+            print(f"   written: {' '.join(result.transcript)}")
+        yield result
+
+
+def report(comparisons: list[Comparison], voice: str, path: Path | None) -> None:
+    """Print the share of misheard words; exit with 1 where it is above the bar."""
+    share = share_misheard(comparisons)
+    print(f"{len(comparisons)} texts, {sum(len(each.expected) for each in comparisons)} words: {share:.1%} misheard")
+    if path:
+        write_json(path, {"machine": machine(), "voice": voice, "texts": len(comparisons), "misheard": share})
+    if share > MOST_MISHEARD:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    command_line(measure)()
