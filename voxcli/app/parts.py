@@ -182,6 +182,8 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         context_tokens=settings.session.context_tokens,
         quantize=settings.quantize,
         acceleration=settings.voxtral.acceleration,
+        answer_model=settings.embedded.answer_model,
+        whisper=settings.embedded.whisper,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )
 
