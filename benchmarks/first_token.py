@@ -24,14 +24,14 @@ from voxcli.core.sentences import PieceCutter
 from voxcli.core.session import Session
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.answering import Answering, AnswerModel, open_answering
-from voxcli.engines.embedded.whisper import SHORT_SECONDS, Whisper, window_seconds
+from voxcli.engines.embedded.whisper import NARROW, SHORT_SECONDS, Whisper
 
 QUESTIONS = Path(__file__).resolve().parent.parent / "examples/questions"
 STAGES = ("mel", "encode", "language", "decode", "first token", "first sentence")
 SESSION = Session(instructions=DEFAULT_INSTRUCTIONS)
 SAMPLING = {"max_tokens": 64, "temperature": 0, "top_p": 1}
 
-Window = float | None  # seconds; None for what the engine takes
+WindowSeconds = float | None  # None for what the engine takes
 
 
 def first_token(
@@ -51,8 +51,8 @@ def first_token(
     answering = open_answering(AnswerModel(folder / "smollm2.gguf", is_shipped=True), SAMPLING, 8192)
     paths = sorted(path for path in clips.iterdir() if path.suffix in {".flac", ".wav"})
     short = [clip for clip in map(read_audio, paths) if clip.seconds <= SHORT_SECONDS]
-    windows: list[Window] = [None, *(window or [])]
-    times: dict[Window, list[list[float]]] = defaultdict(list)
+    windows: list[WindowSeconds] = [None, *(window or [])]
+    times: dict[WindowSeconds, list[list[float]]] = defaultdict(list)
     for _ in range(runs):
         for clip in short:
             for each in windows:
@@ -61,11 +61,11 @@ def first_token(
     publish([figure(each, times[each], times[None]) for each in windows], json)
 
 
-def stages(recognizer: Whisper, answering: Answering, clip: AudioClip, window: Window) -> list[float]:
+def stages(recognizer: Whisper, answering: Answering, clip: AudioClip, window: WindowSeconds) -> list[float]:
     """Return the seconds of each stage, in the order of STAGES."""
     answering.model.read_ahead(answering.prompts.history(SESSION))  # as after the turn before
     marks = [time.perf_counter()]
-    features = recognizer.features(clip, window or window_seconds(clip.seconds))
+    features = recognizer.features(clip, window or NARROW.seconds(clip.seconds))
     marks.append(time.perf_counter())
     encoded = recognizer.encode(features)
     marks.append(time.perf_counter())
@@ -84,7 +84,7 @@ def stages(recognizer: Whisper, answering: Answering, clip: AudioClip, window: W
     return [end - start for start, end in pairwise(marks)]
 
 
-def figure(window: Window, times: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Figure:
+def figure(window: WindowSeconds, times: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Figure:
     """Return the medians of the stages with one window, and the ratio of the whole to the engine's own window."""
     by_stage = {stage: 1000 * statistics.median(run[number] for run in times) for number, stage in enumerate(STAGES)}
     to_token = [1000 * sum(run[:-1]) for run in times]
