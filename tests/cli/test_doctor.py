@@ -12,6 +12,8 @@ from tests.support.machines import NO_MPS, gpu, mac, machine
 from voxcli.app import diagnostics, microphone
 from voxcli.app.verdict import COMMANDS, Check, Finding, Probe, examine, verdict
 from voxcli.cli import app
+from voxcli.engines.embedded.chosen import hub_model
+from voxcli.engines.embedded.recommended import PAIRS, recommended
 from voxcli.engines.voxtral.checkpoint.shapes import PUBLISHED
 from voxcli.engines.voxtral.device.demand import demand_of
 from voxcli.engines.voxtral.device.formats import Asked
@@ -57,7 +59,7 @@ def test_json_has_the_verdict_each_command_and_each_check(own_folders: Path, mon
     checks = {check["name"]: check for check in report["checks"]}
     assert list(checks) == [
         *("python", "settings", "engine", "language", "gpu", "torch", "checkpoint", "embedded"),
-        *("cache", "devices", "microphone", "echo", "end-of-turn", "voice", "data", "permissions"),
+        *("cache", "models", "devices", "microphone", "echo", "end-of-turn", "voice", "data", "permissions"),
     ]
     assert (checks["settings"]["state"], checks["settings"]["blocks"]) == ("fail", list(COMMANDS))
     assert "did you mean VOXCLI_REPLY__MAX_TOKENS?" in result.stdout
@@ -331,6 +333,27 @@ def test_embedded() -> None:
     assert diagnostics.embedded(None, ["xllamacpp"], "pip install it") == Finding(
         False, "not installed: xllamacpp", "pip install it"
     )
+
+
+def test_models() -> None:
+    pair = recommended(8_000_000_000, 8)
+    assert pair
+    assert "voxcli models pull whisper:small, then Qwen/Qwen3-4B" in diagnostics.models("base", "", pair).found
+    assert diagnostics.models("base", "", None).found == "Whisper base + SmolLM2-135M"
+    assert diagnostics.models("small", "my.gguf", pair).found == "Whisper small + my.gguf"
+
+
+@pytest.mark.parametrize(
+    ("free", "cores", "whisper"),
+    [(None, 64, None), (3_000_000_000, 64, None), (64_000_000_000, 2, None), (4_000_000_000, 4, "small")],
+)
+def test_a_pair_of_models_is_recommended_by_memory_and_cores(free: int | None, cores: int, whisper: str | None) -> None:
+    pair = recommended(free, cores)
+    assert (pair and pair.whisper) == whisper
+    largest = recommended(64_000_000_000, 64)
+    assert largest
+    assert largest.free_gb == max(each.free_gb for each in PAIRS)
+    assert all(hub_model(each.answer_model) and hub_model(f"whisper:{each.whisper}") for each in PAIRS)
 
 
 def test_server() -> None:

@@ -55,7 +55,8 @@ class FakeHub:
 
     def info(self) -> bytes:
         siblings = [{"rfilename": name, "size": len(data), **self.lfs(name)} for name, data in self.files.items()]
-        return json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode()
+        card = {"license": "apache-2.0"}
+        return json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings, "cardData": card}).encode()
 
     def tree(self) -> bytes:
         return json.dumps(
@@ -66,7 +67,7 @@ class FakeHub:
         ).encode()
 
     def is_large(self, name: str) -> bool:
-        return name.endswith(("safetensors", "tekken.json", "onnx"))
+        return name.endswith(("safetensors", "tekken.json", "onnx", "gguf", "model.bin"))
 
     def lfs(self, name: str) -> dict[str, object]:
         if not self.is_large(name):

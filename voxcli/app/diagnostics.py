@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from voxcli.app.verdict import Finding
 from voxcli.engines.voxtral.device.demand import Demand
@@ -22,6 +22,9 @@ VOXTRAL_PACKAGES = ("torch", "transformers", "mistral_common", "huggingface_hub"
 EMBEDDED_PACKAGES = ("faster_whisper", "xllamacpp")
 MODELS_SHOWN = 5  # most models of a server that are listed
 DATA_BYTES = 10_000_000  # space for about ten thousand turns
+
+if TYPE_CHECKING:
+    from voxcli.engines.embedded.recommended import Pair
 
 EngineName = Literal["voxtral", "embedded", "remote"]
 VOXTRAL_LANGUAGES = (
@@ -171,6 +174,21 @@ def embedded(folder: Path | None, missing: Sequence[str], install: str) -> Findi
     return Finding(True, f"weights in {folder}" if folder else "installed; its weights are prepared on first use")
 
 
+def models(whisper: str, answer_model: str, recommended: "Pair | None") -> Finding:
+    """Report the models of the embedded engine, and larger ones for this machine.
+
+    Args:
+        whisper: size or path in the settings.
+        answer_model: GGUF file in the settings; empty for the model that comes with the engine.
+        recommended: None if there is nothing better for this machine.
+    """
+    found = f"Whisper {whisper} + {answer_model or 'SmolLM2-135M'}"
+    if answer_model or recommended is None:
+        return Finding(True, found)
+    pulls = f"voxcli models pull whisper:{recommended.whisper}, then {recommended.answer_model}"
+    return Finding(True, f"{found}; this machine has room for {recommended.title} ({pulls})")
+
+
 def server(model: str, names: Sequence[str], wrong: str = "", way: str = "") -> Finding:
     """Check that a server that answered has the model and computes it correctly.
 
@@ -273,13 +291,16 @@ def end_of_turn(setting: str, *, here: bool, pull: str) -> Finding:
     return Finding(here, "smart-turn" if here else "the end-of-turn model is not here", pull)
 
 
-def language(engine: EngineName, model: str, system: str) -> Finding:
+def language(engine: EngineName, model: str, system: str, *, large: bool = False) -> Finding:
     """Report which languages the engine understands.
 
     Args:
+        large: the user has chosen an answering model for the embedded engine.
         model: its name; a server's model is known by it alone.
         system: the language of the system, such as "de"; empty if unknown.
     """
+    if engine == "embedded" and large:
+        return Finding(True, "those of the answering model, from 1 B parameters on")
     if engine == "embedded":
         mend = (
             "voxcli doctor --engine voxtral, for what Voxtral needs" if system not in ("", "en", "c", "posix") else ""

@@ -70,7 +70,8 @@ def _engine_probes(settings: "Settings", progress: Callable[[str], None]) -> Ite
     used = checks.engine_in_use(settings.engine, why_not, here)
 
     yield Probe("engine", lambda: checks.engine(settings.engine, used, why_not))
-    yield Probe("language", lambda: checks.language(used, settings.remote.model, _system_language()))
+    large = bool(settings.embedded.answer_model)
+    yield Probe("language", lambda: checks.language(used, settings.remote.model, _system_language(), large=large))
     if used == "remote":
         yield Probe("server", lambda: _server(settings))
     yield Probe("gpu", lambda: checks.gpu(hardware, present=gpu_present))
@@ -80,6 +81,8 @@ def _engine_probes(settings: "Settings", progress: Callable[[str], None]) -> Ite
         yield Probe("torch", lambda: checks.not_used(used, _installed("torch")))
         yield Probe("checkpoint", lambda: checks.not_used(used, f"{settings.model} is {'' if here else 'not '}here"))
     yield from _embedded_probes(COMMANDS if used == "embedded" else ())
+    if used == "embedded":
+        yield Probe("models", lambda: _models(settings))
 
 
 def _voxtral_probes(
@@ -195,6 +198,20 @@ def _embedded(prepared: Path | None, missing: list[str], *, needed: bool) -> Fin
     if needed and not missing:  # importing them takes most of a second
         libraries.check_libraries()
     return checks.embedded(prepared, missing, weights.INSTALL)
+
+
+def _models(settings: "Settings") -> Finding:
+    """Check the models that the settings choose for the embedded engine."""
+    from voxcli.engines.embedded import chosen
+    from voxcli.engines.embedded.gguf import check_answers, read_header
+    from voxcli.engines.embedded.recommended import recommended
+    from voxcli.engines.voxtral.device.ram import ram_free_bytes
+
+    chosen.whisper(settings.embedded.whisper)
+    if path := chosen.answer_model(settings.embedded.answer_model):
+        check_answers(path, read_header(path))
+    pair = recommended(ram_free_bytes(), os.cpu_count() or 1)
+    return checks.models(settings.embedded.whisper, settings.embedded.answer_model, pair)
 
 
 def _located(model: str) -> Path | None:

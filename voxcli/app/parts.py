@@ -215,6 +215,8 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         quantize=settings.quantize,
         acceleration=settings.voxtral.acceleration,
         language=settings.language,
+        answer_model=settings.embedded.answer_model,
+        whisper=settings.embedded.whisper,
         remote=RemoteOptions(**settings.remote.model_dump()),
     )
 

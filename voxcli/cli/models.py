@@ -48,20 +48,28 @@ def list_models(json_output: JsonFlag = False) -> None:
 def pull(
     model: Annotated[
         str,
-        typer.Argument(metavar="mini|small|ID", autocompletion=completion.models, help="Short name, or id on the hub."),
+        typer.Argument(
+            metavar="mini|small|ID|ID:FILE.gguf|whisper:SIZE",
+            autocompletion=completion.models,
+            help="Short name, or id on the hub; for the embedded engine a GGUF file or a size of Whisper.",
+        ),
     ],
 ) -> None:
-    """Fetch a model and print its folder. An interrupted download is continued."""
+    """Fetch a model and print where it is. An interrupted download is continued."""
     from voxcli.app.views import download_progress
     from voxcli.chat.speech import turn_model
     from voxcli.config import paths
-    from voxcli.engines.embedded import weights
+    from voxcli.engines.embedded import chosen, weights
     from voxcli.engines.voxtral.checkpoint import catalog
 
     if model == EMBEDDED:
         folder = weights.prepare(paths.cache_folder(), notice=note)
     elif model == turn_model.NAME:
         folder = turn_model.fetch(paths.cache_folder(), notice=note).parent
+    elif wanted := chosen.hub_model(model):
+        note(f"fetching {printable(model)}")
+        with download_progress() as show:
+            folder = chosen.pull(wanted, show, lambda line: note(printable(line)))
     elif here := catalog.locate(model):
         note(f"{model} is already here")
         folder = here

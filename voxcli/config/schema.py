@@ -61,6 +61,16 @@ Voices = Annotated[
         "a variable says fr=NAME,de=NAME"
     ),
 ]
+ModelFile = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4096),
+    Allowed("the path of a GGUF file, HUB-ID:FILE.gguf after `voxcli models pull`, or nothing"),
+]
+WhisperName = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096),
+    Allowed("a size such as base, small or large-v3, or the path of a faster-whisper folder"),
+]
 ServerUrl = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x20\x7f]*$", max_length=2048),
@@ -249,6 +259,16 @@ class VoxtralSettings(_Table):
     )
 
 
+class EmbeddedSettings(_Table):
+    """Models of the embedded engine, in place of those that come with it."""
+
+    answer_model: ModelFile = Field(
+        default="",
+        description="GGUF file of the chat model that answers; empty: SmolLM2-135M, which comes with the engine.",
+    )
+    whisper: WhisperName = Field(default="base", description="Whisper model that transcribes.")
+
+
 class RemoteSettings(_Table):
     """Server of the remote engine; its key is not a setting."""
 
@@ -312,6 +332,7 @@ class Settings(_Table):
     speech: SpeechSettings = SpeechSettings()
     live: LiveSettings = LiveSettings()
     voxtral: VoxtralSettings = VoxtralSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
     remote: RemoteSettings = RemoteSettings()
 
 

@@ -66,6 +66,8 @@ class EngineOptions:
     slots: int = 1  # replies that the voxtral engine generates at once; 0: as many as suit the device
     items: int = 0  # number of replies to come, if `slots` is not 1; 0: unknown
     language: str = "auto"  # code of the language of all clips, for the embedded engine; auto: detected in each
+    answer_model: str = ""  # GGUF file that answers in the embedded engine; empty for the one that comes with it
+    whisper: str = "base"  # size or folder of the embedded engine's Whisper
 
 
 def _ignore(_done: int, _total: int) -> None:
@@ -153,9 +155,12 @@ def named_engine(options: EngineOptions) -> tuple[str | None, str | None]:
         ModelError: there can be no such model.
     """
     if options.engine == "embedded":
-        from voxcli.engines.embedded.engine import EmbeddedEngine
+        from voxcli.engines.embedded import chosen
+        from voxcli.engines.embedded.engine import EmbeddedEngine, model_name
 
-        return EmbeddedEngine.name, EmbeddedEngine.model
+        return EmbeddedEngine.name, model_name(
+            chosen.whisper(options.whisper), chosen.answer_model(options.answer_model)
+        )
     if options.engine == "voxtral":
         return options.engine, str(catalog.resolve(options.model))
     return ("remote", options.remote.model or None) if options.engine == "remote" else (None, None)
@@ -225,10 +230,14 @@ def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, not
 
 
 def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, around: Surroundings, why: str) -> Engine:
-    from voxcli.engines.embedded.engine import EmbeddedEngine
+    from voxcli.engines.embedded import chosen
+    from voxcli.engines.embedded.engine import model_name
 
     reason = f" ({why})" if why else ""
-    notice(f"embedded engine{reason}: {EmbeddedEngine.model}, small models that know little")
+    whisper = chosen.whisper(options.whisper, around.hub)
+    answer_model = chosen.answer_model(options.answer_model, around.hub)
+    known = "" if answer_model else ", small models that know little"
+    notice(f"embedded engine{reason}: {model_name(whisper, answer_model)}{known}")
     sampling = GREEDY.but(options.temperature, options.top_p)
     return around.load_embedded(
         folder=around.prepare_weights(cache, notice=notice),
@@ -236,6 +245,10 @@ def _open_embedded(options: EngineOptions, cache: Path, notice: Notice, around: 
         max_reply_tokens=options.max_reply_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        language=options.language,
+        context_tokens=options.context_tokens,
+        whisper=whisper,
+        answer_model=answer_model,
     )
 
 

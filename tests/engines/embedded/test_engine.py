@@ -18,15 +18,14 @@ from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
     NO_WORDS,
-    SHOWN_BYTES,
     TRANSCRIPT_WORDS_FIRST,
     TRANSCRIPT_WORDS_LAST,
-    TURNS_SHOWN,
     EmbeddedEngine,
-    chat_beginning,
-    chat_prompt,
 )
+from voxcli.engines.embedded.languages import ENGLISH_ONLY
 from voxcli.engines.embedded.llama import LlamaCpp
+from voxcli.engines.embedded.prompts import SHOWN_BYTES, TURNS_SHOWN, Prompt, chat_prompt
+from voxcli.engines.embedded.whisper import Recognized
 from voxcli.engines.factory import EngineOptions, open_engine
 from voxcli.errors import ModelError
 
@@ -43,13 +42,14 @@ class FakeRecognizer:
 
     text: str
     interrupts: bool = False
+    language: str = "en"
     transcript: list[AudioClip] = field(default_factory=list)
 
-    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str:
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> Recognized:
         self.transcript.append(clip)
         if self.interrupts:
             interrupt.set()
-        return self.text
+        return Recognized(self.text, self.language)
 
 
 @dataclass
@@ -59,10 +59,12 @@ class FakeTextModel:
     prompts: list[str] = field(default_factory=list)
     read: list[str] = field(default_factory=list)
 
-    def read_ahead(self, beginning: str) -> None:
+    def read_ahead(self, beginning: Prompt) -> None:
+        assert isinstance(beginning, str)
         self.read.append(beginning)
 
-    def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]:
+    def answer(self, prompt: Prompt, interrupt: threading.Event) -> Generator[str, None, PassReport]:
+        assert isinstance(prompt, str)
         self.prompts.append(prompt)
         yield "Two "
         yield "words."
@@ -163,6 +165,29 @@ def test_a_transcript_without_a_letter_or_digit_has_no_words(transcript: str) ->
     assert (deltas, report.transcript, model.prompts) == ([NO_WORDS], transcript, [])
 
 
+@pytest.mark.parametrize("language", ["fr", "de", "es", "it", "cy"])
+def test_another_language_is_not_answered_but_told(language: str) -> None:
+    model = FakeTextModel()
+    engine = EmbeddedEngine(FakeRecognizer("Quelle heure est-il ?", language=language), model)
+    deltas, report = collect(engine, Session(), Utterance(CLIP))
+    assert deltas == [ENGLISH_ONLY[language if language in ENGLISH_ONLY else "en"]]
+    assert (report.transcript, model.prompts) == ("Quelle heure est-il ?", [])
+
+
+def test_a_large_model_answers_every_language_and_reads_earlier_transcripts() -> None:
+    model = FakeTextModel()
+    engine = EmbeddedEngine(FakeRecognizer("Quelle heure est-il ?", language="fr"), model, is_large=True)
+    session = Session(instructions="Be brief.")
+    deltas, _ = collect(engine, session, Utterance(CLIP))
+    assert deltas == ["Two ", "words."]
+    named = Session("a name", session.instructions, (Utterance(CLIP).answered("Two words."),))  # named since then
+    collect(engine, named, Utterance(CLIP))
+    assert model.prompts[1].count("user\nQuelle heure est-il ?<|im_end|>") == 2
+    assert "[User audio input" not in model.prompts[1]
+    collect(engine, Session(turns=(Turn("[User audio input - 5 samples, 0.00s]", "Yes."),)), Utterance(CLIP))
+    assert "[User audio input - 5 samples" in model.prompts[2]  # heard by another engine
+
+
 @pytest.mark.parametrize("transcript", ["7", "\u0645\u0631\u062d\u0628\u0627", "\u4f60\u597d", "a..."])
 def test_words_of_any_script_are_words(transcript: str) -> None:
     model = FakeTextModel()
@@ -226,7 +251,7 @@ def engine() -> Generator[Engine, None, None]:
 
 @pytest.fixture(scope="module")
 def llama(folder: Path) -> LlamaCpp:
-    return LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 200, "temperature": 0, "top_p": 1}, chat_beginning(""))
+    return LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 200, "temperature": 0, "top_p": 1})
 
 
 def prompt_tokens(llama: LlamaCpp, prompt: str) -> int:
@@ -341,7 +366,7 @@ def test_damaged_weights_are_told(folder: Path, tmp_path: Path, name: str) -> No
 
 
 def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
-    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 1}, chat_beginning(""))
+    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 1})
     engine, session = EmbeddedEngine(FakeRecognizer("What is it?"), llama), talk(2)
     engine.prefill_history(session)
     _, prefilled = collect(engine, session, Utterance(CLIP))
@@ -351,6 +376,8 @@ def test_a_session_that_was_read_ahead_is_not_read_again(folder: Path) -> None:
 
 
 def test_instructions_too_long_to_read_ahead_are_told_when_they_are_used(folder: Path) -> None:
-    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 8}, chat_beginning("word " * 6000))
+    llama = LlamaCpp(folder / "smollm2.gguf", {"max_tokens": 8})
+    engine, session = EmbeddedEngine(FakeRecognizer(""), llama), Session(instructions="word " * 6000)
+    engine.prefill_history(session)
     with pytest.raises(ModelError, match="refused the prompt"):
-        next(llama.answer(chat_prompt(Session(instructions="word " * 6000), "Hello."), threading.Event()))
+        next(engine.reply(session, Utterance(None, "Hello."), threading.Event()))

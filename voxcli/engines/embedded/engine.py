@@ -1,12 +1,13 @@
-"""The engine for machines without a GPU: Whisper base transcribes, SmolLM2-135M replies.
+"""The engine for machines without a GPU: Whisper transcribes, a small text model replies.
 
-It needs no torch, is ready in about a second and understands only English. Like the Voxtral engine, it shows the
-model placeholders of finished turns, never their transcripts.
+It needs no torch. With the models that come with it, Whisper base and SmolLM2-135M, it is ready in about a second and
+answers only English. Like the Voxtral engine, it shows SmolLM2 placeholders of finished turns, never their transcripts.
 """
 
 import os
 import threading
-from collections.abc import Generator, Iterable
+from collections import OrderedDict
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,136 +16,164 @@ from typing import Protocol
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn
 from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
-from voxcli.engines.embedded.llama import LlamaCpp
-from voxcli.engines.embedded.whisper import Whisper
+from voxcli.engines.embedded.answering import SHIPPED, AnswerModel, open_answering
+from voxcli.engines.embedded.languages import english_only
+from voxcli.engines.embedded.libraries import chosen_files
+from voxcli.engines.embedded.prompts import ChatModel, Prompts, SmolLM2Prompts
+from voxcli.engines.embedded.whisper import ENGLISH, Recognized, Whisper
 
-# More history makes a model of this size worse: of 32 questions in one conversation it answered 24
-# without history, 23 with the last two turns, 14 with all of them.
-TURNS_SHOWN = 2
-# Two examples keep a model of this size short and to the point: of 197 simple questions it answered 124 with
-# them and 116 without, in two thirds of the words. Other pairs gave 109 to 124, three or four did no better.
-EXAMPLES = (
-    ("user", "How many wheels does a car have?"),
-    ("assistant", "A car has four wheels."),
-    ("user", "What is the capital of Finland?"),
-    ("assistant", "The capital of Finland is Helsinki."),
-)
 # Words at the beginning and at the end of a long transcript that the model sees; the question is most likely there.
 # 600 words are about 800 tokens, a fifth of the context.
 TRANSCRIPT_WORDS_FIRST, TRANSCRIPT_WORDS_LAST = 150, 450
-SHOWN_BYTES = 2048  # most bytes, and so most tokens, of earlier turns in a prompt, which leave room for a question
+TRANSCRIPTS_KEPT = 1000
 NO_WORDS = "Sorry, I did not catch any words."
+WHISPER = "faster-whisper-base"  # the recognizer that comes with the engine
+
+
+_TurnKey = tuple[str | None, int, Turn | None, str]
 
 
 class Recognizer(Protocol):
     """Speech to text."""
 
-    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
-
-
-class ChatModel(Protocol):
-    """Text to text."""
-
-    def answer(self, prompt: str, interrupt: threading.Event) -> Generator[str, None, PassReport]: ...
-
-    def read_ahead(self, beginning: str) -> None: ...
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> Recognized: ...
 
 
 class EmbeddedEngine(Engine):
     """Implements `voxcli.core.turn.Engine` with a recognizer and a text model."""
 
     name = "embedded"
-    model = "faster-whisper-base + SmolLM2-135M-Instruct"
+    model = f"{WHISPER} + {SHIPPED}"
     # Several threads may request replies. Both libraries queue work, so one clip is transcribed while a reply to
     # another is generated. On two cores an item took 0.31 s alone, 0.24 s with two at once, 0.21 s with three
     # and no less with four (medians of 2 to 6 runs), with the same replies.
     replies_at_once = 3
 
-    def __init__(self, recognizer: Recognizer, text_model: ChatModel) -> None:
+    def __init__(
+        self, recognizer: Recognizer, text_model: ChatModel, prompts: Prompts | None = None, *, is_large: bool = False
+    ) -> None:
+        """Combine two models.
+
+        Args:
+            prompts: writes the text model's prompts; None for SmolLM2's.
+            is_large: the text model answers in any language, and is shown the transcripts of earlier turns.
+        """
         self._recognizer = recognizer
         self._text_model = text_model
+        self._prompts = prompts or SmolLM2Prompts()
+        self._is_large = is_large
+        self._transcripts: OrderedDict[_TurnKey, str] = OrderedDict()
 
     @classmethod
     def load(
-        cls, folder: Path, *, instructions: str, max_reply_tokens: int, temperature: float, top_p: float
+        cls,
+        folder: Path,
+        *,
+        instructions: str,
+        max_reply_tokens: int,
+        temperature: float,
+        top_p: float,
+        language: str = "auto",
+        context_tokens: int = 8192,
+        whisper: Path | None = None,
+        answer_model: Path | None = None,
     ) -> "EmbeddedEngine":
-        """Load both models at once from the folder that `weights.prepare` returned.
+        """Load both models at once.
 
         Args:
+            folder: what `weights.prepare` returned.
             instructions: prefilled for the next session; sessions with others work too.
+            language: code of the language of all clips, such as "fr"; "auto" to detect it in each.
+            context_tokens: longest prompt of an answering model that does not come with the engine.
+            whisper: folder of a faster-whisper model; None for the one in `folder`.
+            answer_model: GGUF file with a chat template; None for the one in `folder`.
 
         Raises:
-            ModelError: the extra is missing, or the weights can't be loaded.
+            ModelError: the extra is missing, or the weights can't be loaded or used.
         """
         # OpenMP reads this variable when a library loads it. By default, its threads wait busily for work and take
         # the cores from others: on two cores with a load of 7, the first token came after 2 to 18 s, with "passive"
         # after 0.4 to 0.8 s, and the models were loaded in 2.7 s instead of 4.5 s.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         sampling = {"max_tokens": max_reply_tokens, "temperature": temperature, "top_p": top_p}
+        chosen = AnswerModel(answer_model or folder / "smollm2.gguf", is_shipped=answer_model is None)
         pool = ThreadPoolExecutor(2)
         try:
-            recognizer = pool.submit(Whisper, folder / "whisper", os.cpu_count() or 1)
-            text_model = pool.submit(LlamaCpp, folder / "smollm2.gguf", sampling, chat_beginning(instructions))
-            return cls(recognizer.result(), text_model.result())
+            recognizer = pool.submit(Whisper, whisper or folder / "whisper", os.cpu_count() or 1, language)
+            opened = pool.submit(open_answering, chosen, sampling, context_tokens).result()
+            with chosen_files(is_chosen=whisper is not None):
+                engine = cls(recognizer.result(), opened.model, opened.prompts, is_large=opened.is_large)
         finally:
             pool.shutdown(wait=False)  # Waiting would delay Ctrl-C.
+        engine.model = model_name(whisper, answer_model)
+        engine.prefill_history(Session(instructions=instructions))
+        return engine
 
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str | Transcript, None, PassReport]:
         """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`."""
-        transcript = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
+        recognized = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
+        transcript = recognized.text if recognized else None
         if transcript:
+            self._keep_transcript(session, utterance, transcript)
             yield Transcript(transcript)
         words = _shortened(transcript) if transcript and has_words(transcript) else ""
         text = "\n".join(part for part in (words, utterance.prompt) if part)
+        report = PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
         if interrupt.is_set():
-            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
+            return report
         if not text:
             yield NO_WORDS
-            return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0, transcript=transcript)
-        shown = session.within(SHOWN_BYTES, _bytes)
-        report = yield from self._text_model.answer(chat_prompt(shown, text), interrupt)
-        return replace(report, transcript=transcript)
+            return report
+        if words and recognized and recognized.language != ENGLISH and not self._is_large:
+            yield english_only(recognized.language)
+            return report
+        answered = yield from self._text_model.answer(self._prompts.prompt(self._shown(session), text), interrupt)
+        return replace(answered, transcript=transcript)
 
     def prefill_history(self, session: Session) -> None:
         """Prefill the turns that the next prompt shows."""
-        self._text_model.read_ahead(history_prompt(session.within(SHOWN_BYTES, _bytes)))
+        self._text_model.read_ahead(self._prompts.history(self._shown(session)))
 
     def close(self) -> None:
         """Free both models."""
-        del self._recognizer, self._text_model
+        del self._recognizer, self._text_model, self._prompts
+
+    def _keep_transcript(self, session: Session, utterance: Utterance, transcript: str) -> None:
+        for key in _keys(session, len(session.turns), utterance.placeholder):
+            self._transcripts[key] = transcript
+        while len(self._transcripts) > TRANSCRIPTS_KEPT:
+            self._transcripts.popitem(last=False)
+
+    def _shown(self, session: Session) -> Session:
+        """Return the session as a large model sees it: with the transcripts of this engine for the placeholders."""
+        if not self._is_large:
+            return session
+        turns = (
+            replace(turn, user=self._transcript(session, number, turn) or turn.user)
+            for number, turn in enumerate(session.turns)
+        )
+        return replace(session, turns=tuple(turns))
+
+    def _transcript(self, session: Session, number: int, turn: Turn) -> str:
+        keys = _keys(session, number, turn.user)
+        return next((self._transcripts[key] for key in keys if key in self._transcripts), "")
 
 
-def chat_prompt(session: Session, text: str) -> str:
-    """Return a prompt in SmolLM2's chat layout (ChatML): instructions, earlier turns and the user's text."""
-    return f"{history_prompt(session)}{_written([('user', text)])}<|im_start|>assistant\n"
+def _keys(session: Session, number: int, placeholder: str) -> list[_TurnKey]:
+    """Return what tells a turn from others: its place, its predecessor or session, and its placeholder.
+
+    A chat may get its name after its first turn; the second key finds the transcript of that turn then.
+    """
+    if number:
+        return [(None, number, session.turns[number - 1], placeholder)]
+    return [(name, 0, None, placeholder) for name in dict.fromkeys((session.name, None))]
 
 
-def history_prompt(session: Session) -> str:
-    """Return the beginning of the next prompt of a session, before the user's text."""
-    messages = []
-    for turn in session.last(TURNS_SHOWN).turns:
-        messages += [("user", turn.user_text), ("assistant", turn.reply)]
-    return f"{chat_beginning(session.instructions)}{_written(messages)}"
-
-
-def chat_beginning(instructions: str) -> str:
-    """Return the beginning of every prompt with these instructions."""
-    return _written([("system", instructions), *EXAMPLES] if instructions else EXAMPLES)
-
-
-def _written(messages: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<|im_start|>{role}\n{_plain(text)}<|im_end|>\n" for role, text in messages)
-
-
-def _bytes(turn: Turn) -> int:
-    return len(f"{turn.user_text}{turn.reply}".encode())
-
-
-def _plain(text: str) -> str:
-    """Return text without control tokens: all of SmolLM2's begin with `<` and no space."""
-    return text.replace("<", "< ")
+def model_name(whisper: Path | None, answer_model: Path | None) -> str:
+    """Return the name of the two models that records have; None stands for the one that comes with the engine."""
+    return f"{whisper.name if whisper else WHISPER} + {answer_model.stem if answer_model else SHIPPED}"
 
 
 def has_words(transcript: str) -> bool:

@@ -1,5 +1,7 @@
 """Imports the libraries of the embedded engine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,3 +34,15 @@ def imported(name: str) -> Any:
 def damaged(path: Path, error: Exception) -> ModelError:
     """Return the error for weights that a library can't load."""
     return ModelError(f"can't load {path}: {error}", hint=f"delete {path.parent} and run again: it is made anew")
+
+
+@contextmanager
+def chosen_files(*, is_chosen: bool) -> Iterator[None]:
+    """Correct the hint of an error while files are loaded that a user has chosen: they are not made anew."""
+    try:
+        yield
+    except ModelError as error:
+        if not is_chosen:
+            raise
+        hint = "fetch or copy it again; if that does not help, the installed library does not know this model"
+        raise ModelError(error.message, hint=hint) from error

@@ -54,10 +54,10 @@ class _RemoteFile:
 
 
 def download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, int], None]) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
 
-    # 1. Check that the model is a Voxtral before gigabytes are downloaded.
-    info = HfApi(endpoint=hub.endpoint).model_info(repo_id, files_metadata=True, timeout=REQUEST_SECONDS)
+    # Check that the model is a Voxtral before gigabytes are downloaded.
+    info = repo_info(repo_id, hub)
     commit = str(info.sha)
     _check_names(repo_id, {sibling.rfilename for sibling in info.siblings or []})
     config = hf_hub_download(repo_id, "config.json", revision=commit, cache_dir=hub.folder(), endpoint=hub.endpoint)
@@ -65,14 +65,41 @@ def download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, 
     weights = (sibling for sibling in info.siblings or [] if kinds.WEIGHTS.fullmatch(sibling.rfilename))
     check(Path(config), sum(sibling.size or 0 for sibling in weights))
 
-    # 2. Check the free disk space.
-    needed = (sibling for sibling in info.siblings or [] if _is_needed(sibling.rfilename))
+    folder = download_files(repo_id, info, _is_needed, progress, hub)
+    if missing_files(folder):
+        raise not_whole(folder)
+    return folder
+
+
+def repo_info(repo_id: str, hub: Hub) -> Any:
+    """Return what the hub says of a model: its commit, its card, and its files with sizes and checksums."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.endpoint).model_info(repo_id, files_metadata=True, timeout=REQUEST_SECONDS)
+
+
+def download_files(repo_id: str, info: Any, is_needed: Callable[[str], bool], progress: Progress, hub: Hub) -> Path:
+    """Download files of a model whose names are needed; return the folder that holds them by name.
+
+    A download that was interrupted resumes where it stopped. Large files are compared with the hub's checksums.
+
+    Args:
+        info: what `repo_info` returned.
+
+    Raises:
+        ModelError: no room on the disk, a wrong checksum, or another process downloads the same model.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = str(info.sha)
+    # 1. Check the free disk space.
+    needed = (sibling for sibling in info.siblings or [] if is_needed(sibling.rfilename))
     files = [_remote_file(sibling, hub.repo(repo_id), commit) for sibling in needed]
     done, total = sum(file.bytes_here() for file in files), sum(file.bytes for file in files)
     _check_room(repo_id, total - done, hub)
     progress(done, total)
 
-    # 3. Download large files one after the other, each from where it stopped.
+    # 2. Download large files one after the other, each from where it stopped.
     def count(more: int) -> None:
         nonlocal done
         done += more
@@ -83,11 +110,9 @@ def download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, 
             if file.sha256 and not file.is_here():
                 _fetch_large(file, repo_id, commit, count, hub)
 
-    # 4. The hub's own function downloads the small files, links all files by name and records the revision of `main`.
+    # 3. The hub's own function downloads the small files, links all files by name and records the revision of `main`.
     names = [file.name for file in files]
     folder = Path(snapshot_download(repo_id, allow_patterns=names, cache_dir=hub.folder(), endpoint=hub.endpoint))
-    if missing_files(folder):
-        raise not_whole(folder)
     progress(total, total)
     return folder
 
