@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices
+from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def _run(
     from voxcli.chat.response import Responder
     from voxcli.chat.views import open_live_view
     from voxcli.chat.views.terminal import TerminalView
-    from voxcli.core.turn import SpeechOutput
 
     redirect_library_messages()  # it replaces sys.stderr, where the view writes
     inbox: SimpleQueue[Inbound] = SimpleQueue()
@@ -110,7 +109,7 @@ def _run(
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
         engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
     _warm_up(engine, synthesizer, memory.session, view)
-    speech = SpeechOutput(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
+    speech = speech_output(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
     responder = Responder(engine, speech, inbox.put, listener)
     turns = ConversationOptions(
         settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns, asleep=sleep is not None

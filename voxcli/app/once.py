@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_reply_voices
+from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, AudioInputError, SpeechError, VoxError
 from voxcli.printable import printable
 
@@ -166,10 +166,8 @@ def _open_speech(settings: "Settings", options: OnceOptions, stack: ExitStack, n
         speaker = stack.enter_context(WavSpeaker(options.save_reply, then=failsafe))
     if speaker is None:
         return None
-    from voxcli.core.turn import SpeechOutput
-
     try:
-        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice)), speaker)
+        return speech_output(stack.enter_context(open_reply_voices(settings, notice)), speaker)
     except SpeechError as error:
         if options.needs_speech:
             raise

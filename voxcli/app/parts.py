@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
     from voxcli.core.store import Store
-    from voxcli.core.turn import Engine, Synthesizer
+    from voxcli.core.turn import Engine, Speaker, SpeechOutput, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
 
 log = logging.getLogger(__name__)
@@ -146,6 +146,16 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextMa
     choice = VoiceChoice(settings.voice, settings.voices, list_voices)
     default = open_one(settings.voice)
     return MultilingualSynthesizer(default, settings.voice, follower, choice, open_one, notice)
+
+
+def speech_output(synthesizer: "Synthesizer", speaker: "Speaker") -> "SpeechOutput":
+    """Return a voice with its speaker; voices of several languages also tell the language of each piece."""
+    from voxcli.core.turn import SpeechOutput
+    from voxcli.tts.multilingual import MultilingualSynthesizer
+
+    if isinstance(synthesizer, MultilingualSynthesizer):
+        return SpeechOutput(synthesizer, speaker, synthesizer.language_of)
+    return SpeechOutput(synthesizer, speaker)
 
 
 def open_engine(

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
-from voxcli.app.parts import open_engine, open_memory, open_reply_voices
+from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
@@ -118,7 +118,6 @@ class TypedCommands:
         }
 
     def _voice(self, name: str) -> str:
-        from voxcli.core.turn import SpeechOutput
         from voxcli.tts.voices import list_voices
 
         if not name:
@@ -131,7 +130,7 @@ class TypedCommands:
             synthesizer = opened.enter_context(open_reply_voices(settings, self._notice))
             synthesizer.wait_until_ready()
             self._stack.enter_context(opened.pop_all())
-        self._responder.speech = SpeechOutput(synthesizer, speech.speaker)
+        self._responder.speech = speech_output(synthesizer, speech.speaker)
         return f"voice {name}"
 
     def _instructions(self, text: str) -> str:
@@ -175,12 +174,11 @@ def _open_speech(
     if not options.speak:
         return None
     from voxcli.chat.devices.speaker import open_speaker
-    from voxcli.core.turn import SpeechOutput
 
     wanted = settings.live.output_device or None
     try:
         speaker: Speaker = stack.enter_context(open_speaker(wanted))
-        return SpeechOutput(stack.enter_context(open_reply_voices(settings, notice_later)), speaker)
+        return speech_output(stack.enter_context(open_reply_voices(settings, notice_later)), speaker)
     except (AudioDeviceError, SpeechError) as error:
         if wanted and isinstance(error, AudioDeviceError):
             raise

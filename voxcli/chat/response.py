@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
@@ -254,7 +254,7 @@ class Responder(threading.Thread):
         if self.speech is None:
             return None
         gate = Gate(self.speech.speaker, response, self._begin_reply, self._post)
-        return SpeechOutput(self.speech.synthesizer, gate)
+        return replace(self.speech, speaker=gate)
 
 
 def unanswered(utterance: Utterance) -> TurnEnded:

@@ -23,6 +23,7 @@ class SpokenPiece:
     text: str
     start: float
     end: float  # infinite until it is known
+    language: str | None = None  # None: not known
 
     def is_over(self, position: float) -> bool:
         """Return whether all of the piece was played once the speaker has reached `position`."""
@@ -36,7 +37,7 @@ class SpokenPiece:
             return ""
         share = (position - self.start) / (self.end - self.start)
         ends = [word.end() for word in _WORD.finditer(self.text)]
-        over = bisect_right(ends, share, key=lambda end: spoken_share(self.text, end))
+        over = bisect_right(ends, share, key=lambda end: spoken_share(self.text, end, self.language))
         return self.text[: ends[over - 1]] if over else ""
 
 
@@ -57,10 +58,10 @@ class SpokenText:
         """The position at which the last piece ends; None if there is no piece."""
         return self._pieces[-1].end if self._pieces else None
 
-    def begin(self, piece: str, position: float) -> float:
+    def begin(self, piece: str, position: float, language: str | None = None) -> float:
         """Add a piece of unknown length after the last one, or at `position` if it is the first; return its start."""
         start = self._pieces[-1].end if self._pieces else position
-        self._pieces.append(SpokenPiece(piece, start, math.inf))
+        self._pieces.append(SpokenPiece(piece, start, math.inf, language))
         return start
 
     def finish(self, end: float) -> None:

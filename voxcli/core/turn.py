@@ -160,6 +160,7 @@ class SpeechOutput:
 
     synthesizer: Synthesizer
     speaker: Speaker
+    language_of: Callable[[str], str | None] = lambda _piece: None  # code of a piece's language; None: not known
 
 
 @dataclass(frozen=True)
@@ -249,14 +250,8 @@ def run_turn(
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
     report, timings = generation.report, stopwatch.timings()
-    log.info(
-        "turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens%s",
-        timings.total_seconds,
-        report.prompt_tokens,
-        report.cached_tokens,
-        report.reply_tokens,
-        ", interrupted" if interrupted else "",
-    )
+    counts = report.prompt_tokens, report.cached_tokens, report.reply_tokens
+    log.info("turn over after %.3f s: prompt, cached and reply tokens: %d, %d, %d", timings.total_seconds, *counts)
     yield TurnEnded(turn, report, timings)
 
 
@@ -385,8 +380,9 @@ class _Speaking(threading.Thread):
                 yield piece
 
     def _speak(self, piece: str) -> None:
-        end = self._spoken.begin(piece, self._output.speaker.position)
-        sentence = speakable(piece)
+        language = self._output.language_of(piece)
+        end = self._spoken.begin(piece, self._output.speaker.position, language)
+        sentence = speakable(piece, language)
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
             if self._interrupt.is_set():
                 return

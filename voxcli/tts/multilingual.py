@@ -131,6 +131,10 @@ class MultilingualSynthesizer:
         self._default.wait_until_ready()
         self._preparing.join()
 
+    def language_of(self, piece: str) -> str:
+        """Return the code of the language of a piece of a reply, which comes next."""
+        return self._follower.language_of(piece)
+
     def synthesize(self, sentence: str) -> Iterator[AudioClip]:
         """Yield the clips of a sentence in a voice of its language; raises SpeechError if the default voice fails."""
         if not sentence.strip():
