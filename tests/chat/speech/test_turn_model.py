@@ -17,7 +17,7 @@ FILE = HubFile("owner/turns", COMMIT, "turns.onnx", len(CONTENT), hashlib.sha256
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub() -> FakeHub:
     return FakeHub({FILE.name: CONTENT})
 
 
