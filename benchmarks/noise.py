@@ -4,7 +4,7 @@ Recordings of speech follow one another in noise. Silero and the endpointer find
 as WebRTC's audio processing changes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,11 +23,11 @@ from voxcli.chat.speech.echo import EchoCanceller, Timeline
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.errors import ConfigError
 
-PROCESSING: dict[str, dict[str, bool]] = {
-    "neither": {},
-    "noise suppression": {"noise_suppression": True},
-    "gain control": {"gain_control": True},
-    "both": {"noise_suppression": True, "gain_control": True},
+PROCESSING = {  # whether noise is suppressed, and whether the level is adjusted
+    "neither": (False, False),
+    "noise suppression": (True, False),
+    "gain control": (False, True),
+    "both": (True, True),
 }
 LEVELS_DBFS = (-26.0, -46.0)  # of speech: close to the microphone, and across the room
 RATIOS_DB = (10.0, 0.0)  # of speech to noise
@@ -52,12 +52,12 @@ class Endpoints:
     late_seconds: float  # median time from the last voiced sample of a recording to the end of its last utterance
 
 
-def endpoints(scene: Scene, process: Callable[[Samples], Samples]) -> Endpoints:
-    """Find the utterances of a scene, and compare them with where its recordings are."""
-    found = _utterances(process(scene.samples))
-    inside = [[each for each in found if each[0] <= stop and each[1] >= start] for start, stop in scene.spans]
+def endpoints(spans: Sequence[tuple[int, int]], samples: Samples) -> Endpoints:
+    """Find the utterances in the sound of a scene, and compare them with where its recordings are."""
+    found = _utterances(samples)
+    inside = [[each for each in found if each[0] <= stop and each[1] >= start] for start, stop in spans]
     false_starts = len([each for each in found if not any(each in some for some in inside)])
-    late = [(some[-1][1] - stop) / SAMPLE_RATE for some, (_, stop) in zip(inside, scene.spans, strict=True) if some]
+    late = [(some[-1][1] - stop) / SAMPLE_RATE for some, (_, stop) in zip(inside, spans, strict=True) if some]
     return Endpoints(sum(not some for some in inside), false_starts, median(late))
 
 
@@ -95,12 +95,14 @@ def noises(clips: Sequence[Samples], count: int) -> dict[str, Samples]:
     spectrum = np.fft.rfft(rng.standard_normal(count))
     fan = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1), count)  # pink
     row = np.concatenate(clips)
-    babble = sum(np.resize(np.roll(row, rng.integers(len(row))), count) for _ in range(TALKERS))
+    babble = np.sum([np.resize(np.roll(row, int(rng.integers(len(row)))), count) for _ in range(TALKERS)], axis=0)
     return {name: sound / np.sqrt(np.mean(np.square(sound))) for name, sound in (("fan", fan), ("babble", babble))}
 
 
-def _processed(settings: dict[str, bool], samples: Samples) -> Samples:
-    return EchoCanceller(Timeline(8), **settings).clean(samples) if settings else samples
+def _processed(samples: Samples, noise_suppression: bool, gain_control: bool) -> Samples:
+    if not (noise_suppression or gain_control):
+        return samples
+    return EchoCanceller(Timeline(8), noise_suppression=noise_suppression, gain_control=gain_control).clean(samples)
 
 
 def noise(
@@ -126,7 +128,7 @@ def noise(
 def _figures(what: str, scene: Scene) -> list[Figure]:
     figures = []
     for name, settings in PROCESSING.items():
-        found = endpoints(scene, lambda samples, settings=settings: _processed(settings, samples))  # type: ignore[misc]
+        found = endpoints(scene.spans, _processed(scene.samples, *settings))
         measured = (
             f"{found.missed} of {len(scene.spans)} missed, {found.false_starts} false starts, "
             f"end {found.late_seconds:.2f} s after speech"

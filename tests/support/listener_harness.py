@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -211,8 +212,11 @@ class ListenerHarness:
         return [event.clip for event in self.events if isinstance(event, SpeechEnded)]
 
 
+H = TypeVar("H", bound=ListenerHarness)
+
+
 @contextmanager
-def running(harness: ListenerHarness) -> Iterator[ListenerHarness]:
+def running(harness: H) -> Iterator[H]:
     harness.listener.start()
     try:
         yield harness
