@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from voxcli.audio.clip import Samples
 
-# A frame's probability also depends on the frames before it, so the detector processes this many of them, 0.5 s, before
-# the first loud one.
-KEPT_FRAMES = 16
+# A frame's probability also depends on the frames before it, so the detector processes this many of them, 0.25 s,
+# before the first loud one.
+KEPT_FRAMES = 8
 
 
 class LevelGate:
