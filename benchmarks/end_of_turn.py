@@ -93,7 +93,7 @@ def _silence_ms(name: str) -> int | None:
 
 
 def _load_model() -> detection.Probability:
-    path = turn_detector.find_model(MODEL, cache_folder())
+    path = turn_detector.find_model("smart-turn", cache_folder())
     if path is None:
         raise ModelError("the end-of-turn model is not here", hint=turn_model.PULL)
     return turn_detector.TurnDetector(path).probability

@@ -24,7 +24,8 @@ QUESTION = Path(__file__).parent.parent.parent / "examples/questions/capital-of-
 
 
 def tone(seconds: float) -> Samples:
-    return (0.3 * np.sin(np.arange(round(seconds * SAMPLE_RATE)) * 0.2)).astype(np.float32)
+    samples: Samples = (0.3 * np.sin(np.arange(round(seconds * SAMPLE_RATE)) * 0.2)).astype(np.float32)
+    return samples
 
 
 def silence(seconds: float) -> Samples:
