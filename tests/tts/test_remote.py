@@ -202,10 +202,11 @@ def test_a_server_that_falls_silent_is_given_up(server: OpenAIServer, begins: bo
         exchange.wait_until_left()
         server.left.set()
 
-    error = failure(server, answer, timeout_seconds=0.3)
-    assert "sent no speech for 0.3 s" in error.message
+    error = failure(server, answer, timeout_seconds=1)
+    assert "sent no speech for 1 s" in error.message
     assert "speech.timeout_seconds" in error.hint
-    assert server.left.wait(WAIT_SECONDS), "the request was stopped"
+    # On a busy machine the time may be up before the request has arrived.
+    assert server.left.wait(WAIT_SECONDS) or not server.speeches, "the request was stopped"
 
 
 def test_a_sentence_is_asked_for_twice_where_that_may_help(server: OpenAIServer) -> None:

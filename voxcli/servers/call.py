@@ -95,6 +95,8 @@ class Call(Generic[Item]):
                 with closing(self._work(client)) as items:  # type: ignore[type-var]  # a generator
                     for item in items:
                         self._put(item)
+                        if self._left.is_set():  # A shut socket still gives what has arrived.
+                            break
         except FOREIGN as error:
             self._put(call_error(error, self._server, self._path))
         except BaseException as error:  # noqa: BLE001 - raised again by next(), on the caller's thread
