@@ -113,7 +113,8 @@ def test_endpointing_has_the_same_defaults() -> None:
     ours, theirs = LiveSettings().model_dump(), asdict(EndpointingSettings())
     assert (ours.pop("min_silence_ms"), theirs.pop("min_silence_ms")) == ("auto", TurnSilence().ms)
     shared = ours.keys() & theirs.keys()
-    assert theirs.keys() - shared == {"reopen_ms", "by_voice"}  # not for users; what push-to-talk makes of it
+    # Not for users, and what push-to-talk makes of it.
+    assert theirs.keys() - shared == {"reopen_ms", "by_voice", "complete_silence_ms"}
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
@@ -203,7 +204,7 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("language", '"english"', "auto, or the two letters of a language"),
         ("language", '"xx"', "auto, or the two letters of a language"),
         ("voices", '{english = "pyttsx3"}', "voices by the two letters of their languages"),
-        ("voices", '{fr = "espeak"}', "voices by the two letters of their languages"),
+        ("voices", '{french = "pyttsx3"}', "voices by the two letters of their languages"),
         ("voices", '"fr=pyttsx3"', "voices by the two letters of their languages"),
         ("voices", "3", "voices by the two letters of their languages"),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.core.turn import Synthesizer
-from voxcli.tts.language import LanguageFollower
-from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice
+from voxcli.tts.languages.detection import LanguageFollower
+from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice
 from voxcli.tts.piper import PiperSynthesizer
 from voxcli.tts.system import Pyttsx3Synthesizer
 from voxcli.tts.voices import open_synthesizer

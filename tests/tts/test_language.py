@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.sentences import NAMES, SENTENCES
 from voxcli.errors import SpeechError
-from voxcli.tts.language import LanguageDetector, LanguageFollower, is_installed, primary, script_of
+from voxcli.tts.languages.detection import LanguageDetector, LanguageFollower, is_installed, primary, script_of
 
 needs_detector = pytest.mark.skipif(not is_installed(), reason="the extra languages is not installed")
 

@@ -12,8 +12,8 @@ from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.turn import SpeechOutput, Synthesizer, Utterance, run_turn
 from voxcli.errors import ConfigError, SpeechError
-from voxcli.tts.language import LanguageFollower, is_installed
-from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice, spoken_by
+from voxcli.tts.languages.detection import LanguageFollower, is_installed
+from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice, spoken_by
 from voxcli.tts.system import Pyttsx3Synthesizer
 from voxcli.tts.voice import Voice
 

@@ -129,8 +129,8 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextMa
         notice: told, on any thread, of each language that the default voice has to speak, and what to know about the
             server of a voice.
     """
-    from voxcli.tts import language
-    from voxcli.tts.multilingual import MultilingualSynthesizer, VoiceChoice
+    from voxcli.tts.languages import detection as language
+    from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice
     from voxcli.tts.voices import list_voices, open_synthesizer
 
     open_one = partial(
@@ -151,7 +151,7 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextMa
 def speech_output(synthesizer: "Synthesizer", speaker: "Speaker") -> "SpeechOutput":
     """Return a voice with its speaker; voices of several languages also tell the language of each piece."""
     from voxcli.core.turn import SpeechOutput
-    from voxcli.tts.multilingual import MultilingualSynthesizer
+    from voxcli.tts.languages.multilingual import MultilingualSynthesizer
 
     if isinstance(synthesizer, MultilingualSynthesizer):
         return SpeechOutput(synthesizer, speaker, synthesizer.language_of)

@@ -246,7 +246,7 @@ class EchoCanceller:
         return _bounded(np.convolve(samples, self._response, "valid").astype(np.float32))
 
 
-def _process(module: "AudioProcessingModule", samples: Samples, played: NDArray[np.int16] | None = None) -> Samples:
+def _process(module: "AudioProcessingModule", samples: Samples, played: Samples | None = None) -> Samples:
     """Return what a module makes of the microphone's samples and of the playback, frame by frame.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Self
 from voxcli.audio.clip import AudioClip
 from voxcli.core.turn import Synthesizer
 from voxcli.errors import ConfigError, SpeechError, VoxError
-from voxcli.tts.language import ENGLISH, LanguageFollower, primary
+from voxcli.tts.languages.detection import ENGLISH, LanguageFollower, primary
 from voxcli.tts.voice import Voice, choose
 
 log = logging.getLogger(__name__)
