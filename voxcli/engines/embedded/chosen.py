@@ -11,7 +11,7 @@ from pathlib import Path
 
 from voxcli.engines.embedded.gguf import CHOOSE, PART, check_answers, read_header, split_error
 from voxcli.engines.voxtral.checkpoint.catalog import HUB_ID
-from voxcli.engines.voxtral.checkpoint.download import Progress, download_files, repo_info
+from voxcli.engines.voxtral.checkpoint.download import Progress, download_files, repo_info, without_progress_bars
 from voxcli.engines.voxtral.checkpoint.hub_cache import Hub, snapshot
 from voxcli.engines.voxtral.checkpoint.hub_errors import translated
 from voxcli.engines.voxtral.quiet import quiet
@@ -106,10 +106,9 @@ def pull(model: HubModel, progress: Progress, notice: Callable[[str], None], hub
     if model.file and PART.search(model.file):
         raise split_error(model.name)
     try:
-        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        without_progress_bars()
     except ImportError as error:
         raise missing_extra(ModelError, "Fetching models", "embedded") from error
-    disable_progress_bars()
     try:
         place = _download(model, progress, notice, hub or Hub())
     except ModelError as error:  # the hint to fetch again has to name the file too

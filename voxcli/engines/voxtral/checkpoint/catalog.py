@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxcli.engines.voxtral.checkpoint import kinds
-from voxcli.engines.voxtral.checkpoint.download import Progress, download
+from voxcli.engines.voxtral.checkpoint.download import Progress, download, without_progress_bars
 from voxcli.engines.voxtral.checkpoint.hub_cache import Hub, missing_files, model_type, not_whole, snapshot
 from voxcli.engines.voxtral.checkpoint.hub_errors import translated
 from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
@@ -121,10 +121,9 @@ def fetch(
         return here
     wanted = str(resolve(model))
     try:
-        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        without_progress_bars()
     except ImportError as error:
         raise missing_extra(ModelError, "Fetching models", "voxtral") from error
-    disable_progress_bars()
     with quiet(), translated(wanted, [checkpoint.repo_id for checkpoint in KNOWN.values()]):
         return download(wanted, progress, hub, check)
 

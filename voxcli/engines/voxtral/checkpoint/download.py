@@ -53,6 +53,13 @@ class _RemoteFile:
         return fetched if fetched <= self.bytes else 0  # a longer file is damaged
 
 
+def without_progress_bars() -> None:
+    """Turn off the bars that the hub's library draws. Raises ImportError: it is not installed."""
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()
+
+
 def download(repo_id: str, progress: Progress, hub: Hub, check: Callable[[Path, int], None]) -> Path:
     from huggingface_hub import hf_hub_download
 

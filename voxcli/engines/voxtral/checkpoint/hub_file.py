@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from voxcli.engines.voxtral.checkpoint.download import without_progress_bars
 from voxcli.engines.voxtral.checkpoint.hub_errors import translated
 from voxcli.engines.voxtral.quiet import quiet
 
@@ -33,9 +34,8 @@ def download_file(file: HubFile, folder: Path, name: str, endpoint: str | None =
         ModelError: the hub refuses the file or is out of reach.
     """
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    disable_progress_bars()
+    without_progress_bars()
     with quiet(), translated(name, []):
         # Asked first, because the download would try for half a minute to reach a hub that is out of reach.
         HfApi(endpoint=endpoint).model_info(file.repo_id, revision=file.revision, timeout=REQUEST_SECONDS)
