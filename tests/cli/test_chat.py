@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.wake_word import voices
 from tests.support.virtual_audio import RATE, Recording, SoundCard, missing_program, sound_card
 from tests.support.virtual_microphone import plug_in, say
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples, read_audio
@@ -323,11 +324,7 @@ def test_it_sleeps_until_its_wake_word_and_obeys_other_programs(
     card: SoundCard, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     control = tmp_path / "control"
-    asked = tmp_path / "asked.wav"
-    subprocess.run(
-        ["espeak-ng", "-v", "en-us+f3", "-s", "160", "-w", asked, "Hey Jarvis, what is the capital of France?"],
-        check=True,
-    )
+    asked = voices()["piper joe"]("Hey Jarvis, what is the capital of France?")
 
     def obey(command: str) -> str:
         line = [sys.executable, "-m", "voxcli", "control", "--path", str(control), command]
@@ -338,7 +335,7 @@ def test_it_sleeps_until_its_wake_word_and_obeys_other_programs(
         say(card, question("color-of-a-lemon"))
         assert obey("status") == "asleep\n"
         assert talk.events("speech_started") == []
-        say(card, read_audio(asked))
+        say(card, asked)
         taken = talk.wait_for("turn_ended")
         assert {"what", "capital"} <= set(words(taken["transcript"]))
         assert len(talk.events("turn_ended")) == 1
