@@ -106,12 +106,9 @@ def pull(model: HubModel, progress: Progress, notice: Callable[[str], None], hub
     if model.file and PART.search(model.file):
         raise split_error(model.name)
     try:
-        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        place = _download(model, progress, notice, hub or Hub())
     except ImportError as error:
         raise missing_extra(ModelError, "Fetching models", "embedded") from error
-    disable_progress_bars()
-    try:
-        place = _download(model, progress, notice, hub or Hub())
     except ModelError as error:  # the hint to fetch again has to name the file too
         hint = error.hint.replace(f"pull {model.repo_id}", f"pull {model.name}")
         raise ModelError(error.message, hint=hint) from error
