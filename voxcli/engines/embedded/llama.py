@@ -4,11 +4,12 @@ import json
 import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from voxcli.core.turn import PassReport
 from voxcli.engines.embedded.libraries import damaged, imported
@@ -106,13 +107,17 @@ class LlamaCpp:
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask the server through its loopback port: the library has no function for this."""
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        request = Request(self._server.listening_address + path, json.dumps(body).encode(), headers)  # noqa: S310
+        address = self._server.listening_address.removeprefix("http://")
         try:
-            with build_opener(ProxyHandler({})).open(request, timeout=REQUEST_SECONDS) as response:
+            with closing(HTTPConnection(address, timeout=REQUEST_SECONDS)) as connection:
+                connection.request("POST", path, json.dumps(body), headers)
+                response = connection.getresponse()
                 found: dict[str, Any] = json.load(response)
-                return found
-        except (URLError, OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise _refused(first_line(error)) from error
+        if response.status != HTTPStatus.OK:
+            raise _refused(first_line(found.get("error", {}).get("message", "")))
+        return found
 
     def _stream(self, prompt: Prompt, interrupt: threading.Event) -> Iterator[dict[str, Any]]:
         """Turn the server's callbacks into an iterator. Closing it, or an interrupt, stops the server too."""
