@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,10 @@ def retract(harness: Harness, questions: Sequence[Question]) -> list[Figure]:
     parts = [kept_parts(kept, exchange) for exchange in exchanges]
     whole = [bool(each) and all(each) for each in parts]
     words = f"{sum(single)} of {len(single)} one turn, {sum(whole)} whole; {sum(map(bool, retracted))} taken back"
-    values = {"one_turn": single, "whole": whole, "retracted": retracted, "pause_ms": pauses, "stopped": stopped}
+    values: dict[str, Any] = {"one_turn": single, "whole": whole, "retracted": retracted, "pause_ms": pauses}
+    values["stopped"] = stopped
+    values["missing_parts"] = [[at for at, found in enumerate(each) if not found] for each in parts]
+    values["overruns"] = sum(ended["overruns"] for ended in chat.events("session_ended"))
     low, high = PAUSE_MS
     return [
         Figure(f"pauses of {low} to {high} ms in an utterance", words, "all one turn and whole", all(whole), values),

@@ -331,7 +331,7 @@ class Script(threading.Thread):
 
     def wait_until_speaking(self) -> None:
         clips = self.speaker.clips
-        self.live.until(lambda: self.live.journal.events and self.live.journal.states()[-1] == "speaking")
+        self.live.until(lambda: self.live.journal.states()[-1:] == ["speaking"])
         assert self.speaker.clips >= clips
 
 

@@ -100,8 +100,8 @@ def _run(
     memory = open_memory(options.session, settings, stack, lambda text: view.show(Notice(text)))
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
-    silence = _turn_silence(settings, devices.microphone.device.name, stack, kept=memory.is_kept)
-    listener, echo = _open_listener(settings, devices, view, inbox, silence, sleep)
+    open_silence = partial(_turn_silence, settings, devices.microphone.device.name, stack, kept=memory.is_kept)
+    listener, echo = _open_listener(settings, devices, view, inbox, open_silence, sleep)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_reply_voices(settings, lambda text: inbox.put(Notice(text))))
     ready = threading.Event()
@@ -177,15 +177,22 @@ def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Sess
     warm_up(engine, session, synthesizer)
 
 
-def _turn_silence(settings: "Settings", microphone: str, stack: ExitStack, *, kept: bool) -> "TurnSilence":
-    """Return the silence that ends a turn; what it learns is stored when the stack closes, if it is to be `kept`."""
+def _turn_silence(
+    settings: "Settings", microphone: str, stack: ExitStack, *, kept: bool, can_retract: bool
+) -> "TurnSilence":
+    """Return the silence that ends a turn.
+
+    Args:
+        kept: whether what it learns is stored when the stack closes.
+        can_retract: whether a turn that ends too early can be taken back.
+    """
     from voxcli.chat.speech.learned_pauses import load_silence, save_silence
-    from voxcli.chat.speech.silence import TurnSilence
+    from voxcli.chat.speech.silence import FINAL_LOWEST_MS, LOWEST_MS, TurnSilence
     from voxcli.config.paths import data_folder
 
     if settings.live.min_silence_ms != "auto":
         return TurnSilence.fixed(settings.live.min_silence_ms)
-    silence = load_silence(data_folder(), microphone)
+    silence = load_silence(data_folder(), microphone, LOWEST_MS if can_retract else FINAL_LOWEST_MS)
     if kept:
         stack.callback(save_silence, data_folder(), microphone, silence)
     return silence
@@ -196,7 +203,7 @@ def _open_listener(
     devices: "AudioDevices",
     view: "LiveView",
     inbox: "SimpleQueue[Inbound]",
-    silence: "TurnSilence",
+    open_silence: "Callable[..., TurnSilence]",
     sleep: "SleepControl | None",
 ) -> tuple["Listener", str]:
     """Return the listener, and how echo is handled: off, cancelled or half-duplex."""
@@ -212,6 +219,14 @@ def _open_listener(
     live = settings.live
     by_voice = live.push_to_talk == "off"
     is_complete, no_model = open_detector(live.end_of_turn, cache_folder())
+    played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
+    processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
+    is_processed = devices.speaker or any(processing.values())
+    canceller, no_echo = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
+    for notice in filter(None, (no_model, no_echo)):
+        view.show(Notice(notice))
+    listens_always = devices.speaker is None or (canceller is not None and live.barge_in)
+    silence = open_silence(can_retract=listens_always and live.retract_ms > 0)
     given = {name: getattr(live, name) for field in fields(EndpointingSettings) if hasattr(live, name := field.name)}
     given |= {
         "speculative_replies": live.speculative_replies or is_complete is not None,
@@ -219,12 +234,6 @@ def _open_listener(
         "min_silence_ms": round(silence.ms),
     }  # Speculative replies and the end-of-turn model both need pauses.
     endpointer = Endpointer(EndpointingSettings(**given), silence)
-    played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
-    processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
-    is_processed = devices.speaker or any(processing.values())
-    canceller, no_echo = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
-    for notice in filter(None, (no_model, no_echo)):
-        view.show(Notice(notice))
     listener = Listener(
         devices.microphone,
         devices.speaker,

@@ -226,7 +226,7 @@ class LiveSettings(_Table):
     min_silence_ms: TurnSilenceMs = Field(
         default="auto",
         description="Silence that ends an utterance, in milliseconds; auto starts at 350 and follows your own pauses, "
-        "from 250 to 1000.",
+        "from 250 to 1000; from 600 where no turn can be taken back.",
     )
     retract_ms: WholeNumber = Field(
         default=1000,

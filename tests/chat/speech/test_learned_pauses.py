@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from voxcli.chat.speech.learned_pauses import FILE_NAME, forget_pauses, load_silence, save_silence
-from voxcli.chat.speech.silence import HIGHEST_MS, START_MS, TurnSilence
+from voxcli.chat.speech.silence import FINAL_LOWEST_MS, HIGHEST_MS, START_MS, TurnSilence
 
 
 def test_each_microphone_has_its_own_and_a_new_one_starts_anew(tmp_path: Path) -> None:
@@ -50,6 +50,15 @@ def test_a_damaged_file_means_that_learning_begins_anew(tmp_path: Path, content:
 def test_a_length_out_of_bounds_is_moved_to_the_nearest_bound(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text('{"headset": 99999}')
     assert load_silence(tmp_path, "headset").ms == HIGHEST_MS
+
+
+def test_where_no_turn_can_be_taken_back_it_stays_higher(tmp_path: Path) -> None:
+    assert load_silence(tmp_path, "headset", FINAL_LOWEST_MS).ms == FINAL_LOWEST_MS
+    save_silence(tmp_path, "headset", TurnSilence(300))
+    silence = load_silence(tmp_path, "headset", FINAL_LOWEST_MS)
+    for _ in range(100):
+        silence.add_turn(0)
+    assert silence.ms == FINAL_LOWEST_MS
 
 
 def test_a_folder_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 from pathlib import Path
 
-from voxcli.chat.speech.silence import TurnSilence
+from voxcli.chat.speech.silence import LOWEST_MS, START_MS, TurnSilence
 from voxcli.config.paths import owner_only
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,9 @@ MOST_MICROPHONES = 50  # The ones used last are kept.
 LARGEST_BYTES = 100_000  # A larger file is not voxcli's.
 
 
-def load_silence(folder: Path, microphone: str) -> TurnSilence:
-    """Return the silence that was learned with a microphone, or a new one."""
-    learned = _read(folder)
-    return TurnSilence(learned[microphone]) if microphone in learned else TurnSilence()
+def load_silence(folder: Path, microphone: str, lowest_ms: float = LOWEST_MS) -> TurnSilence:
+    """Return the silence that was learned with a microphone, or a new one; it never goes below `lowest_ms`."""
+    return TurnSilence(_read(folder).get(microphone, START_MS), lowest_ms)
 
 
 def save_silence(folder: Path, microphone: str, silence: TurnSilence) -> None:

@@ -11,6 +11,7 @@ from voxcli.audio.clip import SAMPLE_RATE
 
 START_MS = 350.0  # The silence before anything is known of a user.
 LOWEST_MS, HIGHEST_MS = 250.0, 1000.0
+FINAL_LOWEST_MS = 600.0  # The lowest where a turn that ended too early can't be taken back.
 MARGIN_MS = 100.0  # A pause is followed with so much to spare: three frames.
 RISE, FALL = 0.5, 0.1  # The shares of the distance that are made good after a pause, and after a turn.
 
