@@ -5,12 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from voxcli.app.listening import open_listener, open_sleep
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from voxcli.chat.messages import Inbound
     from voxcli.chat.recording import Recording
     from voxcli.chat.response import Responder
-    from voxcli.chat.speech.silence import TurnSilence
     from voxcli.chat.speech.wake_word import SleepControl
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
@@ -93,15 +93,18 @@ def _run(
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     stack.enter_context(_commands_posted(settings.live.control, inbox.put))
     stack.enter_context(_signal_posted("SIGUSR1", lambda: inbox.put(Control("toggle-mute"))))
-    sleep = _open_sleep(settings, inbox.put)
+    sleep = open_sleep(settings, inbox.put)
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
     view = stack.enter_context(closing(shown))
-    memory = open_memory(options.session, settings, stack, lambda text: view.show(Notice(text)))
+
+    def notice(text: str) -> None:
+        view.show(Notice(text))
+
+    memory = open_memory(options.session, settings, stack, notice)
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
-    open_silence = partial(_turn_silence, settings, devices.microphone.device.name, stack, kept=memory.is_kept)
-    listener, echo = _open_listener(settings, devices, view, inbox, open_silence, sleep)
+    listener, echo = open_listener(settings, devices, inbox.put, notice, stack, sleep, kept=memory.is_kept)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_reply_voices(settings, lambda text: inbox.put(Notice(text))))
     ready = threading.Event()
@@ -177,78 +180,6 @@ def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Sess
     warm_up(engine, session, synthesizer)
 
 
-def _turn_silence(
-    settings: "Settings", microphone: str, stack: ExitStack, *, kept: bool, can_retract: bool
-) -> "TurnSilence":
-    """Return the silence that ends a turn.
-
-    Args:
-        kept: whether what it learns is stored when the stack closes.
-        can_retract: whether a turn that ends too early can be taken back.
-    """
-    from voxcli.chat.speech.learned_pauses import load_silence, save_silence
-    from voxcli.chat.speech.silence import FINAL_LOWEST_MS, LOWEST_MS, TurnSilence
-    from voxcli.config.paths import data_folder
-
-    if settings.live.min_silence_ms != "auto":
-        return TurnSilence.fixed(settings.live.min_silence_ms)
-    silence = load_silence(data_folder(), microphone, LOWEST_MS if can_retract else FINAL_LOWEST_MS)
-    if kept:
-        stack.callback(save_silence, data_folder(), microphone, silence)
-    return silence
-
-
-def _open_listener(
-    settings: "Settings",
-    devices: "AudioDevices",
-    view: "LiveView",
-    inbox: "SimpleQueue[Inbound]",
-    open_silence: "Callable[..., TurnSilence]",
-    sleep: "SleepControl | None",
-) -> tuple["Listener", str]:
-    """Return the listener, and how echo is handled: off, cancelled or half-duplex."""
-    from voxcli.audio.vad import Detector
-    from voxcli.chat.events import Notice
-    from voxcli.chat.listener import PLAYED_SECONDS, Listener
-    from voxcli.chat.speech.echo import Timeline, open_canceller
-    from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
-    from voxcli.chat.speech.level_gate import LevelGate
-    from voxcli.chat.speech.turn_detector import open_detector
-    from voxcli.config.paths import cache_folder
-
-    live = settings.live
-    by_voice = live.push_to_talk == "off"
-    is_complete, no_model = open_detector(live.end_of_turn, cache_folder())
-    played = Timeline(PLAYED_SECONDS + live.max_utterance_seconds)
-    processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
-    is_processed = devices.speaker or any(processing.values())
-    canceller, no_echo = open_canceller(live.echo, played, **processing) if is_processed else (None, "")
-    for notice in filter(None, (no_model, no_echo)):
-        view.show(Notice(notice))
-    listens_always = devices.speaker is None or (canceller is not None and live.barge_in)
-    silence = open_silence(can_retract=listens_always and live.retract_ms > 0)
-    given = {name: getattr(live, name) for field in fields(EndpointingSettings) if hasattr(live, name := field.name)}
-    given |= {
-        "speculative_replies": live.speculative_replies or is_complete is not None,
-        "by_voice": by_voice,
-        "min_silence_ms": round(silence.ms),
-    }  # Speculative replies and the end-of-turn model both need pauses.
-    endpointer = Endpointer(EndpointingSettings(**given), silence)
-    listener = Listener(
-        devices.microphone,
-        devices.speaker,
-        LevelGate(Detector().probability, endpointer.is_loud).probability,
-        endpointer,
-        canceller,
-        played,
-        inbox.put,
-        barge_in=live.barge_in and by_voice,
-        is_complete=is_complete,
-        stays_asleep=sleep.stays_asleep if sleep else None,
-    )
-    return listener, "off" if devices.speaker is None else "cancelled" if canceller else "half-duplex"
-
-
 def _commands_posted(setting: str, post: "Callable[[Control], None]") -> AbstractContextManager[None]:
     from voxcli.chat.control import commands_posted
     from voxcli.config.paths import control_address
@@ -256,17 +187,6 @@ def _commands_posted(setting: str, post: "Callable[[Control], None]") -> Abstrac
     if setting == "off":
         return nullcontext()
     return commands_posted(control_address() if setting == "auto" else str(Path(setting).expanduser()), post)
-
-
-def _open_sleep(settings: "Settings", post: "Callable[[Inbound], None]") -> "SleepControl | None":
-    live = settings.live
-    if live.wake_word == "off":
-        return None
-    from voxcli.chat.speech.wake_word import SleepControl, load
-
-    if live.push_to_talk != "off":
-        raise ConfigError("a wake word and push-to-talk exclude each other", hint="--wake-word off, or no push-to-talk")
-    return SleepControl(load(live.wake_word), live.sleep_seconds, post)
 
 
 def _ready(
