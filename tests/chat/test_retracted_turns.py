@@ -322,12 +322,15 @@ class Script(threading.Thread):
         if moment == "paused":
             self.live.speech_paused(self.samples)
             return
+        waited = self.listener.waited
         if moment == "played":
             self.speaker.finish.set()
         self.live.speech_ended(self.samples)
         if moment != "thinking":
             self.wait_until_speaking()
-            self.live.catch_up()
+        if moment == "played":
+            self.live.until(lambda: self.listener.waited > waited)
+        self.live.catch_up()
 
     def wait_until_speaking(self) -> None:
         clips = self.speaker.clips

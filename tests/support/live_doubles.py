@@ -79,6 +79,7 @@ class FakeListener:
     underruns: int = 0
     asked: int = 0  # how often a reply asked whether it may begin
     begun: int = 0  # replies that began
+    waited: int = 0  # how often a reply that is over asked whether its utterance is final
     commits: int = 0
     calls: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -88,6 +89,7 @@ class FakeListener:
         return not self.is_open
 
     def is_final(self) -> bool:
+        self.waited += 1
         return not (self.is_open or self.may_continue)
 
     def commit(self) -> bool:
