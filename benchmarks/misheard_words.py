@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,6 +21,7 @@ from voxcli.config.paths import cache_folder
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.speakable import speakable
 from voxcli.core.turn import Synthesizer
+from voxcli.engines.embedded.engine import Recognizer
 from voxcli.engines.embedded.weights import prepare
 from voxcli.engines.embedded.whisper import Whisper
 from voxcli.tts.voices import open_synthesizer
@@ -29,12 +30,6 @@ TABLE = Path(__file__).parent.parent / "tests" / "core" / "speakable" / "texts.t
 MOST_MISHEARD = 0.05
 SYNTHESIS_SECONDS = 30.0
 _WORD = re.compile(r"[a-z0-9']+")
-
-
-class SpeechToText(Protocol):
-    """What the benchmark needs of a recognizer."""
-
-    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,9 @@ def speech(text: str, synthesizer: Synthesizer) -> AudioClip:
     return AudioClip(samples, clips[0].sample_rate).resampled(SAMPLE_RATE)
 
 
-def compare(text: str, spoken: str, synthesizer: Synthesizer, recognizer: SpeechToText) -> Comparison:
+def compare(text: str, spoken: str, synthesizer: Synthesizer, recognizer: Recognizer) -> Comparison:
     """Let a recognizer hear a text that a voice speaks; of several readings, the nearest counts."""
-    transcript = recognizer.transcribe(speech(text, synthesizer), threading.Event())
+    transcript = recognizer.transcribe(speech(text, synthesizer), threading.Event()).text
     expected = words(spoken)
     return Comparison(expected, min(readings(transcript), key=lambda found: distance(expected, found)))
 
@@ -119,7 +114,7 @@ def measure(
         report(list(_compared(table, synthesizer, recognizer)), voice, json)
 
 
-def _compared(table: Path, synthesizer: Synthesizer, recognizer: SpeechToText) -> Iterator[Comparison]:
+def _compared(table: Path, synthesizer: Synthesizer, recognizer: Recognizer) -> Iterator[Comparison]:
     for text, spoken in texts(table):
         result = compare(text, spoken, synthesizer, recognizer)
         if result.errors:

@@ -100,7 +100,7 @@ def transcripts(spoken: Sequence[SpokenSentence], whisper: Whisper) -> list[tupl
         texts[-1] = f"{texts[-1]} {sentence.text}".strip()
         heard[-1] = np.concatenate([heard[-1], clip.samples, pause])
     return [
-        (text, whisper.transcribe(AudioClip(samples), threading.Event()))
+        (text, whisper.transcribe(AudioClip(samples), threading.Event()).text)
         for text, samples in zip(texts, heard, strict=True)
     ]
 

@@ -33,7 +33,8 @@ def _lead_ms(harness: Harness, chat: ChatProcess, exchange: Exchange) -> float |
     moments = [event["at"] for event in chat.events(names[0]) if event["at"] > begun] if names else []
     if reply is None or not moments:
         return None
-    return 1000 * (harness.time_of(exchange.question.start + reply[0]) - moments[0])
+    first_shown: float = moments[0]
+    return 1000 * (harness.time_of(exchange.question.start + reply[0]) - first_shown)
 
 
 def _sentences_spoken(harness: Harness, questions: Sequence[Question]) -> Figure:

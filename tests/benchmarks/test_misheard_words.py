@@ -10,6 +10,7 @@ from voxcli.audio.clip import AudioClip
 from voxcli.config.paths import cache_folder
 from voxcli.core.testing import FakeSynthesizer
 from voxcli.engines.embedded.weights import missing_packages, prepare
+from voxcli.engines.embedded.whisper import Recognized
 
 HAS_VOICE = (
     all(find_spec(name) for name in ("hibari", "faster_whisper", "voxcli.tts.neural")) and not missing_packages()
@@ -23,10 +24,10 @@ class Dictation:
     def __init__(self, transcript: str) -> None:
         self._transcript = transcript
 
-    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> str:
+    def transcribe(self, clip: AudioClip, interrupt: threading.Event) -> Recognized:
         assert clip.sample_rate == 16_000
         assert not interrupt.is_set()
-        return self._transcript
+        return Recognized(self._transcript)
 
 
 def test_words_that_differ_are_counted() -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,7 +23,7 @@ from voxcli.cli import app
 from voxcli.cli.log import PrivateFileHandler, StderrHandler, leave_stderr, logging_to
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSpeaker
-from voxcli.core.turn import PassReport, Utterance
+from voxcli.core.turn import PassReport, ReplyWithTools, Utterance
 
 RECORD = re.compile(r"\S+T\d\d:\d\d:\d\d\.\d{3} (?:DEBUG|INFO) +\[(.+?)\] (voxcli\.\S+): (.+)")
 REPLY, TRANSCRIPT, PROMPT = "Bananas are blue. ", "what colour are bananas", "Be a pirate."
@@ -34,9 +33,7 @@ REPLY, TRANSCRIPT, PROMPT = "Bananas are blue. ", "what colour are bananas", "Be
 class TranscribingEngine(FakeEngine):
     """An engine that reports a transcript."""
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         yield from super().reply(session, utterance, interrupt)
         return PassReport(1, 10, 7, 3, TRANSCRIPT)
 

@@ -124,6 +124,7 @@ def collect(
         if isinstance(given, Transcript):
             assert not deltas, "a transcript comes before the reply"
         else:
+            assert isinstance(given, str)
             deltas.append(given)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.session import Session
 from voxcli.core.tools import ToolCalls, ToolResult
-from voxcli.core.turn import Engine, PassReport, Reply, Utterance
+from voxcli.core.turn import Engine, PassReport, ReplyWithTools, Utterance
 
 
 @dataclass
@@ -26,7 +26,7 @@ class FakeEngine(Engine):
     finish_reason: str | None = None
     results: list[ToolResult] = field(default_factory=list)  # those of its tool calls
 
-    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         self.asked.append((session, utterance))
         reply = self.replies.pop(0)
         if isinstance(reply, Exception):

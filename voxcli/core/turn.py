@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from queue import Full, Queue
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.sentences import PieceCutter
@@ -85,7 +85,8 @@ class Transcript:
 
 
 Item = str | Transcript | ToolCalled | ToolReturned
-Reply = Generator[str | Transcript | ToolCalls, Sequence[ToolResult] | None, PassReport]
+ReplyWithTools = Generator[str | Transcript | ToolCalls, Sequence[ToolResult] | None, PassReport]
+Reply = Generator[str | Transcript, None, PassReport] | ReplyWithTools
 
 
 class Engine(Protocol):
@@ -293,7 +294,9 @@ class _Generation:
                 yield item
 
     def _reported(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
-        self.report = yield from answer_calls(self._reply, tools, interrupt)
+        reply = cast(ReplyWithTools, self._reply)  # One that calls no tools is sent None alone.
+        items: Generator[Item, None, PassReport] = answer_calls(reply, tools, interrupt)
+        self.report = yield from items
 
 
 class _Speaking(threading.Thread):

@@ -113,4 +113,5 @@ def _model(name: str) -> Path:
 def _path(name: str) -> Path:
     from hibari.voices import ASSETS, VOICES, cache_dir
 
-    return Path(ASSETS if name == DEFAULT else cache_dir()) / VOICES[name]["file"]
+    folder = Path(ASSETS if name == DEFAULT else cache_dir())
+    return folder / str(VOICES[name]["file"])

@@ -88,6 +88,7 @@ def collect(
             assert not deltas
             transcripts.append(piece)
         else:
+            assert isinstance(piece, str)
             deltas.append(piece)
     assert transcripts == [Transcript(text) for text in (report.transcript,) if text]
     return deltas, report

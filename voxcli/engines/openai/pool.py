@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
+from voxcli.core.turn import Engine, PassReport, Reply, Utterance
 from voxcli.errors import RemoteError
 from voxcli.servers.errors import RequestRefusedError
 
@@ -132,7 +132,7 @@ class RemotePool(Engine):
         return all(place.failures for place in self._places)
 
 
-def _whole(reply: Generator[str | Transcript, None, PassReport]) -> Generator[str, None, PassReport]:
+def _whole(reply: Reply) -> Generator[str, None, PassReport]:
     """Yield an empty delta when a reply begins, and its text when it is over; servers send no transcript before it."""
     deltas: list[str] = []
     with closing(reply):
@@ -142,7 +142,7 @@ def _whole(reply: Generator[str | Transcript, None, PassReport]) -> Generator[st
             except StopIteration as over:
                 report: PassReport = over.value
                 break
-            if isinstance(piece, Transcript):
+            if not isinstance(piece, str):
                 continue
             deltas.append(piece)
             if len(deltas) == 1:
