@@ -1,7 +1,8 @@
 """Draws the documentation's pictures of a terminal: `python -m scripts.terminal_pictures`. Linux, with PulseAudio.
 
 Runs real commands in a pseudoterminal, with the embedded engine. Chats run on a virtual sound card: recorded questions
-are spoken into its microphone, and the screen is written as SVG while the last reply plays.
+are spoken into its microphone, and the screen is written as SVG while the last reply plays. In the chat whose turn
+fails, a server in this process answers.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from benchmarks.conversation.sound_card import RATE, SoundCard, sound_card
+from tests.support.openai_server import OpenAIServer, refuses, says
 from voxcli.audio.clip import read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,8 @@ CHATS: dict[str, tuple[int, tuple[str, ...]]] = {
     "chat-40": (40, ()),
     "chat-push-to-talk": (80, ("--push-to-talk", "toggle")),
 }
+FAILED_TURN = "chat-failed-turn"
+SERVED_MODEL = "voxtral-mini"
 RESULTS = "results.jsonl"  # Git ignores it.
 # Pictures of other commands, which run after the chats.
 COMMANDS = {
@@ -231,6 +235,27 @@ def draw_chat(
     return drawn
 
 
+def draw_failed_turn(card: SoundCard, environment: Mapping[str, str], questions: Sequence[str]) -> str:
+    """Return the picture of a chat with a server that answers the first of two questions and fails at the other."""
+    first, second = (read_audio(ROOT / "examples" / "questions" / name) for name in questions[:2])
+    with OpenAIServer(models=(SERVED_MODEL,), always=says("The capital of France", " is Paris.")) as server:
+        command = (*CHAT, "--engine", "remote", "--url", server.url)
+        terminal = Terminal(f"$ {' '.join(command)}")
+        with running(command, {**environment, "VOXCLI_REMOTE__RETRIES": "0"}, terminal):
+            terminal.wait_for(lambda lines: any(line.startswith(LISTENING) for line in lines), READY_SECONDS)
+            time.sleep(SETTLE_SECONDS)
+            card.speak(first)
+            terminal.wait_for(partial(_finished, 1, LISTENING), TURN_SECONDS)
+            server.always = refuses(500, {"error": {"message": "CUDA out of memory"}})
+            time.sleep(SETTLE_SECONDS)
+            card.speak(second)
+            terminal.wait_for(lambda lines: any("CUDA out of memory" in line for line in lines), TURN_SECONDS)
+            terminal.wait_for(partial(_finished, 2, LISTENING), TURN_SECONDS)
+            drawn = terminal.picture("voxcli chat")
+            terminal.type("q")
+    return drawn
+
+
 def draw_command(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the picture of what a command prints, as SVG."""
     terminal = Terminal(f"$ {' '.join(command)}", rows=TALL_ROWS)
@@ -248,6 +273,7 @@ def draw_all(folder: Path) -> Iterator[Path]:
         with room_noise(card, Path(noise)):
             for name, (columns, flags) in CHATS.items():
                 yield _written(folder / f"{name}.svg", draw_chat(card, environment, columns, flags, QUESTIONS))
+            yield _written(folder / f"{FAILED_TURN}.svg", draw_failed_turn(card, environment, QUESTIONS))
             (ROOT / RESULTS).unlink(missing_ok=True)
             for name, command in COMMANDS.items():
                 yield _written(folder / f"{name}.svg", draw_command(command, environment))

@@ -194,7 +194,7 @@ class Turns:
     def _on_failed(self, response: Response, error: VoxError) -> None:
         if response.state == "turn":
             self._listener.commit()  # further speech is a new utterance
-            self._show(TurnFailed(error))
+            self._show(TurnFailed(error, None if response.repeats else response.utterance))
             self._responses.clear(response)
         elif response is self._responses.newest:  # speculative: the end of the utterance starts another response
             self.drop()

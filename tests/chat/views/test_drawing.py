@@ -132,8 +132,8 @@ class Script:
             if self.chance.random() < 0.1:
                 self.note()
         if self.chance.random() < 0.2:
-            self.expected.append("no answer: it failed")
-            self.show(TurnFailed(VoxError("it failed")), StateChanged("listening"))
+            self.expected += [f"you {question} {reply}", "no answer: it failed"]
+            self.show(TurnFailed(VoxError("it failed"), spoken), StateChanged("listening"))
             return
         ended = TurnEnded(Turn("", reply), PassReport(1, 1, 1, 1, question), Timings(0, 0, 0))
         self.expected.append(f"you {question} {reply} 0.7 s")

@@ -441,6 +441,13 @@ def test_notices_and_failures_stay(tty: Tty, view: TerminalView) -> None:
     assert tty.screen()[:3] == ["the microphone is gone", "no answer: no device (plug it in)", "no speech: no voice"]
 
 
+def test_a_failed_turn_keeps_its_question_and_what_there_was_of_its_reply(tty: Tty, view: TerminalView) -> None:
+    asked = Utterance(AudioClip(np.zeros(32_000, np.float32)))
+    show(view, TurnStarted(asked), StateChanged("thinking"), ReplyDelta("It is "))
+    show(view, TurnFailed(VoxError("the server is gone"), asked), StateChanged("listening"))
+    assert tty.screen()[:3] == ["you  2.0 s", "It is", "no answer: the server is gone"]
+
+
 def test_at_the_end_only_the_summary_is_added(tty: Tty, view: TerminalView) -> None:
     show(
         view,

@@ -80,6 +80,11 @@ class Screen:
     def starting(self, what: str, share: float | None) -> None:
         self._preparing, self._share = printable(what), share
 
+    def unanswered(self, utterance: Utterance) -> list[Text]:
+        """Return the rows that stay of the present turn, which failed: the question, and the reply so far."""
+        reply = [Text(printable(self._reply.text, keep="\n\t").strip())] if self._reply.text.strip() else []
+        return [question_row(question_text(utterance, self._transcript)), *reply]
+
     @property
     def is_moving(self) -> bool:
         """Whether the rows change with time, without an event."""

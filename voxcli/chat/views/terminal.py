@@ -107,11 +107,12 @@ class TerminalView:
         if self._defect:
             raise self._defect
         with self._lock:
+            lasting = self._lasting_rows(event)  # first: the update drops a turn that failed
             if self._screen.update(event):
                 self._mark_stale()
             if isinstance(event, SessionEnded):
                 self._stop_painting()
-            self._waiting += self._lasting_rows(event)
+            self._waiting += lasting
             self._print_waiting()
 
     @contextmanager
@@ -207,8 +208,9 @@ class TerminalView:
             return [Text(line, "dim") for line in summary_lines(event, stages=self._stages)]
         if isinstance(event, Ready):
             return [*(row for line in note_lines(event) for row in self._indented(line)), Text()]
+        question = self._screen.unanswered(event.utterance) if isinstance(event, TurnFailed) and event.utterance else []
         style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
-        return [Text(line, style) for line in note_lines(event)]
+        return [*question, *(Text(line, style) for line in note_lines(event))]
 
     def _indented(self, line: str) -> list[Text]:
         """Return a line of the header; what does not fit its row goes on below its text."""
