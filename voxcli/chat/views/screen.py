@@ -123,7 +123,7 @@ class Screen:
         self._clear_reply()
 
     def _on_state_changed(self, state: State) -> None:
-        self._since = self._clock()
+        self._since, self._speech_seconds = self._clock(), None
         if state in ("listening", "asleep", "thinking"):  # a repeated reply ends without a turn
             self._clear_reply()
         if state in ("listening", "asleep"):

@@ -210,7 +210,7 @@ class TerminalView:
             return [*(row for line in note_lines(event) for row in self._indented(line)), Text()]
         question = self._screen.unanswered(event.utterance) if isinstance(event, TurnFailed) and event.utterance else []
         style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
-        return [*question, *(Text(line, style) for line in note_lines(event))]
+        return [*question, *(Text(line, style) for line in note_lines(event)), *([Text()] if question else [])]
 
     def _indented(self, line: str) -> list[Text]:
         """Return a line of the header; what does not fit its row goes on below its text."""
