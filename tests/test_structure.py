@@ -191,8 +191,7 @@ def test_only_the_remote_engine_and_the_remote_voice_speak_to_servers() -> None:
     found = importers("openai", "httpx", "httpx2", "requests", "keyring")
     parts = {f"servers/{name}.py" for name in ("server", "call", "errors")}
     assert found == parts | {"engines/openai/stream.py", "tts/remote.py"}
-    # The first reads proxies and opens nothing; the other asks llama.cpp's server, which runs in the same process.
-    assert importers("urllib.request") == {"config/proxies.py", "engines/embedded/llama.py"}
+    assert importers("urllib.request") == {"config/proxies.py"}, "it reads proxies, and opens nothing"
 
 
 def test_ray_is_known_in_one_file() -> None:
@@ -201,7 +200,7 @@ def test_ray_is_known_in_one_file() -> None:
 
 def test_the_wake_word_is_a_leaf() -> None:
     assert importers("pymicro_wakeword") == {"chat/speech/wake_word.py"}
-    assert importers("voxcli.chat.speech.wake_word") == {"app/chat.py"}
+    assert importers("voxcli.chat.speech.wake_word") == {"app/chat.py", "app/listening.py"}
 
 
 def test_only_views_draw() -> None:

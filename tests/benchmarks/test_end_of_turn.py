@@ -82,7 +82,8 @@ def test_an_end_where_no_pause_is_labelled_is_counted_apart() -> None:
 
 
 def test_the_time_that_the_model_takes_delays_the_end() -> None:
-    turn, settings = [scripted(20, 200)], EndpointingSettings(speculate_after_ms=200)
+    settings = EndpointingSettings(speculate_after_ms=200, min_silence_ms=600)
+    turn = [scripted(20, 200)]
     at_once, later = (
         detection.run(turn, lambda: Endpointer(settings), lambda _: True, verdict_ms) for verdict_ms in (0.0, 200.0)
     )

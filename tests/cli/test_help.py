@@ -101,7 +101,7 @@ def test_version_is_a_command_and_a_flag() -> None:
         ("sessions shw", "there is no command voxcli sessions shw", "did you mean voxcli sessions show?"),
         ("help xyz", "there is no command voxcli xyz", "voxcli -h lists the commands"),
         ("batch x", "--out is missing", "usage: voxcli batch [FLAGS] --out FILE.jsonl INPUT..."),
-        ("models pull", "mini|small|ID is missing", "usage: voxcli models pull [FLAGS] mini|small|ID"),
+        ("models pull", "MODEL is missing", "usage: voxcli models pull [FLAGS] MODEL"),
         ("chat --voice", "--voice needs a value", "voxcli -h lists the flags"),
         ("chat --json=3", "--json takes no value", "voxcli -h lists the flags"),
         ("chat a b", "voxcli chat does not take a b", "voxcli chat -h lists the flags"),

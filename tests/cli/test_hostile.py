@@ -75,7 +75,7 @@ class Environment:
     commands: tuple[str, ...] = LIGHT
 
 
-HOME_SHUT = codes(1, *STORED) | codes(2, *SETTINGS, "config init") | codes(4, "models list")
+HOME_SHUT = codes(1, *STORED) | codes(2, *SETTINGS, "config init", "voices") | codes(4, "models list")
 XDG = ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
 SHUT_SETTINGS = "home/.config/voxcli/config.toml"
 IN_CWD: dict[str, object] = {"folder": "{base}/cwd"}

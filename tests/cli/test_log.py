@@ -47,7 +47,7 @@ def chat_with_one_turn() -> None:
     with RunningConversation(engine, FakeSpeaker(), listener=listener, inbox=inbox) as live:
         live.memory.session = Session(instructions=PROMPT)
         listener.start()
-        for samples in (voice(20), silence(10), voice(10), silence(20)):
+        for samples in (voice(20), silence(10), voice(10), silence(60)):
             microphone.capture(samples)
         live.journal.wait_for(TurnTaken)
         microphone.end()

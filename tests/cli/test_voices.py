@@ -70,7 +70,7 @@ def test_a_voice_is_tried_into_a_file(home: Path) -> None:
     assert done.exit_code == 0
     assert record == {
         "voice": "pyttsx3",
-        "said": "Hello there. See example dot com",
+        "said": "Hello there. See example.com",
         "seconds": pytest.approx(len(samples) / rate, abs=0.001),
         "path": str(path),
     }

@@ -49,7 +49,7 @@ def pull(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="mini|small|ID|ID:FILE.gguf|whisper:SIZE",
+            metavar="MODEL",
             autocompletion=completion.models,
             help="Short name, or id on the hub; for the embedded engine a GGUF file or a size of Whisper.",
         ),

@@ -251,8 +251,8 @@ def run_turn(
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
     report, timings = generation.report, stopwatch.timings()
-    counts = report.prompt_tokens, report.cached_tokens, report.reply_tokens
-    log.info("turn over after %.3f s: prompt, cached and reply tokens: %d, %d, %d", timings.total_seconds, *counts)
+    counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
+    log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
     yield TurnEnded(turn, report, timings)
 
 
