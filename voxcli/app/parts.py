@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voxcli.core.store import Store
     from voxcli.core.turn import Engine, Speaker, SpeechOutput, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
+    from voxcli.tts.languages.multilingual import MultilingualSynthesizer
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def open_voice(settings: "Settings", notice: Notice = log.warning) -> AbstractCo
     )
 
 
-def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextManager["Synthesizer"]:
+def open_reply_voices(settings: "Settings", notice: Notice) -> "MultilingualSynthesizer":
     """Return the voices of replies: each sentence gets one of its language. The default voice gets ready at once.
 
     Args:
