@@ -302,6 +302,14 @@ def test_interrupt_stops_the_reply_and_undo_forgets_it() -> None:
         assert live.remembered == []
 
 
+def test_a_command_that_was_withdrawn_changes_nothing() -> None:
+    with RunningConversation(FakeEngine([REPLY])) as live:
+        control = Control("mute")
+        control.withdraw()
+        live.put(control)
+        assert sent(live, "status") == "listening"
+
+
 def test_quit_ends_the_conversation() -> None:
     live = RunningConversation(FakeEngine([REPLY]))
     with live:

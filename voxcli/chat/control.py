@@ -41,8 +41,17 @@ class Control:
     command: Command
     answered: "Future[str]" = field(default_factory=Future, compare=False)
 
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the command is void."""
+        return self.answered.cancelled()
+
     def answer(self, state: str) -> None:
         self.answered.set_result(state)
+
+    def withdraw(self) -> None:
+        """Make the command void, unless it was answered."""
+        self.answered.cancel()
 
 
 class Channel(Protocol):

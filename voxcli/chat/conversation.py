@@ -231,6 +231,8 @@ class Conversation:
 
     def _on_control(self, control: Control) -> None:
         """Run a command of another program; answer with the state after it."""
+        if control.is_withdrawn:
+            return
         if action := self._commands.actions.get(control.command):
             action()
         self._show_state()
