@@ -45,7 +45,7 @@ def first_token(
 ) -> None:
     """Measure each stage of the embedded engine, from a clip to the first sentence of the reply."""
     require_writable(json, force=force)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engine sets it
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # The engine does the same.
     folder = weights.prepare(cache_folder())
     recognizer = Whisper(folder / "whisper", os.cpu_count() or 1)
     answering = open_answering(AnswerModel(folder / "smollm2.gguf", is_shipped=True), SAMPLING, 8192)
@@ -63,7 +63,7 @@ def first_token(
 
 def stages(recognizer: Whisper, answering: Answering, clip: AudioClip, window: WindowSeconds) -> list[float]:
     """Return the seconds of each stage, in the order of STAGES."""
-    answering.model.read_ahead(answering.prompts.history(SESSION))  # as after the turn before
+    answering.model.read_ahead(answering.prompts.history(SESSION))  # The engine does the same after each turn.
     marks = [time.perf_counter()]
     features = recognizer.features(clip, window or NARROW.seconds(clip.seconds))
     marks.append(time.perf_counter())

@@ -14,8 +14,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.command import JsonFlag, command_line, note, write_json
-from benchmarks.report import machine
+from benchmarks.command import ForceFlag, JsonFlag, command_line, note, publish, require_writable
+from benchmarks.report import Figure
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.config.paths import cache_folder
 from voxcli.core.sentences import PieceCutter
@@ -107,11 +107,13 @@ def measure(
     words_per_minute: Annotated[int, typer.Option(help="The pace of the voice.")] = 180,
     table: Annotated[Path, typer.Option(help="Lines of a text, a tab and what to say.")] = TABLE,
     json: JsonFlag = None,
+    force: ForceFlag = False,
 ) -> None:
     """Print what was misheard, and the share of all words."""
+    require_writable(json, force=force)
     recognizer = Whisper(prepare(cache_folder(), notice=note) / "whisper", threads=2)
     with open_synthesizer(voice, words_per_minute=words_per_minute, timeout_seconds=SYNTHESIS_SECONDS) as synthesizer:
-        report(list(_compared(table, synthesizer, recognizer)), voice, json)
+        publish([figure(list(_compared(table, synthesizer, recognizer)), voice)], json)
 
 
 def _compared(table: Path, synthesizer: Synthesizer, recognizer: Recognizer) -> Iterator[Comparison]:
@@ -123,14 +125,16 @@ def _compared(table: Path, synthesizer: Synthesizer, recognizer: Recognizer) -> 
         yield result
 
 
-def report(comparisons: list[Comparison], voice: str, path: Path | None) -> None:
-    """Print the share of misheard words; exit with 1 where it is above the bar."""
-    share = share_misheard(comparisons)
-    print(f"{len(comparisons)} texts, {sum(len(each.expected) for each in comparisons)} words: {share:.1%} misheard")
-    if path:
-        write_json(path, {"machine": machine(), "voice": voice, "texts": len(comparisons), "misheard": share})
-    if share > MOST_MISHEARD:
-        raise typer.Exit(1)
+def figure(comparisons: list[Comparison], voice: str) -> Figure:
+    """Return the share of misheard words beside its bar."""
+    share, count = share_misheard(comparisons), sum(len(each.expected) for each in comparisons)
+    return Figure(
+        f"{voice}: words misheard, {len(comparisons)} texts",
+        f"{share:.1%} of {count}",
+        f"at most {MOST_MISHEARD:.0%}",
+        share <= MOST_MISHEARD,
+        {"share": share, "words": count},
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measures voices side by side: `python -m benchmarks.voices neural pyttsx3 piper:PATH.onnx`.
 
 Each voice says the same sentences, one at a time, as a conversation gives them. The time until the first audio is
-taken after a warm-up. What the embedded engine's Whisper hears is compared with the text, word by word.
+taken after a warm-up. The transcript of the embedded engine's Whisper is compared with the text, word by word.
 """
 
 import re
@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from benchmarks.command import ForceFlag, JsonFlag, command_line, publish, require_writable
+from benchmarks.misheard_words import distance
 from benchmarks.report import Figure, median, percentile, spread
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.config.paths import cache_folder
@@ -24,9 +25,9 @@ from voxcli.engines.embedded.whisper import Whisper
 from voxcli.tts.voices import open_synthesizer
 
 WORDS_PER_MINUTE, TIMEOUT_SECONDS = 180, 20.0
-PAUSE_SECONDS = 0.3  # between sentences that Whisper hears in one go
-WINDOW_SECONDS = 22.0  # the embedded engine hears clips up to 24 s in one pass
-HEARD_DBFS = -55.0  # a level that is silence in any room
+PAUSE_SECONDS = 0.3  # between sentences that Whisper transcribes in one go
+WINDOW_SECONDS = 22.0  # the embedded engine transcribes clips up to 24 s in one pass
+AUDIBLE_DBFS = -55.0  # a level that is silence in any room
 LEVEL_SECONDS = 0.005
 BAR_WORDS, BAR_AUDIO_MS, BAR_SILENCE_MS = 0.03, 60.0, 20.0
 SENTENCES = (
@@ -84,44 +85,31 @@ def silence_ms(spoken: SpokenSentence) -> float:
     """Return the milliseconds before the first sound."""
     frame = round(LEVEL_SECONDS * spoken.sample_rate)
     frames = spoken.samples[: len(spoken.samples) // frame * frame].reshape(-1, frame)
-    audible = np.mean(np.square(frames), axis=1) > 10 ** (HEARD_DBFS / 10)
+    audible = np.mean(np.square(frames), axis=1) > 10 ** (AUDIBLE_DBFS / 10)
     return float(np.argmax(audible)) * 1000 * LEVEL_SECONDS if audible.any() else float("inf")
 
 
 def transcripts(spoken: Sequence[SpokenSentence], whisper: Whisper) -> list[tuple[str, str]]:
-    """Return pairs of what was said and what Whisper heard; several sentences make up a pair."""
-    texts, heard = [""], [np.zeros(0, np.float32)]
+    """Return pairs of what was said and its transcript; several sentences make up a pair."""
+    texts, sounds = [""], [np.zeros(0, np.float32)]
     for sentence in spoken:
         clip = AudioClip(sentence.samples, sentence.sample_rate).resampled(SAMPLE_RATE)
-        if len(heard[-1]) and len(heard[-1]) + len(clip.samples) > WINDOW_SECONDS * SAMPLE_RATE:
+        if len(sounds[-1]) and len(sounds[-1]) + len(clip.samples) > WINDOW_SECONDS * SAMPLE_RATE:
             texts.append("")
-            heard.append(np.zeros(0, np.float32))
+            sounds.append(np.zeros(0, np.float32))
         pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
         texts[-1] = f"{texts[-1]} {sentence.text}".strip()
-        heard[-1] = np.concatenate([heard[-1], clip.samples, pause])
+        sounds[-1] = np.concatenate([sounds[-1], clip.samples, pause])
     return [
         (text, whisper.transcribe(AudioClip(samples), threading.Event()).text)
-        for text, samples in zip(texts, heard, strict=True)
+        for text, samples in zip(texts, sounds, strict=True)
     ]
-
-
-def wrong_words(said: str, heard: str) -> tuple[int, int]:
-    """Return the words that were misheard, left out or added (the edit distance in words), and the words said."""
-    wanted, got = _words(said), _words(heard)
-    row = list(range(len(got) + 1))
-    for at, word in enumerate(wanted, 1):
-        diagonal, row[0] = row[0], at
-        for column, other in enumerate(got, 1):
-            change = diagonal + (word != other)
-            diagonal = row[column]
-            row[column] = min(change, row[column] + 1, row[column - 1] + 1)
-    return row[-1], len(wanted)
 
 
 def misheard_share(spoken: Sequence[SpokenSentence], whisper: Whisper) -> float:
     """Return the share of words that Whisper gets wrong, from 0; more than 1 if it adds many."""
-    counts = [wrong_words(*pair) for pair in transcripts(spoken, whisper)]
-    return sum(wrong for wrong, _ in counts) / sum(words for _, words in counts)
+    pairs = [(_words(text), _words(transcript)) for text, transcript in transcripts(spoken, whisper)]
+    return sum(distance(*pair) for pair in pairs) / sum(len(words) for words, _ in pairs)
 
 
 def words_per_minute(spoken: Sequence[SpokenSentence]) -> float:
@@ -177,7 +165,7 @@ def measure(
     json: JsonFlag = None,
     force: ForceFlag = False,
 ) -> None:
-    """Compare voices: what a recogniser mishears, the wait for the first audio, the silence before it."""
+    """Compare voices: what a recognizer mishears, the wait for the first audio, the silence before it."""
     require_writable(json, force=force)
     whisper = embedded_whisper()
     found: list[Figure] = []

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from piper import AudioChunk
 
 PHRASES = ("{word}.", "{word}, what time is it?")
-LEVELS_DBFS = (-6.0, -9.5, -13.0, -16.5, -20.0)  # of the loudest sample
-NOISE_DBFS = -60.0  # of a quiet room
+LEVELS_DBFS = (-6.0, -9.5, -13.0, -16.5, -20.0)  # The level of the loudest sample.
+NOISE_DBFS = -60.0  # A quiet room.
 LEAD_SECONDS, TAIL_SECONDS = 2.0, 1.0  # silence around a clip
 BLOCK_SAMPLES = SAMPLE_RATE // 100
 FOUND_SHARE = 0.9  # the bar of the voices in BAR_VOICES, together: 27 of 30

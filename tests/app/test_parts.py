@@ -95,13 +95,16 @@ def test_the_language_reaches_the_engine() -> None:
     assert engine_options(load_settings(None, {"language": "fr"})).language == "fr"
 
 
-def test_the_voice_of_the_language_is_opened_at_once(notices: list[str]) -> None:
-    settings = load_settings(None, {"language": "fr", "voices": "fr=piper:nobody"})
+@pytest.mark.parametrize(("setting", "language"), [("fr", "fr"), ("nn", "no")])  # Norwegian has one voice for both.
+def test_the_voice_of_the_language_is_opened_at_once(setting: str, language: str, notices: list[str]) -> None:
+    settings = load_settings(None, {"language": setting, "voices": f"{setting}=piper:nobody"})
     with open_reply_voices(settings, notices.append) as voices:
         voices.wait_until_ready()
         assert list(voices.synthesize("Bonjour à tous.")), "the default voice says it"
     assert len(notices) == 1
-    assert notices[0].startswith("the default voice speaks the language fr: the piper voice nobody is not there")
+    assert notices[0].startswith(
+        f"the default voice speaks the language {language}: the piper voice nobody is not there"
+    )
 
 
 @pytest.mark.parametrize("command", ["chat", "once", "batch"])

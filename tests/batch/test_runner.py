@@ -324,6 +324,15 @@ def test_spoken_replies_are_files_of_their_own(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "You said Paris twenty percent."), ("fr", "You said Paris 20 %.")]
+)
+def test_spoken_replies_are_read_in_their_language(tmp_path: Path, language: str, said: str) -> None:
+    voice = FakeSynthesizer()
+    spoken(plan(item("a", "Paris 20 %")), SpokenReplies(tmp_path, voice, lambda _piece: language))
+    assert voice.said == [said]
+
+
 def test_a_reply_that_can_not_be_spoken_has_failed(tmp_path: Path) -> None:
     got = spoken(plan(item("a")), SpokenReplies(tmp_path, FakeSynthesizer(error=SpeechError("no voice"))))
     assert got["a"]["error"] == {"code": "speech", "message": "no voice"}

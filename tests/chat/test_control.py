@@ -3,6 +3,7 @@
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,8 +28,8 @@ from voxcli.chat.control import (
     send_command,
 )
 from voxcli.chat.conversation import ConversationOptions
-from voxcli.chat.events import StateChanged, TurnTaken, TurnUndone
-from voxcli.chat.messages import SleepChanged
+from voxcli.chat.events import SpeechStarted, StateChanged, TurnTaken, TurnUndone
+from voxcli.chat.messages import SleepChanged, SpeechEvent
 from voxcli.cli import app
 from voxcli.config.paths import control_address
 from voxcli.core.testing import FakeEngine
@@ -301,6 +302,14 @@ def test_interrupt_stops_the_reply_and_undo_forgets_it() -> None:
         assert live.remembered == []
 
 
+def test_a_command_that_was_withdrawn_changes_nothing() -> None:
+    with RunningConversation(FakeEngine([REPLY])) as live:
+        control = Control("mute")
+        control.withdraw()
+        live.put(control)
+        assert sent(live, "status") == "listening"
+
+
 def test_quit_ends_the_conversation() -> None:
     live = RunningConversation(FakeEngine([REPLY]))
     with live:
@@ -323,3 +332,11 @@ def test_sleep_is_a_state() -> None:
         live.put(SleepChanged(False))
         assert sent(live, "status") == "listening"
     assert [each.state for each in live.journal.of(StateChanged)] == ["listening", "asleep", "listening"]
+
+
+def test_an_utterance_that_is_open_when_the_chat_falls_asleep_is_discarded() -> None:
+    with RunningConversation(FakeEngine([REPLY])) as live:
+        live.put(SpeechEvent(SpeechStarted(0), time.monotonic()))
+        assert sent(live, "status") == "hearing"
+        live.put(SleepChanged(True))
+        assert sent(live, "status") == "asleep"

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.machines import NO_MPS, gpu, mac, machine
 from voxcli.app import diagnostics, microphone
+from voxcli.app.doctor import probes
 from voxcli.app.verdict import COMMANDS, Check, Finding, Probe, examine, verdict
 from voxcli.cli import app
 from voxcli.engines.embedded.chosen import hub_model
@@ -94,6 +95,15 @@ def test_the_verdict_comes_first_and_nothing_heavy_is_imported(own_folders: Path
         "",
     ]
     assert "warn microphone   there is no input device -> connect a microphone, or type: voxcli chat --text" in lines
+
+
+def test_a_wake_word_that_can_not_be_found_keeps_one_from_chatting(
+    own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pymicro_wakeword", None)
+    begun = probes(None, {"engine": "embedded", "live.wake_word": "alexa"}, lambda _name: None)
+    [check] = examined(*(probe for probe in begun if probe.name == "wake-word"))
+    assert (check.state, check.mend, check.blocks) == ("fail", "pip install 'voxcli[wake]'", ("chat",))
 
 
 # --- Making checks -------------------------------------------------------------------------------

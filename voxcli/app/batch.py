@@ -310,7 +310,8 @@ def _spoken_replies(
         return [None]
     from voxcli.batch.replies import SpokenReplies
 
-    return [SpokenReplies(folder.expanduser(), stack.enter_context(open_reply_voices(settings, notice)))]
+    voices = stack.enter_context(open_reply_voices(settings, notice))
+    return [SpokenReplies(folder.expanduser(), voices, voices.language_of)]
 
 
 def _refuse_replies_in_inputs(inputs: "Sequence[ItemSource]", folder: Path | None) -> None:

@@ -186,7 +186,8 @@ def models(whisper: str, answer_model: str, recommended: "Pair | None") -> Findi
     if answer_model or recommended is None:
         return Finding(True, found)
     pulls = f"voxcli models pull whisper:{recommended.whisper}, then {recommended.answer_model}"
-    return Finding(True, f"{found}; this machine has room for {recommended.title} ({pulls})")
+    size = f"{recommended.fetched_gb:g} GB"
+    return Finding(True, f"{found}; this machine has room for {recommended.title}, {size} ({pulls})")
 
 
 def server(model: str, names: Sequence[str], wrong: str = "", way: str = "") -> Finding:

@@ -49,6 +49,8 @@ def probes(config: Path | None, flags: dict[str, Any], progress: Callable[[str],
     yield Probe("devices", lambda: _devices(settings), needed_by=("chat",))
     yield Probe("microphone", lambda: _microphone(settings), needed_by=("chat",))
     yield Probe("echo", lambda: _echo(settings.live.echo), needed_by=("chat",))
+    if settings.live.wake_word != "off":
+        yield Probe("wake-word", lambda: _wake_word(settings), needed_by=("chat",))
     turns = settings.live.end_of_turn
     needed_by: tuple[Command, ...] = ("chat",) if turns == "smart-turn" else ()
     yield Probe("end-of-turn", lambda: _end_of_turn(turns, cache_folder()), needed_by)
@@ -266,6 +268,14 @@ def _echo(setting: str) -> Finding:
     if installed and setting != "off":
         load_audio_processing()
     return checks.echo(setting, installed=installed)
+
+
+def _wake_word(settings: "Settings") -> Finding:
+    """Load the wake word's model, as a chat does."""
+    from voxcli.app.listening import open_sleep
+
+    open_sleep(settings, lambda _message: None)
+    return Finding(True, settings.live.wake_word)
 
 
 def _end_of_turn(setting: "Setting", cache: Path) -> Finding:

@@ -95,12 +95,15 @@ def _open_canceller(
     from voxcli.chat.speech.echo import open_canceller
 
     live = settings.live
-    if not (has_speaker or live.noise_suppression or live.gain_control):
-        return None
     processing = {"noise_suppression": live.noise_suppression, "gain_control": live.gain_control}
+    if not (has_speaker or any(processing.values())):
+        return None
     canceller, missing = open_canceller(live.echo, played, **processing)
-    if missing:
+    if missing and has_speaker:
         notice(missing)
+    if canceller is None and any(processing.values()):
+        why = 'live.echo is "off"' if live.echo == "off" else "they need the extra echo: pip install 'voxcli[echo]'"
+        notice(f"there is no noise suppression and no gain control, because {why}")
     return canceller
 
 

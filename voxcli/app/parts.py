@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voxcli.core.store import Store
     from voxcli.core.turn import Engine, Speaker, SpeechOutput, Synthesizer
     from voxcli.engines.factory import EngineOptions, Progress
+    from voxcli.tts.languages.multilingual import MultilingualSynthesizer
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def open_voice(settings: "Settings", notice: Notice = log.warning) -> AbstractCo
     )
 
 
-def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextManager["Synthesizer"]:
+def open_reply_voices(settings: "Settings", notice: Notice) -> "MultilingualSynthesizer":
     """Return the voices of replies: each sentence gets one of its language. The default voice gets ready at once.
 
     Args:
@@ -131,7 +132,7 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextMa
     """
     from voxcli.tts.languages import detection as language
     from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice
-    from voxcli.tts.voices import list_voices, open_synthesizer
+    from voxcli.tts.voices import list_voices, open_synthesizer, resolved
 
     open_one = partial(
         open_synthesizer,
@@ -142,10 +143,12 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> AbstractContextMa
     if settings.voices and not language.is_installed():
         error = language.not_installed()
         notice(f"{error.message}: {error.hint}")
-    follower = language.LanguageFollower(language.ENGLISH if settings.language == "auto" else settings.language)
-    choice = VoiceChoice(settings.voice, settings.voices, list_voices)
-    default = open_one(settings.voice)
-    return MultilingualSynthesizer(default, settings.voice, follower, choice, open_one, notice)
+    start = language.ENGLISH if settings.language == "auto" else language.primary(settings.language)
+    chosen = {language.primary(code): voice for code, voice in settings.voices.items()}
+    default_setting = resolved(settings.voice)  # The list of voices has no "auto".
+    choice = VoiceChoice(default_setting, chosen, list_voices)
+    default, follower = open_one(settings.voice), language.LanguageFollower(start)
+    return MultilingualSynthesizer(default, default_setting, follower, choice, open_one, notice)
 
 
 def speech_output(synthesizer: "Synthesizer", speaker: "Speaker") -> "SpeechOutput":

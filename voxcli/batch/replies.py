@@ -1,7 +1,7 @@
 """Saves the spoken replies of a batch below a folder, each under the id of its item."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,18 @@ class SavedReplies:
 
 
 class SpokenReplies:
-    """Saves spoken replies below a folder, in one voice."""
+    """Saves spoken replies below a folder."""
 
-    def __init__(self, folder: Path, synthesizer: Synthesizer) -> None:
-        """Create `folder` for its owner only. Raises ConfigError if it can't be created."""
+    def __init__(
+        self, folder: Path, synthesizer: Synthesizer, language_of: Callable[[str], str | None] = lambda _piece: None
+    ) -> None:
+        """Create `folder` for its owner only. Raises ConfigError if it can't be created.
+
+        Args:
+            language_of: returns the code of the language of a piece of a reply; None if it is not known.
+        """
         self._folder = folder
+        self._language_of = language_of
         self._synthesizer = _SharedSynthesizer(synthesizer)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +75,7 @@ class SpokenReplies:
         return WavSpeaker(path)
 
     def output(self, speaker: WavSpeaker) -> SpeechOutput:
-        return SpeechOutput(self._synthesizer, speaker)
+        return SpeechOutput(self._synthesizer, speaker, self._language_of)
 
 
 def reply_path(item_id: str) -> Path:

@@ -30,7 +30,7 @@ LINE_BYTES = 256  # A longer line ends its connection.
 MOST_CLIENTS = 16  # Connections at once; each has a thread.
 IDLE_SECONDS = 10.0  # A client that sends or reads nothing for so long is disconnected.
 ANSWER_SECONDS = 5.0  # The chat may load a model, or wait for a line that is being typed.
-RETRY_SECONDS = 0.1  # until the next client is accepted after one could not be
+RETRY_SECONDS = 0.1  # The wait after a client that could not be accepted.
 CLOSE_SECONDS = 1.0  # The longest wait for the last answers when the chat ends.
 
 
@@ -41,8 +41,17 @@ class Control:
     command: Command
     answered: "Future[str]" = field(default_factory=Future, compare=False)
 
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the command is void."""
+        return self.answered.cancelled()
+
     def answer(self, state: str) -> None:
         self.answered.set_result(state)
+
+    def withdraw(self) -> None:
+        """Make the command void, unless it was answered."""
+        self.answered.cancel()
 
 
 class Channel(Protocol):

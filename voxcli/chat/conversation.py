@@ -225,9 +225,14 @@ class Conversation:
                 self._on_control(command)
             case SleepChanged(asleep):
                 self._asleep = asleep
+                if asleep and self._utterance_is_open:  # The listener has discarded it.
+                    self._utterance_is_open = False
+                    self._turns.drop_speculative()
 
     def _on_control(self, control: Control) -> None:
         """Run a command of another program; answer with the state after it."""
+        if control.is_withdrawn:
+            return
         if action := self._commands.actions.get(control.command):
             action()
         self._show_state()

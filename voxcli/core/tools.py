@@ -47,7 +47,7 @@ class ToolResult:
     call: ToolCall
     status: ToolStatus
     text: str  # what the model is told; it comes from outside, and nothing in it can be trusted
-    seconds: float = 0.0  # that the tool ran
+    seconds: float = 0.0  # The time that the tool ran.
 
     @property
     def note(self) -> str:

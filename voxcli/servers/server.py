@@ -77,17 +77,21 @@ class Server:
         return self.key.hidden_in(text) if self.key else text
 
 
-def checked_url(text: str) -> str:
+def checked_url(text: str, use: ServerUse = FOR_REPLIES) -> str:
     """Return the address of a server, without a slash at its end.
+
+    Args:
+        use: what the hints of errors name.
 
     Raises:
         ConfigError: it is not http or https, has no host, or has a name and password in it, which are not shown.
     """
     url = text.strip()
     if "@" in url:  # Checked first, because no other message may show a password.
-        raise ConfigError("the server's URL carries a name or password", hint=f"give the key in {VARIABLE} instead")
+        hint = f"give the key in {use.key_variable} instead"
+        raise ConfigError("the server's URL carries a name or password", hint=hint)
     if not url or not url.isprintable() or " " in url:
-        raise ConfigError(f"the server's URL is {printable(url)!r}", hint=f"{EXAMPLE} with --url")
+        raise ConfigError(f"the server's URL is {printable(url)!r}", hint=f"{EXAMPLE} with {use.flag}")
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError if it is not a number

@@ -197,7 +197,7 @@ def parse(name: str) -> tuple[str, str, str]:
     model, _, voice = path.rpartition("/")
     if not voice:
         raise ConfigError("which voice of the server?", hint=EXAMPLE)
-    return checked_url(url), model or MODEL, voice
+    return checked_url(url, FOR_SPEECH), model or MODEL, voice
 
 
 def _rate(response: httpx2.Response) -> int:

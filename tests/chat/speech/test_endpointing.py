@@ -18,6 +18,7 @@ from tests.support.listening import (
 from voxcli.audio.clip import SAMPLE_RATE
 from voxcli.chat.events import SpeechEnded, SpeechGoesOn, SpeechPaused, SpeechResumed, SpeechStarted, SpeechTooLong
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.chat.speech.silence import TurnSilence
 from voxcli.errors import ConfigError
 
 # One utterance.
@@ -243,8 +244,9 @@ def test_an_incomplete_turn_waits_longer_in_this_pause_only() -> None:
     assert kinds(listening.hear(SILENCE)) == [SpeechEnded]
 
 
-def test_an_incomplete_turn_never_ends_sooner_than_by_silence_alone() -> None:
-    listening = Listening(EndpointingSettings(max_silence_ms=300))
+@pytest.mark.parametrize("silence", [None, TurnSilence(600)], ids=["fixed", "learned"])
+def test_an_incomplete_turn_never_ends_sooner_than_by_silence_alone(silence: TurnSilence | None) -> None:
+    listening = Listening(patient(max_silence_ms=300, min_silence_ms=300 if silence else 600), silence)
     listening.hear(VOICE, 20)
     listening.hear(SILENCE, PAUSE_FRAMES)
     assert listening.end_pointer.apply_verdict(complete=False) == []

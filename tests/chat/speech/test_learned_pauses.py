@@ -59,6 +59,8 @@ def test_where_no_turn_can_be_taken_back_it_stays_higher(tmp_path: Path) -> None
     for _ in range(100):
         silence.add_turn(0)
     assert silence.ms == FINAL_LOWEST_MS
+    save_silence(tmp_path, "headset", silence)
+    assert load_silence(tmp_path, "headset").ms == 300, "what was learned where turns can be taken back is kept"
 
 
 def test_a_folder_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.listener_harness import (
 )
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.chat.control import Control
-from voxcli.chat.events import SpeechEnded, SpeechPaused, SpeechStarted, State, StateChanged
+from voxcli.chat.events import SpeechEnded, SpeechPaused, SpeechStarted, State, StateChanged, TurnRetracted
 from voxcli.chat.listener import WAKE_SAMPLES
 from voxcli.chat.messages import SleepChanged
 from voxcli.chat.speech.wake_word import SleepControl, Spotter, is_sleep_command, load
@@ -125,6 +125,16 @@ def test_a_command_puts_it_to_sleep_and_is_undone() -> None:
         harness.in_state("thinking")
         harness.capture(silence(1))
         assert harness.changes == [False, True]
+
+
+def test_a_command_to_sleep_that_goes_on_is_none_and_undoes_nothing() -> None:
+    posted: list[Control | SleepChanged] = []
+    sleep = SleepControl(new_spotter, 2.0, posted.append)
+    assert not sleep.stays_asleep(WORD, False)
+    sleep.show(Transcript("Stop."))
+    sleep.show(TurnRetracted(""))
+    assert not sleep.stays_asleep(SECOND[:512], True)
+    assert [each.is_withdrawn for each in posted if isinstance(each, Control)] == [True]
 
 
 def test_an_utterance_that_a_key_opens_wakes_it() -> None:

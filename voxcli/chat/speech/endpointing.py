@@ -55,7 +55,7 @@ class EndpointingSettings:
     speculate_after_ms: int = 100  # Silence that is a pause.
     min_silence_ms: int = 350  # Silence that ends an utterance, unless the endpointer is given another.
     complete_silence_ms: int = 250  # The same where the end-of-turn model answers "complete".
-    max_silence_ms: int = 1000  # The same where it answers "incomplete"; at least min_silence_ms counts.
+    max_silence_ms: int = 1000  # The same where it answers "incomplete"; never less than without a model.
     pre_roll_ms: int = 500  # Audio kept from before the first voiced frame, for quiet onsets.
     reopen_ms: int = 5000  # The time after the end in which speech continues the utterance, while no reply plays.
     retract_ms: int = 1000  # The same once its reply has begun; 0: then speech is always another utterance.
@@ -165,9 +165,9 @@ class Endpointer:
         utterance, settings = self._open, self._settings
         if utterance is None or not utterance.paused:
             return []
-        incomplete_ms = max(settings.max_silence_ms, settings.min_silence_ms)
-        silence_ms = settings.complete_silence_ms if complete else incomplete_ms
-        utterance.silence, utterance.judged = silence_ms * SAMPLES_PER_MS, True
+        incomplete = max(settings.max_silence_ms * SAMPLES_PER_MS, self._silence.samples)
+        utterance.silence = settings.complete_silence_ms * SAMPLES_PER_MS if complete else incomplete
+        utterance.judged = True
         return [] if self._burst else self._on_silence(utterance)
 
     def begin_reply(self) -> bool:

@@ -26,7 +26,12 @@ def load_silence(folder: Path, microphone: str, lowest_ms: float = LOWEST_MS) ->
 
 
 def save_silence(folder: Path, microphone: str, silence: TurnSilence) -> None:
-    """Store what was learned with a microphone; log it if that can't be done."""
+    """Store what was learned with a microphone; log it if that can't be done.
+
+    A silence at its lowest says nothing new: where no turn can be taken back, the stored one may be lower than that.
+    """
+    if silence.ms <= silence.lowest_ms:
+        return
     learned = _read(folder)
     learned.pop(microphone, None)
     learned[microphone] = round(silence.ms, 1)

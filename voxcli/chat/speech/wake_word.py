@@ -11,7 +11,7 @@ import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.chat.control import Control
-from voxcli.chat.events import LiveEvent, StateChanged
+from voxcli.chat.events import LiveEvent, StateChanged, TurnRetracted
 from voxcli.chat.messages import SleepChanged
 from voxcli.core.turn import Transcript
 from voxcli.errors import ModelError, missing_extra
@@ -47,6 +47,7 @@ class SleepControl:
         self._post = post
         self._quiet_samples = 0
         self._is_told = False
+        self._undo: Control | None = None  # undoes the turn of the last command to sleep
         self._is_replying = False
 
     def stays_asleep(self, samples: Samples, speaking: bool) -> bool:
@@ -74,7 +75,11 @@ class SleepControl:
                 self._is_replying = state in ("thinking", "speaking")
             case Transcript(text) if is_sleep_command(text):
                 self._is_told = True
-                self._post(Control("undo"))  # the command needs no reply, and no place in the next prompt
+                self._undo = Control("undo")  # The command needs no reply, and no place in the next prompt.
+                self._post(self._undo)
+            case TurnRetracted() if self._undo:  # The utterance goes on, and there is no turn to undo.
+                self._is_told = False
+                self._undo.withdraw()
 
 
 def is_sleep_command(transcript: str) -> bool:

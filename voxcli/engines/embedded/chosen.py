@@ -22,7 +22,7 @@ SHIPPED_WHISPER = "base"
 WHISPER_SIZES = ("tiny", "tiny.en", "base.en", "small", "small.en", "medium", "medium.en", "large-v2", "large-v3")
 WHISPER_REPO = "Systran/faster-whisper-{}"
 WHISPER_FILES = ("config.json", "model.bin", "tokenizer.json", "vocabulary.*", "preprocessor_config.json")
-WHISPER_PREFIX = "whisper:"  # of a size, as `voxcli models pull` takes it
+WHISPER_PREFIX = "whisper:"  # Precedes a size in what `voxcli models pull` takes.
 GGUF_ID = re.compile(rf"(?P<repo>{HUB_ID.pattern}):(?P<file>[\w.-]+(/[\w.-]+)*\.gguf)", re.ASCII)
 
 

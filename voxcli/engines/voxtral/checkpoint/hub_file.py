@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxcli.engines.voxtral.checkpoint.download import without_progress_bars
+from voxcli.engines.voxtral.checkpoint.download import REQUEST_SECONDS, without_progress_bars
 from voxcli.engines.voxtral.checkpoint.hub_errors import translated
 from voxcli.engines.voxtral.quiet import quiet
-
-REQUEST_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
