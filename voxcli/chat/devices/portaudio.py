@@ -220,23 +220,29 @@ class DeviceStream:
             raise self._defect
         if self._finished.is_set() or self._closing:
             return "it is gone"
-        return "it hangs" if time.monotonic() - self._called > STALL_SECONDS else ""
+        return "it hangs" if self._hangs else ""
+
+    @property
+    def _hangs(self) -> bool:
+        return time.monotonic() - self._called > STALL_SECONDS
 
     def close(self) -> None:
         """Play the device's buffer to its end and close the device, or abandon it if it hangs for STALL_SECONDS.
 
-        libpulse deadlocked in one of ten cases where its server was killed.
+        libpulse deadlocked in one of ten cases where its server was killed. In others, PortAudio's thread ran on
+        without a pause, and would have kept `stop` waiting forever; `abort` cancels the thread.
         """
         if self._closing is None:
-            self._closing = threading.Thread(target=self._close_stream, name="audio close", daemon=True)
+            end = self._stream.abort if self._hangs else self._stream.stop
+            self._closing = threading.Thread(target=self._close_stream, args=(end,), name="audio close", daemon=True)
             self._closing.start()
             self._closing.join(STALL_SECONDS)
             if self._closing.is_alive():
                 _hanging.append(self._closing)
                 _skip_exit_handler()
 
-    def _close_stream(self) -> None:
-        self._stream.stop()
+    def _close_stream(self, end: Callable[[], None]) -> None:
+        end()
         self._stream.close()
 
     def _on_input(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
