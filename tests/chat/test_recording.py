@@ -41,6 +41,8 @@ def test_a_turn_is_written_as_wav_and_json(tmp_path: Path) -> None:
         "reply": "It rains. 雨",
         "interrupted": True,
         "prompt": "",
+        "understood": "",
+        "tools": [],
         "latency": {
             "endpoint_ms": 600,
             "first_token_ms": 700,

@@ -195,9 +195,11 @@ def test_questions_are_answered_aloud_and_a_session_goes_on(
     kept, asked = tmp_path / "kept", ("capital-of-france", "color-of-a-lemon", "legs-of-a-horse")
     flags = ("--session", "Kitchen", "--record", kept)
     taken: list[Event] = []
+    starts: list[int] = []
     with card.recording() as recording:
         with chat(*flags, "--max-turns", "2", environment=environment) as talk:
             for number, name in enumerate(asked[:2], 1):
+                starts.append(len(recording.samples))
                 say(card, question(name))
                 taken.append(talk.wait_for("turn_ended", number))
             assert talk.exit_code() == 0
@@ -219,9 +221,9 @@ def test_questions_are_answered_aloud_and_a_session_goes_on(
     assert [turn.reply for turn in turns(home, "Kitchen")] == [turn["reply"] for turn in taken]
     [learned_ms] = json.loads((home / "pauses.json").read_text()).values()
     assert LOWEST_MS <= learned_ms <= HIGHEST_MS
-    transcript = words(understood(answers, tmp_path, environment))
-    assert "paris" in transcript
-    assert set(words(taken[1]["reply"])[-1:]) <= set(transcript)
+    first, second = (understood(each, tmp_path, environment) for each in np.split(answers, starts[1:]))
+    assert "paris" in words(first)
+    assert words(taken[1]["reply"])[-1] in words(second)
     for number, name in enumerate(asked, 1):
         at_seconds, likeness = first_word(read_audio(kept / f"turn-{number:04}.wav"), question(name))
         assert 0.1 < at_seconds < 0.7  # the pre-roll; less where it was said as soon as voxcli listened
