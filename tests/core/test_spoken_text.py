@@ -1,5 +1,6 @@
 """The spoken text of a reply: which pieces were played, with and without sound."""
 
+import math
 from itertools import accumulate
 
 from hypothesis import example, given
@@ -70,3 +71,14 @@ def test_a_number_takes_the_time_that_its_words_take() -> None:
     recorded = spoken([("It costs $1,234,567.89 in the big city. ", 10.0)])
     assert recorded.text(5.0) == "It costs ", "the number is being spoken"
     assert spoken([("It costs $1,234,567.89 in the big city. ", 10.0)]).text(9.0).startswith("It costs $1,234,567.89 ")
+
+
+def test_the_time_until_the_next_piece_was_played_is_known_once_its_end_is() -> None:
+    spoken = SpokenText()
+    assert spoken.seconds_to_next(0.0) == math.inf
+    spoken.begin("One. ", 1.0)
+    assert spoken.seconds_to_next(1.0) == math.inf
+    spoken.finish(3.0)
+    assert spoken.seconds_to_next(1.5) == 1.5
+    assert spoken.newly_played(3.0) == ["One. "]
+    assert spoken.seconds_to_next(3.0) == math.inf

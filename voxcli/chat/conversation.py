@@ -48,9 +48,6 @@ from voxcli.core.memory import Memory
 from voxcli.core.turn import Utterance
 from voxcli.errors import VoxError
 
-POLL_SECONDS = 0.05  # how often to check what was played
-IDLE_SECONDS = 0.5  # the longest wait for a message, because on Windows no signal ends a wait
-
 
 @dataclass(frozen=True)
 class ConversationOptions:
@@ -126,7 +123,7 @@ class Conversation:
                 return self._inbox.get_nowait()
             self._turns.show_played()  # The inbox is empty: the text of all that was played was shown.
             with suppress(Empty):
-                return self._inbox.get(timeout=POLL_SECONDS if self._turns.is_running else IDLE_SECONDS)
+                return self._inbox.get(timeout=self._turns.wait_seconds)
 
     def _handle(self, inbound: Inbound) -> None:
         match inbound:

@@ -7,6 +7,7 @@ utterance, so a turn that was taken back has never been remembered.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -202,6 +203,10 @@ class Responder(threading.Thread):
     def spoken_text(self, response: Response) -> str:
         """Return the spoken text of a reply that was stopped."""
         return response.spoken.text(self.speech.speaker.position).strip() if self.speech else ""
+
+    def seconds_to_next_played(self, response: Response) -> float:
+        """Return after how many seconds the next sentence will have been played; infinite if it is not known."""
+        return response.spoken.seconds_to_next(self.speech.speaker.position) if self.speech else math.inf
 
     def finish(self) -> None:
         """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""

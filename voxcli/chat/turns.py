@@ -18,6 +18,9 @@ from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 0.5  # the longest wait for a message, because on Windows no signal ends a wait
+POLL_SECONDS, LEAST_SECONDS = 0.05, 0.01  # the longest and shortest wait while a response runs
+
 
 class Turns:
     """Begins, releases, drops and stops responses, and remembers turns."""
@@ -169,6 +172,13 @@ class Turns:
         elif response.state == "over":
             self._responder.prefill_history(self.history.session)
         self._responses.start_next()
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long nothing can happen here without a message: until the next sentence was played, for one."""
+        if (running := self._responses.running) is None:
+            return IDLE_SECONDS
+        return min(max(self._responder.seconds_to_next_played(running), LEAST_SECONDS), POLL_SECONDS)
 
     def show_played(self) -> None:
         """Show the sentences of the running turn that were played since the last call."""

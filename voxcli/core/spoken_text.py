@@ -77,6 +77,11 @@ class SpokenText:
         self.stop(position)
         return "".join(piece.spoken_until(self._limit) for piece in self._pieces)
 
+    def seconds_to_next(self, position: float) -> float:
+        """Return after how many seconds the next piece will have been played; infinite if it is not known."""
+        following = self._pieces[self._announced :]
+        return following[0].end - position if following else math.inf
+
     def newly_played(self, position: float) -> list[str]:
         """Return the pieces whose end the speaker has passed since the previous call."""
         passed = []
