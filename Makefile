@@ -11,6 +11,8 @@ REPLY := demo-reply.wav
 REPLICA := build/replica
 # Tests of devices and conversations, which other tests beside them would disturb.
 REAL_TIME := tests/chat tests/cli/test_chat.py tests/cli/test_devices.py tests/benchmarks/test_live.py
+# In the order of the files: files with few tests would come last otherwise, and one of them takes two minutes.
+IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 demo:
 	@scripts/setup.sh demo
@@ -22,7 +24,7 @@ demo:
 
 test:
 	@scripts/setup.sh dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(REAL_TIME))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) $(addprefix --ignore=,$(REAL_TIME))
 	$(BIN)/python -m pytest $(REAL_TIME)
 
 check:
