@@ -32,7 +32,7 @@ PROCESSING = {  # whether noise is suppressed, and whether the level is adjusted
 LEVELS_DBFS = (-26.0, -46.0)  # Speech close to the microphone, and across the room.
 RATIOS_DB = (10.0, 0.0)  # Speech relative to noise.
 LEAD_SECONDS, GAP_SECONDS = 5.0, 2.0  # noise alone, before the first recording and after each
-TALKERS = 4  # in the babble
+TALKERS = 4  # Voices that are mixed into the background.
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class SpokenSentence:
     text: str
     samples: Samples  # all clips in one, shape (n,)
     sample_rate: int  # Hertz
-    first_audio_ms: float  # from the call to the first clip
+    first_audio_ms: float  # Time from the call to the first clip.
 
 
 def say_all(synthesizer: Synthesizer, sentences: Sequence[str] = SENTENCES) -> list[SpokenSentence]:

@@ -175,7 +175,7 @@ def test_a_folder_in_which_others_can_write_is_refused(path: Path) -> None:
     path.parent.chmod(0o777)
     with pytest.raises(ConfigError, match="others can write"), answered(path):
         pass
-    path.parent.chmod(0o1777)  # as /tmp: nobody can replace what is another's
+    path.parent.chmod(0o1777)  # The rights of /tmp: nobody can replace a file of somebody else.
     with answered(path):
         assert send_command(str(path), "status") == "listening"
 

@@ -101,7 +101,7 @@ SYMBOLS = rules(
     (r"(?<=[0-9A-Za-z)]) ?\+ ?(?=[0-9A-Za-z(])|(?<= )\+(?= )", " plus "),
     (r"(?<=[0-9A-Za-z)]) [-\u2212] (?=[0-9(])", " minus "),
     (r"(?<=[0-9]) ?\* ?(?=[0-9])", " times "),
-    (r"(?<=[A-Za-z]{2})/(?=[A-Za-z]{2})|(?<=\b[A-Za-z])/(?=[A-Za-z]\b)", " "),  # and/or, TCP/IP, N/A
+    (r"(?<=[A-Za-z]{2})/(?=[A-Za-z]{2})|(?<=\b[A-Za-z])/(?=[A-Za-z]\b)", " "),  # Examples: and/or, TCP/IP, N/A.
     (r"<=", " less than or equal to "),
     (r">=", " greater than or equal to "),
     (r"!=", " is not equal to "),

@@ -18,8 +18,8 @@ from voxcli.engines.voxtral.device.ram import ram_free_bytes
 from voxcli.errors import ModelError
 
 SHIPPED = "SmolLM2-135M-Instruct"
-# From 1 B parameters on, a model is shown the whole conversation and answers in any language. Models that are sold
-# as 1 B have 0.99 (Gemma 3) to 1.24 (Llama 3.2).
+# From 1 B parameters on, a model is shown the whole conversation and answers in any language. The models that are
+# called 1 B have 0.99 (Gemma 3) to 1.24 (Llama 3.2) billion.
 LARGE_PARAMETERS = 950_000_000
 COMPUTE_BYTES = 300_000_000  # estimate of what llama.cpp takes beside weights and cache
 

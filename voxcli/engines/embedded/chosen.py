@@ -30,7 +30,7 @@ GGUF_ID = re.compile(rf"(?P<repo>{HUB_ID.pattern}):(?P<file>[\w.-]+(/[\w.-]+)*\.
 class HubModel:
     """Files of a model on the hub."""
 
-    name: str  # as `voxcli models pull` takes it
+    name: str  # The name for `voxcli models pull`.
     repo_id: str
     patterns: tuple[str, ...]
     file: str = ""  # the GGUF file; empty for a folder

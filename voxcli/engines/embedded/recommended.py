@@ -10,7 +10,7 @@ class Pair:
     free_gb: float  # memory that has to be free, in GB
     cores: int
     whisper: str
-    answer_model: str  # as `voxcli models pull` takes it
+    answer_model: str  # The name for `voxcli models pull`.
     fetched_gb: float  # size of both downloads, in GB
 
     @property
