@@ -10,7 +10,6 @@ QUESTION := examples/questions/capital-of-france.flac
 REPLY := demo-reply.wav
 REPLICA := build/replica
 # Tests of devices and conversations, which other tests beside them would disturb.
-# Each may fail once: on a busy machine a sound server that is killed and restarted drops a block now and then.
 REAL_TIME := tests/chat/devices $(sort $(wildcard tests/chat/test_*.py)) tests/cli/test_chat.py tests/cli/test_devices.py tests/benchmarks/test_live.py
 # In the order of the files: files with few tests would come last otherwise, and one of them takes two minutes.
 IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -26,7 +25,7 @@ demo:
 test:
 	@scripts/setup.sh dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) $(addprefix --ignore=,$(REAL_TIME))
-	$(BIN)/python -m pytest --reruns 1 $(REAL_TIME)
+	$(BIN)/python -m pytest $(REAL_TIME)
 
 check:
 	@scripts/setup.sh dev
