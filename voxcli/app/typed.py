@@ -13,6 +13,7 @@ from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
+    from voxcli.chat.events import Ready
     from voxcli.chat.response import Responder
     from voxcli.chat.typed import SlashCommand
     from voxcli.chat.views import LiveView
@@ -35,12 +36,11 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         VoxError: a part can't be opened.
     """
     from voxcli.chat.devices.stderr import redirect_library_messages
-    from voxcli.chat.events import Notice, Ready
+    from voxcli.chat.events import Notice
     from voxcli.chat.messages import Inbound
     from voxcli.chat.response import Responder
     from voxcli.chat.typed import TypedConversation
     from voxcli.chat.warm_up import warm_up
-    from voxcli.tts.voices import resolved
 
     if options.speak:
         redirect_library_messages()  # it replaces sys.stderr, where the view writes
@@ -62,10 +62,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         view.starting(WARMING)
         warm_up(engine, memory.session, speech.synthesizer if speech else None, typed=True)
         responder = Responder(engine, speech, inbox.put)
-        output = _output_name(speech)
-        voice = resolved(settings.voice) if speech else None
-        name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
-        view.show(Ready(engine.name, engine.model, voice, None, output, name, "off", turns, kept=kept))
+        view.show(_ready(engine, settings, speech, memory))
         commands = TypedCommands(settings, memory, responder, stack, notice_later).by_name()
         conversation = TypedConversation(
             memory,
@@ -184,6 +181,15 @@ def _open_speech(
             raise
         notice(f"replies are not spoken: {error.message}")
         return None
+
+
+def _ready(engine: "Engine", settings: "Settings", speech: "SpeechOutput | None", memory: "Memory") -> "Ready":
+    from voxcli.chat.events import Ready
+    from voxcli.tts.voices import resolved
+
+    voice = resolved(settings.voice) if speech else None
+    name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
+    return Ready(engine.name, engine.model, voice, None, _output_name(speech), name, "off", turns, kept=kept)
 
 
 def _output_name(speech: "SpeechOutput | None") -> str | None:

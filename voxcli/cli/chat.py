@@ -45,6 +45,20 @@ PushToTalkFlag = Annotated[
     ),
 ]
 
+WakeWordFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--wake-word",
+        metavar="NAME",
+        autocompletion=completion.wake_words,
+        help="Sleep until this is said: hey_jarvis, alexa, hey_mycroft or okay_nabu.",
+    ),
+]
+
+ControlFlag = Annotated[
+    str | None,
+    typer.Option("--control", metavar="auto|PATH", help="Take commands from `voxcli control` at a socket."),
+]
 
 ControlPath = Annotated[
     str | None,
@@ -60,19 +74,8 @@ def chat(
     input_device: InputDeviceFlag = None,
     output_device: OutputDeviceFlag = None,
     push_to_talk: PushToTalkFlag = None,
-    wake_word: Annotated[
-        str | None,
-        typer.Option(
-            "--wake-word",
-            metavar="NAME",
-            autocompletion=completion.wake_words,
-            help="Sleep until this is said: hey_jarvis, alexa, hey_mycroft or okay_nabu.",
-        ),
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option("--control", metavar="auto|PATH", help="Take commands from `voxcli control` at a socket."),
-    ] = None,
+    wake_word: WakeWordFlag = None,
+    control: ControlFlag = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
@@ -99,9 +102,8 @@ def chat(
     from voxcli.app.chat import ChatOptions, run_chat
     from voxcli.app.parts import SessionChoice, load_settings
 
-    for flag, value in (("--voice", voice), ("--output-device", output_device)):
-        if value and no_speak:
-            raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
+    if no_speak:
+        _check_silent(voice, output_device)
     if text:
         _check_typed(
             input_device=input_device,
@@ -130,6 +132,13 @@ def chat(
         raise typer.Exit(_run_typed(settings, options))
     if run_chat(settings, options):
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_silent(voice: str | None, output_device: str | None) -> None:
+    """Raise ConfigError for flags of spoken replies, where none is spoken."""
+    for flag, value in (("--voice", voice), ("--output-device", output_device)):
+        if value:
+            raise ConfigError(f"{flag} is for spoken replies", hint=f"leave out --no-speak or {flag}")
 
 
 def control(
