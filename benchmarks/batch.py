@@ -28,8 +28,8 @@ from benchmarks.random_model import default_model, open_model
 from benchmarks.report import Figure
 from benchmarks.script import Script
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral import loader
 from voxcli.engines.voxtral.batch_engine import BatchEngine
 from voxcli.engines.voxtral.device.hardware import Hardware

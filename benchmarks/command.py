@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.report import Figure, as_json, machine, markdown
-from voxcli.cli.common import ForceFlag, note, report
+from voxcli.cli.interface.common import ForceFlag, note, report
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output_files import OutputFiles
 

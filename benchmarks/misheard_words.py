@@ -18,9 +18,9 @@ from benchmarks.command import ForceFlag, JsonFlag, command_line, note, publish,
 from benchmarks.report import Figure
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.config.paths import cache_folder
+from voxcli.core.protocols import Synthesizer
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.speakable import speakable
-from voxcli.core.turn import Synthesizer
 from voxcli.engines.embedded.engine import Recognizer
 from voxcli.engines.embedded.weights import prepare
 from voxcli.engines.embedded.whisper import Whisper

@@ -19,7 +19,7 @@ from benchmarks.misheard_words import distance
 from benchmarks.report import Figure, median, percentile, spread
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.config.paths import cache_folder
-from voxcli.core.turn import Synthesizer
+from voxcli.core.protocols import Synthesizer
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.whisper import Whisper
 from voxcli.tts.voices import open_synthesizer

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from voxcli.cli import app
-from voxcli.cli.help import HelpPage, help_page, subcommands
+from voxcli.cli.interface.help import HelpPage, help_page, subcommands
 
 PAGE = Path(__file__).parent.parent / "voxcli.1"
 EXIT_CODES = {

@@ -14,9 +14,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from voxcli import cli, errors
-from voxcli.cli.common import INTERRUPTED, VerboseFlag, note, report
+from voxcli.cli.interface.common import INTERRUPTED, VerboseFlag, note, report
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.errors import (
     AudioDeviceError,
     AudioInputError,

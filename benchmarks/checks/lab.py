@@ -17,8 +17,8 @@ from benchmarks import replica
 from benchmarks.baselines import free_memory
 from benchmarks.emulation import CountingCompiler, EmulatedGraphs
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.voxtral.checkpoint import files
 from voxcli.engines.voxtral.device import placement
 from voxcli.engines.voxtral.device.demand import demand

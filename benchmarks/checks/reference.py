@@ -11,8 +11,8 @@ import transformers
 
 from benchmarks.checks.lab import text_of
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.device.hardware import DType
 from voxcli.engines.voxtral.mel import FrontEnd

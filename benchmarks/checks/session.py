@@ -13,8 +13,8 @@ from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, c
 from benchmarks.random_model import open_model
 from benchmarks.script import Script
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.device.demand import CHUNK_TOKENS
 from voxcli.engines.voxtral.engine import VoxtralEngine
 from voxcli.engines.voxtral.runtime.decoder import Decoder

@@ -13,8 +13,8 @@ from benchmarks.floors import Floors, floors, measure
 from benchmarks.random_model import open_model
 from benchmarks.report import median
 from benchmarks.script import Script
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.engine import VoxtralEngine
 
 TURNS = (1, 10, 50)

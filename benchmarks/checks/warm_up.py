@@ -4,8 +4,8 @@ import time
 
 from benchmarks.checks.findings import Notebook
 from benchmarks.checks.lab import LEVELS, REPLAYS_PER_TOKEN, Answer, Lab, ask, clip, text_of
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.engine import VoxtralEngine
 
 DEFAULT = "auto"

@@ -25,8 +25,8 @@ from voxcli.chat.messages import ThreadCrashed
 from voxcli.chat.views.lines import JsonLiveView
 from voxcli.config.loading import Settings
 from voxcli.config.schema import LiveSettings
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 
 FIXED_REPLY = "fixed-reply"
 READ_SECONDS = 0.1

@@ -11,7 +11,7 @@ from voxcli.app.parts import SessionChoice, engine_options, load_settings, open_
 from voxcli.cli import app
 from voxcli.core.memory import Memory
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.errors import ConfigError, StoreError
 
 

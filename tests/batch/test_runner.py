@@ -22,9 +22,9 @@ from voxcli.batch.runner import Run
 from voxcli.batch.scheduler import Scheduler
 from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker, workers_wanted
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
-from voxcli.core.turn import Utterance
 from voxcli.errors import AudioInputError, ConfigError, SpeechError, VoxError
 
 

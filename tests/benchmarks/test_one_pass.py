@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.report import median
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import Tokenizer
 

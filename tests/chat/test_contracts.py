@@ -18,8 +18,8 @@ from voxcli.chat.devices.microphone import Microphone
 from voxcli.chat.devices.portaudio import find_device
 from voxcli.chat.devices.speaker import OutputSpeaker, open_speaker
 from voxcli.chat.listener import MicrophoneSource
+from voxcli.core.protocols import Speaker
 from voxcli.core.testing import FakeSpeaker
-from voxcli.core.turn import Speaker
 
 REAL = pytest.mark.skipif(missing_program() is not None, reason=f"{missing_program()} is not installed")
 Capture = Callable[[Samples], None]

@@ -28,12 +28,13 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.messages import SpeechEvent, ThreadCrashed
-from voxcli.chat.response import FirstAudio, Responder, Response, ResponseOver
+from voxcli.chat.responses.response import FirstAudio, Responder, Response, ResponseOver
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker
-from voxcli.core.turn import ReplyDelta, SpeechFailed, Utterance
+from voxcli.core.turn import ReplyDelta, SpeechFailed
 from voxcli.errors import AudioDeviceError, ModelError, StoreError
 
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself

@@ -15,7 +15,7 @@ from voxcli.chat.keyboard.reader import keys_posted
 from voxcli.chat.messages import Interrupt
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker
 from voxcli.core.turn import ReplyDelta
 from voxcli.errors import ConfigError

@@ -15,7 +15,7 @@ from voxcli.chat.cues import ERROR, PEAK, READY, UTTERANCE_OVER, Cues, tones
 from voxcli.chat.devices.portaudio import find_device, refresh_devices
 from voxcli.chat.devices.speaker import OutputSpeaker
 from voxcli.chat.events import LiveEvent, Notice, StateChanged, TurnFailed, TurnStarted
-from voxcli.core.turn import Utterance
+from voxcli.core.protocols import Utterance
 from voxcli.errors import VoxError
 
 SOUNDS = [READY, UTTERANCE_OVER, ERROR]

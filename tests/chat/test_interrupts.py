@@ -20,9 +20,10 @@ from tests.support.turns import (
     written,
 )
 from voxcli.core.session import Turn
+from voxcli.core.speaking import PIECES_AHEAD
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import PIECES_AHEAD, Event
+from voxcli.core.turn import Event
 
 __all__ = ["nothing_hangs"]  # a fixture that every test here uses
 

@@ -12,7 +12,9 @@ import soundfile
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Latency, TurnTaken
 from voxcli.chat.recording import Recording
-from voxcli.core.turn import PassReport, Timings, TurnEnded, Utterance
+from voxcli.core.protocols import PassReport, Utterance
+from voxcli.core.speaking import Timings
+from voxcli.core.turn import TurnEnded
 from voxcli.errors import ConfigError, VoxError
 
 SAMPLES = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)

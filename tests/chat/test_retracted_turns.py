@@ -34,10 +34,10 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.messages import Interrupt
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker
-from voxcli.core.turn import Engine, PassReport, Utterance
 
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 

@@ -19,8 +19,8 @@ from voxcli.chat.listener import Listener
 from voxcli.chat.messages import Inbound
 from voxcli.chat.speech.echo import Timeline
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 
 __all__ = ["nothing_hangs"]  # a fixture that is used by itself
 

@@ -27,13 +27,14 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.lines import LINE_BYTES, piped_lines
 from voxcli.chat.messages import Inbound
-from voxcli.chat.response import Responder
+from voxcli.chat.responses.response import Responder
 from voxcli.chat.typed import SlashCommand, TypedConversation
 from voxcli.chat.views.typed import TypedView
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import ReplyDelta, SpeechOutput, Utterance
+from voxcli.core.turn import ReplyDelta
 from voxcli.errors import ConfigError, ModelError
 
 Line = str | BaseException | None

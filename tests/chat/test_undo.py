@@ -12,7 +12,7 @@ from voxcli.chat.events import LiveEvent, Notice, Ready, TurnFailed, TurnTaken, 
 from voxcli.chat.keyboard.keys import Key
 from voxcli.core.memory import Memory
 from voxcli.core.session import Session
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine
 from voxcli.errors import ModelError
 

@@ -23,7 +23,7 @@ from tests.support.virtual_microphone import plug_in, say
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples, read_audio
 from voxcli.chat.speech.silence import HIGHEST_MS, LOWEST_MS
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 
 pytestmark = pytest.mark.skipif(missing_program() is not None, reason=f"{missing_program()} is not installed")
 

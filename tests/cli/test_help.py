@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from scripts.man_page import PAGE, man_page
 from voxcli.chat.keyboard.bindings import OTHER_KEYS
-from voxcli.cli import app, completion
-from voxcli.cli.help import SUBJECTS, help_page, subcommands
+from voxcli.cli import app
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.help import SUBJECTS, help_page, subcommands
 from voxcli.config.schema import allowed, fields
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -153,7 +154,7 @@ def test_completion_of_sessions_never_fails(tmp_path: Path, monkeypatch: pytest.
 
 def test_completion_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from voxcli.cli import completion as c\n"
+        "import sys; from voxcli.cli.interface import completion as c\n"
         "c.engines(''), c.compute_devices(''), c.sessions(''), c.voices(''), c.models('')\n"
         "print({'torch', 'transformers', 'numpy', 'sounddevice', 'pydantic', 'pyttsx3'} & set(sys.modules))"
     )

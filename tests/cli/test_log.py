@@ -20,10 +20,10 @@ from voxcli.chat.messages import Inbound
 from voxcli.chat.speech.echo import Timeline
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
 from voxcli.cli import app
-from voxcli.cli.log import PrivateFileHandler, StderrHandler, leave_stderr, logging_to
+from voxcli.cli.interface.log import PrivateFileHandler, StderrHandler, leave_stderr, logging_to
+from voxcli.core.protocols import PassReport, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSpeaker
-from voxcli.core.turn import PassReport, ReplyWithTools, Utterance
 
 RECORD = re.compile(r"\S+T\d\d:\d\d:\d\d\.\d{3} (?:DEBUG|INFO) +\[(.+?)\] (voxcli\.\S+): (.+)")
 REPLY, TRANSCRIPT, PROMPT = "Bananas are blue. ", "what colour are bananas", "Be a pirate."

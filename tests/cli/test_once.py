@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from tests.support.openai_server import Exchange, OpenAIServer, sends
 from tests.support.virtual_audio import RATE, SoundCard, missing_program, sound_card
 from voxcli.cli import app
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 QUESTIONS = ROOT / "examples" / "questions"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.engines.openai.test_engine import options
 from tests.support.openai_server import REPLY, WAIT_SECONDS, Exchange, OpenAIServer, refuses, says
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.engines import factory
 
 pytest.importorskip("openai")

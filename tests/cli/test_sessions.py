@@ -21,11 +21,11 @@ from typer.testing import CliRunner, Result
 
 from voxcli.cli import app as voxcli
 from voxcli.cli.sessions import app
-from voxcli.core.export import as_markdown, as_text
-from voxcli.core.html_page import as_html
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
-from voxcli.core.stored import StageTimes, StoredSession, StoredTurn, TurnDetails
+from voxcli.core.storage.export import as_markdown, as_text
+from voxcli.core.storage.html_page import as_html
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import StageTimes, StoredSession, StoredTurn, TurnDetails
 from voxcli.errors import ConfigError, StoreError, VoxError
 from voxcli.printable import printable
 
@@ -367,7 +367,7 @@ def test_nothing_heavy_is_imported() -> None:
     code = """
 import sys, voxcli.cli.sessions
 assert not {"sqlite3", "numpy", "pydantic", "torch"} & set(sys.modules)
-import voxcli.core.store, voxcli.core.export
+import voxcli.core.storage.store, voxcli.core.storage.export
 assert not {"numpy", "pydantic", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

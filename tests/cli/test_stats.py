@@ -11,10 +11,10 @@ from typer.testing import CliRunner, Result
 
 from voxcli.app.stats import SPARK_COLUMNS, sparkline
 from voxcli.cli import app
-from voxcli.core.database import FILE_NAME
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
-from voxcli.core.stored import StageTimes, TurnDetails
+from voxcli.core.storage.database import FILE_NAME
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import StageTimes, TurnDetails
 from voxcli.errors import ConfigError
 
 

@@ -28,11 +28,12 @@ from voxcli.app.views import (
 )
 from voxcli.batch.stats import Status
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.record import Context, record_of
 from voxcli.core.session import Session
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, SpeechOutput, TurnEnded, Utterance
+from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
 from voxcli.errors import SpeechError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable

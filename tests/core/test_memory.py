@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
-from voxcli.core.database import FILE_NAME
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store
-from voxcli.core.stored import TurnDetails
+from voxcli.core.storage.database import FILE_NAME
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import TurnDetails
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import Event, ReplyDelta, SpeechOutput, TurnEnded, Utterance
+from voxcli.core.turn import Event, ReplyDelta, TurnEnded
 from voxcli.errors import ModelError, StoreError
 
 QUESTION = Utterance(AudioClip(np.full(SAMPLE_RATE, 0.1, np.float32)), "Be exact.")

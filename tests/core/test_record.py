@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.record import Context, record_of
 from voxcli.core.session import Turn
+from voxcli.core.speaking import Timings
 from voxcli.core.testing import FakeEngine
-from voxcli.core.turn import PassReport, Timings, TurnEnded, Utterance
+from voxcli.core.turn import TurnEnded
 
 CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25, cancelled_seconds=0.5, gain=0.5)
 PLACEHOLDER = "[User audio input - 33333 samples, 2.08s]"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine
 from voxcli.core.tools import (
     NOTE_CHARACTERS,
@@ -21,7 +22,7 @@ from voxcli.core.tools import (
     ToolStatus,
     results_from_json,
 )
-from voxcli.core.turn import Event, ReplyDelta, TurnEnded, Utterance, run_turn
+from voxcli.core.turn import Event, ReplyDelta, TurnEnded, run_turn
 
 WEATHER = ToolSpec("weather", "Tells the weather.")
 QUESTION = Utterance(None, "How is the weather in Rome?")

@@ -26,20 +26,11 @@ from tests.support.turns import (
     written,
 )
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import PassReport, Speaker, SpeechOutput, Synthesizer, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import (
-    Event,
-    PassReport,
-    ReplyDelta,
-    Speaker,
-    SpeechFailed,
-    SpeechOutput,
-    Synthesizer,
-    Utterance,
-    run_turn,
-)
+from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, run_turn
 from voxcli.errors import AudioDeviceError, ModelError, SpeechError, VoxError
 
 __all__ = ["nothing_hangs"]  # a fixture that every test here uses

@@ -12,9 +12,9 @@ from tests.support import tiny_voxtral as tiny
 from tests.support.openai_server import OpenAIServer
 from voxcli.audio.clip import AudioClip, read_audio
 from voxcli.config.paths import cache_folder
+from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.testing import FakeEngine
-from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.errors import ModelError
 
 QUESTION = Path(__file__).parents[2] / "examples" / "questions" / "one-plus-one.flac"

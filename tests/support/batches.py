@@ -20,8 +20,8 @@ from voxcli.batch.runner import ProgressView, Run
 from voxcli.batch.scheduler import Finished, Scheduler
 from voxcli.batch.stats import Stats, Status
 from voxcli.batch.worker import EngineWorker
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.errors import AudioInputError, ModelError
 
 INSTRUCTIONS = "Be brief."

@@ -130,9 +130,9 @@ def _load() -> None:
         "voxcli.cli",
         "typer.rich_utils",
         "voxcli.app.once",
-        "voxcli.core.store",
+        "voxcli.core.storage.store",
         "voxcli.config.toml_text",
-        "voxcli.core.export",
+        "voxcli.core.storage.export",
         "voxcli.audio.decoder",
         "sounddevice",
     )

@@ -27,11 +27,11 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import Inbound, ListenerControl, SpeechEvent
-from voxcli.chat.response import FirstAudio, Responder, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.response import FirstAudio, Responder, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
-from voxcli.core.turn import Engine, PassReport, Speaker, SpeechOutput, Utterance
 
 PATIENCE_SECONDS = 30  # A test that waits longer fails.
 

@@ -10,22 +10,11 @@ import numpy as np
 import pytest
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Synthesizer, Utterance
 from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.testing import FakeSynthesizer
-from voxcli.core.turn import (
-    Engine,
-    Event,
-    PassReport,
-    ReplyDelta,
-    Speaker,
-    SpeechFailed,
-    SpeechOutput,
-    Synthesizer,
-    TurnEnded,
-    Utterance,
-    run_turn,
-)
+from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded, run_turn
 from voxcli.errors import VoxError
 
 REPLY = ["It rains", " today. Take", " a coat. Good", "bye."]

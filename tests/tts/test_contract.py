@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from voxcli.core.protocols import Synthesizer
 from voxcli.core.testing import FakeSynthesizer
-from voxcli.core.turn import Synthesizer
 from voxcli.tts.languages.detection import LanguageFollower
 from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice
 from voxcli.tts.piper import PiperSynthesizer

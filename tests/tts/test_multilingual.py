@@ -8,9 +8,10 @@ import pytest
 
 from tests.support.sentences import NAMES, SENTENCES
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import SpeechOutput, Synthesizer, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.turn import SpeechOutput, Synthesizer, Utterance, run_turn
+from voxcli.core.turn import run_turn
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.tts.languages.detection import LanguageFollower, is_installed
 from voxcli.tts.languages.multilingual import MultilingualSynthesizer, VoiceChoice, spoken_by

@@ -15,10 +15,11 @@ import soundfile
 
 from tests.support import speech_worker
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.testing import FakeEngine
-from voxcli.core.turn import SpeechOutput, Utterance, run_turn
+from voxcli.core.turn import run_turn
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.tts.system import Pyttsx3Synthesizer
 from voxcli.tts.voice import Voice, choose

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from voxcli.batch.stats import Stats, Status
     from voxcli.batch.worker import Worker
     from voxcli.config.loading import Settings
-    from voxcli.core.turn import Engine
+    from voxcli.core.protocols import Engine
     from voxcli.engines.factory import EngineOptions
     from voxcli.output_files import OutputFiles
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from voxcli.chat.listener import Listener
     from voxcli.chat.messages import Inbound
     from voxcli.chat.recording import Recording
-    from voxcli.chat.response import Responder
+    from voxcli.chat.responses.response import Responder
     from voxcli.chat.speech.wake_word import SleepControl
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
+    from voxcli.core.protocols import Engine, Synthesizer
     from voxcli.core.session import Session
-    from voxcli.core.turn import Engine, Synthesizer
 
 WARMING = "warming up"
 
@@ -85,7 +85,7 @@ def _run(
     from voxcli.chat.keyboard.tools import user_tools
     from voxcli.chat.messages import Interrupt
     from voxcli.chat.recording import Recording
-    from voxcli.chat.response import Responder
+    from voxcli.chat.responses.response import Responder
     from voxcli.chat.views import open_live_view
     from voxcli.chat.views.terminal import TerminalView
 

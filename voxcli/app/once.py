@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from voxcli.audio.clip import AudioClip
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
-    from voxcli.core.turn import Engine, Speaker, SpeechOutput, Utterance
+    from voxcli.core.protocols import Engine, Speaker, SpeechOutput, Utterance
 
 
 Speak = Literal["always", "if possible", "never"]
@@ -87,7 +87,7 @@ class SingleTurn:
 def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, notice: Notice) -> SingleTurn:
     """Read the recording and open all that the turn needs. Raises VoxError."""
     from voxcli.app.views import loading_progress
-    from voxcli.core.turn import Utterance
+    from voxcli.core.protocols import Utterance
 
     _check_files(options)
     memory = open_memory(options.session, settings, stack, notice)

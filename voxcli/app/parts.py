@@ -14,8 +14,8 @@ from voxcli.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
-    from voxcli.core.store import Store
-    from voxcli.core.turn import Engine, Speaker, SpeechOutput, Synthesizer
+    from voxcli.core.protocols import Engine, Speaker, SpeechOutput, Synthesizer
+    from voxcli.core.storage.store import Store
     from voxcli.engines.factory import EngineOptions, Progress
     from voxcli.tts.languages.multilingual import MultilingualSynthesizer
 
@@ -94,7 +94,7 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
 
 def _open_store(notice: Notice) -> "Store":
     from voxcli.config.paths import data_folder
-    from voxcli.core.store import Store
+    from voxcli.core.storage.store import Store
 
     return Store.open(data_folder(), notice=notice)
 
@@ -153,7 +153,7 @@ def open_reply_voices(settings: "Settings", notice: Notice) -> "MultilingualSynt
 
 def speech_output(synthesizer: "Synthesizer", speaker: "Speaker") -> "SpeechOutput":
     """Return a voice with its speaker; voices of several languages also tell the language of each piece."""
-    from voxcli.core.turn import SpeechOutput
+    from voxcli.core.protocols import SpeechOutput
     from voxcli.tts.languages.multilingual import MultilingualSynthesizer
 
     if isinstance(synthesizer, MultilingualSynthesizer):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from voxcli.chat.views.words import STAGES, percentiles
 from voxcli.core.percentiles import percentile
-from voxcli.core.stored import SpokenTurn
+from voxcli.core.storage.stored import SpokenTurn
 from voxcli.printable import printable
 
 SPARKS = "▁▂▃▄▅▆▇█"

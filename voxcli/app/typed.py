@@ -14,12 +14,12 @@ from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
     from voxcli.chat.events import Ready
-    from voxcli.chat.response import Responder
+    from voxcli.chat.responses.response import Responder
     from voxcli.chat.typed import SlashCommand
     from voxcli.chat.views import LiveView
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
-    from voxcli.core.turn import Engine, Speaker, SpeechOutput
+    from voxcli.core.protocols import Engine, Speaker, SpeechOutput
 
 SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130  # exit codes
 
@@ -38,7 +38,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
     from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
     from voxcli.chat.messages import Inbound
-    from voxcli.chat.response import Responder
+    from voxcli.chat.responses.response import Responder
     from voxcli.chat.typed import TypedConversation
     from voxcli.chat.warm_up import warm_up
 
@@ -131,7 +131,7 @@ class TypedCommands:
         return f"voice {name}"
 
     def _instructions(self, text: str) -> str:
-        from voxcli.config.schema import INSTRUCTIONS_CHARACTERS
+        from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 
         if not text:
             return self._memory.session.instructions
@@ -143,7 +143,7 @@ class TypedCommands:
     def _save(self, name: str) -> str:
         from voxcli.config.paths import data_folder
         from voxcli.core.session import session_name
-        from voxcli.core.store import Store
+        from voxcli.core.storage.store import Store
 
         checked = session_name(name)
         store = self._stack.enter_context(Store.open(data_folder()))

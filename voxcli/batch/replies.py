@@ -10,7 +10,7 @@ from urllib.parse import quote
 from voxcli.audio.clip import AudioClip
 from voxcli.batch.plan import Planned, digest
 from voxcli.batch.scheduler import Finished
-from voxcli.core.turn import SpeechOutput, Synthesizer
+from voxcli.core.protocols import SpeechOutput, Synthesizer
 from voxcli.errors import ConfigError, VoxError
 from voxcli.tts.wav_speaker import WavSpeaker
 

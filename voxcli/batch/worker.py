@@ -15,8 +15,9 @@ from voxcli.batch.prefetch import Prefetcher, Prepared
 from voxcli.batch.replies import SpokenReplies
 from voxcli.batch.scheduler import Job, Outcome
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import Engine, Utterance
 from voxcli.core.record import Context, failure_of, record_of
-from voxcli.core.turn import Engine, SpeechFailed, TurnEnded, Utterance
+from voxcli.core.turn import SpeechFailed, TurnEnded
 from voxcli.errors import ConfigError
 
 

@@ -9,9 +9,9 @@ from voxcli.chat.keyboard.bindings import KEY_COMMANDS
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import ListenerControl
-from voxcli.chat.response import Response
-from voxcli.chat.turns import Turns
-from voxcli.core.turn import Utterance
+from voxcli.chat.responses.response import Response
+from voxcli.chat.responses.turns import Turns
+from voxcli.core.protocols import Utterance
 from voxcli.errors import VoxError
 
 SECOND_INTERRUPT_SECONDS = 2.0  # a second Ctrl-C within this time ends the conversation

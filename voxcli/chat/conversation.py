@@ -42,10 +42,10 @@ from voxcli.chat.messages import (
     SpeechEvent,
     ThreadCrashed,
 )
-from voxcli.chat.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
-from voxcli.chat.turns import Turns
+from voxcli.chat.responses.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.turns import Turns
 from voxcli.core.memory import Memory
-from voxcli.core.turn import Utterance
+from voxcli.core.protocols import Utterance
 from voxcli.errors import VoxError
 
 

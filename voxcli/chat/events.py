@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn
-from voxcli.core.stored import StageTimes
+from voxcli.core.storage.stored import StageTimes
 from voxcli.core.turn import Event as TurnEvent
-from voxcli.core.turn import TurnEnded, Utterance
+from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
 State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted", "asleep"]

@@ -8,7 +8,7 @@ from typing import Protocol
 from voxcli.chat.control import Control
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
-from voxcli.chat.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from voxcli.audio.wav import encode_wav
 from voxcli.chat.events import TurnTaken
 from voxcli.config.paths import owner_only
-from voxcli.core.stored import StoredSession
+from voxcli.core.storage.stored import StoredSession
 from voxcli.errors import ConfigError, VoxError
 from voxcli.printable import printable
 

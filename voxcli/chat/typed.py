@@ -23,11 +23,12 @@ from voxcli.chat.events import (
     TurnFailed,
     TurnStarted,
 )
-from voxcli.chat.history import History
 from voxcli.chat.messages import Inbound, Interrupt
-from voxcli.chat.response import Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.history import History
+from voxcli.chat.responses.response import Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.core.memory import Memory
-from voxcli.core.turn import TurnEnded, Utterance
+from voxcli.core.protocols import Utterance
+from voxcli.core.turn import TurnEnded
 from voxcli.errors import ConfigError, VoxError
 
 log = logging.getLogger(__name__)

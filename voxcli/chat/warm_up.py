@@ -5,8 +5,8 @@ import threading
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Engine, Synthesizer, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, Synthesizer, Utterance
 
 NOISE_SECONDS = 1.0  # Answering faint noise warms up the audio encoder too.
 

@@ -18,11 +18,11 @@ from voxcli import __version__
 from voxcli.cli import config, models, sessions
 from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat, control
-from voxcli.cli.common import INTERRUPTED, VerboseFlag, print_text, report
 from voxcli.cli.devices import devices
 from voxcli.cli.doctor import doctor
-from voxcli.cli.help import CommandGroup, HelpGroup, unknown_command, usage_error
-from voxcli.cli.log import logging_to_file
+from voxcli.cli.interface.common import INTERRUPTED, VerboseFlag, print_text, report
+from voxcli.cli.interface.help import CommandGroup, HelpGroup, unknown_command, usage_error
+from voxcli.cli.interface.log import logging_to_file
 from voxcli.cli.once import once
 from voxcli.cli.results import results
 from voxcli.cli.stats import stats

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import (
+from voxcli.cli.interface.common import (
     INTERRUPTED,
     ConfigFlag,
     DeviceFlag,

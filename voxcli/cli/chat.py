@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli import completion
-from voxcli.cli.common import (
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.common import (
     INTERRUPTED,
     ConfigFlag,
     ContinueFlag,
@@ -29,7 +29,7 @@ from voxcli.cli.common import (
     given,
     print_text,
 )
-from voxcli.cli.log import leave_stderr
+from voxcli.cli.interface.log import leave_stderr
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from voxcli.cli.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
-from voxcli.cli.help import CommandGroup
+from voxcli.cli.interface.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface.help import CommandGroup
 from voxcli.errors import ConfigError
 
 app = CommandGroup("Show and change the settings.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from voxcli.cli.common import (
+from voxcli.cli.interface.common import (
     ConfigFlag,
     DeviceFlag,
     EngineFlag,

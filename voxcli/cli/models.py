@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from voxcli.cli import completion
-from voxcli.cli.common import JsonFlag, note, print_json, print_text
-from voxcli.cli.help import CommandGroup
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.common import JsonFlag, note, print_json, print_text
+from voxcli.cli.interface.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from voxcli.cli.common import ForceFlag, JsonFlag, VerboseFlag, print_json, print_text, write_private
+from voxcli.cli.interface.common import ForceFlag, JsonFlag, VerboseFlag, print_json, print_text, write_private
 from voxcli.errors import ConfigError
 
 ROWS = 50  # the default of -n

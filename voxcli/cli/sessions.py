@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli import completion
-from voxcli.cli.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
-from voxcli.cli.help import CommandGroup
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.common import ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface.help import CommandGroup
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.core.store import Store
-    from voxcli.core.stored import StoredSession
+    from voxcli.core.storage.store import Store
+    from voxcli.core.storage.stored import StoredSession
     from voxcli.errors import ConfigError
 
 app = CommandGroup("Find, show, export, change and delete conversations.")
@@ -33,7 +33,7 @@ class ExportFormat(StrEnum):
 @app.command("list")
 def list_sessions(json_: JsonFlag = False) -> None:
     """List the sessions, most recently used first."""
-    from voxcli.core import export
+    from voxcli.core.storage import export
 
     with read_store() as store:
         summaries = store.summaries()
@@ -52,7 +52,7 @@ def search(
     json_: JsonFlag = False,
 ) -> None:
     """Search what was said, typed and replied for words."""
-    from voxcli.core import export
+    from voxcli.core.storage import export
 
     text = " ".join(words)
     with read_store() as store:
@@ -77,7 +77,7 @@ def show(
     json_: JsonFlag = False,
 ) -> None:
     """Show the turns of a session."""
-    from voxcli.core import export
+    from voxcli.core.storage import export
     from voxcli.errors import ConfigError
 
     if (name is None) != last:
@@ -108,7 +108,7 @@ def export(
     force: ForceFlag = False,
 ) -> None:
     """Export a session as Markdown, HTML or JSON."""
-    from voxcli.core import export
+    from voxcli.core.storage import export
     from voxcli.errors import ConfigError
 
     if recordings and format_ is not ExportFormat.HTML:
@@ -125,7 +125,7 @@ def export(
 
 
 def _page(stored: "StoredSession", recordings: Path | None) -> str:
-    from voxcli.core.html_page import as_html
+    from voxcli.core.storage.html_page import as_html
 
     if recordings is None:
         return as_html(stored, {})
@@ -204,8 +204,8 @@ def delete(
     name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
     """Delete a session permanently."""
-    from voxcli.core.export import turn_count
     from voxcli.core.session import session_name
+    from voxcli.core.storage.export import turn_count
 
     name = session_name(name)
     with read_store() as store:
@@ -223,7 +223,7 @@ def delete(
 def read_store() -> "Store":
     """Return a copy of the stored sessions."""
     from voxcli.config.paths import data_folder
-    from voxcli.core.store import Store
+    from voxcli.core.storage.store import Store
 
     return Store.read(data_folder(), notice=note)
 
@@ -231,7 +231,7 @@ def read_store() -> "Store":
 def _changed() -> "Store":
     """Return the stored sessions, to change them."""
     from voxcli.config.paths import data_folder
-    from voxcli.core.store import Store
+    from voxcli.core.storage.store import Store
 
     return Store.open(data_folder(), notice=note)
 

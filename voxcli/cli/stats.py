@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from voxcli.cli import completion
-from voxcli.cli.common import ForceFlag, JsonFlag, VerboseFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.common import ForceFlag, JsonFlag, VerboseFlag, note, print_json, print_text, write_private
 
 
 def stats(

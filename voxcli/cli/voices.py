@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxcli.cli.common import (
+from voxcli.cli.interface.common import (
     ConfigFlag,
     ForceFlag,
     JsonFlag,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from voxcli.config.loading import Settings
-    from voxcli.core.turn import Speaker
+    from voxcli.core.protocols import Speaker
     from voxcli.tts.voice import Voice
 
 

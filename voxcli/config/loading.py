@@ -22,7 +22,6 @@ from pydantic.fields import FieldInfo
 from voxcli.config.paths import config_file
 from voxcli.config.schema import (
     DEFAULT_INSTRUCTIONS,
-    INSTRUCTIONS_CHARACTERS,
     PREFIX,
     Settings,
     allowed,
@@ -32,6 +31,7 @@ from voxcli.config.schema import (
     values,
     variable,
 )
+from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 from voxcli.errors import ConfigError
 
 __all__ = [
@@ -47,7 +47,7 @@ __all__ = [
     "values",
 ]
 
-# Read by `voxcli.config.paths`, `voxcli.servers.server` and `voxcli.cli.log`.
+# Read by `voxcli.config.paths`, `voxcli.servers.server` and `voxcli.cli.interface.log`.
 NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_SPEECH_API_KEY", "VOXCLI_LOG"})
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger one is something else
 ENTRY_START = re.compile(r",(?=\s*\w+\s*=)")  # Values may contain commas.

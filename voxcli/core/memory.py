@@ -10,10 +10,11 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 
+from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
-from voxcli.core.store import Store
-from voxcli.core.stored import StageTimes, TurnDetails
-from voxcli.core.turn import Engine, Event, SpeechOutput, TurnEnded, Utterance, run_turn
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import StageTimes, TurnDetails
+from voxcli.core.turn import Event, TurnEnded, run_turn
 from voxcli.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from voxcli.core.turn import Engine, TurnEnded, Utterance
+from voxcli.core.protocols import Engine, Utterance
+from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Engine, PassReport, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.core.tools import ToolCalls, ToolResult
-from voxcli.core.turn import Engine, PassReport, ReplyWithTools, Utterance
 
 
 @dataclass

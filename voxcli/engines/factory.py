@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from voxcli.core.turn import Engine
+from voxcli.core.protocols import Engine
 from voxcli.engines.embedded import weights
 from voxcli.engines.voxtral.checkpoint import catalog, files, hub_cache, shapes
 from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context

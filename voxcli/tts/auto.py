@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 from voxcli.audio.clip import AudioClip
-from voxcli.core.turn import Synthesizer
+from voxcli.core.protocols import Synthesizer
 from voxcli.errors import SpeechError
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxcli.config.paths import data_folder
+from voxcli.core.protocols import Speaker, Synthesizer
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.speakable import speakable
-from voxcli.core.turn import Speaker, Synthesizer
 from voxcli.errors import ConfigError
 from voxcli.tts import neural, piper
 from voxcli.tts.auto import AutoSynthesizer

@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import LARGEST_DATA_BYTES, PCM16_BYTES, pcm16, wav_header
 from voxcli.config.paths import owner_only
-from voxcli.core.turn import Speaker
+from voxcli.core.protocols import Speaker
 from voxcli.errors import ConfigError, VoxError
 
 # The chunk at the end of each file: the software that wrote it, as the RIFF specification of INFO lists has it.

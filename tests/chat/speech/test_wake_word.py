@@ -20,7 +20,7 @@ from voxcli.chat.events import SpeechEnded, SpeechPaused, SpeechStarted, State, 
 from voxcli.chat.listener import WAKE_SAMPLES
 from voxcli.chat.messages import SleepChanged
 from voxcli.chat.speech.wake_word import SleepControl, Spotter, is_sleep_command, load
-from voxcli.core.turn import Transcript
+from voxcli.core.protocols import Transcript
 from voxcli.errors import ModelError
 
 WORD = np.full(512, -0.9, np.float32)  # the sound that wakes in these tests

@@ -26,8 +26,10 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.views.terminal import TerminalView
+from voxcli.core.protocols import PassReport, Transcript, Utterance
 from voxcli.core.session import Turn
-from voxcli.core.turn import PassReport, ReplyDelta, Timings, Transcript, TurnEnded, Utterance
+from voxcli.core.speaking import Timings
+from voxcli.core.turn import ReplyDelta, TurnEnded
 from voxcli.errors import VoxError
 
 SCRIPTS = 50  # Each kind of terminal runs as many.

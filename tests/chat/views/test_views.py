@@ -50,8 +50,10 @@ from voxcli.chat.views.lines import JsonLiveView, PlainView
 from voxcli.chat.views.screen import Screen
 from voxcli.chat.views.terminal import TerminalView
 from voxcli.chat.views.words import latency_figure, latency_line, note_lines, summary_lines
+from voxcli.core.protocols import PassReport, Transcript, Utterance
 from voxcli.core.session import Turn
-from voxcli.core.turn import PassReport, ReplyDelta, SpeechFailed, Timings, Transcript, TurnEnded, Utterance
+from voxcli.core.speaking import Timings
+from voxcli.core.turn import ReplyDelta, SpeechFailed, TurnEnded
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 from voxcli.output import Output
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from voxcli.config.paths import cache_folder
+from voxcli.core.protocols import PassReport
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import PassReport
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.answering import Answering, AnswerModel, ReasoningFiltered, open_answering
 from voxcli.engines.embedded.chat_template import TemplatePrompts

@@ -13,8 +13,8 @@ import pytest
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, read_audio
 from voxcli.config.loading import DEFAULT_INSTRUCTIONS
 from voxcli.config.paths import cache_folder
+from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.embedded import weights
 from voxcli.engines.embedded.engine import (
     NO_WORDS,

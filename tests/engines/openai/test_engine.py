@@ -34,8 +34,8 @@ from tests.support.openai_server import (
 )
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.audio.wav import encode_wav
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.errors import RemoteError
 
 pytest.importorskip("openai")

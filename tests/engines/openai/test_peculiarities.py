@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from tests.engines.openai.test_engine import OPTIONS, SPOKEN, ask, engine_for, failure
 from tests.support.openai_server import Answer, Exchange, OpenAIServer, refuses, sends, streams, writes
 from voxcli.cli import app
+from voxcli.core.protocols import PassReport
 from voxcli.core.session import Session
-from voxcli.core.store import Store
-from voxcli.core.turn import PassReport
+from voxcli.core.storage.store import Store
 
 pytest.importorskip("openai")
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.engines.openai.test_engine import OPTIONS, SPOKEN, ask, engine_for, options
 from tests.support.openai_server import REPLY, WAIT_SECONDS, Exchange, OpenAIServer, refuses, says
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines import factory
 from voxcli.engines.openai.pool import RemotePool
 from voxcli.errors import RemoteError

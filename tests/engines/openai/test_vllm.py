@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.tiny_mistral import make as make_tiny
 from voxcli.audio.clip import read_audio
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import PassReport, Utterance
 from voxcli.errors import RemoteError
 
 pytest.importorskip("openai")

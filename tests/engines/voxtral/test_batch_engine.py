@@ -25,9 +25,9 @@ from voxcli.batch.runner import Run
 from voxcli.batch.scheduler import Scheduler
 from voxcli.batch.stats import Stats
 from voxcli.batch.worker import EngineWorker, replies_at_once
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeSynthesizer
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.errors import AudioInputError, ModelError
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ import pytest
 from tests.support import tiny_voxtral as tiny
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import encode_wav
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
-from voxcli.core.turn import PassReport, Utterance
 from voxcli.engines.factory import EngineOptions, open_engine
 from voxcli.errors import AudioInputError, ConfigError, ModelError
 

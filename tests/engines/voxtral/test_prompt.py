@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.prompt import INTERRUPTED, NO_REPLY, NOTHING_SPOKEN, PromptWriter, conversation
 from voxcli.engines.voxtral.tokenizer import TextStream, disarmed, plain_ids
 from voxcli.errors import ModelError

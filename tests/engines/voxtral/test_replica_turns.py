@@ -22,8 +22,8 @@ import numpy as np  # noqa: E402
 
 from benchmarks import replica  # noqa: E402
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip  # noqa: E402
+from voxcli.core.protocols import Engine, PassReport, Utterance  # noqa: E402
 from voxcli.core.session import Session  # noqa: E402
-from voxcli.core.turn import Engine, PassReport, Utterance  # noqa: E402
 from voxcli.engines.voxtral.checkpoint import catalog, hub_cache  # noqa: E402
 from voxcli.engines.voxtral.engine import VoxtralEngine  # noqa: E402
 

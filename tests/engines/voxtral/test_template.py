@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.engines.voxtral.test_prompt import CONTROLS, OFFSET, Letters, text_of
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Utterance
 from voxcli.errors import ModelError
 
 torch = pytest.importorskip("torch")

@@ -11,8 +11,8 @@ import pytest
 from tests.support import tiny_voxtral as tiny
 from tests.support.machines import machine
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import PassReport, Utterance
 from voxcli.engines.voxtral.device import demand
 from voxcli.engines.voxtral.device.hardware import GB
 from voxcli.errors import ModelError

@@ -19,8 +19,8 @@ from voxcli.batch.scheduler import Job, Outcome
 from voxcli.batch.urls import is_url, read_recording
 from voxcli.batch.worker import EngineWorker, workers_wanted
 from voxcli.config.paths import cache_folder
+from voxcli.core.protocols import Engine
 from voxcli.core.session import Turn
-from voxcli.core.turn import Engine
 from voxcli.engines import factory
 
 READ_AHEAD = 2  # items per worker: while one is answered, the next is read

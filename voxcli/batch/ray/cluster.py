@@ -23,8 +23,8 @@ from voxcli import __version__
 from voxcli.batch.fingerprint import fingerprint_of
 from voxcli.batch.ray.actor import ActorWorker, Answer, Setup, WorkerReady
 from voxcli.batch.scheduler import Job, Outcome, Scheduler
+from voxcli.core.protocols import Engine
 from voxcli.core.record import failure_of
-from voxcli.core.turn import Engine
 from voxcli.errors import ConfigError, VoxError, missing_extra
 from voxcli.printable import first_line
 

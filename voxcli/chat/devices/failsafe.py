@@ -3,7 +3,7 @@
 import threading
 
 from voxcli.audio.clip import AudioClip
-from voxcli.core.turn import Speaker
+from voxcli.core.protocols import Speaker
 from voxcli.errors import AudioDeviceError
 
 

@@ -13,7 +13,7 @@ from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.chat.control import Control
 from voxcli.chat.events import LiveEvent, StateChanged, TurnRetracted
 from voxcli.chat.messages import SleepChanged
-from voxcli.core.turn import Transcript
+from voxcli.core.protocols import Transcript
 from voxcli.errors import ModelError, missing_extra
 
 # Utterances that put the conversation to sleep, in lower case without punctuation; the wake word may precede them.

@@ -42,8 +42,9 @@ from voxcli.chat.views.words import (
     rounded_ms,
     summary_lines,
 )
+from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
-from voxcli.core.turn import ReplyDelta, SpeechFailed, Transcript, Utterance
+from voxcli.core.turn import ReplyDelta, SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
 

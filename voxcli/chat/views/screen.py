@@ -24,8 +24,9 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.views.situation import Situation
 from voxcli.chat.views.words import question_text
+from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
-from voxcli.core.turn import ReplyDelta, Transcript, Utterance
+from voxcli.core.turn import ReplyDelta
 from voxcli.printable import printable
 
 SPINS_PER_SECOND = 8

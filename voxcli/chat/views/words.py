@@ -16,9 +16,10 @@ from voxcli.chat.events import (
     TurnUndone,
 )
 from voxcli.core.percentiles import percentile
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn, first_words
-from voxcli.core.stored import StageTimes
-from voxcli.core.turn import SpeechFailed, Utterance
+from voxcli.core.storage.stored import StageTimes
+from voxcli.core.turn import SpeechFailed
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxcli.core.turn import PassReport
+from voxcli.core.protocols import PassReport
 from voxcli.engines.embedded.chat_template import TemplatePrompts
 from voxcli.engines.embedded.gguf import Header, check_answers, read_header
 from voxcli.engines.embedded.libraries import chosen_files

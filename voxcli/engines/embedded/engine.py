@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Engine, PassReport, Transcript, Utterance
 from voxcli.engines.embedded.answering import SHIPPED, AnswerModel, open_answering
 from voxcli.engines.embedded.languages import english_only
 from voxcli.engines.embedded.libraries import chosen_files

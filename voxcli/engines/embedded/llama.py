@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from voxcli.core.turn import PassReport
+from voxcli.core.protocols import PassReport
 from voxcli.engines.embedded.libraries import damaged, imported
 from voxcli.engines.embedded.prompts import Message, Prompt
 from voxcli.errors import ModelError

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
+from voxcli.core.protocols import PassReport
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import PassReport
 
 Prompt = str | list[int]  # text in which control tokens are read, or token ids
 Message = tuple[str, str]  # role (system, user or assistant) and text

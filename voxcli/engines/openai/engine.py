@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Self
 
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.openai.request import RequestOptions, chat_body
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable

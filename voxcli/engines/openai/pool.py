@@ -9,8 +9,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from voxcli.core.protocols import Engine, PassReport, Reply, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Reply, Utterance
 from voxcli.errors import RemoteError
 from voxcli.servers.errors import RequestRefusedError
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import encode_wav
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.checkpoint.model_card import sampling_for
 from voxcli.engines.voxtral.prompt import Message, conversation
 

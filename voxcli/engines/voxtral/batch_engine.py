@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 
 import torch
 
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.errors import ModelError

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, PassReport, Utterance
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
 from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked

@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import accumulate, takewhile
 from typing import Literal, NamedTuple
 
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.tokenizer import Tokenizer, plain_ids
 from voxcli.errors import ModelError
 

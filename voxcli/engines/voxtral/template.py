@@ -14,8 +14,8 @@ import torch
 
 from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import encode_wav
+from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
-from voxcli.core.turn import Utterance
 from voxcli.engines.voxtral.mel import FrontEnd
 from voxcli.engines.voxtral.prompt import Message, PromptWriter, conversation
 from voxcli.engines.voxtral.tokenizer import Tokenizer, disarmed

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from voxcli.audio.clip import AudioClip
-from voxcli.core.turn import Synthesizer
+from voxcli.core.protocols import Synthesizer
 from voxcli.errors import ConfigError, SpeechError, VoxError
 from voxcli.tts.languages.detection import ENGLISH, LanguageFollower, primary
 from voxcli.tts.voice import Voice, choose

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support import tiny_voxtral as tiny
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.core.turn import PassReport, Utterance
 from voxcli.errors import ModelError
 
 torch = pytest.importorskip("torch")

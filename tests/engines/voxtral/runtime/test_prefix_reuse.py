@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from tests.support import tiny_voxtral as tiny
 from voxcli.audio.clip import AudioClip
+from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.turn import PassReport, Utterance
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

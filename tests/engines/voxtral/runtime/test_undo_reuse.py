@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tests.engines.voxtral.runtime.test_prefix_reuse import Talk, parts, sound
 from voxcli.audio.clip import AudioClip
 from voxcli.core.memory import Memory
-from voxcli.core.store import Store
-from voxcli.core.turn import TurnEnded, Utterance, run_turn
+from voxcli.core.protocols import Utterance
+from voxcli.core.storage.store import Store
+from voxcli.core.turn import TurnEnded, run_turn
 
 __all__ = ["parts"]  # a fixture
 

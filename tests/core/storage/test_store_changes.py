@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxcli.core.database import FILE_NAME, MIGRATIONS
-from voxcli.core.search import find
 from voxcli.core.session import NAME_LENGTH, Turn, automatic_name, numbered_name, session_name
-from voxcli.core.store import Store
-from voxcli.core.stored import StageTimes, TurnDetails
+from voxcli.core.storage.database import FILE_NAME, MIGRATIONS
+from voxcli.core.storage.search import find
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import StageTimes, TurnDetails
 
 SPOKEN = "[User audio input - 35200 samples, 2.20s]"
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from voxcli.core.database import (
+from voxcli.core.session import Session, Turn, numbered_name
+from voxcli.core.storage.database import (
     FILE_NAME,
     LOCK_SECONDS,
     MIGRATIONS,
@@ -31,9 +32,8 @@ from voxcli.core.database import (
     store_errors,
     transaction,
 )
-from voxcli.core.search import find
-from voxcli.core.session import Session, Turn, numbered_name
-from voxcli.core.stored import (
+from voxcli.core.storage.search import find
+from voxcli.core.storage.stored import (
     SearchHit,
     SessionSummary,
     SpokenTurn,

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from voxcli.chat.events import BargeIn, LiveEvent, SentenceSpoken, TurnFailed, TurnStarted
-from voxcli.chat.history import History
 from voxcli.chat.messages import ListenerControl
-from voxcli.chat.response import Responder, Response
-from voxcli.chat.response_queue import ResponseQueue
+from voxcli.chat.responses.history import History
+from voxcli.chat.responses.response import Responder, Response
+from voxcli.chat.responses.response_queue import ResponseQueue
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded
 from voxcli.errors import VoxError

@@ -17,9 +17,11 @@ from typing import Literal, Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Latency
+from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utterance
 from voxcli.core.session import Session
+from voxcli.core.speaking import Timings
 from voxcli.core.spoken_text import SpokenText
-from voxcli.core.turn import Engine, Event, PassReport, Speaker, SpeechOutput, Timings, TurnEnded, Utterance, run_turn
+from voxcli.core.turn import Event, TurnEnded, run_turn
 
 log = logging.getLogger(__name__)
 

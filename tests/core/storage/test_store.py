@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxcli.core.database import FILE_NAME, MIGRATIONS, open_file
 from voxcli.core.session import Session, Turn
-from voxcli.core.store import Store
-from voxcli.core.stored import TurnDetails
+from voxcli.core.storage.database import FILE_NAME, MIGRATIONS, open_file
+from voxcli.core.storage.store import Store
+from voxcli.core.storage.stored import TurnDetails
 from voxcli.errors import StoreError
 
 KILLS = 50
@@ -26,7 +26,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 
 folder, name, writer, count = sys.argv[1:]
 print("opening", flush=True)

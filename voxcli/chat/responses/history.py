@@ -12,10 +12,11 @@ from voxcli.chat.events import (
     TurnTaken,
     TurnUndone,
 )
-from voxcli.chat.response import Response
+from voxcli.chat.responses.response import Response
 from voxcli.core.memory import Memory
+from voxcli.core.protocols import Engine
 from voxcli.core.session import Session
-from voxcli.core.turn import Engine, TurnEnded
+from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
 

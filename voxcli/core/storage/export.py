@@ -1,4 +1,4 @@
-"""Formats stored sessions as text for a terminal, as Markdown, or as JSON; `voxcli.core.html_page` makes a page.
+"""Formats stored sessions as text for a terminal, as Markdown, or as JSON; `html_page` beside it makes a page.
 
 Names, prompts and replies are untrusted: in none of the formats can they drive the terminal or change the structure of
 the document.
@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from voxcli.core.session import first_words
-from voxcli.core.stored import SearchHit, SessionSummary, StoredSession, StoredTurn
+from voxcli.core.storage.stored import SearchHit, SessionSummary, StoredSession, StoredTurn
 from voxcli.printable import printable
 
 FIRST_WORDS_LENGTH = 40  # most characters of the first words in a list

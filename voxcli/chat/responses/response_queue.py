@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from voxcli.chat.response import Response
+from voxcli.chat.responses.response import Response
 
 
 class ResponseQueue:

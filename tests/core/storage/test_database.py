@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.support.privileges import bound_by_permissions, with_own_disks
-from voxcli.core.database import FILE_NAME, MIGRATIONS
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.database import FILE_NAME, MIGRATIONS
+from voxcli.core.storage.store import Store
 from voxcli.errors import StoreError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
@@ -27,7 +27,7 @@ TRIED = """
 import json, subprocess, sys
 from pathlib import Path
 from voxcli.core.session import Turn
-from voxcli.core.store import Store
+from voxcli.core.storage.store import Store
 from voxcli.errors import StoreError
 
 def names(folder):

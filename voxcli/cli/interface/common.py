@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from voxcli.cli import completion
-from voxcli.cli.log import StderrHandler, logging_to
+from voxcli.cli.interface import completion
+from voxcli.cli.interface.log import StderrHandler, logging_to
 from voxcli.errors import ConfigError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable

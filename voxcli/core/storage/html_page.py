@@ -7,8 +7,8 @@ import base64
 import html
 from collections.abc import Mapping
 
-from voxcli.core.export import asked, turn_count
-from voxcli.core.stored import StoredSession, StoredTurn
+from voxcli.core.storage.export import asked, turn_count
+from voxcli.core.storage.stored import StoredSession, StoredTurn
 from voxcli.printable import printable
 
 HEAD = """<!doctype html>

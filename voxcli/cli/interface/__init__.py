@@ -1,0 +1,1 @@
+"""What the commands have in common: flags, help pages, completion and the log."""
