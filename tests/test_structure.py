@@ -20,7 +20,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
     {"errors", "printable"},
     {"audio", "config", "output", "output_files"},
     {"core", "servers"},
-    {"engines", "tts"},
+    {"engines", "tts", "tools"},
     {"chat", "batch"},
     {"app"},
     {"cli"},

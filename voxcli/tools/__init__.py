@@ -1,0 +1,1 @@
+"""Tools that a model may call: commands, MCP servers and those built in."""

@@ -1,0 +1,38 @@
+"""Defines what a tool is: its description, whether it needs approval, and how it is called."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from voxcli.core.tools import ToolCall, ToolSpec
+
+Approval = Literal["ask", "always", "never"]  # before each call, without asking, or not at all
+
+# Asks whether a call may run; blocks until there is an answer. Returns False soon once the interrupt is set.
+Approve = Callable[[ToolCall, threading.Event], bool]
+
+
+class Tool(Protocol):
+    """Something that a model may call by name."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What the model is told of it."""
+        ...
+
+    @property
+    def approval(self) -> Approval:
+        """Whether it may run without being asked for."""
+        ...
+
+    def call(self, arguments: dict[str, Any], interrupt: threading.Event) -> str:
+        """Run it and return its result as text; end soon once `interrupt` is set.
+
+        Args:
+            arguments: a JSON object that fits the schema of `spec.parameters`.
+
+        Raises:
+            VoxError: it failed; the model is told the message.
+            TimeoutError: it took too long and was stopped.
+        """
+        ...
