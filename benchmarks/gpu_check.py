@@ -28,7 +28,7 @@ from benchmarks.checks import batch, memory, session, speed, tokens, warm_up  # 
 from benchmarks.checks.findings import FILES, Notebook, Record, Step, describe  # noqa: E402
 from benchmarks.checks.lab import EMULATED, GPU, Lab  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
-from voxcli.engines.voxtral.quiet import quiet  # noqa: E402
+from voxcli.hub.quiet import quiet  # noqa: E402
 
 Check = Callable[[Lab, Notebook], None]
 CHECKS: dict[str, tuple[str, Check]] = {

@@ -22,7 +22,7 @@ from benchmarks.checks.lab import EMULATED, FORMATS, Lab, ask, clip
 from voxcli.core.session import Session
 from voxcli.engines.voxtral.device.formats import Format
 from voxcli.engines.voxtral.device.hardware import GB
-from voxcli.engines.voxtral.quiet import quiet
+from voxcli.hub.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MORE = 0.05  # share by which the peak may exceed the announced memory

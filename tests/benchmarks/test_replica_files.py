@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from benchmarks import replica  # noqa: E402 - needs torch
-from voxcli.engines.voxtral.checkpoint import catalog, files, hub_cache  # noqa: E402
+from voxcli.engines.voxtral.checkpoint import catalog, files  # noqa: E402
+from voxcli.hub.cache import Hub  # noqa: E402
 
 TINY = replica.SHAPES["tiny"]
 
@@ -55,7 +56,7 @@ def test_the_short_name_resolves_to_it_offline(kind: replica.TokenizerKind, tmp_
         pytest.importorskip("mistral_common")
     folder = replica.write(tmp_path / "files", TINY, kind)
     linked = replica.link_into_hub_cache(folder, tmp_path / "hub")
-    assert catalog.locate("mini", hub_cache.Hub(cache=tmp_path / "hub")) == linked
+    assert catalog.locate("mini", Hub(cache=tmp_path / "hub")) == linked
 
 
 def test_ids_are_read_from_the_text_of_a_reply(digits: Path) -> None:

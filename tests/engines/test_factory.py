@@ -12,9 +12,9 @@ from tests.support.machines import card, gpu, mac, machine
 from tests.support.model_hub import REPO, FakeHub, cached, checkpoint_files
 from voxcli.core.testing import FakeEngine
 from voxcli.engines.factory import EngineOptions, Surroundings, open_engine
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
 from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.errors import ConfigError, ModelError
+from voxcli.hub.cache import Hub
 
 pytest.importorskip("huggingface_hub")
 OPTIONS = EngineOptions("auto", REPO, "auto", "", 256, 0.0, 1.0, 8192)

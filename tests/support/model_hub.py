@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
+from voxcli.hub.cache import Hub
 
 COMMIT = "a" * 40
 REPO = "someone/Voxtral-Tiny"

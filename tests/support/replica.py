@@ -21,10 +21,10 @@ from voxcli.engines.voxtral import loader
 from voxcli.engines.voxtral.checkpoint import files
 from voxcli.engines.voxtral.device import formats
 from voxcli.engines.voxtral.device.hardware import Accelerator, Hardware
-from voxcli.engines.voxtral.quiet import quiet
 from voxcli.engines.voxtral.runtime.decoder import Decoder
 from voxcli.engines.voxtral.runtime.model import SharedModel
 from voxcli.engines.voxtral.runtime.sampler import Sampling
+from voxcli.hub.quiet import quiet
 
 PROMPT = [1, 3, 300, 400, 500, 600, 700, 800, 900, 1200, 1500, 4]
 TOKENS = 8

@@ -226,13 +226,14 @@ def _located(model: str) -> Path | None:
 
 
 def _checkpoint(model: str) -> Finding:
-    from voxcli.engines.voxtral.checkpoint import catalog, hub_cache, kinds
+    from voxcli.engines.voxtral.checkpoint import catalog, kinds
+    from voxcli.hub.cache import Hub
 
     here = catalog.locate(model)
     name = catalog.resolve(model)
     size = next((known.bytes for known in kinds.KNOWN.values() if known.repo_id == name), 0)
     try:
-        hub = hub_cache.Hub().folder()
+        hub = Hub().folder()
     except ImportError:  # the line "torch" names the package
         hub = Path.home()
     return checks.checkpoint(model, here, size, checks.free_bytes(hub), hub)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from voxcli.core.protocols import Engine
 from voxcli.engines.embedded import weights
-from voxcli.engines.voxtral.checkpoint import catalog, files, hub_cache, shapes
+from voxcli.engines.voxtral.checkpoint import catalog, files, shapes
 from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.engines.voxtral.device import hardware, placement
 from voxcli.engines.voxtral.device.demand import Demand, demand, demand_of
@@ -23,6 +23,7 @@ from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.engines.voxtral.device.placement import Placement, Wanted
 from voxcli.errors import ConfigError, ModelError, RemoteError, VoxError
+from voxcli.hub.cache import Hub
 from voxcli.printable import first_line
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Surroundings:
 
     looks_like_gpu: Callable[[], bool] = looks_like_gpu
     look: Callable[[str], Hardware] = hardware.look  # takes the value of `--device`
-    hub: hub_cache.Hub = field(default_factory=hub_cache.Hub)
+    hub: Hub = field(default_factory=Hub)
     prepare_weights: Callable[..., Path] = weights.prepare  # of the embedded engine
     load_embedded: Callable[..., Engine] = _loaded_embedded
     load_voxtral: Callable[..., "VoxtralEngine"] = _loaded_voxtral

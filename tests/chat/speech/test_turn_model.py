@@ -9,8 +9,8 @@ import pytest
 from tests.support.model_hub import COMMIT, FakeHub
 from voxcli.chat.speech import turn_model
 from voxcli.chat.speech.turn_model import PACKAGE_FOLDER, checked, fetch, fetched, packaged
-from voxcli.engines.voxtral.checkpoint.hub_file import HubFile
 from voxcli.errors import ModelError
+from voxcli.hub.single_file import HubFile
 
 CONTENT = b"model" * 1000
 FILE = HubFile("owner/turns", COMMIT, "turns.onnx", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

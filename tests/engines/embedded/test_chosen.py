@@ -10,8 +10,8 @@ import pytest
 from tests.support.gguf_files import CHAT, gguf
 from tests.support.model_hub import REPO, FakeHub
 from voxcli.engines.embedded import chosen
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
 from voxcli.errors import ModelError
+from voxcli.hub.cache import Hub
 
 BIG = 3_000_000
 FILE = "tiny-chat.Q4_K_M.gguf"

@@ -9,14 +9,15 @@ from io import StringIO
 
 import pytest
 
-from voxcli.engines.voxtral.quiet import quiet
+from voxcli.hub.quiet import quiet
 
 LOUD = ("torch", "torch._inductor.utils", "transformers", "huggingface_hub", "mistral_common", "triton.compiler")
 
 LATE_IMPORTS = """
 import logging, sys, warnings
 import torch, transformers, huggingface_hub
-from voxcli.engines.voxtral.quiet import quiet, quiet_compiler
+from voxcli.engines.voxtral.quiet_compiler import quiet_compiler
+from voxcli.hub.quiet import quiet
 with quiet(), quiet_compiler():
     import torch._inductor.select_algorithm, huggingface_hub.utils.logging, huggingface_hub.file_download
     import torch._inductor.config as inductor

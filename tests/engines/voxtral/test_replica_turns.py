@@ -24,8 +24,9 @@ from benchmarks import replica  # noqa: E402
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip  # noqa: E402
 from voxcli.core.protocols import Engine, PassReport, Utterance  # noqa: E402
 from voxcli.core.session import Session  # noqa: E402
-from voxcli.engines.voxtral.checkpoint import catalog, hub_cache  # noqa: E402
+from voxcli.engines.voxtral.checkpoint import catalog  # noqa: E402
 from voxcli.engines.voxtral.engine import VoxtralEngine  # noqa: E402
+from voxcli.hub.cache import Hub  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 REPLY_TOKENS, CONTEXT_TOKENS = 2, 1024
@@ -76,7 +77,7 @@ def test_the_short_name_resolves_offline_and_once_replies(hub: Path, tmp_path: P
 
 def test_two_turns_of_a_session_and_a_batch_of_three(hub: Path) -> None:
     """All with one model, which is loaded once: the batch engine takes it over."""
-    folder = catalog.locate("mini", hub_cache.Hub(cache=hub))
+    folder = catalog.locate("mini", Hub(cache=hub))
     assert folder
     engine = VoxtralEngine.load(
         folder,

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from voxcli.engines.embedded.weights import FindPackage, installed_package
-from voxcli.engines.voxtral.checkpoint.hub_file import HubFile, download_file
 from voxcli.errors import ModelError, missing_extra
+from voxcli.hub.single_file import HubFile, download_file
 
 NAME = "smart-turn"  # The name for `voxcli models pull`.
 PULL = f"voxcli models pull {NAME}"

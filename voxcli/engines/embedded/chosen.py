@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxcli.engines.embedded.gguf import CHOOSE, PART, check_answers, read_header, split_error
-from voxcli.engines.voxtral.checkpoint.catalog import HUB_ID
-from voxcli.engines.voxtral.checkpoint.download import Progress, download_files, repo_info, without_progress_bars
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub, snapshot
-from voxcli.engines.voxtral.checkpoint.hub_errors import translated
-from voxcli.engines.voxtral.quiet import quiet
 from voxcli.errors import ModelError, missing_extra
+from voxcli.hub.cache import HUB_ID, Hub, snapshot
+from voxcli.hub.download import Progress, download_files, repo_info, without_progress_bars
+from voxcli.hub.hub_errors import translated
+from voxcli.hub.quiet import quiet
 
 SHIPPED_WHISPER = "base"
 # Repositories of faster-whisper's models by size; https://huggingface.co/Systran has them.

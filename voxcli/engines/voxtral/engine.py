@@ -30,13 +30,13 @@ try:
     from voxcli.engines.voxtral import loader
     from voxcli.engines.voxtral.batch_engine import BatchEngine
     from voxcli.engines.voxtral.mel import FrontEnd
-    from voxcli.engines.voxtral.quiet import quiet
     from voxcli.engines.voxtral.runtime.acceleration import Acceleration, Backends, Level
     from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder
     from voxcli.engines.voxtral.runtime.decoder import Decoder
     from voxcli.engines.voxtral.runtime.model import SharedModel
     from voxcli.engines.voxtral.runtime.sampler import Sampling
     from voxcli.engines.voxtral.template import TemplatePrompt, difference
+    from voxcli.hub.quiet import quiet
 except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 

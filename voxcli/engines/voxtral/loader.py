@@ -20,8 +20,8 @@ from voxcli.engines.voxtral.device.demand import Demand, demand
 from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import GB, Hardware
 from voxcli.engines.voxtral.device.placement import Placement, Wanted
-from voxcli.engines.voxtral.quiet import quiet
 from voxcli.errors import ConfigError, ModelError
+from voxcli.hub.quiet import quiet
 from voxcli.printable import first_line
 
 ANNOUNCED_BYTES = GB  # Larger weights are announced in a line.

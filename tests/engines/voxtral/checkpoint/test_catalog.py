@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.model_hub import REPO, cached, checkpoint_files, whole_folder
 from voxcli.engines.voxtral.checkpoint.catalog import fetch, listed, locate, resolve
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
 from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
 from voxcli.errors import ModelError
+from voxcli.hub.cache import Hub
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.model_hub import REPO, FakeHub, checkpoint_files
 from voxcli.engines.voxtral.checkpoint.catalog import fetch, locate
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub
 from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
 from voxcli.errors import ConfigError, ModelError
+from voxcli.hub.cache import Hub
 
 BIG = 24_000_000  # more than two of the pieces of 10 MiB that huggingface_hub reads at once
 
@@ -126,7 +126,7 @@ def test_control_c_keeps_what_is_there(hub: Hub, fake: FakeHub) -> None:
     fake.break_after, fake.stall = {name: [22_000_000]}, True
     code = (
         "import sys; from pathlib import Path; from voxcli.engines.voxtral.checkpoint.catalog import fetch\n"
-        "from voxcli.engines.voxtral.checkpoint.hub_cache import Hub\n"
+        "from voxcli.hub.cache import Hub\n"
         "print(fetch(sys.argv[1], lambda done, total: print(done, flush=True), Hub(sys.argv[2], Path(sys.argv[3]))))"
     )
     command = [sys.executable, "-c", code, REPO, str(hub.endpoint), str(hub.cache)]

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxcli.engines.voxtral.checkpoint import kinds
-from voxcli.engines.voxtral.checkpoint.download import Progress, download, without_progress_bars
-from voxcli.engines.voxtral.checkpoint.hub_cache import Hub, missing_files, model_type, not_whole, snapshot
-from voxcli.engines.voxtral.checkpoint.hub_errors import translated
+from voxcli.engines.voxtral.checkpoint.download import download
 from voxcli.engines.voxtral.checkpoint.kinds import KNOWN
-from voxcli.engines.voxtral.quiet import quiet
+from voxcli.engines.voxtral.checkpoint.layout import missing_files, model_type, not_whole
 from voxcli.errors import ModelError, missing_extra
-
-HUB_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*(?<![-.])(?<!\.git)", re.ASCII)  # as huggingface_hub has it
+from voxcli.hub.cache import HUB_ID, Hub, snapshot
+from voxcli.hub.download import Progress, without_progress_bars
+from voxcli.hub.hub_errors import translated
+from voxcli.hub.quiet import quiet
 
 
 @dataclass(frozen=True)

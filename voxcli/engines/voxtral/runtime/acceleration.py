@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from voxcli.engines.voxtral.quiet import quiet_compiler
+from voxcli.engines.voxtral.quiet_compiler import quiet_compiler
 from voxcli.engines.voxtral.runtime import compiler
 from voxcli.engines.voxtral.runtime.cuda_graphs import (
     CapturedEncoder,

@@ -1,13 +1,6 @@
-"""Finds the files of checkpoints in Hugging Face's cache, whose layout other programs share.
-
-`huggingface_hub` is imported only where it is needed: reading the cache does not need its HTTP client.
-"""
+"""Tells which files a whole checkpoint has, and which of them a folder lacks."""
 
 import json
-import re
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from voxcli.errors import ModelError
@@ -27,37 +20,6 @@ SMALL_FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Hub:
-    """The hub and its cache folder; None for those of HF_ENDPOINT, HF_HUB_CACHE and HF_HOME."""
-
-    endpoint: str | None = None
-    cache: Path | None = None
-    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
-
-    def folder(self) -> Path:
-        """Return the cache folder, which need not exist."""
-        if self.cache:
-            return self.cache
-        try:
-            from huggingface_hub.constants import HF_HUB_CACHE
-        except ImportError:  # another environment may have downloaded checkpoints
-            return Path.home() / ".cache" / "huggingface" / "hub"
-        return Path(HF_HUB_CACHE)
-
-    def repo(self, repo_id: str) -> Path:
-        """Return the folder of one model in the cache, which need not exist."""
-        return self.folder() / ("models--" + repo_id.replace("/", "--"))
-
-
-def snapshot(repo: Path) -> Path | None:
-    try:
-        commit = (repo / "refs" / "main").read_text().strip()
-    except (OSError, ValueError):
-        return None
-    return repo / "snapshots" / commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
-
-
 def missing_files(folder: Path) -> list[str]:
     """Return the names of files missing in a checkpoint's folder. Only complete files have their final names."""
     lacking = [" or ".join(names) for names in ONE_OF_EACH if not any((folder / name).is_file() for name in names)]
@@ -71,11 +33,13 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def not_whole(folder: Path) -> ModelError:
+    """Return the error for a folder that lacks files."""
     message = f"{folder} is not a whole checkpoint: {', '.join(missing_files(folder)[:3])} missing"
     return ModelError(message, hint="copy the missing files there, or fetch a model: voxcli models pull mini")
 
 
 def model_type(config: Path) -> str | None:
+    """Return the model type that a config.json names; None if it names none."""
     try:
         found = json.loads(config.read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError):

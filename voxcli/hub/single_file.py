@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxcli.engines.voxtral.checkpoint.download import REQUEST_SECONDS, without_progress_bars
-from voxcli.engines.voxtral.checkpoint.hub_errors import translated
-from voxcli.engines.voxtral.quiet import quiet
+from voxcli.hub.download import REQUEST_SECONDS, without_progress_bars
+from voxcli.hub.hub_errors import translated
+from voxcli.hub.quiet import quiet
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Redirects the terminal output of other libraries into the log.
 
-Their loggers have handlers that write to stderr, and inductor writes tables of timings there. Importing this
-module imports none of these libraries.
+Their loggers have handlers that write to stderr. Importing this module imports none of these libraries.
 """
 
 import logging
@@ -13,7 +12,6 @@ from typing import Any, TextIO
 
 LIBRARIES = ("accelerate", "huggingface_hub", "mistral_common", "torch", "torchao", "transformers", "triton")
 TRACE = "torch.__trace"  # this logger writes a large file if TORCH_TRACE is set
-INDUCTOR = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}  # tables that it prints
 
 
 @contextmanager
@@ -25,17 +23,6 @@ def quiet() -> Iterator[None]:
             _redirect(logger, restored)
         restored.enter_context(_logged_warnings())
         _hide_progress_bars(restored)
-        yield
-
-
-@contextmanager
-def quiet_compiler() -> Iterator[None]:
-    """Do the same as `quiet`, and keep inductor from printing its measurements."""
-    import torch._inductor.config as inductor
-
-    settings: Any = inductor
-    known = {name: value for name, value in INDUCTOR.items() if hasattr(settings, name)}
-    with quiet(), settings.patch(known):
         yield
 
 
@@ -89,11 +76,7 @@ def _logged_warnings() -> Iterator[None]:
 
 
 def _hide_progress_bars(restored: ExitStack) -> None:
-    if "transformers" not in sys.modules:
-        return
-    from transformers.utils import logging as transformers_logging
-
-    bars: Any = transformers_logging
-    if bars.is_progress_bar_enabled():
+    bars: Any = sys.modules.get("transformers.utils.logging")
+    if bars and bars.is_progress_bar_enabled():
         bars.disable_progress_bar()
         restored.callback(bars.enable_progress_bar)
