@@ -114,7 +114,7 @@ def answers(
         speaker = CachedVoice(voice, cache_folder() / "benchmarks" / "questions", stack)
         questions = _questions(folders, speaker, category, limit)
         opened = open_engine(settings, stack, note, _ignore, _ignore)
-        setup = _setup(opened, settings)
+        setup = {**_setup(opened, settings), "voice": voice}
         before = _load()
         asked = list(ask_all(questions, opened, setup, ways, results, note))
     about = Figure("asked", "; ".join(f"{name} {value}" for name, value in setup.items()), values=setup)

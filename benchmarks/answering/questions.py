@@ -83,7 +83,7 @@ def _own_question(folder: Path, name: str, entry: dict[str, Any], speak: Speak) 
         raise ValueError(f"{name}: kind is one of {', '.join(get_args(Kind))}, and answers is not empty")
     recording = _within(folder, name)
     clip = (lambda: read_audio(recording)) if recording.is_file() else (lambda: speak(text))
-    return SpokenQuestion(Path(name).stem, str(entry.get("category", "")), text, answers, kind, clip)
+    return SpokenQuestion(Path(name).stem, str(entry.get("category", folder.name)), text, answers, kind, clip)
 
 
 def _big_bench_audio(folder: Path) -> Iterator[SpokenQuestion]:
