@@ -54,6 +54,7 @@ OPPOSITES = {"valid": "invalid", "invalid": "valid", "true": "false", "false": "
 MARKER = "answer"
 NEAR = 2  # words between a negation and what it negates, as in "not deductively valid"
 WORD = re.compile(r"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)*")
+OPTION = re.compile(r"\s*\(?([A-J])\)?\s*")  # an accepted answer: "B", and "(B)" in VoiceBench's `bbh`
 # An option's letter is a capital, or a small one that a sign or the end follows: "a" is an article.
 _LETTER = r"\(?(?:(?-i:([A-J]))\b|([a-j])(?=[).:,]|\s*$))"
 MARKED_LETTER = re.compile(
@@ -72,14 +73,14 @@ def kind_of(answers: Sequence[str]) -> Kind:
             return "choice"
         if word.isdigit():
             return "number"
-    return "letter" if all(re.fullmatch("[A-J]", answer.strip()) for answer in answers) else "words"
+    return "letter" if all(OPTION.fullmatch(answer) for answer in answers) else "words"
 
 
 def is_right(reply: str, answers: Sequence[str], kind: Kind) -> bool | None:
     """Return whether a reply gives an accepted answer; None if it is unclear what it answers."""
     if kind == "letter":
         found = _letter(reply)
-        return None if found is None else found in {answer.strip().upper() for answer in answers}
+        return None if found is None else found in {option[1] for option in map(OPTION.fullmatch, answers) if option}
     said, accepted = words(reply), [words(answer) for answer in answers]
     if kind == "words":
         return any(_contains(said, answer) for answer in accepted if answer)

@@ -64,6 +64,8 @@ RIGHT: list[tuple[str, str, Kind, bool | None]] = [
     ("The correct answer is **C**", "B", "letter", False),
     ("B. a dog", "B", "letter", True),
     ("c)", "C", "letter", True),
+    ("Option (B) has the right order.", "(B)", "letter", True),
+    ("The answer is (A).", "(B)", "letter", False),
     ("I would choose option D, because A is wrong.", "D", "letter", True),
     ("A dog barks.", "A", "letter", None),
     ("The answer is a dog.", "A", "letter", None),
@@ -83,6 +85,7 @@ def test_replies_are_compared_in_a_normalised_way(reply: str, answer: str, kind:
         ("12", "number"),
         ("twelve", "number"),
         ("B", "letter"),
+        ("(A)", "letter"),
         ("Bell", "words"),
     ],
 )
