@@ -8,7 +8,7 @@ as text, so that what is lost by speech shows.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,11 +63,14 @@ class CachedVoice:
         return read_audio(path)
 
     def _opened(self) -> Synthesizer:
-        if self._synthesizer is None:
-            note(f"questions without a recording are spoken by the voice {self._voice}")
-            opened = open_synthesizer(self._voice, words_per_minute=WORDS_PER_MINUTE, timeout_seconds=SYNTHESIS_SECONDS)
-            self._synthesizer = self._stack.enter_context(opened)
-        return self._synthesizer
+        if self._synthesizer is not None:
+            return self._synthesizer
+        note(f"questions without a recording are spoken by the voice {self._voice}")
+        opened: AbstractContextManager[Synthesizer] = open_synthesizer(
+            self._voice, words_per_minute=WORDS_PER_MINUTE, timeout_seconds=SYNTHESIS_SECONDS
+        )
+        synthesizer = self._synthesizer = self._stack.enter_context(opened)
+        return synthesizer
 
 
 def answers(
@@ -104,7 +107,7 @@ def answers(
     force: ForceFlag = False,
 ) -> None:
     """Measure right answers, latency and tokens, for spoken questions and for the same ones as text."""
-    flags = {"engine": engine, "model": model, "url": url, "instructions": instructions}
+    flags: dict[str, Any] = {"engine": engine, "model": model, "url": url, "instructions": instructions}
     flags |= {"temperature": temperature, "reply.max_tokens": max_tokens}
     settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
     folders, ways = [folder] if folder else OWN_SET, _ways(way)

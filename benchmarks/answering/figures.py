@@ -27,7 +27,7 @@ def _accuracy(what: str, asked: Sequence[Asked]) -> Figure:
     low, high = wilson(right, len(asked))
     beside = [f"{count} {name}" for name, count in (("unclear", unclear), ("failed", failed)) if count]
     share = f"{right} of {len(asked)}, {right / len(asked):.1%} ({low:.1%} to {high:.1%})"
-    values = {"right": right, "questions": len(asked), "unclear": unclear, "failed": failed}
+    values: dict[str, Any] = {"right": right, "questions": len(asked), "unclear": unclear, "failed": failed}
     values |= {"low": round(low, 4), "high": round(high, 4), "confidence": CONFIDENCE}
     return Figure(what, "; ".join([share, *beside]), values=values)
 

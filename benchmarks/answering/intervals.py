@@ -30,4 +30,4 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     count = only_first + only_second
     tail = sum(math.comb(count, number) for number in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**count)
+    return min(1.0, 2 * tail / (1 << count))

@@ -292,6 +292,9 @@ class Knowing(Engine):
         yield known
         return PassReport(1, 100, 10, 5)
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 def question(name: str = "a", text: str = "Which city?") -> SpokenQuestion:
     return SpokenQuestion(name, "cities", text, ("paris",), "words", lambda: read_audio(FRANCE))
