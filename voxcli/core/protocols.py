@@ -75,6 +75,7 @@ class Engine(Protocol):
 
     name: str
     model: str
+    supports_tools: bool = False  # whether sessions may have tools; else `reply` refuses those that have
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.
@@ -87,6 +88,7 @@ class Engine(Protocol):
     def prefill_history(self, session: Session) -> None:
         """Prefill what the next prompt will begin with. Called after a turn, while nobody waits.
 
+        The session has the tools of the next turn: with others, its prompt would begin differently.
         Neither this nor `encode_partial` is called during a reply. An engine that keeps nothing between turns does
         nothing.
         """

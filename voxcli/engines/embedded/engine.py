@@ -16,6 +16,7 @@ from typing import Protocol
 from voxcli.audio.clip import AudioClip
 from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn
+from voxcli.core.tools import no_tools
 from voxcli.engines.embedded.answering import SHIPPED, AnswerModel, open_answering
 from voxcli.engines.embedded.languages import english_only
 from voxcli.engines.embedded.libraries import chosen_files
@@ -112,7 +113,13 @@ class EmbeddedEngine(Engine):
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str | Transcript, None, PassReport]:
-        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`."""
+        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ConfigError: the session has tools.
+        """
+        if session.tools:
+            raise no_tools(self.name)
         recognized = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
         transcript = recognized.text if recognized else None
         if transcript:
