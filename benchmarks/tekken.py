@@ -27,10 +27,9 @@ CONTROLS = {
     19: "[TOOL_CONTENT]",
     24: "[AUDIO]",
     25: "[BEGIN_AUDIO]",
-    32: "[ARGS]",
-    33: "[CALL_ID]",
     34: "[TRANSCRIBE]",
 }
+LATER_CONTROLS = {32: "[ARGS]", 33: "[CALL_ID]"}  # of versions after v7
 
 
 def control_names(count: int) -> list[str]:
@@ -51,7 +50,8 @@ def tekken(vocabulary: int, control_tokens: int, window_seconds: float = 30.0, v
 
     source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
     whole = json.loads(source.read_text(encoding="utf-8"))
-    names = enumerate(control_names(control_tokens))
+    later = LATER_CONTROLS if version != "v7" else {}
+    names = [(rank, later.get(rank, name)) for rank, name in enumerate(control_names(control_tokens))]
     sizes = {"default_vocab_size": vocabulary, "default_num_special_tokens": control_tokens}
     return {
         "config": {**whole["config"], **sizes, "version": version},
