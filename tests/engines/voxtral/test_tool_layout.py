@@ -17,7 +17,7 @@ from voxcli.audio.wav import encode_wav
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.core.tools import ToolCall, ToolResult, ToolSpec
-from voxcli.engines.voxtral.prompt import PromptWriter
+from voxcli.engines.voxtral.prompt import INTERRUPTED, NO_REPLY, NOTHING_SPOKEN, PromptWriter
 from voxcli.engines.voxtral.tokenizer import CUT, Tokenizer, plain_ids, shortened, wrap
 from voxcli.errors import ConfigError
 
@@ -118,7 +118,7 @@ def expected(tokenizer: Any, session: Session, utterance: Utterance, exchanges: 
     messages: list[Any] = []
     for number, turn in enumerate(session.turns):
         opening = f"{session.instructions}\n\n" if number == 0 and session.instructions else ""
-        messages += [UserMessage(content=opening + turn.user_text), AssistantMessage(content=turn.reply)]
+        messages += [UserMessage(content=opening + turn.user_text), AssistantMessage(content=reply_of(turn))]
     messages.append(UserMessage(content=asked(utterance, "" if session.turns else session.instructions)))
     for text, results in exchanges:
         calls = [
@@ -134,6 +134,12 @@ def expected(tokenizer: Any, session: Session, utterance: Utterance, exchanges: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(tokenizer.encode_chat_completion(ChatCompletionRequest(messages=messages, tools=tools)).tokens)
+
+
+def reply_of(turn: Turn) -> str:
+    if not turn.reply:
+        return NOTHING_SPOKEN if turn.interrupted else NO_REPLY
+    return f"{turn.reply} {INTERRUPTED}" if turn.interrupted else turn.reply
 
 
 def asked(utterance: Utterance, instructions: str) -> Any:
