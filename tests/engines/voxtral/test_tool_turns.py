@@ -92,7 +92,7 @@ class Tools:
         classes: Any = transformers
         self.model = classes.VoxtralForConditionalGeneration.from_pretrained(checkpoint, local_files_only=True).eval()
         processor = classes.VoxtralProcessor.from_pretrained(checkpoint, local_files_only=True)
-        self.engine = voxtral.VoxtralEngine(
+        self.engine = self.single = voxtral.VoxtralEngine(
             self.model, processor, name="tiny", max_reply_tokens=MOST_TOKENS, context_tokens=CONTEXT_TOKENS,
             notice=pytest.fail, backends=Backends(looks_ahead=looks_ahead),
         )  # fmt: skip
@@ -165,10 +165,10 @@ class Tools:
     def fresh(self, session: Session, utterance: Utterance, exchanges: list[Exchange]) -> list[int]:
         """Return what a new decoder replies to the prompt that mistral-common writes."""
         ids = expected(self.theirs, session, utterance, exchanges)
-        _, features = self.engine.write_prompt(session, utterance)
+        _, features = self.single.write_prompt(session, utterance)
         decoder = Decoder(SharedModel(self.model), capacity=len(ids) + MOST_TOKENS)
         decoder.prefill(ids, features)
-        return list(decoder.stream(self.engine.sampling, threading.Event()))
+        return list(decoder.stream(self.single.sampling, threading.Event()))
 
     def check_next_turn(self, ended: TurnEnded) -> None:
         """Take the turn after one that ended, as a chat does; it feeds itself alone and is that of a fresh prefill."""

@@ -40,6 +40,7 @@ class RemoteEngine(Engine):
     """Implements `voxcli.core.turn.Engine` with a server."""
 
     name = "remote"
+    supports_tools = True
 
     def __init__(
         self,

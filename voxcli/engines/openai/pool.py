@@ -41,6 +41,7 @@ class RemotePool(Engine):
     """
 
     name = "remote"
+    supports_tools = True
 
     def __init__(
         self,

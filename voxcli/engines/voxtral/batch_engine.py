@@ -21,6 +21,9 @@ from voxcli.engines.voxtral.tool_layout import ToolLayout
 from voxcli.engines.voxtral.tool_reply import ToolReply
 from voxcli.errors import ModelError
 
+# Tokens of a slot for calls and results of a usual length. Where longer ones need another length of slots, a request
+# waits until all slots are free, and its prompt is prefilled again.
+SPARE_TOKENS = 256
 SECOND_BLOCK = 16  # tokens after which a reader is woken for the second time: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
@@ -85,9 +88,9 @@ class BatchEngine(Engine):
         closed = threading.Event()
         reply = ToolReply(self._tokenizer, self._tools_of(session))
         tokens = TokenQueue()
-        first = request = Request(
-            [], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set(), keeps_audio=bool(session.tools)
-        )
+        first = request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
+        if session.tools:
+            request.keeps_audio, request.spare = True, SPARE_TOKENS
 
         def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
             nonlocal request, tokens

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -40,15 +41,16 @@ class Request:
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
     clip: int = 0  # stands for the `[AUDIO]` of the clip in the cache; 0 until it is prefilled
     keeps_audio: bool = False  # whether it may be continued, and the embeddings outlast the reply
+    spare: int = 0  # tokens that its slot has for continued prompts
 
     def continued(self, ids: Sequence[int], notify: Callable[[int | Exception | None], None]) -> "Request":
         """Return a request for a longer prompt with the same clip, which is not encoded again.
 
         What this finished request left in its slot is used again if no other request has taken the slot.
         """
-        return Request(
-            ids, None, notify, self.is_cancelled, audio=self.audio, clip=self.clip, keeps_audio=self.keeps_audio
-        )
+        spare = max(0, self.spare - (len(ids) - len(self.ids)))
+        kept: dict[str, Any] = {"audio": self.audio, "clip": self.clip, "keeps_audio": self.keeps_audio, "spare": spare}
+        return Request(ids, None, notify, self.is_cancelled, **kept)
 
 
 @dataclass(eq=False)
@@ -211,7 +213,7 @@ class BatchDecoder:
 
     def _capacity_for(self, request: Request) -> int:
         """Return the tokens that the slot of a request must hold, rounded up to one of a few lengths."""
-        needed = len(request.ids) + self._sampler.sampling.max_tokens
+        needed = len(request.ids) + request.spare + self._sampler.sampling.max_tokens
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
