@@ -12,8 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from voxcli.errors import ConfigError
-
 log = logging.getLogger(__name__)
 
 NOTE_CHARACTERS = 200  # longest note of a call in later prompts; about 50 tokens
@@ -96,15 +94,6 @@ class ToolReturned:
     """A call has a result."""
 
     result: ToolResult
-
-
-def no_tools(engine: str, why: str = "") -> ConfigError:
-    """Return the error for a session with tools, which an engine of this name can't call."""
-    reason = f": {why}" if why else ""
-    return ConfigError(
-        f"the {engine} engine can't call tools{reason}",
-        hint="leave out the tools, or take another engine: --engine voxtral or remote",
-    )
 
 
 class ToolRunner(Protocol):

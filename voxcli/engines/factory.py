@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from voxcli.core.protocols import Engine
-from voxcli.core.tools import no_tools
 from voxcli.engines.embedded import weights
 from voxcli.engines.voxtral.checkpoint import catalog, files, hub_cache, shapes
 from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
@@ -147,12 +146,6 @@ def open_engine(
         except VoxError as error:
             why = str(error)
     return _open_embedded(options, cache, notice, around, why)  # The failed model is freed by now.
-
-
-def check_tools(engine: Engine) -> None:
-    """Check that an engine can call tools, before anybody waits for a reply. Raises ConfigError."""
-    if not engine.supports_tools:
-        raise no_tools(engine.name)
 
 
 def named_engine(options: EngineOptions) -> tuple[str | None, str | None]:

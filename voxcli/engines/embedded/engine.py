@@ -16,12 +16,12 @@ from typing import Protocol
 from voxcli.audio.clip import AudioClip
 from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.tools import no_tools
 from voxcli.engines.embedded.answering import SHIPPED, AnswerModel, open_answering
 from voxcli.engines.embedded.languages import english_only
 from voxcli.engines.embedded.libraries import chosen_files
 from voxcli.engines.embedded.prompts import ChatModel, Prompts, SmolLM2Prompts
 from voxcli.engines.embedded.whisper import ENGLISH, Recognized, Whisper
+from voxcli.errors import no_tools
 
 # Words at the beginning and at the end of a long transcript that the model sees; the question is most likely there.
 # 600 words are about 800 tokens, a fifth of the context.

@@ -86,7 +86,7 @@ class BatchEngine(Engine):
             ModelError: the engine is closed.
         """
         closed = threading.Event()
-        reply = ToolReply(self._tokenizer, self._tools_of(session))
+        reply = ToolReply(self._tokenizer, self._tools_of(session), self._writing)
         tokens = TokenQueue()
         first = request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
         if session.tools:

@@ -14,7 +14,6 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
-from voxcli.core.tools import no_tools
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
 from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked
@@ -23,7 +22,7 @@ from voxcli.engines.voxtral.limits import Limits
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import wrap
 from voxcli.engines.voxtral.tool_reply import ToolReply
-from voxcli.errors import ModelError, VoxError, missing_extra
+from voxcli.errors import ModelError, VoxError, missing_extra, no_tools
 from voxcli.printable import first_line
 
 try:
@@ -89,7 +88,7 @@ class VoxtralEngine(Engine):
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
         self._template = own_layout(processor, self._tokenizer, model.config.audio_config, self._writer, notice)
-        self.supports_tools = not (self._writer.no_tools or self._template)
+        self.supports_tools = not (self._writer.tools_problem or self._template)
         stop_ids = frozenset({self._writer.end})
         self.sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):

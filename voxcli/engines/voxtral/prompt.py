@@ -14,10 +14,9 @@ from typing import Literal, NamedTuple
 
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.tools import no_tools
 from voxcli.engines.voxtral.tokenizer import Tokenizer, plain_ids
 from voxcli.engines.voxtral.tool_layout import ToolLayout, why_no_tools
-from voxcli.errors import ModelError
+from voxcli.errors import ModelError, no_tools
 
 # These mark interrupted replies, and replace empty ones, because an assistant message may not be empty.
 INTERRUPTED = "[interrupted]"
@@ -77,8 +76,8 @@ class PromptWriter:
         self._user, self._user_end = self._control("[INST]"), self._control("[/INST]")
         self._begin_audio, self.audio = self._control("[BEGIN_AUDIO]"), self._control("[AUDIO]")
         self._turn_ids = lru_cache(TURNS_REMEMBERED)(self._write_turn)
-        self.no_tools = why_no_tools(tokenizer)  # empty: sessions may have tools
-        self._tools = None if self.no_tools else ToolLayout(tokenizer)
+        self.tools_problem = why_no_tools(tokenizer)  # empty: sessions may have tools
+        self._tools = None if self.tools_problem else ToolLayout(tokenizer)
 
     def tools_of(self, session: Session) -> ToolLayout | None:
         """Return what writes the session's tools; None if it has none.
@@ -89,7 +88,7 @@ class PromptWriter:
         if not session.tools:
             return None
         if self._tools is None:
-            raise no_tools("voxtral", self.no_tools)
+            raise no_tools("voxtral", self.tools_problem)
         return self._tools
 
     def write(self, session: Session, utterance: Utterance, audio_tokens: int) -> list[int]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from voxcli.core.protocols import PassReport, Transcript
@@ -22,14 +23,21 @@ Generate = Callable[[list[int]], Iterable[Sequence[int]]]
 class ToolReply:
     """One reply: generated text and, where the session has tools, calls that are answered in the middle of it."""
 
-    def __init__(self, tokenizer: Tokenizer, layout: ToolLayout | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        layout: ToolLayout | None,
+        writing: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - has no state
+    ) -> None:
         """Begin a reply.
 
         Args:
             layout: None if the session has no tools.
+            writing: held while calls and results are encoded; a lock where other threads use the tokenizer too.
         """
         self._tokenizer = tokenizer
         self._layout = layout
+        self._writing = writing
         self._added: list[int] = []  # what follows the prompt: calls and results
         self._call_ids: set[str] = set()
         self.tokens = 0  # generated
@@ -64,7 +72,9 @@ class ToolReply:
             results = yield ToolCalls(calls)
             if results is None:
                 return False
-            if (ids := self._layout.exchange(reader.text, results, room() - len(self._added))) is None:
+            with self._writing:
+                ids = self._layout.exchange(reader.text, results, room() - len(self._added))
+            if ids is None:
                 return True
             self._added = [*self._added, *ids]
 
