@@ -70,7 +70,7 @@ class ToolReply:
             if reader.text and not reader.text[-1].isspace():
                 yield "\n"  # What was said before the calls is complete, and can be spoken while they run.
             results = yield ToolCalls(calls)
-            if results is None:
+            if not results:
                 return False
             with self._writing:
                 ids = self._layout.exchange(reader.text, results, room() - len(self._added))
