@@ -27,6 +27,7 @@ from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned, ToolSpec
 from voxcli.core.turn import Event, ReplyDelta, TurnEnded, run_turn
+from voxcli.engines.voxtral.aside import INSTRUCTION
 from voxcli.errors import ConfigError
 
 torch = pytest.importorskip("torch")
@@ -164,8 +165,11 @@ class Tools:
 
     def fresh(self, session: Session, utterance: Utterance, exchanges: list[Exchange]) -> list[int]:
         """Return what a new decoder replies to the prompt that mistral-common writes."""
-        ids = expected(self.theirs, session, utterance, exchanges)
-        _, features = self.single.write_prompt(session, utterance)
+        return self.continued(expected(self.theirs, session, utterance, exchanges), utterance)
+
+    def continued(self, ids: list[int], utterance: Utterance) -> list[int]:
+        """Return what a new decoder replies to a prompt with the clip of an utterance."""
+        _, features = self.single.write_prompt(Session(), utterance)
         decoder = Decoder(SharedModel(self.model), capacity=len(ids) + MOST_TOKENS)
         decoder.prefill(ids, features)
         return list(decoder.stream(self.single.sampling, threading.Event()))
@@ -291,7 +295,7 @@ def test_an_oversized_result_is_cut_and_the_cache_keeps_its_size(tools: Tools) -
     capacity, call = tools.engine.decoder.capacity, [*tools.called(("weather", '{"town": "Rome"}')), END]
     _, ended = tools.take([call, call, call], runner)
     assert len(runner.ran) == 3
-    assert tools.engine.decoder.capacity == capacity == CONTEXT_TOKENS + MOST_TOKENS
+    assert tools.engine.decoder.capacity == capacity
     assert tools.prefilled[-1].prompt_tokens <= CONTEXT_TOKENS
     assert (ended.report.model_passes, ended.report.additional_generations) == (1, 3)
     assert tools.generated[-1]
@@ -345,6 +349,19 @@ def test_a_reply_that_is_closed_while_a_tool_runs_leaves_a_correct_cache(tools: 
     tools.script.left = []
     _, ended = tools.take([[]], ScriptedRunner(specs=TOOLS))
     assert tools.generated[-1] == tools.fresh(with_tools(), SPOKEN, [])
+    tools.check_next_turn(ended)
+
+
+def test_what_was_understood_is_asked_after_a_reply_with_tools(tools: Tools) -> None:
+    runner, before = ScriptedRunner(specs=TOOLS), tools.encoded
+    events, ended = tools.take([[*tools.called(("weather", '{"town": "Rome"}')), END]], runner)
+    reply, length = tools.generated[-1], tools.engine.decoder.cached
+    assert "".join(tools.engine.understand(SPOKEN)).strip()
+    assert tools.encoded - before == 2
+    assert tools.engine.decoder.cached in (length, length + 1), "the last token of the reply is fed"
+    exchanges = exchanges_of(events, "")
+    asked = [*expected(tools.theirs, with_tools(), SPOKEN, exchanges), *reply, END, *tools.ids(3, INSTRUCTION, 4)]
+    assert tools.generated[-1] == tools.continued(asked, SPOKEN)[: len(tools.generated[-1])]
     tools.check_next_turn(ended)
 
 

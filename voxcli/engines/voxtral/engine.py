@@ -4,7 +4,7 @@ It is loaded from a folder and gives one reply at a time; `for_many` turns it in
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +14,12 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
+from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
 from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import GB, Hardware
-from voxcli.engines.voxtral.limits import Limits
+from voxcli.engines.voxtral.limits import PromptLimits
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import wrap
 from voxcli.engines.voxtral.tool_reply import ToolReply
@@ -83,17 +84,19 @@ class VoxtralEngine(Engine):
         where = self._where if self.device == "cuda" else "cpu"
         self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
         window_seconds = self._front_end.window_samples / self._front_end.sample_rate
-        self._limits = Limits(name, self._room, most, self._front_end.tokens_per_window, window_seconds)
+        self._limits = PromptLimits(name, self._room, most, self._front_end.tokens_per_window, window_seconds)
         self._encoded_windows = 0  # windows of the open utterance that are encoded
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
         self._template = own_layout(processor, self._tokenizer, model.config.audio_config, self._writer, notice)
         self.supports_tools = not (self._writer.tools_problem or self._template)
+        self._aside = Aside(self._writer, self._tokenizer, Sampling)
+        self._replied_to: Utterance | None = None  # the utterance whose clip and reply the cache ends with
         stop_ids = frozenset({self._writer.end})
         self.sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):
             self._shared = SharedModel(model)
-            self.decoder = Decoder(self._shared, capacity=self._room + max_reply_tokens, backends=backends)
+            self.decoder = Decoder(self._shared, capacity=self._capacity(), backends=backends)
         self._reset_counts()
 
     @classmethod
@@ -189,7 +192,7 @@ class VoxtralEngine(Engine):
         ids, features = self.write_prompt(session, utterance)
         room, windows = self._limits.tool_room(session, len(ids)), 0 if features is None else len(features)
         reply = ToolReply(self._tokenizer, self._writer.tools_of(session))
-        result, passes = PrefillResult(0, 0), 0
+        result, passes, self._replied_to = PrefillResult(0, 0), 0, None
 
         def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
             nonlocal features, result, passes
@@ -204,8 +207,9 @@ class VoxtralEngine(Engine):
 
         try:
             with self._pass_errors(len(ids)):
-                self.decoder.resize(max(self._room, len(ids) + room) + self.sampling.max_tokens)
+                self.decoder.resize(self._capacity(len(ids) + room))
                 is_full = yield from reply.run(generate, lambda: room, interrupt.is_set)
+            self._replied_to = utterance if reply.tokens else None
             return reply.report(passes, result.prompt_tokens, result.cached_tokens, is_full=is_full)
         finally:
             self._reset_counts()
@@ -221,15 +225,26 @@ class VoxtralEngine(Engine):
         Raises:
             ModelError: as `reply`.
         """
+        self._replied_to = None
         self._forget_clip()
         self._reset_counts()
         # With `reserve`, prompts of one word and of a window of speech keep the same turns.
         session = self._fitted(session, NEXT, 0)
         ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
         with self._pass_errors(len(ids)):
-            self.decoder.resize(self._room + self.sampling.max_tokens)
+            self.decoder.resize(self._capacity())
             if len(ids) < self.decoder.capacity:  # `reply` raises the error for instructions that are too long
                 self.decoder.prefill(ids)
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None]:
+        """Yield what the model understood; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ModelError: the audio is not in the cache any more, or the pass failed.
+        """
+        if utterance is not self._replied_to:
+            raise gone()
+        return self._aside.ask(self.decoder, self._pass_errors)
 
     def encode_partial(self, clip: AudioClip) -> None:
         """Encode the complete windows of a clip that goes on, so that less is left to do at its end.
@@ -262,7 +277,7 @@ class VoxtralEngine(Engine):
             self._shared,
             self.sampling,
             most=min(most, items or most),
-            longest=self._room + self.sampling.max_tokens,
+            longest=self._capacity(),
             free_bytes=self._free_bytes,
             is_out_of_memory=loader.out_of_memory,
         )
@@ -319,6 +334,10 @@ class VoxtralEngine(Engine):
 
     def _hardware(self) -> Hardware:
         return Hardware.look(torch, self._where)
+
+    def _capacity(self, prompt_tokens: int = 0) -> int:
+        """Return the tokens of the cache: room for the longest prompt, a reply, and an aside after it."""
+        return max(self._room, prompt_tokens) + self.sampling.max_tokens + self._aside.room
 
     def _reserve(self, session: Session) -> int:
         """Return the tokens that a prompt needs beside its turns: the instructions, a window of speech, some text."""

@@ -10,7 +10,7 @@ MOST_TOOL_TOKENS = 2048  # kept free for calls and results; about 8 kB of Englis
 
 
 @dataclass(frozen=True)
-class Limits:
+class PromptLimits:
     """Lengths of prompts in tokens, and of the windows in which the audio encoder takes a clip."""
 
     model: str  # its name in messages

@@ -57,7 +57,7 @@ class ToolReply:
             Whether the reply ended because there was no room for results.
         """
         while True:
-            before, reader = self.tokens, _Reader(self._tokenizer, self._layout)
+            before, reader = self.tokens, _GeneratedText(self._tokenizer, self._layout)
             for ids in generate(self._added):
                 self.tokens += len(ids)
                 if delta := "".join(reader.add(token_id) for token_id in ids):
@@ -130,7 +130,7 @@ class ToolReply:
         return b"".join(map(self._tokenizer.token_bytes, ids)).decode("utf-8", "replace").strip()
 
 
-class _Reader:
+class _GeneratedText:
     """Reads one generation: text, and what follows each `[TOOL_CALLS]`."""
 
     def __init__(self, tokenizer: Tokenizer, layout: ToolLayout | None) -> None:
