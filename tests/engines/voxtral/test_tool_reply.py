@@ -89,8 +89,8 @@ def test_text_before_a_call_is_given_out_and_the_call_is_not_text() -> None:
 
 @pytest.mark.parametrize("version", ["v7", "v11", "v13"])
 def test_parallel_calls_in_each_layout(version: str) -> None:
-    named = [CALL, "weather", ARGS, '{"town": "Köln"}', CALL, "clock", ARGS, "{}"]
-    written = [CALL, LISTED] if version == "v7" else named
+    named: list[Part] = [CALL, "weather", ARGS, '{"town": "Köln"}', CALL, "clock", ARGS, "{}"]
+    written: list[Part] = [CALL, LISTED] if version == "v7" else named
     assert calls_of(*written, version=version) == [("weather", '{"town": "Köln"}'), ("clock", "{}")]
 
 
@@ -173,7 +173,8 @@ def test_an_id_that_the_model_gave_is_kept_if_it_is_one() -> None:
 
 def test_ids_differ_within_a_reply_and_are_the_same_for_the_same_reply() -> None:
     def called() -> list[str]:
-        found, _, _ = run(*[[CALL, "a", ARGS, "{}", CALL, "a", ARGS, "{}"]] * 3, ["."], version="v11")
+        twice: list[Part] = [CALL, "a", ARGS, "{}", CALL, "a", ARGS, "{}"]
+        found, _, _ = run(twice, twice, twice, ["."], version="v11")
         return [call.id for item in found if isinstance(item, ToolCalls) for call in item.calls]
 
     assert len(set(called())) == 6
@@ -200,7 +201,7 @@ def test_without_room_for_results_the_reply_ends_and_says_so() -> None:
 
 def test_control_tokens_never_become_text() -> None:
     """Wherever they come, with tools or without."""
-    strange = ["One", ARGS, " two", 7, 19, 8, " three", CALL_ID, 5, 6, 3, 4, "."]
+    strange: list[Part] = ["One", ARGS, " two", 7, 19, 8, " three", CALL_ID, 5, 6, 3, 4, "."]
     assert run(strange)[0] == run(strange, tools=False)[0] == ["One two three."]
     assert run(["One", CALL, " two"], tools=False)[0] == ["One two"]
 

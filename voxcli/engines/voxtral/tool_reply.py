@@ -73,10 +73,10 @@ class ToolReply:
             if not results:
                 return False
             with self._writing:
-                ids = self._layout.exchange(reader.text, results, room() - len(self._added))
-            if ids is None:
+                exchange = self._layout.exchange(reader.text, results, room() - len(self._added))
+            if exchange is None:
                 return True
-            self._added = [*self._added, *ids]
+            self._added = [*self._added, *exchange]
 
     def report(self, passes: int, prompt_tokens: int, cached_tokens: int, *, is_full: bool) -> PassReport:
         """Return the report of the finished reply, of which `run` returned `is_full`."""
