@@ -7,18 +7,23 @@ makes the spectrograms too: more threads would only take turns on the same cores
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 
 import torch
 
-from voxcli.core.protocols import Engine, PassReport, Utterance
+from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
-from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
+from voxcli.engines.voxtral.tokenizer import Tokenizer
+from voxcli.engines.voxtral.tool_layout import ToolLayout
+from voxcli.engines.voxtral.tool_reply import ToolReply
 from voxcli.errors import ModelError
 
+# Tokens of a slot for calls and results of a usual length. Where longer ones need another length of slots, a request
+# waits until all slots are free, and its prompt is prefilled again.
+SPARE_TOKENS = 256
 SECOND_BLOCK = 16  # tokens after which a reader is woken for the second time: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
@@ -40,6 +45,9 @@ class BatchEngine(Engine):
         close: Callable[[], None],
         *,
         writes_ahead: bool,
+        tools_of: Callable[[Session], ToolLayout | None] = lambda _: None,
+        tool_room: Callable[[Session, int], int] = lambda _session, _prompt_tokens: 0,
+        supports_tools: bool = False,
     ) -> None:
         """Start the thread that drives `decoder`.
 
@@ -49,11 +57,16 @@ class BatchEngine(Engine):
             errors: context manager that turns torch's errors into VoxErrors; takes the length of the prompt.
             close: called when the engine is closed and the decoding thread has ended.
             writes_ahead: prepare prompts on the calling threads, while a GPU computes, not on the decoding thread.
+            tools_of: returns what writes a session's tools; None if it has none.
+            tool_room: returns the most tokens that calls and results may add to a prompt of a length.
+            supports_tools: whether sessions may have tools.
         """
         self.model = model
+        self.supports_tools = supports_tools
         self.replies_at_once = decoder.most + min(decoder.most, ENCODED_TOGETHER)  # the next requests wait, ready
         self._decoder, self._tokenizer = decoder, tokenizer
         self._write, self._errors, self._close = write, errors, close
+        self._tools_of, self._tool_room = tools_of, tool_room
         self._writing = threading.Lock()  # some tokenizers are not thread-safe
         self._writes_ahead = writes_ahead
         self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
@@ -62,36 +75,53 @@ class BatchEngine(Engine):
         self._driver = threading.Thread(target=self._drive, name="decoding", daemon=True)
         self._driver.start()
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas of some tokens; return the report.
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
+        """Yield the reply in deltas of some tokens, and the calls of the session's tools; return the report.
 
-        Once `interrupt` is set, the reply ends with the next token.
+        Once `interrupt` is set, the reply ends with the next token. While tools run, other requests may take the slot;
+        the prompt is then prefilled again, but its clip is not encoded again.
 
         Raises:
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
-        request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
-        if self._writes_ahead and not self._is_closed:
-            self._prepare(request, session, utterance)
+        closed = threading.Event()
+        reply = ToolReply(self._tokenizer, self._tools_of(session), self._writing)
+        tokens = TokenQueue()
+        first = request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
+        if session.tools:
+            request.keeps_audio, request.spare = True, SPARE_TOKENS
+
+        def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
+            nonlocal request, tokens
+            if added:
+                tokens = TokenQueue()
+                request = request.continued([*first.ids, *added], tokens.notify)
+            elif self._writes_ahead and not self._is_closed:
+                self._prepare(request, session, utterance)
+            self._submit(request, session, utterance)
+            yield from self._tokens(tokens, request)
+
+        try:
+            is_full = yield from reply.run(generate, lambda: self._tool_room(session, len(first.ids)), interrupt.is_set)
+        finally:
+            closed.set()
+        passes = max(first.encoder_calls, first.generations)
+        return reply.report(passes, len(first.ids), first.cached_tokens, is_full=is_full)
+
+    def _submit(self, request: Request, session: Session, utterance: Utterance) -> None:
         with self._asking:
             if self._is_closed:
                 raise _closed()
             self._inbox.put((request, session, utterance))
-        try:
-            while (some := tokens.get()) is not None:
-                if isinstance(some, Exception):
-                    with self._errors(len(request.ids)):
-                        raise some
-                if delta := "".join(text.add(token_id) for token_id in some):
-                    yield delta
-        finally:
-            closed.set()
-        passes = max(request.encoder_calls, request.generations)
-        return PassReport(passes, len(request.ids), request.cached_tokens, len(request.generated))
+
+    def _tokens(self, tokens: "TokenQueue", request: Request) -> Iterator[Sequence[int]]:
+        """Yield the tokens of a request in blocks; raise the error that ends it."""
+        while (some := tokens.get()) is not None:
+            if isinstance(some, Exception):
+                with self._errors(len(request.ids)):
+                    raise some
+            yield some
 
     def close(self) -> None:
         """Free the model's memory. Replies in progress fail; closing twice does nothing."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -38,6 +39,18 @@ class Request:
     encoder_calls: int = 0
     generations: int = 0
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
+    clip: int = 0  # stands for the `[AUDIO]` of the clip in the cache; 0 until it is prefilled
+    keeps_audio: bool = False  # whether it may be continued, and the embeddings outlast the reply
+    spare: int = 0  # tokens that its slot has for continued prompts
+
+    def continued(self, ids: Sequence[int], notify: Callable[[int | Exception | None], None]) -> "Request":
+        """Return a request for a longer prompt with the same clip, which is not encoded again.
+
+        What this finished request left in its slot is used again if no other request has taken the slot.
+        """
+        spare = max(0, self.spare - (len(ids) - len(self.ids)))
+        kept: dict[str, Any] = {"audio": self.audio, "clip": self.clip, "keeps_audio": self.keeps_audio, "spare": spare}
+        return Request(ids, None, notify, self.is_cancelled, **kept)
 
 
 @dataclass(eq=False)
@@ -110,7 +123,7 @@ class BatchDecoder:
             request.notify(None)
             return
         try:
-            self._model.check_prompt(request.ids, request.features, len(request.ids) + 1)
+            self._model.check_prompt(request.ids, request.features, len(request.ids) + 1, request.audio)
         except ModelError as error:
             request.notify(error)
         else:
@@ -200,7 +213,7 @@ class BatchDecoder:
 
     def _capacity_for(self, request: Request) -> int:
         """Return the tokens that the slot of a request must hold, rounded up to one of a few lengths."""
-        needed = len(request.ids) + self._sampler.sampling.max_tokens
+        needed = len(request.ids) + request.spare + self._sampler.sampling.max_tokens
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
@@ -231,9 +244,9 @@ class BatchDecoder:
 
     def _prefill(self, request: Request) -> None:
         """Prefill a prompt and the tokens generated so far into the free slot with the longest common prefix."""
-        clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        request.clip = request.clip or -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
         ids = [*request.ids, *request.generated]
-        tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
+        tokens = [request.clip if token_id == self._model.audio_id else token_id for token_id in ids]
         free = [slot for slot in self._slots if not slot.request]
         slot = max(free, key=lambda slot: (slot.cache.common(tokens), -slot.number))
         start = min(slot.cache.common(tokens), len(tokens) - 1)
@@ -282,5 +295,5 @@ class BatchDecoder:
     def _finish(self, slot: _Slot, error: Exception | None = None) -> None:
         request, slot.request = slot.request, None
         if request:
-            request.audio = None
+            request.audio = request.audio if request.keeps_audio else None
             request.notify(error)

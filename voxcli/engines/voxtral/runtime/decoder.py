@@ -19,6 +19,7 @@ from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.voxtral.runtime.model import SharedModel
 from voxcli.engines.voxtral.runtime.sampler import OVER, Sampler, Sampling
+from voxcli.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,15 @@ class Decoder:
         self._smallest_bucket = smallest_bucket
         self._cache = self._allocated(capacity)
         self._clips = count(1)
+        self._clip = 0  # stands for the `[AUDIO]` of the last prompt
         self._inference = torch.inference_mode()  # made once: as a decorator it is made for each token
         backends = backends or Backends.of(self.device)
         self._looks_ahead = backends.looks_ahead
         self._fast = FastPath(model, self._encoder, backends)
         self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
-        self.generations = 0  # replies begun
+        self._streamed = (0, 0)  # length of the cache once the last token of the reply is fed, and this token
+        self.generations = 0  # replies begun; what is generated after `append` counts for none
+        self._begins_reply = True  # with the next token that is generated
 
     @property
     def device(self) -> str:
@@ -153,25 +157,53 @@ class Decoder:
         Raises:
             ModelError: `[AUDIO]` ids and features do not match, or the prompt does not fit into the cache.
         """
-        self._last = None
+        self._last, self._streamed, self._begins_reply = None, (0, 0), True
         self._model.check_prompt(ids, features, self.capacity)
-        clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
-        tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
-        start = min(self._cache.common(tokens), len(tokens) - 1)
-        self._cache.rewind(start)
-        log.debug("prefill: %d tokens to feed, %d cached", len(tokens) - start, start)
-        result = PrefillResult(len(tokens), start)
+        self._clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        result = self._begin(ids)
         audio = self._encoder.encode(features, interrupt) if features is not None else None
-        if features is not None and audio is None:
-            return result
-        for chunk in self._model.embed(ids[start:], audio).split(CHUNK_TOKENS):
-            if interrupt and interrupt.is_set():
-                return result
-            last = self._feed(chunk, start)
-            self._cache.extend(tokens[start : start + len(chunk)])
-            start += len(chunk)
-        self._last = last
+        if features is None or audio is not None:
+            self._fill(ids, audio, interrupt)
         return result
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[int], interrupt: threading.Event | None = None) -> PrefillResult:
+        """Fill the cache with a prompt that begins as the last one, whose clip is neither encoded nor fed again.
+
+        Args:
+            ids: the whole prompt: the last one, and what was generated or is added.
+            interrupt: as in `prefill`.
+
+        Raises:
+            ModelError: the prompt does not fit into the cache.
+            RuntimeError: it has another clip than the last one, or that was not prefilled to its end.
+        """
+        self._last, self._streamed, self._begins_reply = None, (0, 0), True
+        self._model.check_size(ids, self.capacity)
+        result = self._begin(ids)
+        if self._model.audio_id in ids[result.cached_tokens :]:
+            raise RuntimeError("the clip of the prompt is not in the cache")
+        self._fill(ids, None, interrupt)
+        return result
+
+    @torch.inference_mode()
+    def append(self, ids: Sequence[int]) -> int:
+        """Feed text after the reply that was streamed last; `stream` then generates what follows it.
+
+        The last token of the reply is fed first, where it is not in the cache yet. Returns the number of cached tokens
+        up to the end of the reply, to which `rewind` goes back.
+
+        Raises:
+            ModelError: the text does not fit into the cache.
+        """
+        length, token_id = self._streamed
+        rest = [token_id] if self.cached < length else []
+        before, tokens = self.cached + len(rest), [*rest, *ids]
+        self._last, self._begins_reply = None, False
+        if before + len(ids) >= self.capacity:
+            raise ModelError(f"{len(ids)} tokens after {before} don't fit into a cache of {self.capacity}")
+        self._last = self._feed_all(tokens, self._model.embed(tokens))
+        return before
 
     def stream(self, sampling: Sampling, interrupt: threading.Event) -> Generator[int, None, None]:
         """Yield the ids of the reply to the prompt that was prefilled last, without the stop id that ends it.
@@ -189,21 +221,22 @@ class Decoder:
             return
         if self._last is None:
             raise RuntimeError("no prompt was prefilled since the last reply")
-        self.generations += 1
+        self.generations += self._begins_reply
         sampler = self._fast.sampler(sampling)
         with torch.inference_mode():  # around a `yield` it would apply to the caller as well
             token = self._choose(self._model.text.head(self._last), sampler)
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # the last token of a reply is not fed
-        decoded = self._decode_ahead if self._looks_ahead else self._decode
-        for token_id in decoded(token, sampler, most):
+        decoded, begun = self._decode_ahead if self._looks_ahead else self._decode, self.cached
+        for number, token_id in enumerate(decoded(token, sampler, most), 1):
+            self._streamed = begun + number, token_id
             yield token_id
             if interrupt.is_set():
                 return
 
     def rewind(self, length: int) -> None:
         """Drop all cached tokens but the first `length`."""
-        self._last = None
+        self._last, self._streamed = None, (0, 0)
         self._cache.rewind(length)
 
     def release(self) -> None:
@@ -216,6 +249,22 @@ class Decoder:
         self._last = None
         self._fast.close()
         del self._fast, self._model, self._encoder, self._cache
+
+    def _begin(self, ids: Sequence[int]) -> PrefillResult:
+        """Rewind the cache to the prefix that it shares with a prompt; the last token of the prompt is always fed."""
+        start = min(self._cache.common(self._identified(ids)), len(ids) - 1)
+        self._cache.rewind(start)
+        log.debug("prefill: %d tokens to feed, %d cached", len(ids) - start, start)
+        return PrefillResult(len(ids), start)
+
+    def _fill(self, ids: Sequence[int], audio: torch.Tensor | None, interrupt: threading.Event | None) -> None:
+        """Feed the ids of a prompt that are not cached, until `interrupt` is set."""
+        start = self.cached
+        self._last = self._feed_all(self._identified(ids)[start:], self._model.embed(ids[start:], audio), interrupt)
+
+    def _identified(self, ids: Sequence[int]) -> list[int]:
+        """Return ids with the clip's own id in place of `[AUDIO]`."""
+        return [self._clip if token_id == self._model.audio_id else token_id for token_id in ids]
 
     def _decode(self, token: torch.Tensor, sampler: Sampler, most: int) -> Iterator[int]:
         """Yield up to `most` ids before a stop id; each is fed when the caller wants the next one."""
@@ -262,7 +311,7 @@ class Decoder:
 
     def _reallocate(self, capacity: int) -> Exception | None:
         """Replace the cache by one of another size; where that fails, restore its size and return the error."""
-        self._last, before = None, self.capacity
+        self._last, self._streamed, before = None, (0, 0), self.capacity
         self._fast.release()
         del self._cache  # freed first: the old and the new one together may not fit
         failures = []
@@ -276,6 +325,19 @@ class Decoder:
 
     def _allocated(self, capacity: int) -> Cache:
         return self._model.text.allocate(capacity, self._smallest_bucket)
+
+    def _feed_all(
+        self, tokens: Sequence[int], embeddings: torch.Tensor, interrupt: threading.Event | None = None
+    ) -> torch.Tensor | None:
+        """Feed tokens, chunk by chunk, after the cached ones; return the last hidden state, None once interrupted."""
+        last, fed = None, 0
+        for chunk in torch.split(embeddings, CHUNK_TOKENS):
+            if interrupt and interrupt.is_set():
+                return None
+            last = self._feed(chunk, self.cached)
+            self._cache.extend(tokens[fed : fed + len(chunk)])
+            fed += len(chunk)
+        return last
 
     def _feed(self, embeddings: torch.Tensor, start: int) -> torch.Tensor:
         """Feed embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,)."""
