@@ -227,7 +227,7 @@ def _together(model: Any, shared: SharedModel, script: Script, clips: Sequence[A
     )
 
     def answer(clip: AudioClip) -> list[int]:
-        return Ids().encode("".join(engine.reply(Session(), Utterance(clip), threading.Event())))
+        return Ids().encode("".join(map(str, engine.reply(Session(), Utterance(clip), threading.Event()))))
 
     with ExitStack() as stack:
         stack.callback(engine.close)

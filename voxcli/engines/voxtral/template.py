@@ -18,9 +18,9 @@ from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.engines.voxtral.mel import FrontEnd
 from voxcli.engines.voxtral.prompt import Message, PromptWriter, conversation
-from voxcli.engines.voxtral.quiet import quiet
 from voxcli.engines.voxtral.tokenizer import Tokenizer, disarmed
 from voxcli.errors import ModelError
+from voxcli.hub.quiet import quiet
 
 
 class TemplatePrompt:
