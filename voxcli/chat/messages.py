@@ -8,6 +8,7 @@ from typing import Protocol
 from voxcli.chat.control import Control
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
+from voxcli.chat.responses.approval import ApprovalRequest, SpokenAnswer, ToolAnnounced
 from voxcli.chat.responses.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
 
 
@@ -66,6 +67,9 @@ Inbound = (
     | FirstAudio
     | ResponseOver
     | WorkAheadFailed
+    | ToolAnnounced
+    | ApprovalRequest
+    | SpokenAnswer
     | InboxMarker
 )
 

@@ -14,6 +14,7 @@ from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.storage.store import Store
 from voxcli.core.storage.stored import StageTimes, TurnDetails
+from voxcli.core.tools import ToolRunner
 from voxcli.core.turn import Event, TurnEnded, run_turn
 from voxcli.errors import ConfigError
 
@@ -73,16 +74,20 @@ class Memory:
         utterance: Utterance,
         interrupt: threading.Event,
         speech: SpeechOutput | None = None,
+        tools: ToolRunner | None = None,
     ) -> Generator[Event, None, None]:
         """Run a turn; its last event, `TurnEnded`, comes once the turn is remembered.
 
         Close the generator to stop early; then no turn took place.
 
+        Args:
+            tools: runs the tools that the model calls; None if it has none.
+
         Raises:
             VoxError: raised by the engine; no turn took place.
             StoreError: the turn could not be stored; it is remembered in memory only.
         """
-        with closing(run_turn(engine, self.session, utterance, interrupt, speech)) as events:
+        with closing(run_turn(engine, self.session, utterance, interrupt, speech, tools=tools)) as events:
             for event in events:
                 if isinstance(event, TurnEnded):
                     self.remember(event, engine)

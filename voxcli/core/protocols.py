@@ -10,7 +10,7 @@ from typing import Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn, audio_placeholder
-from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned
+from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned, ToolsStopped
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Transcript:
     text: str
 
 
-Item = str | Transcript | ToolCalled | ToolReturned
+Item = str | Transcript | ToolCalled | ToolReturned | ToolsStopped
 ReplyWithTools = Generator[str | Transcript | ToolCalls, Sequence[ToolResult] | None, PassReport]
 Reply = Generator[str | Transcript, None, PassReport] | ReplyWithTools
 
@@ -75,6 +75,11 @@ class Engine(Protocol):
 
     name: str
     model: str
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the engine can call the tools of a session."""
+        return False
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.

@@ -26,6 +26,10 @@ class FakeEngine(Engine):
     finish_reason: str | None = None
     results: list[ToolResult] = field(default_factory=list)  # those of its tool calls
 
+    @property
+    def supports_tools(self) -> bool:
+        return True
+
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         self.asked.append((session, utterance))
         reply = self.replies.pop(0)

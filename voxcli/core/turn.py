@@ -26,9 +26,9 @@ from voxcli.core.protocols import (
     Utterance,
 )
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import Speaking, Stopwatch, Timings
+from voxcli.core.speaking import Asides, Speaking, Stopwatch, Timings
 from voxcli.core.spoken_text import SpokenText
-from voxcli.core.tools import ToolCalled, ToolResult, ToolReturned, ToolRunner, answer_calls
+from voxcli.core.tools import ToolCalled, ToolResult, ToolReturned, ToolRunner, ToolsStopped, answer_calls
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class TurnEnded:
     timings: Timings
 
 
-Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | SpeechFailed | TurnEnded
+Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | ToolsStopped | SpeechFailed | TurnEnded
 
 
 def run_turn(
@@ -68,6 +68,7 @@ def run_turn(
     speech: SpeechOutput | None = None,
     *,
     spoken: SpokenText | None = None,
+    asides: Asides | None = None,
     tools: ToolRunner | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generator[Event, None, None]:
@@ -82,6 +83,7 @@ def run_turn(
         speech: None for a reply that is not spoken.
         spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
             were played.
+        asides: says sentences between the pieces of the reply for as long as the turn lasts.
         tools: runs the tools that the model calls; None if it has none.
         clock: monotonic seconds.
 
@@ -90,13 +92,16 @@ def run_turn(
     """
     stopwatch = Stopwatch(clock)
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
-    speaking = Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
+    spoken, asides = spoken or SpokenText(), asides or Asides()
+    speaking = Speaking(speech, interrupt, stopwatch, spoken, asides) if speech else None
     try:
         session = replace(session, tools=tools.specs if tools else ())
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
         with speaking or nullcontext(), closing(generation.items(tools, interrupt)) as items:
             for item in items:
-                if isinstance(item, Transcript | ToolCalled | ToolReturned):
+                if isinstance(item, Transcript | ToolCalled | ToolReturned | ToolsStopped):
+                    if speaking and isinstance(item, ToolCalled):
+                        speaking.flush()
                     yield item
                     continue
                 yield ReplyDelta(item)
@@ -132,7 +137,7 @@ class _Generation:
             for item in items:
                 if isinstance(item, ToolReturned):
                     self.tool_results.append(item.result)
-                elif not isinstance(item, Transcript | ToolCalled):
+                elif not isinstance(item, Transcript | ToolCalled | ToolsStopped):
                     self._stopwatch.note("token")
                     self.text += item
                 yield item
