@@ -139,13 +139,8 @@ class Conversation:
                 self._turns.on_event(response, event)
             case ResponseOver(response, error):
                 self._turns.on_over(response, error)
-            case ToolAnnounced():
-                self._turns.on_announced(inbound)
-            case ApprovalRequest():
-                self._turns.tools.on_request(inbound)
-            case SpokenAnswer():
-                if not self._turns.tools.on_spoken_answer(inbound):
-                    self._turns.answer(Response(Utterance(inbound.clip), self._last_voiced_at))
+            case ToolAnnounced() | ApprovalRequest() | SpokenAnswer():
+                self._on_tool_message(inbound)
             case FirstAudio():
                 inbound.response.is_speaking = True
             case Interrupt() | Key() | Control() | SleepChanged():
@@ -156,6 +151,16 @@ class Conversation:
                 raise error
             case _:
                 self._show(inbound)
+
+    def _on_tool_message(self, message: ToolAnnounced | ApprovalRequest | SpokenAnswer) -> None:
+        match message:
+            case ToolAnnounced():
+                self._turns.on_announced(message)
+            case ApprovalRequest():
+                self._turns.tools.on_request(message)
+            case SpokenAnswer():
+                if not self._turns.tools.on_spoken_answer(message):
+                    self._turns.answer(Response(Utterance(message.clip), self._last_voiced_at))
 
     def _finish(self) -> None:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""

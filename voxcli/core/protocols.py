@@ -75,11 +75,7 @@ class Engine(Protocol):
 
     name: str
     model: str
-
-    @property
-    def supports_tools(self) -> bool:
-        """Whether the engine can call the tools of a session."""
-        return False
+    supports_tools: bool = False  # whether sessions may have tools; else `reply` refuses those that have
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.

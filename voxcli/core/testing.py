@@ -25,10 +25,7 @@ class FakeEngine(Engine):
     before_delta: Callable[[int], object] = lambda _: None
     finish_reason: str | None = None
     results: list[ToolResult] = field(default_factory=list)  # those of its tool calls
-
-    @property
-    def supports_tools(self) -> bool:
-        return True
+    supports_tools: bool = True
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         self.asked.append((session, utterance))

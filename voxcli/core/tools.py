@@ -26,7 +26,7 @@ ToolStatus = Literal["done", "failed", "refused", "malformed", "timed-out", "int
 Decider = Literal["", "settings", "flag", "key", "voice", "text", "speech", "timeout", "nobody"]
 StopReason = Literal["malformed", "max_calls"]
 
-_NOTE_MARKS = str.maketrans("[]<>", "()‹›")  # A note can't be closed early, and names no control token.
+_NOTE_MARKS = str.maketrans("[]<>", "()\u2039\u203a")  # A note can't be closed early, and names no control token.
 
 
 @dataclass(frozen=True)

@@ -72,19 +72,25 @@ PHRASES = {
     ),
 }
 
+
+def _answers(text: str) -> frozenset[str]:
+    """Return the answers of a list that bars and line ends divide."""
+    return frozenset(filter(None, (each.strip() for each in re.split(r"[|\n]", text))))
+
+
 # Whole answers, in lower case and without punctuation. Anything else is neither yes nor no.
-YES = frozenset(
+YES = _answers(
     """
     yes|yeah|yep|yes please|yes you may|yes go ahead|go ahead|sure|of course|ok|okay|please do|do it|allow|allow it
     oui|oui vas y|oui allez y|vas y|allez y|d accord|bien sûr|ja|ja bitte|gerne|klar|sí|si|sí por favor|claro|vale
     certo|sim|sim por favor|ja graag|graag|हाँ|हां|जी हाँ|जी हां|ठीक है
-    """.replace("\n", "|").split("|")
+    """
 )
-NO = frozenset(
+NO = _answers(
     """
     no|nope|no thanks|no thank you|no don t|don t|do not|stop|cancel|refuse|never
     non|non merci|nein|nein danke|no gracias|no grazie|não|não obrigado|nee|nee dank je|नहीं|नही|जी नहीं
-    """.replace("\n", "|").split("|")
+    """
 )
 
 
@@ -106,16 +112,17 @@ def spoken_question(call: ToolCall, language: str | None, *, by_key: bool) -> st
         words = f"{words[:SPOKEN_CHARACTERS].rsplit(' ', 1)[0]}, {phrases.more}"
     tool = re.sub(r"[_-]+", " ", tool_name(call))
     form = phrases.question_with if words else phrases.question
-    question = form.replace("{tool}", tool).replace("{arguments}", words)
+    parts = {"tool": tool, "arguments": words}
+    question = re.sub(r"\{(tool|arguments)\}", lambda found: parts[found[1]], form)
     return f"{question} {phrases.by_key}" if by_key else question
 
 
 def verdict(answer: str) -> bool | None:
     """Return whether an answer means yes or no; None if it is neither. The whole answer has to mean it."""
-    words = " ".join(re.sub(r"[^\w\s\u0900-\u097f]", " ", answer.casefold()).split())
-    if words in YES - {""}:
+    words = " ".join(re.sub(r"[^\w\s\u0900-\u0963]", " ", answer.casefold()).split())
+    if words in YES:
         return True
-    return False if words in NO - {""} else None
+    return False if words in NO else None
 
 
 def _phrases(language: str | None) -> Phrases:
