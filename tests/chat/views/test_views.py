@@ -334,7 +334,9 @@ def test_tools_stay_with_their_turn_and_are_written_in_lines(tty: "Tty", view: T
     ended = replace(taken(""), ended=replace(taken("").ended, turn=turn))
     show(view, *USED, ToolReturned(RESULT), ended)
     assert "sunny (0.5 s)" in tty.getvalue()
-    out, notes = Lines().after(*USED[2:], ApprovalAsked(CALL), ApprovalAnswered(CALL, True, "key"), ToolReturned(RESULT))
+    out, notes = Lines().after(
+        *USED[2:], ApprovalAsked(CALL), ApprovalAnswered(CALL, True, "key"), ToolReturned(RESULT)
+    )
     assert out == "Let me see\n"
     lines = notes.splitlines()
     assert [lines[0], lines[-2]] == ["you: 2.2 s", "weather: allowed, by key"]
