@@ -32,7 +32,7 @@ serve() {
   export HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
   exec "$folder/venv/bin/vllm" serve "$folder/model" --served-model-name tiny --host 127.0.0.1 --port "$port" \
     --tokenizer-mode mistral --config-format mistral --load-format dummy --dtype float32 --max-model-len 4096 \
-    --enforce-eager
+    --enforce-eager --enable-auto-tool-choice --tool-call-parser mistral
 }
 
 run_tests() {

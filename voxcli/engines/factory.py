@@ -216,7 +216,7 @@ def open_pool(options: EngineOptions, urls: Sequence[str], concurrency: int, not
     """
     from voxcli.engines.openai.pool import RemotePool
 
-    engines: list[Engine] = []
+    engines: list[RemoteEngine] = []
     failure: RemoteError | None = None
     for url in dict.fromkeys(urls or [options.remote.url]):
         try:

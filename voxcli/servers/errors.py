@@ -26,6 +26,10 @@ QUOTED_CHARACTERS = 200
 CHAT, MODELS, SPEECH = "/chat/completions", "/models", "/audio/speech"  # the parts of the protocol that are used
 NO_SERVER = "is it an OpenAI-compatible server? its address usually ends with /v1"
 PROXY_LOGIN = "put them into the proxy's URL: http://NAME:PASSWORD@HOST:PORT"
+TOOLS = re.compile(r"\btools?\b|function.call", re.IGNORECASE)  # in what a server says that refuses them
+NO_TOOLS = (
+    "take a model that can call them, or go on without; vLLM: --enable-auto-tool-choice --tool-call-parser mistral"
+)
 UNKNOWN_VOICE = "see whether the server has this model and voice: openai:URL#MODEL/VOICE"
 
 
@@ -159,6 +163,18 @@ def no_text(server: Server, reason: str, *, reasoning: bool, tool: bool) -> Call
 def no_such_model(server: Server, model: str, names: Sequence[str]) -> RemoteError:
     """Return the error of a server that has models, but not this one."""
     return RemoteError(f"{server.url} has no model {model}", hint=_choice(names))
+
+
+def tools_refused(server: Server, failed: CallError) -> RemoteError | None:
+    """Return the error of a server that refuses a request because of its tools; None if it fails for another reason.
+
+    OpenRouter says so with HTTP 404, llama.cpp's server with 500 if it was not started with --jinja.
+    """
+    is_refusal = failed.status in (400, 404, 422, 501) or (failed.status == 500 and "jinja" in failed.said)
+    if not (is_refusal and TOOLS.search(failed.said)):
+        return None
+    message = f"{server.url} refuses tools (HTTP {failed.status}): {failed.said}{server.way}"
+    return RequestRefusedError(message, hint=NO_TOOLS)
 
 
 def unnamed_model(server: Server, names: Sequence[str]) -> RemoteError:

@@ -13,6 +13,7 @@ from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
 from voxcli.engines import factory
 from voxcli.engines.openai.pool import RemotePool
+from voxcli.engines.openai.tool_calls import Round
 from voxcli.errors import RemoteError
 from voxcli.servers.errors import RequestRefusedError
 
@@ -30,7 +31,7 @@ class Scripted(Engine):
         self._script = list(script)
 
     def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
+        self, session: Session, utterance: Utterance, interrupt: threading.Event, rounds: list[Round] | None = None
     ) -> Generator[str, None, PassReport]:
         self.requests += 1
         step = self._script.pop(0) if self._script else "fine"

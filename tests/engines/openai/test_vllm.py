@@ -19,12 +19,14 @@ from tests.support.tiny_mistral import make as make_tiny
 from voxcli.audio.clip import read_audio
 from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn
+from voxcli.core.tools import ToolCall, ToolResult, ToolSpec
 from voxcli.errors import RemoteError
 
 pytest.importorskip("openai")
 
 from voxcli.engines.openai.engine import RemoteEngine
 from voxcli.engines.openai.request import RequestOptions
+from voxcli.engines.openai.tool_calls import Round, new_id
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import wrap
 from voxcli.servers.errors import RequestRefusedError
@@ -61,9 +63,11 @@ def spoken(number: int = 0) -> Utterance:
     return Utterance(read_audio(QUESTIONS[number % len(QUESTIONS)]))
 
 
-def report_of(engine: RemoteEngine, session: Session, utterance: Utterance) -> PassReport:
+def report_of(
+    engine: RemoteEngine, session: Session, utterance: Utterance, rounds: list[Round] | None = None
+) -> PassReport:
     """Return what the server counted in a turn."""
-    reply = engine.reply(session, utterance, threading.Event())
+    reply = engine.reply(session, utterance, threading.Event(), rounds)
     while True:
         try:
             next(reply)
@@ -163,6 +167,18 @@ def test_the_server_stops_when_a_reply_is_not_wanted(by: str) -> None:
     reply.close()
     assert eventually(lambda: metric("vllm:num_requests_running") == 0)
     assert metric("vllm:generation_tokens_total") - before < LONG.max_reply_tokens / 2
+
+
+def test_it_takes_tools_and_their_results() -> None:
+    engine, spec = RemoteEngine(Server(URL), replace(OPTIONS, max_reply_tokens=1)), ToolSpec("weather", "Tells it.")
+    session, question = Session(tools=(spec,)), spoken()
+    without, with_tools = (report_of(engine, each, question).prompt_tokens for each in (Session(), session))
+    assert with_tools > without
+    calls = [ToolCall(new_id(), "weather", '{"city": "Rome"}'), ToolCall(new_id(), "no such\x1b", "{")]
+    results = (ToolResult(calls[0], "done", "sunny"), ToolResult(calls[1], "malformed", "no such tool"))
+    report = report_of(engine, session, question, [Round("Let me see.", results, PassReport(1, 0, 0, 0))])
+    assert report.additional_generations == 1
+    assert report.prompt_tokens > with_tools
 
 
 def test_what_it_refuses() -> None:

@@ -1,4 +1,4 @@
-"""Reads the objects that a server answers with, one a chunk: text, why the reply ended, and token counts.
+"""Reads the objects that a server answers with, one a chunk: text, calls of tools, why the reply ended, token counts.
 
 Servers differ from OpenAI's documentation and from one another. What is harmless is accepted; what is not text of the
 reply is never taken for it.
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxcli.engines.openai.reasoning import ReasoningFilter
+from voxcli.engines.openai.tool_calls import CallReader
 from voxcli.servers.errors import StreamedError, UnreadableError
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -29,6 +30,7 @@ class ReplyReader:
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.finish_reason = ""  # why the reply ended; empty until the server says so
+        self.calls = CallReader()
         self.calls_tool = False
         self._filter = ReasoningFilter()
         self._index: Any = None  # The choice that is read; servers may send several.
@@ -84,7 +86,8 @@ class ReplyReader:
 
     def _read_message(self, message: dict[str, Any]) -> str | None:
         content = message.get("content")
-        self.calls_tool = self.calls_tool or bool(message.get("tool_calls"))
+        grew = self.calls.read(message.get("tool_calls"))
+        self.calls_tool = self.calls_tool or grew or bool(message.get("function_call"))  # The latter is obsolete.
         self._has_reasoning = (
             self._has_reasoning or any(message.get(name) for name in REASONING_FIELDS) or _has_thinking(content)
         )

@@ -1,21 +1,22 @@
 """The remote engine: replies come from a server that speaks OpenAI's chat protocol and takes audio.
 
 vLLM and Mistral's API do. The parts are beside it: `server` (address, key, proxy), `request` (the body that is sent),
-`stream` (one request on a thread), `chunks` and `reasoning` (the answer), `errors`. Several threads may use the engine
-at once.
+`stream` (one request on a thread), `chunks`, `reasoning` and `tool_calls` (the answer), `errors`. Several threads may
+use the engine at once.
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Self
 
-from voxcli.core.protocols import Engine, PassReport, Utterance
+from voxcli.core.protocols import Engine, PassReport, ReplyWithTools, Utterance
 from voxcli.core.session import Session
+from voxcli.core.tools import ToolCall, ToolCalls
 from voxcli.engines.openai.request import RequestOptions, chat_body
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
@@ -23,9 +24,10 @@ from voxcli.servers.server import WRONG_VOXTRAL, Server
 
 try:  # Without its packages, importing this module raises the error with the hint.
     from voxcli.engines.openai.chunks import Usage
-    from voxcli.engines.openai.stream import Item, ModelList, Over, RepairedStream, chat, models
+    from voxcli.engines.openai.stream import CallsGrew, Item, ModelList, Over, RepairedStream, chat, models
+    from voxcli.engines.openai.tool_calls import Round
     from voxcli.servers.call import Call, tls_context
-    from voxcli.servers.errors import CHAT, MODELS, CallError, no_such_model, too_late, unnamed_model
+    from voxcli.servers.errors import CHAT, MODELS, CallError, no_such_model, too_late, tools_refused, unnamed_model
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
@@ -40,6 +42,7 @@ class RemoteEngine(Engine):
     """Implements `voxcli.core.turn.Engine` with a server."""
 
     name = "remote"
+    supports_tools = True
 
     def __init__(
         self,
@@ -89,18 +92,41 @@ class RemoteEngine(Engine):
         return cls(server, replace(options, model=found.names[0]))
 
     def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas; return the report.
+        self,
+        session: Session,
+        utterance: Utterance,
+        interrupt: threading.Event,
+        rounds: list[Round] | None = None,
+    ) -> ReplyWithTools:
+        """Yield the reply in deltas and calls of the session's tools; return the report.
+
+        The results of calls are sent in a further request, which repeats the utterance: the server encodes its audio
+        again, unless it keeps what it computed. The report counts the tokens of all requests.
 
         Once `interrupt` is set, the reply ends with the next delta, or within 0.05 s if none comes, and the connection
         is closed. The server counts the tokens. If it does not, deltas are counted, and the prompt's tokens are 0. A
         delta is empty while text is held back that may be the model's reasoning.
 
+        Args:
+            rounds: the requests of this reply whose calls have results; the reply goes on after them, and those that
+                follow are added.
+
         Raises:
             RemoteError: there is no reply, or it broke off; what came of it was yielded.
         """
-        body = chat_body(session, utterance, self._options)
+        rounds = [] if rounds is None else rounds
+        while True:
+            answer = yield from self._answer(chat_body(session, utterance, self._options, rounds), interrupt)
+            results = (yield ToolCalls(answer.calls)) if answer.calls else None
+            if not results:
+                return _joined([*(each.report for each in rounds), answer.report])
+            rounds.append(Round(answer.text, tuple(results), answer.report))
+
+    def close(self) -> None:
+        """Do nothing: each reply closes its own connection."""
+
+    def _answer(self, body: dict[str, Any], interrupt: threading.Event) -> Generator[str, None, "_Answer"]:
+        """Yield the text of one response, which is asked for again if it fails before its first text."""
         for attempt in count():
             progress = _Attempt()
             try:
@@ -108,36 +134,36 @@ class RemoteEngine(Engine):
             except CallError as failed:
                 if self._has_refused_usage(failed):
                     continue
-                if progress.deltas or not failed.passing or attempt >= self._server.retries:
+                if "tools" in body and (refused := tools_refused(self._server, failed)):
+                    raise refused from failed.cause
+                if progress.texts or not failed.passing or attempt >= self._server.retries:
                     raise self._explained(failed) from failed.cause
                 seconds = pause_seconds(attempt, failed.pause_seconds, random.random())  # noqa: S311 - jitter
                 if seconds > LONGEST_PAUSE_SECONDS:
                     raise _asks_for_too_long(failed) from failed.cause
             if self._pause(interrupt, seconds):
                 break
-        return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
-
-    def close(self) -> None:
-        """Do nothing: each reply closes its own connection."""
+        return _Answer(PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0))
 
     def _attempt(
         self, body: dict[str, Any], progress: "_Attempt", interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
+    ) -> Generator[str, None, "_Answer"]:
         if not self._sends_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
         with closing(Call(self._server, self._tls, CHAT, chat(body, self._server), RepairedStream)) as call:
             deadline = time.monotonic() + self._server.first_token_seconds
-            while isinstance(item := self._next(call, deadline, progress, interrupt), str):
+            while isinstance(item := self._next(call, deadline, progress, interrupt), str | CallsGrew):
                 progress.deltas += 1
                 if progress.deltas > 2 * self._options.max_reply_tokens:  # a delta is at least one token
                     raise CallError(RemoteError(f"{self._server.url} sends more than the reply that was asked for"))
-                yield item
+                if isinstance(item, str):
+                    progress.texts.append(item)
+                    yield item
                 deadline = time.monotonic() + self._server.token_seconds
-        return _report(item or Over(), progress.deltas)
+        over = item or Over()
+        return _Answer(_report(over, progress.deltas), "".join(progress.texts), over.calls)
 
-    def _next(
-        self, call: Call[Item], deadline: float, progress: "_Attempt", interrupt: threading.Event
-    ) -> str | Over | None:
+    def _next(self, call: Call[Item], deadline: float, progress: "_Attempt", interrupt: threading.Event) -> Item | None:
         try:
             return call.next(deadline, interrupt)
         except TimeoutError:
@@ -163,9 +189,30 @@ class RemoteEngine(Engine):
 
 @dataclass
 class _Attempt:
-    """How far an attempt at a reply has come."""
+    """How far an attempt at a response has come."""
 
-    deltas: int = 0
+    deltas: int = 0  # pieces of tool calls among them
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A response: the whole reply, or what comes before the results of calls."""
+
+    report: PassReport
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+def _joined(reports: Sequence[PassReport]) -> PassReport:
+    """Return the report of a reply that took several requests."""
+    return replace(
+        reports[-1],
+        prompt_tokens=sum(report.prompt_tokens for report in reports),
+        cached_tokens=sum(report.cached_tokens for report in reports),
+        reply_tokens=sum(report.reply_tokens for report in reports),
+        additional_generations=len(reports) - 1,
+    )
 
 
 def _report(over: Over, deltas: int) -> PassReport:

@@ -1,16 +1,20 @@
 """Makes one engine of several servers, for many requests at a time: the server with the fewest gets the next one.
 
-A server that fails is left out for a while, and then tried with one request. The pool sees servers only as engines.
+A server that fails is left out for a while, and then tried with one request. The pool sees servers only as engines
+that can go on with a reply whose tools have run elsewhere.
 """
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol, cast
 
-from voxcli.core.protocols import Engine, PassReport, Reply, Utterance
+from voxcli.core.protocols import Engine, PassReport, Reply, ReplyWithTools, Utterance
 from voxcli.core.session import Session
+from voxcli.core.tools import ToolCalls, ToolResult
+from voxcli.engines.openai.tool_calls import Round
 from voxcli.errors import RemoteError
 from voxcli.servers.errors import RequestRefusedError
 
@@ -19,11 +23,19 @@ PATIENCE_SECONDS = 60.0  # longest wait while all servers are out; about as long
 LOOK_SECONDS = 0.05  # between two looks whether a waiting request is still wanted
 
 
+class PooledEngine(Engine, Protocol):
+    """An engine for one of the servers; `RemoteEngine.reply` describes `rounds`."""
+
+    def reply(
+        self, session: Session, utterance: Utterance, interrupt: threading.Event, rounds: list[Round] | None = None
+    ) -> Reply: ...
+
+
 @dataclass
 class _Place:
     """A server and its state in the pool."""
 
-    engine: Engine
+    engine: PooledEngine
     in_flight: int = 0
     failures: int = 0  # Consecutive failures.
     back_at: float = 0.0  # time on the pool's clock when it is tried again
@@ -37,14 +49,16 @@ class RemotePool(Engine):
     """Implements `voxcli.core.turn.Engine` with several servers, for many threads.
 
     A reply that breaks off is requested again, from another server if there is one. Replies are therefore yielded
-    whole; an empty delta marks the arrival of the first token.
+    whole, or whole up to a call of a tool; an empty delta marks the arrival of the first token. Tools whose results are
+    there do not run again.
     """
 
     name = "remote"
+    supports_tools = True
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Sequence[PooledEngine],
         concurrency: int,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -69,21 +83,19 @@ class RemotePool(Engine):
         self._all_out_since = 0.0
         self._last_error = RemoteError("no server answered")
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
 
         Raises:
             RemoteError: the request is refused; it failed more often than there are servers, each time on one that
                 worked before; or no server has answered for `patience_seconds`.
         """
-        failed_on_well = 0
+        failed_on_well, rounds = 0, list[Round]()
         while place := self._acquire(interrupt):
             was_well = place.failures == 0
             error: RemoteError | None = None
             try:
-                return (yield from _whole(place.engine.reply(session, utterance, interrupt)))
+                return (yield from _whole(place.engine.reply(session, utterance, interrupt, rounds)))
             except RequestRefusedError:
                 raise
             except RemoteError as caught:
@@ -132,20 +144,28 @@ class RemotePool(Engine):
         return all(place.failures for place in self._places)
 
 
-def _whole(reply: Reply) -> Generator[str, None, PassReport]:
-    """Yield an empty delta when a reply begins, and its text when it is over; servers send no transcript before it."""
+def _whole(reply: Reply) -> ReplyWithTools:
+    """Yield an empty delta when a reply begins, and its text when it is over or calls tools.
+
+    Servers send no transcript before it.
+    """
     deltas: list[str] = []
-    with closing(reply):
+    results: Sequence[ToolResult] | None = None
+    with closing(cast(ReplyWithTools, reply)) as parts:
         while True:
             try:
-                piece = next(reply)
+                piece = parts.send(results)
             except StopIteration as over:
                 report: PassReport = over.value
                 break
-            if not isinstance(piece, str):
-                continue
-            deltas.append(piece)
-            if len(deltas) == 1:
-                yield ""
+            results = None
+            if isinstance(piece, ToolCalls):
+                yield "".join(deltas)
+                deltas.clear()
+                results = yield piece
+            elif isinstance(piece, str):
+                deltas.append(piece)
+                if len(deltas) == 1:
+                    yield ""
     yield "".join(deltas)
     return report

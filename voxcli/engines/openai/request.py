@@ -6,7 +6,9 @@ carries one clip at most and never meets a server's limit. vLLM takes five clips
 """
 
 import base64
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import encode_wav
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
+from voxcli.engines.openai.tool_calls import Round, messages_of, tools_of
 from voxcli.engines.voxtral.checkpoint.model_card import sampling_for
 from voxcli.engines.voxtral.prompt import Message, conversation
 
@@ -36,19 +39,29 @@ class RequestOptions:
     audio_style: Literal["object", "string"] = "object"
 
 
-def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -> dict[str, Any]:
-    """Return the JSON object for /chat/completions."""
-    shown = fit(session, utterance, options.context_tokens)
+def chat_body(
+    session: Session, utterance: Utterance, options: RequestOptions, rounds: Sequence[Round] = ()
+) -> dict[str, Any]:
+    """Return the JSON object for /chat/completions.
+
+    Args:
+        rounds: what the model said and called since the utterance, with the results of its calls.
+    """
+    tools, further = tools_of(session.tools), list(messages_of(rounds))
+    extra = sum(_tokens(json.dumps(each, ensure_ascii=False)) for each in [*tools, *further])
+    shown = fit(session, utterance, options.context_tokens - extra)
     audio = audio_part(utterance.clip, options.audio_style) if utterance.clip else None
     sampling = sampling_for(options.model).but(options.temperature, options.top_p)
     body: dict[str, Any] = {
         "model": options.model,
-        "messages": [_written(message, audio) for message in conversation(shown, utterance)],
+        "messages": [*(_written(message, audio) for message in conversation(shown, utterance)), *further],
         "max_tokens": options.max_reply_tokens,
         "temperature": sampling.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if tools:
+        body["tools"] = tools
     if sampling.temperature > 0 and sampling.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
         body["top_p"] = sampling.top_p
     return body

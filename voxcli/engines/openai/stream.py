@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import openai
 
+from voxcli.core.tools import ToolCall
 from voxcli.engines.openai.chunks import ReplyReader, Usage
 from voxcli.servers.call import content_type, unexpected_type
 from voxcli.servers.errors import UnreadableError, broken_off, no_text
@@ -17,6 +18,7 @@ RESPONSE_BYTES = 1 << 25  # longest response; a reply of 8192 tokens takes about
 COMPRESSED_BYTES = RESPONSE_BYTES >> 6  # Limit of a compressed response, which expands a thousandfold at most.
 DONE = object()  # what a stream ends with
 EVENT_TYPES = ("text/event-stream", "text/plain", "")  # Streams; some servers name the type wrongly or not at all.
+WITHHELD = "content_filter"  # the reason of a reply that the server withholds
 LLAMA_CPP, LLAMA_CPP_OWNER = "llama.cpp", "llamacpp"  # names of llama.cpp's server, in a header and in a list
 
 
@@ -34,16 +36,23 @@ class Over:
 
     usage: Usage | None = None  # None where the server counts nothing
     finish_reason: str = ""  # empty where the server gives none
+    calls: tuple[ToolCall, ...] = ()
 
 
-Item = str | Over
+@dataclass(frozen=True)
+class CallsGrew:
+    """A piece of a tool call has come; the calls are in `Over`."""
+
+
+Item = str | CallsGrew | Over
 Work = Callable[[openai.OpenAI], Iterator[Item]]
 
 
 def chat(body: dict[str, Any], server: Server) -> Work:
-    """Return the work of asking for a completion: its text in deltas, without the model's reasoning.
+    """Return the work of asking for a completion: its text in deltas, without the model's reasoning, and its calls.
 
-    A delta is empty where the reply grew by text that may be reasoning.
+    A delta is empty where the reply grew by text that may be reasoning. A reply needs no text if it calls tools, or
+    follows the results of tools. Calls of a response that is withheld, or where no tools were given, are not made.
     """
 
     def work(client: openai.OpenAI) -> Iterator[Item]:
@@ -52,17 +61,28 @@ def chat(body: dict[str, Any], server: Server) -> Work:
             for answer in _answers(stream.response):
                 if answer is DONE:
                     is_whole = True
-                elif (text := reader.read(answer)) is not None:
-                    yield text
+                else:
+                    yield from _read(answer, reader)
         if rest := reader.rest():
             yield rest
-        if not (is_whole or reader.finish_reason):
+        reason = reader.finish_reason
+        if not (is_whole or reason):
             raise broken_off(server)
-        if not reader.has_text:
-            raise no_text(server, reader.finish_reason, reasoning=reader.has_reasoning, tool=reader.calls_tool)
-        yield Over(reader.usage, reader.finish_reason)
+        calls = reader.calls.calls() if "tools" in body and reason != WITHHELD else ()
+        if not (reader.has_text or calls or body["messages"][-1]["role"] == "tool"):
+            raise no_text(server, reason, reasoning=reader.has_reasoning, tool=reader.calls_tool)
+        yield Over(reader.usage, reason, calls)
 
     return work
+
+
+def _read(answer: Any, reader: ReplyReader) -> Iterator[Item]:
+    pieces = reader.calls.pieces
+    text = reader.read(answer)
+    if text is not None:
+        yield text
+    elif reader.calls.pieces > pieces:
+        yield CallsGrew()
 
 
 def models(found: "ModelList") -> Work:
