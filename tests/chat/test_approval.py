@@ -317,7 +317,7 @@ def test_an_interruption_of_the_question_runs_nothing(stop: str) -> None:
         live.press("y")
     assert cage.sung == []
     turns = live.memory.session.turns
-    assert [turn.tools[0].status for turn in turns] == ([] if stop == "u" else ["refused"])
+    assert [turn.tools[0].status for turn in turns] == ([] if stop == "u" else ["interrupted"])
     assert all(turn.interrupted for turn in turns)
 
 
@@ -392,7 +392,7 @@ def test_speech_that_is_no_answer_refuses_and_is_the_next_utterance() -> None:
         live.journal.wait_for(TurnTaken, 2)
     assert cage.sung == []
     first, second = live.memory.session.turns
-    assert (first.tools[0].status, first.tools[0].decided_by, first.interrupted) == ("refused", "speech", True)
+    assert (first.tools[0].status, first.tools[0].allowed, first.tools[0].decided_by) == ("interrupted", False, "speech")
     assert (second.user.split(" samples")[0], second.reply) == ("[User audio input - 5000", "It is Monday.")
     assert [len(each.utterance.clip.samples) for each in live.journal.of(TurnStarted) if each.utterance.clip] == [
         16000,

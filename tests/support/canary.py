@@ -36,7 +36,10 @@ class Canary:
             song = json.loads(call.arguments)["song"]
         except (ValueError, TypeError, KeyError):
             return ToolResult(call, "malformed", "song is missing")
-        if self.approval == "never" or (self.approval == "ask" and not self.approve(call, interrupt)):
+        allowed = self.approval == "always" or (self.approval == "ask" and self.approve(call, interrupt))
+        if interrupt.is_set():
+            return ToolResult(call, "interrupted", "The user interrupted before it ran.")
+        if not allowed:
             return ToolResult(call, "refused", "The user did not allow it.")
         self.sung.append(song)
         self.while_running(interrupt)

@@ -128,7 +128,7 @@ class Approver:
     def with_decision(self, result: ToolResult) -> ToolResult:
         """Return the result of a call that was run last, with who decided about it."""
         request, self._last = self._last, None
-        if request and request.call == result.call:
+        if request:
             asked = request.decided_by != "nobody"
             return replace(result, asked=asked, allowed=request.allowed, decided_by=request.decided_by)
         if result.status == "malformed" or result.decided_by:
