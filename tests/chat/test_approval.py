@@ -63,6 +63,10 @@ class Transcriber:
 
     def __init__(self, *words: str) -> None:
         self.left = list(words)
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def __call__(self, clip: AudioClip, interrupt: threading.Event) -> str:
         return self.left.pop(0)
@@ -392,7 +396,11 @@ def test_speech_that_is_no_answer_refuses_and_is_the_next_utterance() -> None:
         live.journal.wait_for(TurnTaken, 2)
     assert cage.sung == []
     first, second = live.memory.session.turns
-    assert (first.tools[0].status, first.tools[0].allowed, first.tools[0].decided_by) == ("interrupted", False, "speech")
+    assert (first.tools[0].status, first.tools[0].allowed, first.tools[0].decided_by) == (
+        "interrupted",
+        False,
+        "speech",
+    )
     assert (second.user.split(" samples")[0], second.reply) == ("[User audio input - 5000", "It is Monday.")
     assert [len(each.utterance.clip.samples) for each in live.journal.of(TurnStarted) if each.utterance.clip] == [
         16000,

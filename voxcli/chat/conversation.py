@@ -10,6 +10,8 @@ response proceeds; what the user says decides whether a response stays speculati
     barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: it is released and becomes a turn
 """
 
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import (
+    Announcement,
     Inbound,
     InboxMarker,
     Interrupt,
@@ -93,6 +96,7 @@ class Conversation:
         self._utterance_is_open = False
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
         self._last_voiced_at = 0.0  # monotonic seconds; of the last utterance
+        self._announcements: deque[str] = deque()  # They are spoken once nobody speaks.
         self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
 
     @property
@@ -110,6 +114,7 @@ class Conversation:
             self._show_state()
             while not (self._commands.has_ended or self._has_all_turns()):
                 self._handle(self._next_inbound())
+                self._announce_next()
                 self._show_state()
             self._finish()
         finally:
@@ -139,7 +144,7 @@ class Conversation:
                 self._turns.on_event(response, event)
             case ResponseOver(response, error):
                 self._turns.on_over(response, error)
-            case ToolAnnounced() | ApprovalRequest() | SpokenAnswer():
+            case ToolAnnounced() | ApprovalRequest() | SpokenAnswer() | Announcement():
                 self._on_tool_message(inbound)
             case FirstAudio():
                 inbound.response.is_speaking = True
@@ -152,15 +157,25 @@ class Conversation:
             case _:
                 self._show(inbound)
 
-    def _on_tool_message(self, message: ToolAnnounced | ApprovalRequest | SpokenAnswer) -> None:
+    def _on_tool_message(self, message: ToolAnnounced | ApprovalRequest | SpokenAnswer | Announcement) -> None:
         match message:
             case ToolAnnounced():
                 self._turns.on_announced(message)
             case ApprovalRequest():
                 self._turns.tools.on_request(message)
+            case Announcement(text):
+                self._show(Notice(text))
+                self._announcements.append(text)
             case SpokenAnswer():
                 if not self._turns.tools.on_spoken_answer(message):
                     self._turns.answer(Response(Utterance(message.clip), self._last_voiced_at))
+
+    def _announce_next(self) -> None:
+        """Speak what is to be announced, unless the user speaks or is being answered."""
+        if self._announcements and not (self._utterance_is_open or self._turns.is_running):
+            text = self._announcements.popleft()
+            if self._responder.speech:
+                self._turns.answer(Response(Utterance(None, text), time.monotonic(), repeats=True, says=text))
 
     def _finish(self) -> None:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""

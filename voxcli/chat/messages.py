@@ -33,6 +33,13 @@ class SleepChanged:
 
 
 @dataclass(frozen=True)
+class Announcement:
+    """Something that the user is told once nobody speaks: that a timer is over."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class ThreadCrashed:
     """A defect ended a thread of the conversation; `Conversation.run` raises it."""
 
@@ -58,6 +65,7 @@ Inbound = (
     | Interrupt
     | Control
     | SleepChanged
+    | Announcement
     | ThreadCrashed
     | Key
     | Notice

@@ -16,9 +16,9 @@ DECISIONS: dict[Decider, str] = {
     "key": "by key",
     "voice": "by voice",
     "text": "by typing",
-    "speech": "something else was said",
-    "timeout": "nobody answered",
-    "nobody": "there was no way to answer",
+    "speech": "because something else was said",
+    "timeout": "because nobody answered",
+    "nobody": "because nobody could be asked",
 }
 
 
@@ -65,7 +65,7 @@ def outcome_words(result: ToolResult) -> str:
     if result.status == "done":
         return f"{text or 'done'}{seconds}"
     if result.status == "refused":
-        return " ".join(filter(None, ("refused,", DECISIONS[result.decided_by]))).rstrip(",")
+        return " ".join(filter(None, ("refused", _decision(result))))
     words = {"timed-out": "took too long", "malformed": "called wrongly"}.get(result.status, result.status)
     return f"{words}{f', {text}' if text and result.status != 'interrupted' else ''}{seconds}"
 
@@ -75,7 +75,7 @@ def decision_words(result: ToolResult) -> str:
     if not result.decided_by:
         return "asked, not answered" if result.asked else ""
     asked = "asked, " if result.asked else ""
-    return f"{asked}{'allowed' if result.allowed else 'refused'} {DECISIONS[result.decided_by]}"
+    return f"{asked}{'allowed' if result.allowed else 'refused'} {_decision(result)}"
 
 
 def bounded(text: str, characters: int) -> str:
@@ -84,6 +84,12 @@ def bounded(text: str, characters: int) -> str:
     if len(line) <= characters:
         return printable(line)
     return f"{printable(line[:characters])}… ({len(line) - characters:,} more characters)"
+
+
+def _decision(result: ToolResult) -> str:
+    if result.decided_by == "flag" and not result.allowed:
+        return "without --allow-tool"
+    return DECISIONS[result.decided_by]
 
 
 def _value(value: Any) -> str:

@@ -28,7 +28,7 @@ from voxcli.core.protocols import (
 from voxcli.core.session import Session, Turn
 from voxcli.core.speaking import Asides, Speaking, Stopwatch, Timings
 from voxcli.core.spoken_text import SpokenText
-from voxcli.core.tools import ToolCalled, ToolResult, ToolReturned, ToolRunner, ToolsStopped, answer_calls
+from voxcli.core.tools import StopReason, ToolCalled, ToolResult, ToolReturned, ToolRunner, ToolsStopped, answer_calls
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class TurnEnded:
     turn: Turn
     report: PassReport
     timings: Timings
+    tools_stopped: StopReason | None = None  # why the model might call no more tools
 
 
 Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | ToolsStopped | SpeechFailed | TurnEnded
@@ -119,7 +120,7 @@ def run_turn(
     report, timings = generation.report, stopwatch.timings()
     counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
     log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
-    yield TurnEnded(turn, report, timings)
+    yield TurnEnded(turn, report, timings, generation.tools_stopped)
 
 
 class _Generation:
@@ -130,6 +131,7 @@ class _Generation:
         self._stopwatch = stopwatch
         self.text = ""
         self.tool_results: list[ToolResult] = []
+        self.tools_stopped: StopReason | None = None
         self.report = PassReport(0, 0, 0, 0)
 
     def items(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
@@ -137,7 +139,9 @@ class _Generation:
             for item in items:
                 if isinstance(item, ToolReturned):
                     self.tool_results.append(item.result)
-                elif not isinstance(item, Transcript | ToolCalled | ToolsStopped):
+                elif isinstance(item, ToolsStopped):
+                    self.tools_stopped = item.reason
+                elif not isinstance(item, Transcript | ToolCalled):
                     self._stopwatch.note("token")
                     self.text += item
                 yield item

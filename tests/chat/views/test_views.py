@@ -339,7 +339,7 @@ def test_tools_stay_with_their_turn_and_are_written_in_lines(tty: "Tty", view: T
     )
     assert out == "Let me see\n"
     lines = notes.splitlines()
-    assert [lines[0], lines[-2]] == ["you: 2.2 s", "weather: allowed, by key"]
+    assert [lines[0], lines[-2]] == ["you: 2.2 s", "weather: allowed by key"]
     assert lines[1].startswith("tool: weather (city: Rome")
     assert lines[2].startswith("May I run weather (city: Rome")
     assert lines[-1].endswith(": sunny (0.5 s)")
@@ -761,6 +761,7 @@ def test_a_turn_has_its_latency() -> None:
         "model_passes": 1,
         "additional_generations": 0,
         "tools": [],
+        "tools_stopped": None,
         "tokens": {"prompt": 379, "cached": 300, "reply": 21},
         "latency": {
             "endpoint_ms": 350.0,

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.responses.phrases import spoken_question
+from voxcli.core.session import Session
 from voxcli.core.speaking import Asides
 from voxcli.core.tools import Decider, ToolCall, ToolResult, ToolRunner, ToolSpec
 
@@ -20,7 +22,17 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02  # between two looks at an interrupt, which may be set at any moment
 
-Transcribe = Callable[[AudioClip, threading.Event], str]  # returns the words of a clip; "" if there are none
+
+class Transcribe(Protocol):
+    """Transcribes answers. Called on the thread that asks."""
+
+    def prepare(self) -> None:
+        """Get ready, because an answer may come soon; return at once."""
+        ...
+
+    def __call__(self, clip: AudioClip, interrupt: threading.Event) -> str:
+        """Return the words of a clip; "" if there are none, or it can't be transcribed."""
+        ...
 
 
 @dataclass(eq=False)
@@ -95,7 +107,7 @@ class Approver:
 
         Args:
             post: receives the question, and what was said while it was open.
-            transcribe: returns the words of an utterance; called on the thread that asks. None: only keys answer.
+            transcribe: returns the words of an utterance. None: only keys answer.
             has_keys: whether there is a keyboard. With neither, every question is refused at once.
         """
         self._post = post
@@ -117,6 +129,8 @@ class Approver:
             request.answer(False, "nobody")
         self._post(request)
         if request.is_open:
+            if self._transcribe:
+                self._transcribe.prepare()
             self.asides.say(spoken_question(call, self.language(), by_key=self._transcribe is None))
         while (clip := request.wait()) is not None:
             text = self._transcribe(clip, interrupt) if self._transcribe else ""
@@ -142,6 +156,10 @@ class ChatTools:
 
     runner: ToolRunner
     approver: Approver
+
+    def given_to(self, session: Session) -> Session:
+        """Return a session whose next turn may call the tools."""
+        return replace(session, tools=self.runner.specs)
 
 
 class GatedTools:

@@ -125,5 +125,10 @@ def verdict(answer: str) -> bool | None:
     return False if words in NO else None
 
 
+def typed_verdict(answer: str) -> bool | None:
+    """Return whether a typed answer means yes or no; None if it is neither."""
+    return {"y": True, "n": False}.get(answer.strip().casefold(), verdict(answer))
+
+
 def _phrases(language: str | None) -> Phrases:
     return PHRASES.get((language or ENGLISH).partition("-")[0].casefold(), PHRASES[ENGLISH])

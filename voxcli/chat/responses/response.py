@@ -35,7 +35,8 @@ class Response:
 
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
-    repeats: bool = False  # plays the last reply again instead of asking the engine
+    repeats: bool = False  # says something that is no turn, instead of asking the engine
+    says: str = ""  # what it says then; empty: the last reply again
     state: Literal["speculative", "turn", "over", "dropped"] = "speculative"
     is_asked_again: bool = False  # the utterance was asked before: no latency counts from its end
     is_remembered: bool = False  # The turn is in memory.
@@ -201,6 +202,13 @@ class Responder(threading.Thread):
         """Queue a response; it starts once the one before it is over."""
         self._jobs.put(lambda: self._run_response(response, session))
 
+    def submit_announcement(self, text: str) -> None:
+        """Speak a sentence that is no turn, after the responses that wait; nothing happens without a voice."""
+        if self.speech:
+            response = Response(Utterance(None, text), time.monotonic(), repeats=True, says=text)
+            response.release()
+            self.submit(response, Session())
+
     def prefill_history(self, session: Session) -> None:
         """Let the engine prefill the session, unless another job is waiting."""
         self._jobs.put(lambda: self._work_ahead(lambda: self.engine.prefill_history(self._with_tools(session))))
@@ -261,7 +269,7 @@ class Responder(threading.Thread):
         if response.interrupt.is_set():  # interrupted before it started: no model pass is needed
             yield unanswered(response.utterance)
             return
-        engine = _RepeatEngine() if response.repeats else self.engine
+        engine = _RepeatEngine(says=response.says) if response.repeats else self.engine
         response.started_at = time.monotonic()
         events = run_turn(
             engine,
@@ -295,7 +303,7 @@ class Responder(threading.Thread):
         return GatedTools(self.tools, self._post, lambda: self._wait_for_user(response))
 
     def _with_tools(self, session: Session) -> Session:
-        return replace(session, tools=self.tools.runner.specs) if self.tools else session
+        return self.tools.given_to(session) if self.tools else session
 
     def _begin_reply(self) -> bool:
         return self._utterance is None or self._utterance.begin_reply()
@@ -315,10 +323,11 @@ def unanswered(utterance: Utterance) -> TurnEnded:
 
 @dataclass
 class _RepeatEngine(Engine):
-    """Implements `voxcli.core.turn.Engine`: replies with the session's last reply, as far as it was played."""
+    """Implements `voxcli.core.turn.Engine`: replies with a text, or what was played of the session's last reply."""
 
     name: str = "repeat"
     model: str = ""
+    says: str = ""
 
     def reply(
         self,
@@ -326,7 +335,7 @@ class _RepeatEngine(Engine):
         utterance: Utterance,  # noqa: ARG002 - the protocol's
         interrupt: threading.Event,  # noqa: ARG002
     ) -> Generator[str, None, PassReport]:
-        yield session.last_reply
+        yield self.says or session.last_reply
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
 
     def close(self) -> None:

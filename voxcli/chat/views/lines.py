@@ -248,6 +248,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "model_passes": report.model_passes,
         "additional_generations": report.additional_generations,
         "tools": [result.as_record() for result in turn.tools],
+        "tools_stopped": taken.ended.tools_stopped,
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "latency": {
             **{stage: None if (value := getattr(latency, stage)) is None else rounded_ms(value) for stage in STAGES},

@@ -47,7 +47,7 @@ def tool_lines(event: LiveEvent) -> list[str]:
         case ApprovalAsked(call):
             return [approval_question(call)]
         case ApprovalAnswered(call, allowed, decided_by):
-            return [f"{tool_name(call)}: {'allowed' if allowed else 'refused'}, {DECISIONS[decided_by]}"]
+            return [f"{tool_name(call)}: {'allowed' if allowed else 'refused'} {DECISIONS[decided_by]}"]
         case ToolReturned(result):
             return [result_line(result)]
     return []
