@@ -40,7 +40,8 @@ class Singer(Engine):
         results = yield calls(calling)
         if utterance.prompt == "fail":
             raise ModelError("no reply to that")
-        yield f"It says {results[0].text if results else 'nothing'}."
+        if results:
+            yield f"It says {results[0].text}."
         return PassReport(1, 10, 0, 2, additional_generations=1)
 
     def close(self) -> None:
@@ -101,10 +102,9 @@ def test_an_engine_that_can_not_call_tools_is_given_none() -> None:
 def test_hostile_calls_run_nothing() -> None:
     tools, canary = allowed("canary")
     for name in ("Canary", "canary ", "canary\x1b[2J", "", "c" * 10_000, "../canary"):
-        hostile = ToolCall("x", name, '{"song": "x"}')
-        result = tools.run(ToolCall("x", name, "{"), threading.Event())
-        assert result.status == "malformed"
-        assert hostile.name not in tools.names
+        assert tools.run(ToolCall("x", name, "{"), threading.Event()).status == "malformed"
+    for arguments in ("", "null", "[]", '{"song"', "[" * 100_000, '{"other": 1}'):
+        assert tools.run(ToolCall("x", "canary", arguments), threading.Event()).status == "malformed"
     assert canary.sung == []
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -144,7 +145,7 @@ def test_the_history_is_prefilled_while_the_user_types() -> None:
 
     typing = Slow(engine)
     typing.answer("Hi")
-    assert engine.prefilled == [typing.memory.session]
+    assert engine.prefilled == [replace(typing.memory.session, tools=typing.canary.specs)]
 
 
 def test_a_reply_is_spoken_to_its_end() -> None:

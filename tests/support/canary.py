@@ -34,7 +34,7 @@ class Canary:
     def run(self, call: ToolCall, interrupt: threading.Event) -> ToolResult:
         try:
             song = json.loads(call.arguments)["song"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return ToolResult(call, "malformed", "song is missing")
         allowed = self.approval == "always" or (self.approval == "ask" and self.approve(call, interrupt))
         if interrupt.is_set():
