@@ -26,8 +26,9 @@ try:  # Without its packages, importing this module raises the error with the hi
     from voxcli.engines.openai.chunks import Usage
     from voxcli.engines.openai.stream import CallsGrew, Item, ModelList, Over, RepairedStream, chat, models
     from voxcli.engines.openai.tool_calls import Round
-    from voxcli.servers.call import Call, tls_context
+    from voxcli.servers.call import Call
     from voxcli.servers.errors import CHAT, MODELS, CallError, no_such_model, too_late, tools_refused, unnamed_model
+    from voxcli.servers.tls import tls_context
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
