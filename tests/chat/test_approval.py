@@ -20,7 +20,7 @@ from voxcli.chat.events import (
     TurnStarted,
     TurnTaken,
 )
-from voxcli.chat.messages import Interrupt
+from voxcli.chat.messages import Announcement, Interrupt
 from voxcli.chat.responses.approval import ApprovalRequest, ToolAnnounced
 from voxcli.chat.responses.phrases import NO, PHRASES, YES, one_moment, spoken_question, verdict
 from voxcli.chat.responses.response import Responder, Response
@@ -524,6 +524,41 @@ def test_a_call_of_a_stopped_response_does_not_go() -> None:
     tools, _, response = progress(Clock())
     response.stop()
     assert not announce(tools, response).go.is_set()
+
+
+# Announcements.
+
+
+def test_an_announcement_waits_until_nobody_speaks() -> None:
+    speaker, cage = HeldSpeaker(), Cage(approval="always")
+    with RunningConversation(engine("Hello."), speaker, tools=cage) as live:
+        live.speech_started()
+        live.put(Announcement("The timer is over."))
+        live.catch_up()
+        assert live.notices == ["The timer is over."]
+        assert live.synthesizer.said == []
+        live.speech_ended()
+        live.until(lambda: speaker.clips == 1)
+        live.catch_up()
+        assert live.synthesizer.said == ["Hello."]
+        speaker.finish.set()
+        live.journal.wait_for(TurnTaken)
+        live.until(lambda: len(live.synthesizer.said) == 2)
+    assert live.synthesizer.said == ["Hello.", "The timer is over."]
+    assert live.remembered == [("Hello.", False)], "it is no turn"
+
+
+def test_an_announcement_can_be_interrupted() -> None:
+    speaker = HeldSpeaker()
+    with RunningConversation(engine("Yes."), speaker, tools=Cage()) as live:
+        live.put(Announcement("The timer is over."))
+        live.until(lambda: speaker.clips == 1)
+        live.speech_started()
+        live.journal.wait_for(BargeIn)
+        speaker.finish.set()
+        live.speech_ended()
+        live.journal.wait_for(TurnTaken)
+    assert live.remembered == [("Yes.", False)]
 
 
 # Words.
