@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import Notice
-from voxcli.app.tools import open_toolbox
+from voxcli.app.tools import has_tools, open_toolbox
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from voxcli.config.loading import Settings
     from voxcli.core.protocols import Engine
     from voxcli.tools.allowed import AllowedTools
+    from voxcli.tools.tool import ToolSource
     from voxcli.tools.toolbox import Toolbox
 
 
@@ -29,6 +30,7 @@ def open_chat_tools(
     *,
     has_keys: bool,
     listens: bool,
+    further: "Sequence[ToolSource]" = (),
 ) -> "ChatTools | None":
     """Open the tools of a chat; None if none are set up, or the engine can't call any.
 
@@ -38,19 +40,20 @@ def open_chat_tools(
         announce: says a sentence to the user later, on any thread: that a timer is over.
         has_keys: whether there is a keyboard to answer with.
         listens: whether the user may answer by voice; that takes the embedded engine's Whisper.
+        further: sources of other tools than those of the settings.
 
     Raises:
         VoxError: a tool can't be opened.
     """
     from voxcli.chat.responses.approval import Approver, ChatTools
 
-    if not _are_set_up(settings):
+    if not (has_tools(settings) or further):
         return None
     if not engine.supports_tools:
         notice(_unused(engine))
         return None
     approver = Approver(post, _transcriber(settings, notice) if listens else None, has_keys=has_keys)
-    toolbox = open_toolbox(settings, approver, stack, notice, announce)
+    toolbox = open_toolbox(settings, approver, stack, notice, announce=announce, further=further)
     return ChatTools(toolbox, approver) if toolbox else None
 
 
@@ -68,7 +71,11 @@ def open_allowed_tools(
     if not names:
         return None
     allowed = frozenset(names)
-    toolbox = open_toolbox(settings, lambda call, _interrupt: call.name in allowed, stack, notice, notice)
+    servers = {
+        server: table for server, table in settings.mcp.items() if any(n.startswith(f"{server}_") for n in names)
+    }
+    needed = settings.model_copy(update={"mcp": servers})  # No other server is started.
+    toolbox = open_toolbox(needed, lambda call, _interrupt: call.name in allowed, stack, notice, wait=True)
     for name in names:
         _check_name(name, toolbox)
     return AllowedTools(toolbox, allowed) if toolbox else None
@@ -88,10 +95,6 @@ def _transcriber(settings: "Settings", notice: Notice) -> "Transcribe | None":
     from voxcli.engines.embedded.transcriber import answer_transcriber
 
     return answer_transcriber(cache_folder(), settings.embedded.whisper, settings.language, notice)
-
-
-def _are_set_up(settings: "Settings") -> bool:
-    return bool(settings.tools.builtin or settings.tools.commands or settings.mcp)
 
 
 def _unused(engine: "Engine") -> str:
