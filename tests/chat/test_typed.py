@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from tests.support.canary import Canary, calls, sing
 from tests.support.emulator import Emulator
 from tests.support.live_doubles import Journal
 from voxcli.chat.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
     BargeIn,
     Notice,
     SentenceSpoken,
@@ -27,6 +31,7 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.lines import LINE_BYTES, piped_lines
 from voxcli.chat.messages import Inbound
+from voxcli.chat.responses.approval import Approver, ChatTools
 from voxcli.chat.responses.response import Responder
 from voxcli.chat.typed import SlashCommand, TypedConversation
 from voxcli.chat.views.typed import TypedView
@@ -63,17 +68,33 @@ def _read(user: int) -> bytes:
 class Typing:
     """A typed conversation with doubles, which answers the lines that it is given."""
 
-    def __init__(self, engine: FakeEngine, *, speaker: FakeSpeaker | None = None, max_turns: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        *,
+        speaker: FakeSpeaker | None = None,
+        max_turns: int | None = None,
+        read_answer: Callable[[float], str | None] | None = None,
+    ) -> None:
         inbox: SimpleQueue[Inbound] = SimpleQueue()
         self.journal = Journal()
         self.memory = Memory(Session())
         self.arguments: list[str] = []
         self._lines: Iterator[Line] = iter(())
         speech = SpeechOutput(FakeSynthesizer(), speaker) if speaker else None
-        self._responder = Responder(engine, speech, inbox.put)
+        approver = Approver(inbox.put)
+        self.canary = Canary(approver)
+        self._responder = Responder(engine, speech, inbox.put, tools=ChatTools(self.canary, approver))
         note = SlashCommand("/note TEXT", "note TEXT", self._note)
         self.conversation = TypedConversation(
-            self.memory, self._responder, inbox, self.journal.show, self._next, {"note": note}, max_turns=max_turns
+            self.memory,
+            self._responder,
+            inbox,
+            self.journal.show,
+            self._next,
+            {"note": note},
+            read_answer=read_answer,
+            max_turns=max_turns,
         )
 
     def answer(self, *lines: Line) -> Journal:
@@ -124,7 +145,7 @@ def test_the_history_is_prefilled_while_the_user_types() -> None:
 
     typing = Slow(engine)
     typing.answer("Hi")
-    assert engine.prefilled == [typing.memory.session]
+    assert engine.prefilled == [replace(typing.memory.session, tools=typing.canary.specs)]
 
 
 def test_a_reply_is_spoken_to_its_end() -> None:
@@ -259,3 +280,92 @@ def test_a_typed_line_is_erased_whatever_its_length() -> None:
     emulator = Emulator(80, 24, "cut", clusters=False)
     emulator.feed(shown.decode())
     assert emulator.logical_lines() == ["above", "got 5", "got 75", "got 100"]
+
+
+# Tools.
+
+SINGING = (calls(), "It sang.")
+
+
+@pytest.mark.parametrize(("line", "allowed"), [("y", True), ("Yes.", True), ("N", False), ("no", False), ("", False)])
+def test_a_typed_line_answers_the_question_whether_a_tool_may_run(line: str, allowed: bool) -> None:
+    engine = FakeEngine([SINGING])
+    typing = Typing(engine)
+    journal = typing.answer("Sing!", line)
+    assert journal.of(ApprovalAsked) == [ApprovalAsked(sing())]
+    assert journal.of(ApprovalAnswered) == [ApprovalAnswered(sing(), allowed, "text")]
+    assert typing.canary.sung == (["la"] if allowed else [])
+    assert [event.utterance.prompt for event in journal.of(TurnStarted)] == ["Sing!"]
+    (turn,) = typing.memory.session.turns
+    assert (turn.reply, turn.tools[0].asked, turn.tools[0].allowed) == ("It sang.", True, allowed)
+
+
+def test_another_line_refuses_and_is_answered_next() -> None:
+    engine = FakeEngine([SINGING, ["Monday."]])
+    typing = Typing(engine)
+    typing.answer("Sing!", "yes, but what day is it?")
+    assert typing.canary.sung == []
+    assert [turn.user for turn in typing.memory.session.turns] == ["Sing!", "yes, but what day is it?"]
+    assert typing.memory.session.turns[0].tools[0].decided_by == "text"
+
+
+def raising_answer(error: BaseException) -> Callable[[float], str | None]:
+    def read_answer(_seconds: float) -> str | None:
+        raise error
+
+    return read_answer
+
+
+@pytest.mark.parametrize(
+    ("read_answer", "decided_by"),
+    [(lambda _seconds: None, "nobody"), (raising_answer(TimeoutError()), "timeout")],
+)
+def test_no_answer_is_a_refusal(read_answer: Callable[[float], str | None], decided_by: str) -> None:
+    typing = Typing(FakeEngine([SINGING]), read_answer=read_answer)
+    typing.answer("Sing!")
+    assert typing.canary.sung == []
+    assert [result.decided_by for result in typing.memory.session.turns[0].tools] == [decided_by]
+
+
+def test_ctrl_c_at_the_question_interrupts_the_turn() -> None:
+    typing = Typing(FakeEngine([SINGING, ["Next."]]), read_answer=raising_answer(KeyboardInterrupt()))
+    typing.answer("Sing!", "Go on.")
+    assert typing.canary.sung == []
+    first, second = typing.memory.session.turns
+    assert (first.interrupted, first.tools[0].status, second.reply) == (True, "interrupted", "Next.")
+
+
+def test_a_question_that_can_not_be_read_is_no_permission() -> None:
+    typing = Typing(FakeEngine([SINGING]), read_answer=raising_answer(ConfigError("a line that is not text")))
+    typing.answer("Sing!")
+    assert typing.canary.sung == []
+
+
+def test_what_was_typed_before_the_question_is_no_answer() -> None:
+    """At a terminal, where a line may have been typed while the reply was awaited."""
+    code = """
+import sys
+from voxcli.chat.keyboard.lines import typed_answer
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+sys.stdin.buffer.raw.name  # the terminal holds what was typed so far
+import select; select.select([0], [], [], 20)
+print(repr(typed_answer(20)))
+"""
+    process, user = _at_a_terminal(code)
+    seen = b""
+    try:
+        while b"ready" not in seen:
+            seen += _read(user)
+        os.write(user, b"y\n")
+        while b"y or n" not in seen:
+            seen += _read(user)
+        os.write(user, b"later\n")
+        while b"'later'" not in seen:
+            more = _read(user)
+            assert more, seen
+            seen += more
+    finally:
+        process.kill()
+        process.wait()
+        os.close(user)
+    assert b"'y'" not in seen

@@ -174,6 +174,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "model_passes": 1,
         "additional_generations": 0,
         "tools": [],
+        "tools_stopped": None,
         "session": "Kitchen",
         "turn": 1,
         "interrupted": False,

@@ -43,6 +43,7 @@ def test_a_record_says_all_of_a_turn() -> None:
         "model_passes": 1,
         "additional_generations": 0,
         "tools": [],
+        "tools_stopped": None,
         "session": "kitchen",
         "turn": 4,
         "interrupted": False,
@@ -62,7 +63,7 @@ def test_what_did_not_happen_is_null() -> None:
     record = record_of(ended, replace(CONTEXT, utterance=Utterance(None, "Hello"), path=None, session=None))
     assert json.loads(json.dumps(record)) == record
     assert [name for name, value in record.items() if value is None] == [
-        *("prompt", "transcript", "audio", "session", "finish_reason")
+        *("prompt", "transcript", "audio", "tools_stopped", "session", "finish_reason")
     ]
     assert record["interrupted"]
     assert record["timings"]["first_token_seconds"] is record["timings"]["first_audio_seconds"] is None

@@ -106,7 +106,7 @@ def test_later_prompts_show_one_bounded_line_for_each_call() -> None:
     result = ToolResult(call(), "done", "sunny\n and [warm]\n" * 500)
     user, note = Turn("How is it?", "Sunny.", tools=(result,)).user_text.split("\n")
     assert user == "How is it?"
-    assert note.startswith('[Tool weather({"city": "Rome"}) done: sunny and [warm] sunny')
+    assert note.startswith('[Tool weather({"city": "Rome"}) done: sunny and (warm) sunny')
     assert len(note) <= NOTE_CHARACTERS + len("[Tool ]")
 
 

@@ -23,6 +23,7 @@ from voxcli.batch.worker import EngineWorker
 from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.errors import AudioInputError, ModelError
+from voxcli.tools.allowed import AllowedTools
 
 INSTRUCTIONS = "Be brief."
 CLIP = AudioClip(np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
@@ -123,7 +124,7 @@ def read(path: str) -> AudioClip:
 
 def answer(
     plan: Plan,
-    engine: Echo,
+    engine: Engine,
     *,
     workers: int = 1,
     finished: Finished | None = None,
@@ -131,6 +132,7 @@ def answer(
     write: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     fail_fast: bool = False,
+    tools: AllowedTools | None = None,
 ) -> list[dict[str, Any]]:
     """Run a plan and return the records in the order in which they were written."""
     written: list[dict[str, Any]] = []
@@ -138,5 +140,5 @@ def answer(
     stop = stop or threading.Event()
     run = Run(scheduler, plan.items, write or written.append, Stats(), view or Silent(), stop, fail_fast)
     with Prefetcher(scheduler, read) as prefetcher:
-        run.answer([EngineWorker(prefetcher, engine, 0.0) for _ in range(workers)])
+        run.answer([EngineWorker(prefetcher, engine, 0.0, tools=tools) for _ in range(workers)])
     return written

@@ -27,11 +27,14 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import Inbound, ListenerControl, SpeechEvent
-from voxcli.chat.responses.response import FirstAudio, Responder, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.approval import Approver, ChatTools, ToolAnnounced, Transcribe
+from voxcli.chat.responses.response import Responder, ResponseOver
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utterance
 from voxcli.core.session import Session
 from voxcli.core.testing import FakeEngine, FakeSynthesizer
+from voxcli.core.tools import ToolRunner
+from voxcli.tools.tool import Approve
 
 PATIENCE_SECONDS = 30  # A test that waits longer fails.
 
@@ -147,6 +150,9 @@ class RunningConversation:
         read_line: Callable[[], str] = str,
         copy: Callable[[str], str] = str,
         show: Callable[[LiveEvent], None] = lambda _: None,
+        tools: Callable[[Approve], ToolRunner] | None = None,
+        transcribe: Transcribe | None = None,
+        has_keys: bool = True,
     ) -> None:
         self.inbox = inbox or SimpleQueue()
         self.journal = Journal()
@@ -154,11 +160,14 @@ class RunningConversation:
         self.listener = listener or self.fake_listener
         self.memory = memory or Memory(Session())
         self.error: BaseException | None = None
+        self.synthesizer = FakeSynthesizer()
+        approver = Approver(self._post, transcribe, has_keys=has_keys)
         self.responder = Responder(
             engine,
-            SpeechOutput(FakeSynthesizer(), speaker) if speaker else None,
+            SpeechOutput(self.synthesizer, speaker) if speaker else None,
             self._post,
             self.listener,
+            ChatTools(tools(approver), approver) if tools else None,
         )
 
         def shown(event: LiveEvent) -> None:
@@ -178,14 +187,17 @@ class RunningConversation:
         )
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         self._held = threading.Semaphore(0)
+        self._announced = threading.Semaphore(0)
         self.responses_over = 0
         self._barriers = 0
         self._position = 0
         self.silent_seconds = 0.6  # Time from the last voiced sample to each speech event.
 
-    def _post(self, inbound: ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed) -> None:
+    def _post(self, inbound: Inbound) -> None:
         self.inbox.put(inbound)
         self.responses_over += isinstance(inbound, ResponseOver)
+        if isinstance(inbound, ToolAnnounced):
+            self._announced.release()
 
     def _run(self) -> None:
         try:
@@ -209,6 +221,10 @@ class RunningConversation:
     def put(self, *inbound: Inbound) -> None:
         for each in inbound:
             self.inbox.put(each)
+
+    def wait_for_announcement(self) -> None:
+        """Wait until a call of a tool was announced, whether or not that was handled."""
+        assert self._announced.acquire(timeout=PATIENCE_SECONDS)
 
     def catch_up(self) -> None:
         """Wait until all messages put so far were handled."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxcli.app.parts import Notice, engine_options, open_engine, open_reply_voices, open_servers
+from voxcli.app.tool_access import open_allowed_tools, usable_tools
 from voxcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from voxcli.core.protocols import Engine
     from voxcli.engines.factory import EngineOptions
     from voxcli.output_files import OutputFiles
+    from voxcli.tools.allowed import AllowedTools
 
 SERVER_CONCURRENCY = 8  # default for requests at once to a server
 
@@ -51,6 +53,7 @@ class BatchOptions:
     workers: int | None = None  # engines on the Ray cluster
     gpus_per_worker: float | None = None
     other_inputs: Sequence[str] = ()  # further files that are read, such as the settings
+    allow_tools: Sequence[str] = ()  # names of the tools that the model may call
 
     @property
     def continues(self) -> bool:
@@ -93,7 +96,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
         VoxError: options exclude each other, inputs or results can't be used, a file that is read would be
             overwritten, finished items ask something else now, or there is no engine.
     """
-    from voxcli.batch.changes import Asked, settle
+    from voxcli.batch.changes import settle
     from voxcli.batch.inputs import left_out_notice, sources
     from voxcli.batch.plan import survey
     from voxcli.batch.scheduler import Scheduler
@@ -124,12 +127,14 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     if left and options.ray:
         workers = _open_cluster(settings, options, stack, notice, scheduler, left)
     elif left:
+        tools = open_allowed_tools(settings, options.allow_tools, stack, notice)
         engine, load_seconds = _open_engine(settings, options, stack, notice, left)
+        usable_tools(tools, engine, notice)
         if not (asked.engine and asked.model):
-            asked = Asked(settings.instructions, engine.name, engine.model)
+            asked = replace(asked, engine=engine.name, model=engine.model)
             stats = settle(plan, results, asked, policy, stats, notice)
             left = _left(plan, results)
-        workers = _engine_workers(settings, options, stack, notice, scheduler, engine, load_seconds)
+        workers = _engine_workers(settings, options, stack, notice, scheduler, engine, load_seconds, tools)
     return Batch(stats, plan.items, left, options, scheduler, results, workers)
 
 
@@ -192,7 +197,7 @@ def _asked(settings: "Settings", options: BatchOptions) -> "Asked":
     from voxcli.engines import factory
 
     engine, model = factory.named_engine(_options_for(settings, options))
-    return Asked(settings.instructions, engine, model)
+    return Asked(settings.instructions, engine, model, options.allow_tools)
 
 
 def _options_for(settings: "Settings", options: BatchOptions) -> "EngineOptions":
@@ -230,6 +235,7 @@ def _engine_workers(
     scheduler: "Scheduler",
     engine: "Engine",
     load_seconds: float,
+    tools: "AllowedTools | None",
 ) -> "list[Worker]":
     """Start reading recordings, and return the workers that answer them with an engine."""
     from voxcli.batch.prefetch import Prefetcher
@@ -244,7 +250,9 @@ def _engine_workers(
         replies += _spoken_replies(options.save_replies, settings, stack, cache(notice))  # Each message once.
     max_seconds = settings.audio.max_seconds
     prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
-    return [EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
+    return [
+        EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)], tools) for number in range(count)
+    ]
 
 
 def _refuse_batch_size(size: int | None, engine: str) -> None:
@@ -279,6 +287,8 @@ def _refuse_options(settings: "Settings", options: BatchOptions) -> None:
         raise ConfigError("--workers and --gpus-per-worker are for a cluster", hint="add --ray auto")
     if options.ray is not None and options.save_replies:
         raise ConfigError("--save-replies writes on this machine, but --ray answers on others", hint="leave one out")
+    if options.ray is not None and options.allow_tools:
+        raise ConfigError("--allow-tool runs tools on this machine, but --ray answers on others", hint="leave one out")
 
 
 def _check_replies(

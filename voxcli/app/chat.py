@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from voxcli.app.listening import open_listener, open_sleep
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
+from voxcli.app.tool_access import open_chat_tools
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from voxcli.chat.listener import Listener
     from voxcli.chat.messages import Inbound
     from voxcli.chat.recording import Recording
+    from voxcli.chat.responses.approval import ChatTools
     from voxcli.chat.responses.response import Responder
     from voxcli.chat.speech.wake_word import SleepControl
     from voxcli.chat.views import LiveView
@@ -97,30 +99,28 @@ def _run(
     recording = Recording(options.record) if options.record else None
     shown = open_live_view(as_json=options.as_json, plain=options.plain, stages=options.stages)
     view = stack.enter_context(closing(shown))
-
-    def notice(text: str) -> None:
-        view.show(Notice(text))
-
+    ready = threading.Event()
+    notice = partial(_show_notice, view, inbox, ready)
     memory = open_memory(options.session, settings, stack, notice)
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = open_listener(settings, devices, inbox.put, notice, stack, sleep, kept=memory.is_kept)
     if devices.speaker and synthesizer is None:
         synthesizer = stack.enter_context(open_reply_voices(settings, lambda text: inbox.put(Notice(text))))
-    ready = threading.Event()
     if engine is None:
         fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
-        engine = open_engine(settings, stack, partial(_show_notice, view, inbox, ready), fetching, warming)
-    _warm_up(engine, synthesizer, memory.session, view)
+        engine = open_engine(settings, stack, notice, fetching, warming)
+    tools = _open_tools(settings, engine, stack, inbox, notice, keys)
+    _warm_up(engine, synthesizer, tools.given_to(memory.session) if tools else memory.session, view)
     speech = speech_output(synthesizer, devices.speaker) if synthesizer and devices.speaker else None
-    responder = Responder(engine, speech, inbox.put, listener)
+    responder = Responder(engine, speech, inbox.put, listener, tools)
     turns = ConversationOptions(
         settings.live.speculative_replies, settings.live.push_to_talk, options.max_turns, asleep=sleep is not None
     )
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, [each for each in (cues, sleep) if each])
-    tools = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
-    conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
+    editing = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
+    conversation = Conversation(memory, responder, listener, inbox, show, turns, editing)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
     ready.set()
     ctrl_c = partial(inbox.put, Interrupt())
@@ -171,6 +171,23 @@ def _show_notice(view: "LiveView", inbox: "SimpleQueue[Inbound]", ready: threadi
     from voxcli.chat.events import Notice
 
     (inbox.put if ready.is_set() else view.show)(Notice(text))
+
+
+def _open_tools(
+    settings: "Settings",
+    engine: "Engine",
+    stack: ExitStack,
+    inbox: "SimpleQueue[Inbound]",
+    notice: Callable[[str], None],
+    keys: "Keys | None",
+) -> "ChatTools | None":
+    from voxcli.chat.messages import Announcement
+
+    def announce(text: str) -> None:
+        inbox.put(Announcement(text))
+
+    has_keys = keys is not None
+    return open_chat_tools(settings, engine, inbox.put, stack, notice, announce, has_keys=has_keys, listens=True)
 
 
 def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from voxcli.app.parts import NOT_KEPT, Notice, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
+from voxcli.app.tool_access import open_allowed_tools, usable_tools
 from voxcli.errors import AudioDeviceError, AudioInputError, SpeechError, VoxError
 from voxcli.printable import printable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from voxcli.config.loading import Settings
     from voxcli.core.memory import Memory
     from voxcli.core.protocols import Engine, Speaker, SpeechOutput, Utterance
+    from voxcli.core.tools import ToolRunner
 
 
 Speak = Literal["always", "if possible", "never"]
@@ -38,6 +40,7 @@ class OnceOptions:
     raw_rate: int | None = None  # Hz; standard input is raw 16-bit mono PCM
     force: bool = False  # an existing file is replaced by the spoken reply
     other_inputs: Sequence[str] = ()  # further files that are read, such as the settings
+    allow_tools: Sequence[str] = ()  # names of the tools that the model may call
 
     @property
     def needs_speech(self) -> bool:
@@ -55,6 +58,7 @@ class SingleTurn:
     utterance: "Utterance"
     speech: "SpeechOutput | None"
     load_seconds: float  # time until the engine was ready
+    tools: "ToolRunner | None" = None
 
     def answer(self, view: "View", interrupt: threading.Event) -> None:
         """Run and show the turn. It ends early once `interrupt` is set.
@@ -66,7 +70,7 @@ class SingleTurn:
         from voxcli.core.turn import SpeechFailed, TurnEnded
 
         failure: VoxError | None = None
-        events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech)
+        events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech, self.tools)
         with closing(events), _abandoned_on_error(view):
             for event in events:
                 if isinstance(event, SpeechFailed) and self.options.needs_speech:
@@ -97,12 +101,14 @@ def open_turn(settings: "Settings", options: OnceOptions, stack: ExitStack, noti
         notice(remark)
     detection = threading.Thread(target=_note_if_without_speech, args=(clip, notice), name="vad", daemon=True)
     detection.start()  # while the engine loads
+    tools = open_allowed_tools(settings, options.allow_tools, stack, notice)
     started = time.perf_counter()
     with loading_progress() as (fetching, warming):
         engine = open_engine(settings, stack, notice, fetching, warming)
     load_seconds = time.perf_counter() - started
     detection.join()
-    return SingleTurn(options, memory, engine, Utterance(clip, _utf8(options.prompt).strip()), speech, load_seconds)
+    utterance, tools = Utterance(clip, _utf8(options.prompt).strip()), usable_tools(tools, engine, notice)
+    return SingleTurn(options, memory, engine, utterance, speech, load_seconds, tools)
 
 
 def _check_files(options: OnceOptions) -> None:

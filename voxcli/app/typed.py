@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
 from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech_output
+from voxcli.app.tool_access import open_chat_tools
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
     from voxcli.chat.events import Ready
+    from voxcli.chat.messages import Inbound
     from voxcli.chat.responses.response import Responder
     from voxcli.chat.typed import SlashCommand
     from voxcli.chat.views import LiveView
@@ -37,10 +39,9 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
     """
     from voxcli.chat.devices.stderr import redirect_library_messages
     from voxcli.chat.events import Notice
+    from voxcli.chat.keyboard.lines import typed_answer
     from voxcli.chat.messages import Inbound
-    from voxcli.chat.responses.response import Responder
     from voxcli.chat.typed import TypedConversation
-    from voxcli.chat.warm_up import warm_up
 
     if options.speak:
         redirect_library_messages()  # it replaces sys.stderr, where the view writes
@@ -60,8 +61,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
             engine = open_engine(settings, stack, notice, fetching, warming)
         view.starting(WARMING)
-        warm_up(engine, memory.session, speech.synthesizer if speech else None, typed=True)
-        responder = Responder(engine, speech, inbox.put)
+        responder = _open_responder(settings, engine, speech, memory, stack, view, inbox)
         view.show(_ready(engine, settings, speech, memory))
         commands = TypedCommands(settings, memory, responder, stack, notice_later).by_name()
         conversation = TypedConversation(
@@ -71,6 +71,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             view.show,
             _open_lines(options, memory, list(commands)),
             commands,
+            read_answer=typed_answer if sys.stdin is not None and sys.stdin.isatty() else None,
             max_turns=options.max_turns,
         )
         responder.start()
@@ -208,6 +209,34 @@ def _open_lines(options: ChatOptions, memory: "Memory", commands: list[str]) -> 
     history = [text for turn in memory.session.turns if (text := turn.typed_text)]
     slashes = [f"/{name}" for name in (*commands, "undo", "help", "quit")]
     return typed_lines(slashes, history, edited=sys.stdout.isatty() and not options.as_json)
+
+
+def _open_responder(
+    settings: "Settings",
+    engine: "Engine",
+    speech: "SpeechOutput | None",
+    memory: "Memory",
+    stack: ExitStack,
+    view: "LiveView",
+    inbox: "SimpleQueue[Inbound]",
+) -> "Responder":
+    """Open the tools, and warm up what answers."""
+    from voxcli.chat.events import Notice
+    from voxcli.chat.responses.response import Responder
+    from voxcli.chat.warm_up import warm_up
+
+    def notice(text: str) -> None:
+        view.show(Notice(text))
+
+    def announce(text: str) -> None:  # While a line is being typed, or after the present reply.
+        notice(text)
+        responder.submit_announcement(text)
+
+    tools = open_chat_tools(settings, engine, inbox.put, stack, notice, announce, has_keys=True, listens=False)
+    session = tools.given_to(memory.session) if tools else memory.session
+    warm_up(engine, session, speech.synthesizer if speech else None, typed=True)
+    responder = Responder(engine, speech, inbox.put, tools=tools)
+    return responder
 
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:

@@ -28,6 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 from voxcli.batch.stats import Status, clock
+from voxcli.core.tool_words import call_line, result_line
+from voxcli.core.tools import ToolCalled, ToolReturned, ToolsStopped
 from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -59,6 +61,8 @@ class TextView:
         if isinstance(event, ReplyDelta):
             self._out.write(printable(event.text, keep="\n\t"))
             self._in_line = True
+        elif isinstance(event, ToolCalled | ToolReturned | ToolsStopped):
+            self._show_tool(event)
         elif isinstance(event, SpeechFailed):
             self._failures.append(f"no speech: {event.error}")
         elif isinstance(event, TurnEnded):
@@ -67,6 +71,19 @@ class TextView:
             for note in (*self._failures, *filter(None, [event.report.cut_note])):
                 self._notes.write_dim(printable(note))
             self._failures.clear()
+
+    def _show_tool(self, event: ToolCalled | ToolReturned | ToolsStopped) -> None:
+        """Write a line beside the reply, also while it is in the middle of its line."""
+        if self._in_line:
+            self._notes.write("\n")
+            self._in_line = False
+        match event:
+            case ToolCalled(call):
+                self._notes.write_dim(f"tool: {call_line(call)}")
+            case ToolReturned(result):
+                self._notes.write_dim(result_line(result))
+            case ToolsStopped():
+                self._notes.write_dim(event.note)
 
     def finish(self, record: dict[str, Any]) -> None:
         """Show the latency.

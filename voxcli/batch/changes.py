@@ -1,6 +1,6 @@
 """Finds the records of a results file that answer something else than the run would ask now."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ class Asked:
     instructions: str  # Used by items and sessions without their own.
     engine: str | None = None  # None: not known before it is opened
     model: str | None = None
+    tools: Collection[str] = ()  # names of the tools that the model may call
 
 
 @dataclass
@@ -133,6 +134,8 @@ def _reasons(item: Item, record: Record, instructions: str, asked: Asked) -> Ite
             yield "recording"
         if record["fingerprint"].get("instructions") != text_hash(instructions):
             yield "instructions"
+        if record["fingerprint"].get("tools", []) != sorted(set(asked.tools)):
+            yield "tools"
     if "prompt" in record and (record["prompt"] or "") != item.prompt:
         yield "prompt"
     if asked.engine and record.get("engine", asked.engine) != asked.engine:

@@ -3,7 +3,7 @@
 A record has the prompt, the engine and the session as they are; its fingerprint has what would be too long:
 
     "fingerprint": {"recording": "5f0c...", "file": [size, mtime_ns, ctime_ns], "instructions": "91ab...",
-                    "history": "c077..."}
+                    "history": "c077...", "tools": ["weather"]}
 
 `recording` is a hash of the file's bytes, taken when the file is read for its answer. To compare, the bytes are read
 again only if `file` differs: size and modification time alone miss a file that was replaced by one of the same size
@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +70,18 @@ def is_same_recording(source: str, record: dict[str, Any]) -> bool | None:
         return None
 
 
-def fingerprint_of(job: Job, content: Content | None) -> dict[str, Any]:
-    """Return the fingerprint for the record of a job."""
+def fingerprint_of(job: Job, content: Content | None, tools: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fingerprint for the record of a job.
+
+    Args:
+        tools: names of the tools that the model might call.
+    """
     return {
         "recording": content.hash if content else None,
         "file": content.state if content else None,
         "instructions": text_hash(job.session.instructions),
         "history": history_hash(job.session.turns),
+        "tools": sorted(tools),
     }
 
 
@@ -91,7 +96,8 @@ def history_hash(turns: Iterable[Turn], earlier: str = NO_HISTORY) -> str:
         earlier: the hash of turns before these.
     """
     for turn in turns:
-        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted]))
+        notes = [[result.note for result in turn.tools]] if turn.tools else []  # Older records have none.
+        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted, *notes]))
     return earlier
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from voxcli.batch.plan import digest
 from voxcli.config.paths import owner_only
 from voxcli.core.session import Turn
+from voxcli.core.tools import results_from_records
 from voxcli.errors import ConfigError, VoxError
 
 BEGINNING = b'{"id": '  # start of every record
@@ -303,7 +304,9 @@ def turn_of(record: Record) -> Turn | None:
     """Return the turn of a record; None if its item failed."""
     if "error" in record:
         return None
-    return Turn(record["user"], record["reply"], bool(record.get("interrupted")), record.get("prompt") or "")
+    tools = results_from_records(record.get("tools") or ())
+    interrupted, prompt = bool(record.get("interrupted")), record.get("prompt") or ""
+    return Turn(record["user"], record["reply"], interrupted, prompt, tools=tools)
 
 
 def _turn_number(record: Record) -> int:

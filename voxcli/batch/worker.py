@@ -17,8 +17,10 @@ from voxcli.batch.scheduler import Job, Outcome
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Engine, Utterance
 from voxcli.core.record import Context, failure_of, record_of
+from voxcli.core.tools import ToolResult, ToolReturned
 from voxcli.core.turn import SpeechFailed, TurnEnded
 from voxcli.errors import ConfigError
+from voxcli.tools.allowed import AllowedTools
 
 
 class Worker(Protocol):
@@ -36,40 +38,57 @@ class EngineWorker:
     """Implements `Worker` with an engine. Several workers may share an engine that takes several turns at once."""
 
     def __init__(
-        self, prefetcher: Prefetcher, engine: Engine, load_seconds: float, replies: SpokenReplies | None = None
+        self,
+        prefetcher: Prefetcher,
+        engine: Engine,
+        load_seconds: float,
+        replies: SpokenReplies | None = None,
+        tools: AllowedTools | None = None,
     ) -> None:
-        """Answer the jobs of `prefetcher`; `load_seconds` goes into the records."""
+        """Answer the jobs of `prefetcher`; `load_seconds` goes into the records.
+
+        Args:
+            tools: those that the model may call, if the engine can; several workers may share them.
+        """
         self._prefetcher = prefetcher
         self._engine = engine
         self._load_seconds = load_seconds
         self._replies = replies
+        self._tools = tools
 
     def work(self, report: Callable[[Outcome], None]) -> None:
         """See `Worker`."""
         while prepared := self._prefetcher.take():
             outcome = self._outcome(prepared)
-            outcome.record["fingerprint"] = fingerprint_of(prepared.job, prepared.content)
+            tools = self._tools.names if self._tools else ()
+            outcome.record["fingerprint"] = fingerprint_of(prepared.job, prepared.content, tools)
             report(outcome)
 
     def _outcome(self, prepared: Prepared) -> Outcome:
-        job = prepared.job
+        job, results = prepared.job, list[ToolResult]()
         try:
             if isinstance(prepared.clip, Exception):
                 raise prepared.clip
-            return self._answer(job, prepared.clip)
+            return self._answer(job, prepared.clip, results)
         except Exception as error:  # noqa: BLE001 - a failed item, even one that hits a bug, does not end the run
             item = job.item
-            record = failure_of(error, self._engine, path=item.path, prompt=item.prompt, session=item.session)
+            record = failure_of(
+                error, self._engine, path=item.path, prompt=item.prompt, session=item.session, tools=results
+            )
             return Outcome(job, {"id": item.id, **record}, None)
 
-    def _answer(self, job: Job, clip: AudioClip) -> Outcome:
+    def _answer(self, job: Job, clip: AudioClip, results: list[ToolResult]) -> Outcome:
+        """Answer a job, and collect the results of its tools as they come."""
         item, memory, utterance = job.item, Memory(job.session), Utterance(clip, job.item.prompt)
         extra: dict[str, Any] = {}
         with ExitStack() as stack:
             speaker = stack.enter_context(self._replies.speaker(item.id)) if self._replies else None
             speech = self._replies.output(speaker) if self._replies and speaker else None
-            events = stack.enter_context(closing(memory.take_turn(self._engine, utterance, threading.Event(), speech)))
-            for event in events:
+            tools = self._tools if self._engine.supports_tools else None
+            turn = memory.take_turn(self._engine, utterance, threading.Event(), speech, tools)
+            for event in stack.enter_context(closing(turn)):
+                if isinstance(event, ToolReturned):
+                    results.append(event.result)
                 if isinstance(event, SpeechFailed):
                     raise event.error
                 if isinstance(event, TurnEnded):

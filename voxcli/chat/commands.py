@@ -73,6 +73,8 @@ class Commands:
                 pass
             case Key(" ") if self._push_to_talk == "toggle":
                 self._set_talking(not self._is_talking)
+            case Key("y" | "n" as char) if self._turns.tools.is_asking:
+                self._turns.tools.answer(char == "y", "key")
             case Key("r", shift=True):
                 self._ask_again()
             case Key(char) if char in KEY_COMMANDS:
@@ -113,7 +115,7 @@ class Commands:
         if talking == self._is_talking:
             return  # a key that is held down repeats
         self._is_talking = talking
-        if talking:
+        if talking and not self._turns.tools.takes_speech:
             self._turns.stop()
         self._listener.push_to_talk(talking)
 

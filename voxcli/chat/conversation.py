@@ -10,6 +10,8 @@ response proceeds; what the user says decides whether a response stays speculati
     barge-in: the turn is stopped   |   <-- speaking <-- thinking <--SpeechEnded: it is released and becomes a turn
 """
 
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from voxcli.chat.events import (
 from voxcli.chat.keyboard.keys import Key
 from voxcli.chat.keyboard.tools import UserTools
 from voxcli.chat.messages import (
+    Announcement,
     Inbound,
     InboxMarker,
     Interrupt,
@@ -42,6 +45,7 @@ from voxcli.chat.messages import (
     SpeechEvent,
     ThreadCrashed,
 )
+from voxcli.chat.responses.approval import ApprovalRequest, SpokenAnswer, ToolAnnounced
 from voxcli.chat.responses.response import FirstAudio, Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
 from voxcli.chat.responses.turns import Turns
 from voxcli.core.memory import Memory
@@ -91,6 +95,8 @@ class Conversation:
         self._asleep = options.asleep
         self._utterance_is_open = False
         self._speech_start = 0  # first sample of the last utterance, as the listener counts
+        self._last_voiced_at = 0.0  # monotonic seconds; of the last utterance
+        self._announcements: deque[str] = deque()  # They are spoken once nobody speaks.
         self._discard_until: InboxMarker | None = None  # speech events that come before it are out of date
 
     @property
@@ -108,6 +114,7 @@ class Conversation:
             self._show_state()
             while not (self._commands.has_ended or self._has_all_turns()):
                 self._handle(self._next_inbound())
+                self._announce_next()
                 self._show_state()
             self._finish()
         finally:
@@ -137,6 +144,8 @@ class Conversation:
                 self._turns.on_event(response, event)
             case ResponseOver(response, error):
                 self._turns.on_over(response, error)
+            case ToolAnnounced() | ApprovalRequest() | SpokenAnswer() | Announcement():
+                self._on_tool_message(inbound)
             case FirstAudio():
                 inbound.response.is_speaking = True
             case Interrupt() | Key() | Control() | SleepChanged():
@@ -147,6 +156,26 @@ class Conversation:
                 raise error
             case _:
                 self._show(inbound)
+
+    def _on_tool_message(self, message: ToolAnnounced | ApprovalRequest | SpokenAnswer | Announcement) -> None:
+        match message:
+            case ToolAnnounced():
+                self._turns.on_announced(message)
+            case ApprovalRequest():
+                self._turns.tools.on_request(message)
+            case Announcement(text):
+                self._show(Notice(text))
+                self._announcements.append(text)
+            case SpokenAnswer():
+                if not self._turns.tools.on_spoken_answer(message):
+                    self._turns.answer(Response(Utterance(message.clip), self._last_voiced_at))
+
+    def _announce_next(self) -> None:
+        """Speak what is to be announced, unless the user speaks or is being answered."""
+        if self._announcements and not (self._utterance_is_open or self._turns.is_running):
+            text = self._announcements.popleft()
+            if self._responder.speech:
+                self._turns.answer(Response(Utterance(None, text), time.monotonic(), repeats=True, says=text))
 
     def _finish(self) -> None:
         """Stop the turn and wait until it is remembered; Ctrl-C ends the wait."""
@@ -169,26 +198,36 @@ class Conversation:
         if self._utterance_is_open:
             state = "hearing"
         elif response := self._turns.present:
-            state = "speaking" if response.is_speaking else "thinking"
-        changed = StateChanged(state, muted=self._commands.is_muted)
+            state = self._state_of(response)
+        tool = self._turns.tools.tool if state in ("asking", "using tool") else ""
+        changed = StateChanged(state, muted=self._commands.is_muted, tool=tool)
         if changed != self._shown:
             self._shown = changed
             self._show(changed)
 
+    def _state_of(self, response: Response) -> State:
+        if self._turns.tools.is_asking:
+            return "asking"
+        if self._turns.tools.tool:
+            return "using tool"
+        return "speaking" if response.is_speaking else "thinking"
+
     def _on_endpoint_event(self, event: EndpointEvent, last_voiced_at: float) -> None:
         self._show(event)
+        tools = self._turns.tools
         match event:
-            case SpeechStarted():  # a new utterance: the last turn is over, or is stopped
-                self._turns.stop()
-                self._turns.drop()
+            case SpeechStarted():
                 self._utterance_is_open, self._speech_start = True, event.start
-                self._turns.history.begin_utterance()
-            case SpeechPaused() if self._options.speculative_replies:
+                self._on_speech_started()
+            case SpeechPaused() if self._options.speculative_replies and not tools.is_being_answered:
                 self._turns.begin(Response(Utterance(event.clip), last_voiced_at))
-            case SpeechGoesOn():
+            case SpeechGoesOn() if not tools.is_being_answered:
                 self._responder.encode_partial(event.clip)
             case SpeechResumed():
-                self._turns.retract()
+                if tools.on_speech_resumed():
+                    self._responder.hush()
+                else:
+                    self._turns.retract()
                 self._utterance_is_open = True
             case SpeechEnded():
                 self._utterance_is_open = False
@@ -196,11 +235,22 @@ class Conversation:
             case SpeechTooLong():
                 self._show(Notice(f"{event.seconds:.0f} s without a pause; the utterance will be cut soon"))
 
+    def _on_speech_started(self) -> None:
+        """Listen to an answer; else the last turn is over, or is stopped."""
+        if self._turns.tools.on_speech_started():
+            self._responder.hush()
+            return
+        self._turns.stop()
+        self._turns.drop()
+        self._turns.history.begin_utterance()
+
     def _on_speech_ended(self, event: SpeechEnded, last_voiced_at: float) -> None:
-        """Release the utterance's speculative reply, or start its turn now."""
+        """Release the utterance's speculative reply, or start its turn now; an answer is transcribed."""
+        self._last_voiced_at = last_voiced_at
         if event.last_voiced == self._speech_start:  # the push-to-talk key was pressed, but nobody spoke
             self._show(Notice("no speech was detected"))
-        elif not self._turns.release_speculative(last_voiced_at):
+            self._turns.tools.forget_speech()
+        elif not self._turns.tools.on_speech_ended(event.clip) and not self._turns.release_speculative(last_voiced_at):
             self._turns.answer(Response(Utterance(event.clip), last_voiced_at))
 
     def _discard_utterance(self) -> None:
@@ -210,6 +260,7 @@ class Conversation:
         self._inbox.put(self._discard_until)
         self._utterance_is_open = False
         self._turns.drop_speculative()
+        self._turns.tools.forget_speech()
         self._turns.history.begin_utterance()
 
     def _on_command(self, command: Interrupt | Key | Control | SleepChanged) -> None:
@@ -225,6 +276,7 @@ class Conversation:
                 if asleep and self._utterance_is_open:  # The listener has discarded it.
                     self._utterance_is_open = False
                     self._turns.drop_speculative()
+                    self._turns.tools.forget_speech()
 
     def _on_control(self, control: Control) -> None:
         """Run a command of another program; answer with the state after it."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.chat.events import LiveEvent, StateChanged, TurnFailed, TurnStarted
+from voxcli.core.tools import ToolsStopped
 
 PEAK = 0.03  # -30 dBFS; replies are played at about -20.
 FADE_SECONDS = 0.01
@@ -44,7 +45,7 @@ class Cues:
                 self._speaker.play_cue(self._ready)
             case TurnStarted(utterance) if utterance.clip:
                 self._speaker.play_cue(self._utterance_over)
-            case TurnFailed():
+            case TurnFailed() | ToolsStopped():
                 self._speaker.play_cue(self._error)
 
 

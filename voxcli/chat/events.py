@@ -10,11 +10,12 @@ from voxcli.audio.clip import AudioClip
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn
 from voxcli.core.storage.stored import StageTimes
+from voxcli.core.tools import Decider, ToolCall
 from voxcli.core.turn import Event as TurnEvent
 from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
-State = Literal["starting", "listening", "hearing", "thinking", "speaking", "muted", "asleep"]
+State = Literal["starting", "listening", "hearing", "thinking", "asking", "using tool", "speaking", "muted", "asleep"]
 SpeculativeUse = Literal["used", "dropped", "none"]
 PushToTalk = Literal["off", "hold", "toggle"]
 DeviceKind = Literal["input", "output"]
@@ -102,6 +103,7 @@ class StateChanged:
 
     state: State
     muted: bool = False  # the microphone is muted, also while a reply is spoken
+    tool: str = ""  # name of the tool that is used or asked for
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,22 @@ class TurnStarted:
     """An utterance is over or a line was typed, and its turn starts."""
 
     utterance: Utterance
+
+
+@dataclass(frozen=True)
+class ApprovalAsked:
+    """The user is asked whether a tool may run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True)
+class ApprovalAnswered:
+    """The question whether a tool may run is answered."""
+
+    call: ToolCall
+    allowed: bool
+    decided_by: Decider
 
 
 @dataclass(frozen=True)
@@ -224,6 +242,8 @@ LiveEvent = (
     | StateChanged
     | InputLevel
     | TurnStarted
+    | ApprovalAsked
+    | ApprovalAnswered
     | SentenceSpoken
     | BargeIn
     | TurnRetracted

@@ -8,6 +8,7 @@ from typing import Protocol
 from voxcli.chat.control import Control
 from voxcli.chat.events import EndpointEvent, InputLevel, Notice, Resumed
 from voxcli.chat.keyboard.keys import Key
+from voxcli.chat.responses.approval import ApprovalRequest, SpokenAnswer, ToolAnnounced
 from voxcli.chat.responses.response import FirstAudio, ResponseEvent, ResponseOver, WorkAheadFailed
 
 
@@ -29,6 +30,13 @@ class SleepChanged:
     """The conversation begins to wait for its wake word, or has received it."""
 
     asleep: bool
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Something that the user is told once nobody speaks: that a timer is over."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ Inbound = (
     | Interrupt
     | Control
     | SleepChanged
+    | Announcement
     | ThreadCrashed
     | Key
     | Notice
@@ -66,6 +75,9 @@ Inbound = (
     | FirstAudio
     | ResponseOver
     | WorkAheadFailed
+    | ToolAnnounced
+    | ApprovalRequest
+    | SpokenAnswer
     | InboxMarker
 )
 

@@ -53,6 +53,7 @@ class Recording:
         self._last += 1
         stem = f"turn-{self._last:04}"
         record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
+        record["tools"] = [result.as_record() for result in taken.ended.turn.tools]
         record["transcript"] = taken.ended.report.transcript
         record["finish_reason"] = taken.ended.report.finish_reason
         try:

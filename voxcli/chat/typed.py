@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from queue import Empty, SimpleQueue
+from types import FrameType
 
 from voxcli.chat.events import (
     BargeIn,
@@ -24,10 +25,14 @@ from voxcli.chat.events import (
     TurnStarted,
 )
 from voxcli.chat.messages import Inbound, Interrupt
+from voxcli.chat.responses.approval import ApprovalRequest, ToolAnnounced
 from voxcli.chat.responses.history import History
+from voxcli.chat.responses.phrases import typed_verdict
 from voxcli.chat.responses.response import Responder, Response, ResponseEvent, ResponseOver, WorkAheadFailed
+from voxcli.chat.responses.tool_progress import ANSWER_SECONDS, ToolProgress
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Utterance
+from voxcli.core.tools import ToolReturned
 from voxcli.core.turn import TurnEnded
 from voxcli.errors import ConfigError, VoxError
 
@@ -62,6 +67,7 @@ class TypedConversation:
         read_line: Callable[[], str | None],
         commands: Mapping[str, SlashCommand],
         *,
+        read_answer: Callable[[float], str | None] | None = None,
         max_turns: int | None = None,
         underruns: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -73,6 +79,8 @@ class TypedConversation:
             read_line: returns the next line, None at the end; raises VoxError for a line that can't be used, and
                 KeyboardInterrupt for Ctrl-C.
             commands: by name, without the slash; `undo`, `help` and `quit` are added.
+            read_answer: returns the line that answers a question, None at the end; raises TimeoutError after as many
+                seconds as it is given, and KeyboardInterrupt. None: answers are lines like others.
             underruns: returns how often the loudspeaker ran out of samples.
         """
         self._responder = responder
@@ -86,6 +94,9 @@ class TypedConversation:
             "help": SlashCommand("/help", "list the commands", self._help),
             "quit": SlashCommand("/quit", "end the conversation; so does Ctrl-D", self._quit),
         }
+        self._tools = ToolProgress(responder, self._show)
+        self._read_answer = read_answer or (lambda _seconds: read_line())
+        self._next_line: str | None = None  # One that was typed in place of an answer.
         self._max_turns = max_turns
         self._underruns = underruns
         self.interrupted = False  # ended by Ctrl-C
@@ -101,7 +112,7 @@ class TypedConversation:
         """
         while not self._ended:
             try:
-                line = self._read_line()
+                line = self._take_line()
             except KeyboardInterrupt:
                 self._on_ctrl_c()
                 continue
@@ -112,6 +123,10 @@ class TypedConversation:
                 break
             self._handle_line(line)
         self._show(self._history.summary(overruns=0, underruns=self._underruns()))
+
+    def _take_line(self) -> str | None:
+        line, self._next_line = self._next_line, None
+        return self._read_line() if line is None else line
 
     def _handle_line(self, line: str) -> None:
         if command := COMMAND.fullmatch(line.rstrip()):
@@ -158,6 +173,7 @@ class TypedConversation:
                     pass
             finally:
                 response.stop()
+                self._tools.on_returned()
         self._responder.prefill_history(self._history.session)
         if self._max_turns and self._history.turns >= self._max_turns:
             self._ended = True
@@ -168,12 +184,20 @@ class TypedConversation:
             inbound = self._inbox.get(timeout=POLL_SECONDS)
         except Empty:
             self._show_played(response)
+            self._tools.tick(response)
+            return True
+        if isinstance(inbound, ToolAnnounced | ApprovalRequest):
+            self._on_tool_message(inbound, response)
             return True
         match inbound:
+            case ResponseEvent() | ResponseOver() if inbound.response is not response:
+                pass  # It is an announcement.
             case ResponseEvent(_, TurnEnded() as ended):
                 self._show_played(response)
                 self._remember(response, ended)
             case ResponseEvent(_, event):
+                if isinstance(event, ToolReturned):
+                    self._tools.on_returned()
                 self._show(event)
             case ResponseOver(_, VoxError() as error):
                 self._show(TurnFailed(error))
@@ -190,6 +214,31 @@ class TypedConversation:
             case Notice():
                 self._show(inbound)
         return True
+
+    def _on_tool_message(self, message: ToolAnnounced | ApprovalRequest, response: Response) -> None:
+        if isinstance(message, ToolAnnounced):
+            self._tools.on_announced(message, response)
+        else:
+            self._ask(message, response)
+
+    def _ask(self, request: ApprovalRequest, response: Response) -> None:
+        """Let the user type the answer to a question. Another line refuses the call, and is the next one to answer."""
+        self._tools.on_request(request)
+        try:
+            with _on_ctrl_c(signal.default_int_handler):
+                line = self._read_answer(ANSWER_SECONDS) if self._tools.is_asking else ""
+        except TimeoutError:
+            self._tools.answer(False, "timeout")
+        except VoxError as error:
+            self._show(TurnFailed(error))
+            self._tools.answer(False, "text")
+        except KeyboardInterrupt:
+            response.stop()
+            self._on_ctrl_c()
+        else:
+            allowed = typed_verdict(line or "")
+            self._tools.answer(bool(allowed), "nobody" if line is None else "text")
+            self._next_line = line if allowed is None and line else None
 
     def _show_played(self, response: Response) -> None:
         for sentence in self._responder.newly_played(response):
@@ -215,9 +264,15 @@ class TypedConversation:
 
 @contextmanager
 def _ctrl_c_posted(inbox: SimpleQueue[Inbound]) -> Iterator[None]:
+    with _on_ctrl_c(lambda _number, _frame: inbox.put(Interrupt())):
+        yield
+
+
+@contextmanager
+def _on_ctrl_c(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     before = None
     with suppress(ValueError):  # Only the main thread receives signals.
-        before = signal.signal(signal.SIGINT, lambda _number, _frame: inbox.put(Interrupt()))
+        before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

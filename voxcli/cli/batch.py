@@ -12,6 +12,7 @@ import typer
 
 from voxcli.cli.interface.common import (
     INTERRUPTED,
+    AllowToolFlag,
     ConfigFlag,
     DeviceFlag,
     EngineFlag,
@@ -104,6 +105,7 @@ def batch(
     fail_fast: FailFastFlag = False,
     save_replies: SaveRepliesFlag = None,
     max_p95: MaxP95Flag = None,
+    allow_tool: AllowToolFlag = None,
     concurrency: ConcurrencyFlag = None,
     batch_size: BatchSizeFlag = None,
     ray: RayFlag = None,
@@ -148,6 +150,7 @@ def batch(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         other_inputs=files_read(config, flags),
+        allow_tools=allow_tool or (),
     )
     raise typer.Exit(_run(settings, options, max_p95))
 

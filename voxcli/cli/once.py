@@ -11,6 +11,7 @@ import typer
 
 from voxcli.cli.interface.common import (
     INTERRUPTED,
+    AllowToolFlag,
     ConfigFlag,
     ContinueFlag,
     DeviceFlag,
@@ -69,6 +70,7 @@ def once(
     save_reply: SaveReplyFlag = None,
     force: ForceFlag = False,
     raw_rate: RawRateFlag = None,
+    allow_tool: AllowToolFlag = None,
     engine: EngineFlag = None,
     url: UrlFlag = None,
     model: ModelFlag = None,
@@ -106,6 +108,7 @@ def once(
         raw_rate=raw_rate,
         force=force,
         other_inputs=files_read(config, flags),
+        allow_tools=allow_tool or (),
     )
     interrupt = threading.Event()
     try:

@@ -14,6 +14,7 @@ from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.storage.store import Store
 from voxcli.core.storage.stored import StageTimes, TurnDetails
+from voxcli.core.tools import ToolRunner
 from voxcli.core.turn import Event, TurnEnded, run_turn, with_understood
 from voxcli.core.understanding import Understanding, Understood, UnderstoodMode
 from voxcli.errors import ConfigError
@@ -92,23 +93,23 @@ class Memory:
         utterance: Utterance,
         interrupt: threading.Event,
         speech: SpeechOutput | None = None,
+        tools: ToolRunner | None = None,
     ) -> Generator[Event, None, None]:
         """Run a turn; its last event, `TurnEnded`, comes once the turn is remembered.
 
         What was understood, if it is not known by then, is waited for after that, unless `interrupt` is set. Close the
         generator to stop early; before the turn is remembered, none took place.
 
+        Args:
+            tools: runs the tools that the model calls; None if it has none.
+
         Raises:
             VoxError: raised by the engine; no turn took place.
             StoreError: the turn could not be stored; it is remembered in memory only.
         """
         understanding = Understanding(self.understood)
-        with (
-            closing(understanding),
-            closing(
-                run_turn(engine, self.session, utterance, interrupt, speech, understanding=understanding)
-            ) as events,
-        ):
+        turn = run_turn(engine, self.session, utterance, interrupt, speech, tools=tools, understanding=understanding)
+        with closing(understanding), closing(turn) as events:
             for event in events:
                 if not isinstance(event, TurnEnded):
                     yield event

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.core.session import Session, Turn, audio_placeholder
-from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned
+from voxcli.core.tools import ToolCalled, ToolCalls, ToolResult, ToolReturned, ToolsStopped
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Transcript:
     text: str
 
 
-Item = str | Transcript | ToolCalled | ToolReturned
+Item = str | Transcript | ToolCalled | ToolReturned | ToolsStopped
 ReplyWithTools = Generator[str | Transcript | ToolCalls, Sequence[ToolResult] | None, PassReport]
 Reply = Generator[str | Transcript, None, PassReport] | ReplyWithTools
 

@@ -1,9 +1,11 @@
 """Builds the record of a turn that `once --json` prints and `batch` writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from voxcli.core.protocols import Engine, Utterance
+from voxcli.core.tools import ToolResult
 from voxcli.core.turn import TurnEnded
 from voxcli.errors import VoxError
 
@@ -44,6 +46,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "model_passes": report.model_passes,
         "additional_generations": report.additional_generations,
         "tools": [result.as_record() for result in turn.tools],
+        "tools_stopped": ended.tools_stopped,
         "session": context.session,
         "turn": context.turn,
         "interrupted": turn.interrupted,
@@ -59,9 +62,19 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
 
 
 def failure_of(
-    error: Exception, engine: Engine, *, path: str | None, prompt: str, session: str | None
+    error: Exception,
+    engine: Engine,
+    *,
+    path: str | None,
+    prompt: str,
+    session: str | None,
+    tools: Sequence[ToolResult] = (),
 ) -> dict[str, Any]:
-    """Return the JSON object of a turn that failed, with `error` in place of the reply."""
+    """Return the JSON object of a turn that failed, with `error` in place of the reply.
+
+    Args:
+        tools: those that had run before.
+    """
     code = error.code if isinstance(error, VoxError) else "unexpected"
     message = error.message if isinstance(error, VoxError) else f"{type(error).__name__}: {error}"
     return {
@@ -71,6 +84,7 @@ def failure_of(
         "engine": engine.name,
         "model": engine.model,
         "session": session,
+        **({"tools": [result.as_record() for result in tools]} if tools else {}),
     }
 
 

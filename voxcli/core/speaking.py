@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Full, Queue
 from typing import Self
 
@@ -47,19 +47,61 @@ class Stopwatch:
         return Timings(self._first.get("token"), self._first.get("audio"), self._clock() - self._started)
 
 
+@dataclass(eq=False)
+class Aside:
+    """A sentence that is no part of the reply."""
+
+    text: str
+    interrupt: threading.Event = field(default_factory=threading.Event)
+
+
+class Asides:
+    """Says sentences between the pieces of a reply that are no part of it. Methods may be called on any thread."""
+
+    def __init__(self) -> None:
+        self._put: Callable[[Aside, bool], bool] | None = None
+        self._said: list[Aside] = []
+
+    def connect(self, put: Callable[[Aside, bool], bool] | None) -> None:
+        """Pass sentences to `put`, which is told whether to wait for room; None: what is said from now on is lost."""
+        self._put = put
+
+    def say(self, sentence: str, *, wait: bool = True) -> bool:
+        """Say a sentence after all that the voice has been given; return False if the voice does not get it.
+
+        Args:
+            wait: wait for room where the voice is far behind; otherwise the sentence is dropped then.
+        """
+        aside = Aside(sentence)
+        self._said.append(aside)
+        put = self._put
+        return put is not None and put(aside, wait)
+
+    def hush(self) -> None:
+        """Fall silent with all that was said so far."""
+        for aside in self._said:
+            aside.interrupt.set()
+
+
 class Speaking(threading.Thread):
     """Speaks a reply while it is generated. The thread runs for as long as the context lasts."""
 
     def __init__(
-        self, output: SpeechOutput, interrupt: threading.Event, stopwatch: Stopwatch, spoken: SpokenText
+        self,
+        output: SpeechOutput,
+        interrupt: threading.Event,
+        stopwatch: Stopwatch,
+        spoken: SpokenText,
+        asides: Asides,
     ) -> None:
         super().__init__(name="speech", daemon=True)
         self._output = output
         self._interrupt = interrupt
         self._stopwatch = stopwatch
         self._spoken = spoken
+        self._asides = asides
         self._cutter = PieceCutter()
-        self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
+        self._pieces: Queue[str | Aside | None] = Queue(PIECES_AHEAD)
         self._is_complete = False  # whether the last piece was put into the queue
         self._closed = False  # whether the last piece was taken from the queue
         self._error: BaseException | None = None  # why speech ended
@@ -69,12 +111,14 @@ class Speaking(threading.Thread):
 
     def __enter__(self) -> Self:
         self.start()
+        self._asides.connect(self._put_aside)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
         """Speak the rest and wait until it was played; after an error, stop speaking at once."""
         if error:
             self._interrupt.set()
+            self._asides.hush()
         self.end_text()
         while self.goes_on(SIGNAL_SECONDS):
             pass
@@ -84,14 +128,19 @@ class Speaking(threading.Thread):
         for piece in self._cutter.feed(delta):
             self._put(piece)
 
+    def flush(self) -> None:
+        """Speak all that was added, because nothing follows for a while; block while the voice is too far behind."""
+        for piece in self._cutter.flush():
+            self._put(piece)
+
     def end_text(self) -> None:
         """Add what is left of the reply, which is complete now; block while the voice is too far behind."""
         if self._is_complete:
             return
         self._is_complete = True
+        self._asides.connect(None)
         try:
-            for piece in self._cutter.flush():
-                self._put(piece)
+            self.flush()
         finally:
             self._put(None)
 
@@ -116,7 +165,10 @@ class Speaking(threading.Thread):
     def run(self) -> None:
         try:
             for piece in self._next_pieces():
-                self._speak(piece)
+                if isinstance(piece, Aside):
+                    self._speak_aside(piece)
+                else:
+                    self._speak(piece)
             if (end := self._spoken.end) is not None:
                 self._output.speaker.wait(end, self._interrupt)
         except VoxError as error:
@@ -132,12 +184,21 @@ class Speaking(threading.Thread):
                 pass
             self.was_interrupted = self._interrupt.is_set()
 
-    def _put(self, piece: str | None) -> None:
+    def _put(self, piece: str | Aside | None) -> None:
         while True:
             with suppress(Full):
                 return self._pieces.put(piece, timeout=SIGNAL_SECONDS)
 
-    def _next_pieces(self) -> Iterator[str]:
+    def _put_aside(self, aside: Aside, wait: bool) -> bool:
+        while not (self._closed or self._interrupt.is_set() or aside.interrupt.is_set()):
+            with suppress(Full):
+                self._pieces.put(aside, timeout=SIGNAL_SECONDS if wait else 0.001)
+                return True
+            if not wait:
+                break
+        return False
+
+    def _next_pieces(self) -> Iterator[str | Aside]:
         while not self._closed:
             piece = self._pieces.get()
             if piece is None:
@@ -156,6 +217,17 @@ class Speaking(threading.Thread):
             end = self._play(clip, end)
         self._spoken.finish(end)
         log.debug("sentence synthesized: it ends at %.2f s of the speaker", end)
+
+    def _speak_aside(self, aside: Aside) -> None:
+        """Speak a sentence that is no part of the reply; what follows begins once it was played or is silent."""
+        end: float | None = None
+        sentence = speakable(aside.text, self._output.language_of(aside.text))
+        for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
+            if self._interrupt.is_set() or aside.interrupt.is_set():
+                return
+            end = self._output.speaker.play(clip, aside.interrupt)
+        if end is not None:
+            self._output.speaker.wait(end, aside.interrupt)
 
     def _play(self, clip: AudioClip, start: float) -> float:
         """Queue a clip; return the position at which it ends, or would have ended without the interrupt."""

@@ -59,8 +59,11 @@ class SpokenText:
         return self._pieces[-1].end if self._pieces else None
 
     def begin(self, piece: str, position: float, language: str | None = None) -> float:
-        """Add a piece of unknown length after the last one, or at `position` if it is the first; return its start."""
-        start = self._pieces[-1].end if self._pieces else position
+        """Add a piece of unknown length after the last one; return its start.
+
+        It starts at `position` if it is the first, or if the speaker has played something else since the last one.
+        """
+        start = max(self._pieces[-1].end, position) if self._pieces else position
         self._pieces.append(SpokenPiece(piece, start, math.inf, language))
         return start
 

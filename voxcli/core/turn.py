@@ -26,9 +26,9 @@ from voxcli.core.protocols import (
     Utterance,
 )
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import SIGNAL_SECONDS, Speaking, Stopwatch, Timings
+from voxcli.core.speaking import SIGNAL_SECONDS, Asides, Speaking, Stopwatch, Timings
 from voxcli.core.spoken_text import SpokenText
-from voxcli.core.tools import ToolCalled, ToolResult, ToolReturned, ToolRunner, answer_calls
+from voxcli.core.tools import StopReason, ToolCalled, ToolResult, ToolReturned, ToolRunner, ToolsStopped, answer_calls
 from voxcli.core.understanding import NotUnderstood, Understanding, Understood
 from voxcli.errors import VoxError
 
@@ -56,9 +56,20 @@ class TurnEnded:
     turn: Turn
     report: PassReport
     timings: Timings
+    tools_stopped: StopReason | None = None  # why the model might call no more tools
 
 
-Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | SpeechFailed | Understood | NotUnderstood | TurnEnded
+Event = (
+    Transcript
+    | ReplyDelta
+    | ToolCalled
+    | ToolReturned
+    | ToolsStopped
+    | SpeechFailed
+    | Understood
+    | NotUnderstood
+    | TurnEnded
+)
 
 
 def run_turn(
@@ -69,6 +80,7 @@ def run_turn(
     speech: SpeechOutput | None = None,
     *,
     spoken: SpokenText | None = None,
+    asides: Asides | None = None,
     tools: ToolRunner | None = None,
     understanding: Understanding | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -84,6 +96,7 @@ def run_turn(
         speech: None for a reply that is not spoken.
         spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
             were played.
+        asides: says sentences between the pieces of the reply for as long as the turn lasts.
         tools: runs the tools that the model calls; None if it has none.
         understanding: asks the engine what it understood, while the complete reply is played. What is not known by
             then does not delay the end of the turn: the caller may go on with `advance`, until another turn begins.
@@ -94,13 +107,16 @@ def run_turn(
     """
     stopwatch = Stopwatch(clock)
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
-    speaking = Speaking(speech, interrupt, stopwatch, spoken or SpokenText()) if speech else None
+    spoken, asides = spoken or SpokenText(), asides or Asides()
+    speaking = Speaking(speech, interrupt, stopwatch, spoken, asides) if speech else None
     try:
         session = replace(session, tools=tools.specs if tools else ())
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
         with speaking or nullcontext(), closing(generation.items(tools, interrupt)) as items:
             for item in items:
-                if isinstance(item, Transcript | ToolCalled | ToolReturned):
+                if isinstance(item, Transcript | ToolCalled | ToolReturned | ToolsStopped):
+                    if speaking and isinstance(item, ToolCalled):
+                        speaking.flush()
                     yield item
                     continue
                 yield ReplyDelta(item)
@@ -124,7 +140,7 @@ def run_turn(
     report, timings = generation.report, stopwatch.timings()
     counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
     log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
-    ended = TurnEnded(turn, report, timings)
+    ended = TurnEnded(turn, report, timings, generation.tools_stopped)
     yield with_understood(ended, understanding) if understanding else ended
 
 
@@ -162,6 +178,7 @@ class _Generation:
         self._stopwatch = stopwatch
         self.text = ""
         self.tool_results: list[ToolResult] = []
+        self.tools_stopped: StopReason | None = None
         self.report = PassReport(0, 0, 0, 0)
 
     def items(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
@@ -169,6 +186,8 @@ class _Generation:
             for item in items:
                 if isinstance(item, ToolReturned):
                     self.tool_results.append(item.result)
+                elif isinstance(item, ToolsStopped):
+                    self.tools_stopped = item.reason
                 elif not isinstance(item, Transcript | ToolCalled):
                     self._stopwatch.note("token")
                     self.text += item

@@ -20,6 +20,8 @@ from rich.text import Text
 from tests.support.emulator import Emulator
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
     BargeIn,
     DevicesChanged,
     InputLevel,
@@ -53,6 +55,7 @@ from voxcli.chat.views.words import latency_figure, latency_line, note_lines, su
 from voxcli.core.protocols import PassReport, Transcript, Utterance
 from voxcli.core.session import Turn
 from voxcli.core.speaking import Timings
+from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned, ToolsStopped
 from voxcli.core.turn import ReplyDelta, SpeechFailed, TurnEnded
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 from voxcli.output import Output
@@ -87,7 +90,9 @@ def typed(line: str, reply: str) -> TurnTaken:
     return TurnTaken(TurnEnded(Turn(line, reply), PassReport(1, 9, 0, 2), Timings(0.1, 0.2, 0.9)), 1, LATENCY)
 
 
-STATES: list[State] = ["starting", "listening", "hearing", "thinking", "speaking", "muted", "asleep"]
+STATES: list[State] = ["starting", "listening", "hearing", "thinking", "asking", "speaking", "muted", "asleep"]
+CALL = ToolCall("c1", "weather", json.dumps({"city": "Rome", "note": HOSTILE}))
+LONG_CALL = ToolCall("c2", HOSTILE * 90, "x" * 3000 + HOSTILE)
 EVENTS: list[LiveEvent] = [
     READY,
     *map(StateChanged, STATES),
@@ -105,6 +110,15 @@ EVENTS: list[LiveEvent] = [
     ReplyDelta("One. "),
     ReplyDelta(HOSTILE),
     ReplyDelta("東京は日本の首都です。\n\tTwo, and much more of it, until no terminal is large enough." * 3),
+    ToolCalled(CALL),
+    ToolCalled(LONG_CALL),
+    StateChanged("using tool", tool=HOSTILE),
+    ApprovalAsked(CALL),
+    ApprovalAsked(LONG_CALL),
+    ApprovalAnswered(CALL, True, "key"),
+    ToolReturned(ToolResult(CALL, "done", HOSTILE * 200, 0.5, asked=True, allowed=True, decided_by="key")),
+    ToolReturned(ToolResult(LONG_CALL, "refused", "no", asked=True, decided_by="timeout")),
+    ToolsStopped("max_calls", 9),
     SentenceSpoken("One. "),
     SentenceSpoken("More than was ever written."),
     BargeIn("One."),
@@ -152,7 +166,8 @@ def styled(rows: list[Text], style: str) -> str:
 def test_the_state_is_in_words(state: State, width: int) -> None:
     shown = text_of(screen_of(READY, StateChanged(state)), width)
     assert state in shown
-    assert ("space unmute" if state == "muted" else "space mute") in shown
+    expected = {"muted": "space unmute", "asking": "y yes  n no"}
+    assert expected.get(state, "space mute") in shown
     assert shown.endswith("q end")
 
 
@@ -282,6 +297,52 @@ def test_only_keys_that_do_something_now_are_shown() -> None:
     assert "u undo" not in text_of(screen_of(first, taken("One."), UNDONE, listening))
     assert "R ask again" not in text_of(screen_of(READY, listening), 120)
     assert "R ask again" in text_of(screen_of(READY, ASKED, listening), 120)
+
+
+RESULT = ToolResult(CALL, "done", "sunny", 0.5, asked=True, allowed=True, decided_by="key")
+USED = (READY, StateChanged("thinking"), ASKED, ReplyDelta("Let me see"), ToolCalled(CALL))
+
+
+def test_a_call_has_a_row_that_its_result_fills_in() -> None:
+    screen = screen_of(*USED, StateChanged("using tool", tool="weather"))
+    shown = text_of(screen)
+    assert "weather (city: Rome, note: \\x1b[2J" in shown
+    assert "using tool weather" in shown
+    screen.update(ToolReturned(RESULT))
+    screen.update(StateChanged("thinking"))
+    screen.update(ReplyDelta(". It is sunny."))
+    rows = [row.plain for row in screen.rows(120, 24)]
+    assert rows[0] == "you  2.2 s"
+    assert rows[1].startswith("weather (city: Rome")
+    assert rows[1].endswith(": sunny (0.5 s)")
+    assert rows[2] == "Let me see. It is sunny.", "the reply goes on after a tool"
+
+
+def test_a_question_is_shown_with_its_arguments_and_how_much_of_them_is_left_out() -> None:
+    asked = ToolCall("c", "mail", json.dumps({"to": "anna@example.org", "text": "secret " * 1000}))
+    screen = screen_of(*USED, StateChanged("asking", tool="mail"), ApprovalAsked(asked))
+    shown = " ".join(text_of(screen).split())
+    assert "May I run mail (to: anna@example.org, text: secret" in shown
+    assert "more characters))?" in shown
+    assert "y yes n no" in shown
+    screen.update(ApprovalAnswered(asked, False, "key"))
+    assert "May I run" not in text_of(screen)
+
+
+def test_tools_stay_with_their_turn_and_are_written_in_lines(tty: "Tty", view: TerminalView) -> None:
+    turn = replace(taken("It is sunny.").ended.turn, tools=(RESULT,))
+    ended = replace(taken(""), ended=replace(taken("").ended, turn=turn))
+    show(view, *USED, ToolReturned(RESULT), ended)
+    assert "sunny (0.5 s)" in tty.getvalue()
+    out, notes = Lines().after(
+        *USED[2:], ApprovalAsked(CALL), ApprovalAnswered(CALL, True, "key"), ToolReturned(RESULT)
+    )
+    assert out == "Let me see\n"
+    lines = notes.splitlines()
+    assert [lines[0], lines[-2]] == ["you: 2.2 s", "weather: allowed by key"]
+    assert lines[1].startswith("tool: weather (city: Rome")
+    assert lines[2].startswith("May I run weather (city: Rome")
+    assert lines[-1].endswith(": sunny (0.5 s)")
 
 
 def test_an_undone_turn_is_told_in_a_few_words() -> None:
@@ -681,6 +742,7 @@ def test_programs_get_the_events_with_their_time() -> None:
         *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
         *("transcript", "sentence_spoken", "barge_in", "turn_retracted", "resumed", "turn_ended", "error", "notice"),
         *("session_ended", "state_changed"),
+        *("tool_called", "approval_asked", "approval_answered", "tool_returned", "tools_stopped"),
     }
 
 
@@ -699,6 +761,7 @@ def test_a_turn_has_its_latency() -> None:
         "model_passes": 1,
         "additional_generations": 0,
         "tools": [],
+        "tools_stopped": None,
         "tokens": {"prompt": 379, "cached": 300, "reply": 21},
         "latency": {
             "endpoint_ms": 350.0,
@@ -728,7 +791,7 @@ def test_the_keys_of_events() -> None:
         {"spoken_text": "One."},
         {"error": {"code": "audio_device", "message": "gone", "hint": "plug it in"}},
         {"spoken_text": "One."},
-        {"state": "asleep", "muted": False},
+        {"state": "asleep", "muted": False, "tool": None},
         {
             "turns": 2,
             "latency": {

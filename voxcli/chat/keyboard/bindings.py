@@ -6,6 +6,8 @@ SPACE_KEY = {  # Keys: values of the setting `live.push_to_talk`.
     "hold": "hold it to talk; release it to send",
 }
 OTHER_KEYS = {
+    "y": "yes: the tool that you are asked about may run",
+    "n": "no: it may not",
     "i": "interrupt the reply",
     "t": "type instead of talking: Enter sends, an empty line or Ctrl-C cancels",
     "e": "write in an editor instead of talking",

@@ -1,6 +1,7 @@
 """Reads the lines of a typed conversation: from a terminal, with editing and history, or from a pipe or file."""
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from voxcli.errors import ConfigError
 
 LINE_BYTES = 1 << 16  # The longest line; a prompt of that length fills the context.
 PROMPT = "you  "
+ANSWER_PROMPT = "y or n  "
 BOLD_CYAN, PLAIN = "\x1b[1;36m", "\x1b[0m"
 UNSEEN, SEEN = "\x01", "\x02"  # tell readline that what is between them takes no columns
 
@@ -69,6 +71,27 @@ def typed_lines(commands: Sequence[str], history: Sequence[str], *, edited: bool
             raise
 
     return read_line
+
+
+def typed_answer(seconds: float) -> str | None:
+    """Let the user type the answer to a question; return None for Ctrl-D.
+
+    What was typed before the question is discarded. Windows can't limit the time.
+
+    Raises:
+        TimeoutError: nothing was typed for so many seconds.
+    """
+    if sys.platform != "win32":
+        import termios
+
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    sys.stderr.write(ANSWER_PROMPT)
+    sys.stderr.flush()
+    if sys.platform != "win32" and not select.select([sys.stdin], [], [], seconds)[0]:
+        sys.stderr.write("\n")
+        raise TimeoutError("nothing was typed")
+    line = sys.stdin.readline(LINE_BYTES)
+    return _text(line.rstrip("\r\n")) if line else None
 
 
 def _read_plainly() -> str | None:

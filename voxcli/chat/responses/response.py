@@ -17,9 +17,10 @@ from typing import Literal, Protocol
 
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.events import Latency
+from voxcli.chat.responses.approval import ChatTools, GatedTools, ToolAnnounced
 from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utterance
 from voxcli.core.session import Session
-from voxcli.core.speaking import Timings
+from voxcli.core.speaking import Asides, Timings
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.turn import Event, TurnEnded, run_turn
 
@@ -34,7 +35,8 @@ class Response:
 
     utterance: Utterance
     last_voiced_at: float  # monotonic seconds; latency counts from here
-    repeats: bool = False  # plays the last reply again instead of asking the engine
+    repeats: bool = False  # says something that is no turn, instead of asking the engine
+    says: str = ""  # what it says then; empty: the last reply again
     state: Literal["speculative", "turn", "over", "dropped"] = "speculative"
     is_asked_again: bool = False  # the utterance was asked before: no latency counts from its end
     is_remembered: bool = False  # The turn is in memory.
@@ -45,6 +47,8 @@ class Response:
     decided: threading.Event = field(default_factory=threading.Event)  # set once it was released, stopped or dropped
     held_events: list[Event] = field(default_factory=list)  # events that came while it was speculative
     spoken: SpokenText = field(default_factory=SpokenText)
+    asides: Asides = field(default_factory=Asides)
+    has_run_tools: bool = False  # A tool was run or asked for, so the turn can't be taken back.
     is_speaking: bool = False  # the conversation knows that the first clip was played
     endpoint_at: float | None = None  # monotonic seconds when the utterance was found to be over
     started_at: float = 0.0  # monotonic seconds when the engine was asked
@@ -61,6 +65,7 @@ class Response:
         """Interrupt the response; a turn is remembered as far as it was played."""
         self.interrupt.set()
         self.decided.set()
+        self.asides.hush()
 
     def drop(self) -> None:
         """Interrupt the response and remember nothing of it."""
@@ -116,7 +121,7 @@ class WorkAheadFailed:
     error: BaseException
 
 
-Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed], None]
+Post = Callable[[ResponseEvent | FirstAudio | ResponseOver | WorkAheadFailed | ToolAnnounced], None]
 
 
 class LastUtterance(Protocol):
@@ -171,28 +176,42 @@ class Responder(threading.Thread):
     """Runs responses on one thread, one after another, because an engine generates one reply at a time."""
 
     def __init__(
-        self, engine: Engine, speech: SpeechOutput | None, post: Post, utterance: LastUtterance | None = None
+        self,
+        engine: Engine,
+        speech: SpeechOutput | None,
+        post: Post,
+        utterance: LastUtterance | None = None,
+        tools: ChatTools | None = None,
     ) -> None:
         """Answer with `engine`; speak with `speech`, or only in text if it is None.
 
         Args:
             post: receives events; called on this thread and on the one that speaks.
             utterance: the last utterance, which the user may continue; None where the user types.
+            tools: what the model may call; None if it has no tools.
         """
         super().__init__(name="responder", daemon=True)
         self.engine = engine
         self.speech = speech  # may be replaced while no response runs
         self._utterance = utterance
         self._post = post
+        self.tools = tools
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def submit(self, response: Response, session: Session) -> None:
         """Queue a response; it starts once the one before it is over."""
         self._jobs.put(lambda: self._run_response(response, session))
 
+    def submit_announcement(self, text: str) -> None:
+        """Speak a sentence that is no turn, after the responses that wait; nothing happens without a voice."""
+        if self.speech:
+            response = Response(Utterance(None, text), time.monotonic(), repeats=True, says=text)
+            response.release()
+            self.submit(response, Session())
+
     def prefill_history(self, session: Session) -> None:
         """Let the engine prefill the session, unless another job is waiting."""
-        self._jobs.put(lambda: self._work_ahead(lambda: self.engine.prefill_history(session)))
+        self._jobs.put(lambda: self._work_ahead(lambda: self.engine.prefill_history(self._with_tools(session))))
 
     def encode_partial(self, clip: AudioClip) -> None:
         """Let the engine encode an utterance that is still open, unless another job is waiting."""
@@ -209,6 +228,16 @@ class Responder(threading.Thread):
     def seconds_to_next_played(self, response: Response) -> float:
         """Return after how many seconds the next sentence will have been played; infinite if it is not known."""
         return response.spoken.seconds_to_next(self.speech.speaker.position) if self.speech else math.inf
+
+    @property
+    def language(self) -> str | None:
+        """The language of what the voice has said last; None if it is not known."""
+        return self.speech.language_of("") if self.speech else None
+
+    def hush(self) -> None:
+        """Let the voice fall silent with what is no part of a reply, such as a question."""
+        if self.tools:
+            self.tools.approver.asides.hush()
 
     def finish(self) -> None:
         """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""
@@ -240,19 +269,41 @@ class Responder(threading.Thread):
         if response.interrupt.is_set():  # interrupted before it started: no model pass is needed
             yield unanswered(response.utterance)
             return
-        engine = _RepeatEngine() if response.repeats else self.engine
+        engine = _RepeatEngine(says=response.says) if response.repeats else self.engine
         response.started_at = time.monotonic()
-        speech = self._gated_output(response)
-        for event in run_turn(engine, session, response.utterance, response.interrupt, speech, spoken=response.spoken):
+        events = run_turn(
+            engine,
+            session,
+            response.utterance,
+            response.interrupt,
+            self._gated_output(response),
+            spoken=response.spoken,
+            asides=response.asides,
+            tools=self._gated_tools(response),
+        )
+        for event in events:
             if isinstance(event, TurnEnded):
                 self._wait_for_user(response)
             yield event
 
-    def _wait_for_user(self, response: Response) -> None:
-        """Wait until the user can no longer continue the utterance, or the response is stopped or dropped."""
+    def _wait_for_user(self, response: Response) -> bool:
+        """Wait until the user can no longer continue the utterance; return False if it was stopped or dropped."""
         response.decided.wait()
-        if self._utterance and (response.first_audio_at is not None or wait_until(self._begin_reply, response)):
-            wait_until(self._utterance.is_final, response)
+        if self._utterance is None:
+            return not response.interrupt.is_set()
+        if response.first_audio_at is None and not wait_until(self._begin_reply, response):
+            return False
+        return wait_until(self._utterance.is_final, response)
+
+    def _gated_tools(self, response: Response) -> GatedTools | None:
+        if self.tools is None or response.repeats:
+            return None
+        self.tools.approver.asides = response.asides
+        self.tools.approver.language = lambda: self.language
+        return GatedTools(self.tools, self._post, lambda: self._wait_for_user(response))
+
+    def _with_tools(self, session: Session) -> Session:
+        return self.tools.given_to(session) if self.tools else session
 
     def _begin_reply(self) -> bool:
         return self._utterance is None or self._utterance.begin_reply()
@@ -272,10 +323,11 @@ def unanswered(utterance: Utterance) -> TurnEnded:
 
 @dataclass
 class _RepeatEngine(Engine):
-    """Implements `voxcli.core.turn.Engine`: replies with the session's last reply, as far as it was played."""
+    """Implements `voxcli.core.turn.Engine`: replies with a text, or what was played of the session's last reply."""
 
     name: str = "repeat"
     model: str = ""
+    says: str = ""
 
     def reply(
         self,
@@ -283,7 +335,7 @@ class _RepeatEngine(Engine):
         utterance: Utterance,  # noqa: ARG002 - the protocol's
         interrupt: threading.Event,  # noqa: ARG002
     ) -> Generator[str, None, PassReport]:
-        yield session.last_reply
+        yield self.says or session.last_reply
         return PassReport(model_passes=0, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
 
     def close(self) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 from voxcli.chat.events import BargeIn, LiveEvent, SentenceSpoken, TurnFailed, TurnStarted
 from voxcli.chat.messages import ListenerControl
+from voxcli.chat.responses.approval import ToolAnnounced
 from voxcli.chat.responses.history import History
 from voxcli.chat.responses.response import Responder, Response
 from voxcli.chat.responses.response_queue import ResponseQueue
+from voxcli.chat.responses.tool_progress import ToolProgress
 from voxcli.core.memory import Memory
+from voxcli.core.tools import ToolReturned
 from voxcli.core.turn import Event, TurnEnded
 from voxcli.errors import VoxError
 
@@ -45,6 +48,7 @@ class Turns:
         self._listener = listener
         self._show = show
         self._show_state = show_state
+        self.tools = ToolProgress(responder, show, listener.commit)
         self._responses = ResponseQueue(lambda response: responder.submit(response, memory.session))
 
     @property
@@ -103,6 +107,10 @@ class Turns:
     def retract(self) -> None:
         """Drop the newest response, because its utterance continues; if it is a turn already, take it back."""
         turn = self._responses.turn
+        if turn and turn.has_run_tools:  # What it has done can't be taken back: the speech is a barge-in.
+            self.stop()
+            self.history.begin_utterance()
+            return
         self.drop()
         if turn:
             self.history.retract(turn, self._responder.spoken_text(turn))
@@ -156,7 +164,13 @@ class Turns:
         elif isinstance(event, TurnEnded):
             self._end_turn(response, event)
         else:
+            if isinstance(event, ToolReturned):
+                self.tools.on_returned()
             self._show(event)
+
+    def on_announced(self, announced: ToolAnnounced) -> None:
+        """Let a call of the running response run, unless the response was stopped or dropped."""
+        self.tools.on_announced(announced, self._responses.running)
 
     def on_over(self, response: Response, error: BaseException | None) -> None:
         """Start the next response, because nothing of this one runs any more.
@@ -165,6 +179,7 @@ class Turns:
             BaseException: the defect that ended the response.
         """
         self._responses.finish_running()
+        self.tools.on_returned()
         if isinstance(error, VoxError):
             self._on_failed(response, error)
         elif error:
@@ -181,7 +196,8 @@ class Turns:
         return min(max(self._responder.seconds_to_next_played(running), LEAST_SECONDS), POLL_SECONDS)
 
     def show_played(self) -> None:
-        """Show the sentences of the running turn that were played since the last call."""
+        """Show the sentences of the running turn that were played since the last call; do what its tools need."""
+        self.tools.tick(self._responses.running)
         if response := self._responses.running:
             self._show_played_of(response)
 

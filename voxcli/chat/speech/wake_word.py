@@ -72,7 +72,7 @@ class SleepControl:
         """Note whether there is a reply, and obey an utterance that puts the conversation to sleep."""
         match event:
             case StateChanged(state):
-                self._is_replying = state in ("thinking", "speaking")
+                self._is_replying = state in ("thinking", "asking", "using tool", "speaking")
             case Transcript(text) if is_sleep_command(text):
                 self._is_told = True
                 self._undo = Control("undo")  # The command needs no reply, and no place in the next prompt.

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from voxcli.chat.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
     BargeIn,
     DevicesChanged,
     KeysAsked,
@@ -41,9 +43,11 @@ from voxcli.chat.views.words import (
     question_text,
     rounded_ms,
     summary_lines,
+    tool_lines,
 )
 from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
+from voxcli.core.tools import ToolCall, ToolCalled, ToolReturned, ToolsStopped
 from voxcli.core.turn import ReplyDelta, SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -86,6 +90,9 @@ class PlainView:
             case ReplyDelta(text):
                 self._write_question()
                 self._add_to_reply(text)
+            case ToolCalled():
+                self._write_question()
+                self._write_reply(self._cutter.flush())
             case BargeIn():
                 self._drop_text()
             case TurnRetracted() if self._questions:
@@ -159,7 +166,7 @@ class PlainView:
             case KeysAsked():
                 lines = [f"{key}: {does}" for key, does in self._situation.all_keys.items()]
             case _:
-                lines = note_lines(event)
+                lines = note_lines(event) or tool_lines(event)
         for line in lines:
             self._notes.write_dim(line)
         if isinstance(event, Ready) and (keys := self._situation.keys):
@@ -241,6 +248,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "model_passes": report.model_passes,
         "additional_generations": report.additional_generations,
         "tools": [result.as_record() for result in turn.tools],
+        "tools_stopped": taken.ended.tools_stopped,
         "tokens": {"prompt": report.prompt_tokens, "cached": report.cached_tokens, "reply": report.reply_tokens},
         "latency": {
             **{stage: None if (value := getattr(latency, stage)) is None else rounded_ms(value) for stage in STAGES},
@@ -263,6 +271,18 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
     }
 
 
+def _state_record(event: StateChanged) -> dict[str, Any]:
+    return {"state": event.state, "muted": event.muted, "tool": event.tool or None}
+
+
+def _call_record(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _answer_record(event: ApprovalAnswered) -> dict[str, Any]:
+    return {**_call_record(event.call), "allowed": event.allowed, "decided_by": event.decided_by}
+
+
 def _error_record(event: SpeechFailed | TurnFailed) -> dict[str, Any]:
     error = event.error
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
@@ -275,13 +295,18 @@ def _ended_record(event: SpeechEnded) -> dict[str, Any]:
 # The name and the keys of each event. Samples count from when the microphone was opened.
 _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     Ready: ("ready", vars),
-    StateChanged: ("state_changed", vars),
+    StateChanged: ("state_changed", _state_record),
     SpeechStarted: ("speech_started", lambda event: {"sample": event.start}),
     SpeechEnded: ("speech_ended", _ended_record),
     SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # another `speech_ended` will follow
     SpeechTooLong: ("speech_too_long", vars),
     Transcript: ("transcript", vars),  # once the turn has started, where the engine knows it before its reply
     ReplyDelta: ("reply_delta", vars),
+    ToolCalled: ("tool_called", lambda event: _call_record(event.call)),
+    ApprovalAsked: ("approval_asked", lambda event: _call_record(event.call)),  # "y" and "n" answer it
+    ApprovalAnswered: ("approval_answered", _answer_record),
+    ToolReturned: ("tool_returned", lambda event: event.result.as_record()),
+    ToolsStopped: ("tools_stopped", vars),
     SentenceSpoken: ("sentence_spoken", vars),
     BargeIn: ("barge_in", vars),
     TurnRetracted: ("turn_retracted", vars),  # after `speech_resumed`: the turn that had started never took place

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from voxcli.chat.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
     InputLevel,
     LiveEvent,
     SentenceSpoken,
@@ -23,9 +25,11 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.views.situation import Situation
-from voxcli.chat.views.words import question_text
+from voxcli.chat.views.words import approval_question, question_text
 from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
+from voxcli.core.tool_words import ASKED_CHARACTERS, call_line, result_line
+from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned
 from voxcli.core.turn import ReplyDelta
 from voxcli.printable import printable
 
@@ -39,18 +43,29 @@ MOST_ROWS = 12  # a terminal may have become less high than it was when the rows
 # A terminal that is made narrower wraps what it shows. Rows that still fit then never leave the screen, so they can
 # always be erased.
 NARROWEST = 20
+MOST_TOOL_ROWS = 4  # of the calls of a turn, the last ones are shown while it lasts
+LEAST_ASKED_CHARACTERS = 40  # a question with fewer characters of its arguments is not worth its place
 
 STYLES: dict[State, str] = {
     "starting": "yellow",
     "listening": "green",
     "hearing": "bold cyan",
     "thinking": "yellow",
+    "asking": "bold yellow",
+    "using tool": "yellow",
     "speaking": "magenta",
     "muted": "bold red",
     "asleep": "dim",
 }
-MOVING: tuple[State, ...] = ("starting", "thinking")  # a spinner turns and seconds are counted
-GLYPHS: dict[State, str] = {"listening": "○", "hearing": "●", "speaking": "▶", "muted": "✕", "asleep": "◌"}
+MOVING: tuple[State, ...] = ("starting", "thinking", "using tool")  # a spinner turns and seconds are counted
+GLYPHS: dict[State, str] = {
+    "listening": "○",
+    "hearing": "●",
+    "asking": "?",
+    "speaking": "▶",
+    "muted": "✕",
+    "asleep": "◌",
+}
 WARNING = "bold red"
 SPINNER, SPINNER_ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 SPOKEN, PRESENT, TO_COME = "", "bold", "dim"  # styles of a reply's sentences
@@ -77,6 +92,8 @@ class Screen:
         self._utterances: deque[Utterance] = deque()  # The present turn's, and that of one that waits.
         self._transcript = ""
         self._reply = _LiveReply()
+        self._tools: list[ToolCall | ToolResult] = []  # The present turn's.
+        self._asked: ToolCall | None = None
 
     def starting(self, what: str, share: float | None) -> None:
         self._preparing, self._share = printable(what), share
@@ -84,7 +101,8 @@ class Screen:
     def unanswered(self, utterance: Utterance) -> list[Text]:
         """Return the rows that stay of the present turn, which failed: the question, and the reply so far."""
         reply = [Text(printable(self._reply.text, keep="\n\t").strip())] if self._reply.text.strip() else []
-        return [question_row(question_text(utterance, self._transcript)), *reply]
+        tools = [Text(result_line(each), "dim") for each in self._tools if isinstance(each, ToolResult)]
+        return [question_row(question_text(utterance, self._transcript)), *tools, *reply]
 
     @property
     def is_moving(self) -> bool:
@@ -96,7 +114,7 @@ class Screen:
         state, warning = self.situation.state, self.situation.warning
         self.situation.update(event)
         if self.situation.state != state:
-            self._on_state_changed(self.situation.state)
+            self._on_state_changed(state, self.situation.state)
         match event:
             case InputLevel(dbfs, speech_seconds):
                 dbfs = max(SILENT_DBFS, dbfs)
@@ -112,26 +130,41 @@ class Screen:
                 self._reply.add(text)
             case SentenceSpoken(text):
                 self._reply.spoken_chars += len(text)
+            case ToolCalled() | ApprovalAsked() | ApprovalAnswered() | ToolReturned():
+                self._update_tools(event)
             case TurnRetracted():
                 self._end_turn(self._utterances.pop)
             case TurnTaken() | TurnFailed():
                 self._end_turn(self._utterances.popleft)
         return True
 
+    def _update_tools(self, event: ToolCalled | ApprovalAsked | ApprovalAnswered | ToolReturned) -> None:
+        self._asked = None
+        match event:
+            case ToolCalled(call):
+                self._reply.flush()
+                self._tools.append(call)
+            case ApprovalAsked(call):
+                self._asked = call
+            case ToolReturned(result):
+                self._tools = [*self._tools[:-1], result]  # In place of its call, because one runs at a time.
+
     def _end_turn(self, remove_utterance: Callable[[], Utterance]) -> None:
         with suppress(IndexError):  # none: it was a repeated reply, or the turn was not begun
             remove_utterance()
         self._clear_reply()
 
-    def _on_state_changed(self, state: State) -> None:
+    def _on_state_changed(self, before: State, state: State) -> None:
         self._since, self._speech_seconds = self._clock(), None
-        if state in ("listening", "asleep", "thinking"):  # a repeated reply ends without a turn
+        goes_on = before in ("asking", "using tool") and state == "thinking"
+        if state in ("listening", "asleep", "thinking") and not goes_on:  # a repeated reply ends without a turn
             self._clear_reply()
         if state in ("listening", "asleep"):
             self._utterances.clear()
 
     def _clear_reply(self) -> None:
         self._transcript, self._reply = "", _LiveReply()
+        self._tools, self._asked = [], None
 
     def rows(self, width: int, height: int) -> list[Text]:
         """Return rows that fit the terminal; of a long reply, the part that is being spoken."""
@@ -139,6 +172,7 @@ class Screen:
         if self.situation.state != "starting" and height > len(below) + 1 and (keys := self._keys_row(width)).plain:
             below.append(keys)
         question_rows = self._question_rows(width)
+        question_rows += self._tool_rows(width, height - _rows_when_narrow([*question_rows, *below]) - 1)
         room = height - _rows_when_narrow([*question_rows, *below]) - 1  # an empty row stands above the state
         if room < 0:
             return below
@@ -152,6 +186,28 @@ class Screen:
             return []
         text = " ".join(question_text(self._utterances[0], self._transcript).split())
         return [_cropped(question_row(text), width, ascii_only=self._ascii_only)]
+
+    def _tool_rows(self, width: int, room: int) -> list[Text]:
+        """Return the question whether a tool may run, or else a row for each of the last calls, as far as they fit.
+
+        Args:
+            room: rows of NARROWEST columns that are free.
+        """
+        characters = ASKED_CHARACTERS
+        while self._asked and characters >= LEAST_ASKED_CHARACTERS:
+            question = Text(approval_question(self._asked, characters), "bold yellow")
+            rows = list(question.wrap(self._console, width))
+            if _rows_when_narrow(rows) <= room and len(rows) <= MOST_ROWS // 2:
+                return rows
+            characters //= 2
+        rows = [_cropped(self._tool_row(each), width, ascii_only=self._ascii_only) for each in self._tools]
+        most = min(MOST_TOOL_ROWS, max(0, room) // max(1, -(-width // (NARROWEST - 1)) + 1))
+        return rows[-most:] if most else []
+
+    def _tool_row(self, tool: ToolCall | ToolResult) -> Text:
+        if isinstance(tool, ToolResult):
+            return Text(result_line(tool), "dim")
+        return Text(f"{call_line(tool)} {'...' if self._ascii_only else '…'}", "dim")
 
     def _reply_rows(self, width: int, room: int, most: int) -> list[Text]:
         """Return the rows of the reply that fit.
@@ -236,6 +292,11 @@ class _LiveReply:
     def add(self, delta: str) -> None:
         self.text += delta
         for piece in self._cutter.feed(delta):
+            self._ends.append(self._ends[-1] + len(piece))
+
+    def flush(self) -> None:
+        """Note that the voice says all of the text, because nothing follows for a while."""
+        for piece in self._cutter.flush():
             self._ends.append(self._ends[-1] + len(piece))
 
     def styled(self, is_spoken: bool, is_speaking: bool) -> Text:

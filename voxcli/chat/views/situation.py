@@ -17,6 +17,7 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.keyboard.bindings import OTHER_KEYS, SPACE_KEY
 from voxcli.core.turn import SpeechFailed
+from voxcli.printable import printable
 
 # Left out first where there is no room for all keys. `q` always has room.
 LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
@@ -30,6 +31,7 @@ class Situation:
 
     def __init__(self) -> None:
         self.state: State = "starting"
+        self._tool = ""  # the one that is used or asked for
         self.muted = False
         self.is_spoken = True  # replies are spoken, not only shown
         self._push_to_talk: PushToTalk = "off"
@@ -43,8 +45,8 @@ class Situation:
     def update(self, event: LiveEvent) -> None:
         """Apply an event."""
         match event:
-            case StateChanged(state, muted):
-                self.state, self.muted = state, muted or state == "muted"
+            case StateChanged(state, muted, tool):
+                self.state, self.muted, self._tool = state, muted or state == "muted", tool
             case Ready():
                 self.is_spoken = event.voice is not None and event.output_device is not None
                 self._push_to_talk, self.has_keys = event.push_to_talk, event.keys
@@ -77,15 +79,16 @@ class Situation:
             return self.warning
         if self.state == "listening" and self._push_to_talk != "off":
             return "hold space to talk" if self._push_to_talk == "hold" else "push space to talk"
-        return self.state
+        return f"using tool {printable(self._tool)}".rstrip() if self.state == "using tool" else self.state
 
     @property
     def keys(self) -> Mapping[str, str]:
         """The keys that do something now, and what they do."""
         if not self.has_keys:
             return {}
-        replying = self.state in ("thinking", "speaking")
+        replying = self.state in ("thinking", "asking", "using tool", "speaking")
         return {
+            **({"y": "yes", "n": "no"} if self.state == "asking" else {}),
             "space": self._space(),
             **({"i": "interrupt"} if replying else {}),
             "t": "type",

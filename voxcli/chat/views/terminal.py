@@ -30,6 +30,7 @@ from voxcli.chat.views.words import (
     summary_lines,
     turn_question,
 )
+from voxcli.core.tool_words import result_line
 from voxcli.core.turn import SpeechFailed
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -228,7 +229,8 @@ class TerminalView:
         ]
         reply = Text("  ").join(Text(*part) for part in parts if part[0])
         stages = [Text(latency_line(taken.latency), "dim")] if self._stages else []
-        return [question_row(turn_question(taken)), *([reply] if reply else []), *stages, Text()]
+        tools = [Text(result_line(each), "dim") for each in turn.tools]
+        return [question_row(turn_question(taken)), *tools, *([reply] if reply else []), *stages, Text()]
 
 
 def _size_of(stream: TextIO) -> os.terminal_size:

@@ -5,12 +5,14 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from voxcli.chat.events import BargeIn, LiveEvent, Ready, SessionEnded, TurnStarted, TurnTaken
-from voxcli.chat.views.words import interruption, latency_line, note_lines, summary_lines
+from voxcli.chat.views.words import interruption, latency_line, note_lines, summary_lines, tool_lines
+from voxcli.core.tool_words import call_line
+from voxcli.core.tools import ToolCalled, ToolReturned
 from voxcli.core.turn import ReplyDelta
 from voxcli.output import Output
 from voxcli.printable import printable
 
-WAITING, ERASE = "\x1b[2mthinking\x1b[22m", "\r\x1b[K"
+ERASE = "\r\x1b[K"
 
 HOW_TO = "Enter sends, Ctrl-C interrupts a reply, Ctrl-D ends, /help lists the commands."
 
@@ -47,8 +49,13 @@ class TypedView:
     def show(self, event: LiveEvent) -> None:
         match event:
             case TurnStarted() if self._is_terminal:
-                self._notes.write(WAITING)
-                self._is_waiting = True
+                self._wait("thinking")
+            case ToolCalled(call) if self._is_terminal:
+                self._end_line()
+                self._wait(f"{call_line(call)} …")
+            case ToolReturned() if self._is_terminal:
+                self._write_notes(event)
+                self._wait("thinking")
             case ReplyDelta(text):
                 self._erase_waiting()
                 self._write_reply(text)
@@ -77,13 +84,20 @@ class TypedView:
             self._in_line = True
 
     def _write_notes(self, event: LiveEvent) -> None:
-        lines = summary_lines(event, stages=self._stages) if isinstance(event, SessionEnded) else note_lines(event)
+        is_end = isinstance(event, SessionEnded)
+        lines = summary_lines(event, stages=self._stages) if is_end else note_lines(event) or tool_lines(event)
         if lines:
             self._end_line()
         for line in lines:
             self._notes.write_dim(line)
         if isinstance(event, Ready) and self._is_terminal:
             self._notes.write_dim(f"{HOW_TO}\n")
+
+    def _wait(self, what: str) -> None:
+        """Tell in a line what is waited for, which the next output takes away again."""
+        self._erase_waiting()
+        self._notes.write(f"\x1b[2m{what}\x1b[22m")
+        self._is_waiting = True
 
     def _end_line(self) -> None:
         self._erase_waiting()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from voxcli.chat.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
     DevicesChanged,
     Latency,
     LiveEvent,
@@ -19,6 +21,8 @@ from voxcli.core.percentiles import percentile
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn, first_words
 from voxcli.core.storage.stored import StageTimes
+from voxcli.core.tool_words import ASKED_CHARACTERS, DECISIONS, call_line, result_line, tool_name
+from voxcli.core.tools import ToolCall, ToolCalled, ToolReturned, ToolsStopped
 from voxcli.core.turn import SpeechFailed
 from voxcli.errors import VoxError
 from voxcli.printable import printable
@@ -33,6 +37,25 @@ def note_lines(event: LiveEvent) -> list[str]:
     """Return the lines that describe an event; none for turns, states and events that need no words."""
     lines = _NOTES.get(type(event))
     return lines(event) if lines else []
+
+
+def tool_lines(event: LiveEvent) -> list[str]:
+    """Return the lines that describe what tools do, for views that write each event once."""
+    match event:
+        case ToolCalled(call):
+            return [f"tool: {call_line(call)}"]
+        case ApprovalAsked(call):
+            return [approval_question(call)]
+        case ApprovalAnswered(call, allowed, decided_by):
+            return [f"{tool_name(call)}: {'allowed' if allowed else 'refused'} {DECISIONS[decided_by]}"]
+        case ToolReturned(result):
+            return [result_line(result)]
+    return []
+
+
+def approval_question(call: ToolCall, characters: int = ASKED_CHARACTERS) -> str:
+    """Return the question whether a tool may run, as it is shown."""
+    return f"May I run {call_line(call, characters)}?"
 
 
 def question_text(utterance: Utterance, transcript: str) -> str:
@@ -173,5 +196,6 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
     TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
+    ToolsStopped: lambda event: [event.note],
     SessionEnded: summary_lines,
 }

@@ -114,6 +114,10 @@ LanguageFlag = Annotated[
     str | None,
     typer.Option("--language", "-l", metavar="auto|CODE", help="Language of the conversation, such as en or fr."),
 ]
+AllowToolFlag = Annotated[
+    list[str] | None,
+    typer.Option("--allow-tool", metavar="NAME", help="Let the model call this tool; repeat it for more."),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 

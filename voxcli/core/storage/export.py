@@ -10,6 +10,7 @@ from typing import Any
 
 from voxcli.core.session import first_words
 from voxcli.core.storage.stored import SearchHit, SessionSummary, StoredSession, StoredTurn
+from voxcli.core.tool_words import decision_words, result_line
 from voxcli.printable import printable
 
 FIRST_WORDS_LENGTH = 40  # most characters of the first words in a list
@@ -39,6 +40,7 @@ def _turn_as_json(stored: StoredTurn) -> dict[str, Any]:
         "transcript": stored.details.transcript,
         "reply": stored.turn.reply,
         "interrupted": stored.turn.interrupted,
+        "tools": [result.as_record() for result in stored.turn.tools],
         "engine": stored.details.engine,
         "model": stored.details.model,
         "latency": vars(latency) if latency.endpoint_ms is not None else None,
@@ -123,10 +125,18 @@ def as_text(stored: StoredSession) -> str:
 
 def _turn_as_text(stored: StoredTurn) -> str:
     said, typed = asked(stored)
-    labelled = {"you": said, **({"typed": typed} if typed else {})}
-    labelled["interrupted" if stored.turn.interrupted else "reply"] = stored.turn.reply
-    texts = [_labelled(label, text) for label, text in labelled.items()]
+    labelled = [("you", said), *([("typed", typed)] if typed else []), *(("tool", line) for line in tool_lines(stored))]
+    labelled.append(("interrupted" if stored.turn.interrupted else "reply", stored.turn.reply))
+    texts = [_labelled(label, text) for label, text in labelled]
     return "\n".join([f"{stored.number}  {_local(stored.created_at)}", *texts])
+
+
+def tool_lines(stored: StoredTurn) -> list[str]:
+    """Return a line for each tool that was called: what came of it, and who allowed or refused it."""
+    return [
+        ", ".join(filter(None, (result_line(each), "" if each.status == "refused" else decision_words(each))))
+        for each in stored.turn.tools
+    ]
 
 
 def _labelled(label: str, text: str) -> str:
@@ -154,6 +164,7 @@ def _turn_as_markdown(stored: StoredTurn) -> str:
     said, typed = asked(stored)
     speaker = "**voxcli**, interrupted" if stored.turn.interrupted else "**voxcli**"
     parts = [f"**You**, {stored.created_at:%Y-%m-%d %H:%M:%S}", _quoted(said), *([_quoted(typed)] if typed else [])]
+    parts += [f"*Tool:* {_escaped(line)}" for line in tool_lines(stored)]
     return "\n\n".join([*parts, speaker, _quoted(stored.turn.reply)])
 
 

@@ -7,7 +7,7 @@ import base64
 import html
 from collections.abc import Mapping
 
-from voxcli.core.storage.export import asked, turn_count
+from voxcli.core.storage.export import asked, tool_lines, turn_count
 from voxcli.core.storage.stored import StoredSession, StoredTurn
 from voxcli.printable import printable
 
@@ -52,6 +52,7 @@ def _turn(stored: StoredTurn, recording: bytes | None) -> str:
         audio = f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>\n'
     interrupted = ' <span class="note">(interrupted)</span>' if stored.turn.interrupted else ""
     questions = "".join(f'<p class="you">{_escaped(text)}</p>\n' for text in (said, typed) if text)
+    questions += "".join(f'<p class="note">tool: {_escaped(line)}</p>\n' for line in tool_lines(stored))
     return (
         f'<section>\n<p class="note">{stored.number} · {_escaped(", ".join(details))}</p>\n{questions}{audio}'
         f'<p class="reply">{_escaped(stored.turn.reply)}{interrupted}</p>\n</section>\n'

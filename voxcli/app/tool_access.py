@@ -1,0 +1,113 @@
+"""Opens the tools of a chat, a single turn or a batch run, with whoever may allow their calls."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from voxcli.app.parts import Notice
+from voxcli.app.tools import has_tools, open_toolbox
+from voxcli.errors import ConfigError
+from voxcli.printable import printable
+
+if TYPE_CHECKING:
+    from voxcli.chat.messages import Inbound
+    from voxcli.chat.responses.approval import ChatTools, Transcribe
+    from voxcli.config.loading import Settings
+    from voxcli.core.protocols import Engine
+    from voxcli.tools.allowed import AllowedTools
+    from voxcli.tools.tool import ToolSource
+    from voxcli.tools.toolbox import Toolbox
+
+
+def open_chat_tools(
+    settings: "Settings",
+    engine: "Engine",
+    post: "Callable[[Inbound], None]",
+    stack: ExitStack,
+    notice: Notice,
+    announce: Callable[[str], None],
+    *,
+    has_keys: bool,
+    listens: bool,
+    further: "Sequence[ToolSource]" = (),
+) -> "ChatTools | None":
+    """Open the tools of a chat; None if none are set up, or the engine can't call any.
+
+    Args:
+        post: receives the questions whether a tool may run.
+        notice: told, on any thread, what to know about the tools.
+        announce: says a sentence to the user later, on any thread: that a timer is over.
+        has_keys: whether there is a keyboard to answer with.
+        listens: whether the user may answer by voice; that takes the embedded engine's Whisper.
+        further: sources of other tools than those of the settings.
+
+    Raises:
+        VoxError: a tool can't be opened.
+    """
+    from voxcli.chat.responses.approval import Approver, ChatTools
+
+    if not (has_tools(settings) or further):
+        return None
+    if not engine.supports_tools:
+        notice(_unused(engine))
+        return None
+    approver = Approver(post, _transcriber(settings, notice) if listens else None, has_keys=has_keys)
+    toolbox = open_toolbox(settings, approver, stack, notice, announce=announce, further=further)
+    return ChatTools(toolbox, approver) if toolbox else None
+
+
+def open_allowed_tools(
+    settings: "Settings", names: Sequence[str], stack: ExitStack, notice: Notice
+) -> "AllowedTools | None":
+    """Open the tools that `--allow-tool` names; None if it names none.
+
+    Raises:
+        ConfigError: there is no tool of a name, or it may never run.
+        VoxError: a tool can't be opened.
+    """
+    from voxcli.tools.allowed import AllowedTools
+
+    if not names:
+        return None
+    allowed = frozenset(names)
+    servers = {
+        server: table for server, table in settings.mcp.items() if any(n.startswith(f"{server}_") for n in names)
+    }
+    needed = settings.model_copy(update={"mcp": servers})  # No other server is started.
+    toolbox = open_toolbox(needed, lambda call, _interrupt: call.name in allowed, stack, notice, wait=True)
+    for name in names:
+        _check_name(name, toolbox)
+    return AllowedTools(toolbox, allowed) if toolbox else None
+
+
+def usable_tools(tools: "AllowedTools | None", engine: "Engine", notice: Notice) -> "AllowedTools | None":
+    """Return the tools if the engine can call them; otherwise say that they are left out."""
+    if tools is None or engine.supports_tools:
+        return tools
+    notice(_unused(engine))
+    return None
+
+
+def _transcriber(settings: "Settings", notice: Notice) -> "Transcribe | None":
+    """Return what transcribes answers: the embedded engine's Whisper, which is loaded when a question is asked."""
+    from voxcli.config.paths import cache_folder
+    from voxcli.engines.embedded.transcriber import answer_transcriber
+
+    return answer_transcriber(cache_folder(), settings.embedded.whisper, settings.language, notice)
+
+
+def _unused(engine: "Engine") -> str:
+    return f"the {engine.name} engine can't call tools, so they are left out"
+
+
+def _check_name(name: str, toolbox: "Toolbox | None") -> None:
+    """Raise ConfigError unless a tool of this name may run."""
+    names = {spec.name for spec in toolbox.specs} if toolbox else set()
+    if name in names:
+        return
+    if toolbox and name in toolbox.tools:
+        raise ConfigError(f"the settings say that {printable(name)} never runs", hint="change its approval there")
+    near = get_close_matches(name, names, 1, cutoff=0.4)
+    hint = f"did you mean --allow-tool {near[0]}?" if near else "voxcli tools list shows them"
+    raise ConfigError(f"there is no tool {printable(name)[:64]}", hint=hint)
