@@ -129,7 +129,10 @@ class BatchEngine(Engine):
 
     def _understood(self, aside: Aside, replied: Request, utterance: Utterance) -> Generator[str, None, None]:
         tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
-        ids = [*replied.ids, *replied.generated, *aside.ids]
+        said = [
+            token_id for token_id in replied.generated if token_id != aside.audio_id
+        ]  # It stands for the clip alone.
+        ids = [*replied.ids, *said, *aside.ids]
         request = replied.continued(ids, tokens.notify, closed.is_set, aside.sampling)
         self._queue(request, Session(), utterance)
         try:
