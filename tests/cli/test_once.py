@@ -160,6 +160,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "user": "[User audio input - 33948 samples, 2.12s]",
         "prompt": FORGED,
         "transcript": "What is the capital of France?",
+        "understood": None,
         "audio": {
             "path": str(clip),
             "samples": 33948,

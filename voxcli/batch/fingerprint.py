@@ -96,8 +96,9 @@ def history_hash(turns: Iterable[Turn], earlier: str = NO_HISTORY) -> str:
         earlier: the hash of turns before these.
     """
     for turn in turns:
-        notes = [[result.note for result in turn.tools]] if turn.tools else []  # Older records have none.
-        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted, *notes]))
+        notes = [[result.note for result in turn.tools]] if turn.tools else []
+        later = [*notes, *([turn.understood] if turn.understood else [])]  # Hashes of older versions have none.
+        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted, *later]))
     return earlier
 
 

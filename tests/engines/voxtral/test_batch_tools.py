@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.engines.voxtral.test_tool_layout import HOSTILE, Exchange
+from tests.engines.voxtral.test_tool_layout import HOSTILE, Exchange, expected
 from tests.engines.voxtral.test_tool_turns import END, SESSION, SPOKEN, TOOLS, ScriptedRunner, Tools, sound
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
 from voxcli.core.tools import ToolReturned
 from voxcli.core.turn import Event, ReplyDelta, run_turn
+from voxcli.core.understanding import INSTRUCTION
 from voxcli.engines.voxtral.tokenizer import TextStream
 from voxcli.errors import ModelError
 
@@ -26,7 +27,7 @@ class BatchTools(Tools):
 
     def __init__(self, folder: Path, version: str, slots: int) -> None:
         super().__init__(folder, version)
-        self.engine = self.single.for_many(slots)
+        self.engine = self.single.for_many(slots, understood=True)
         self.fed: list[int] = []
         self.model.get_input_embeddings().register_forward_hook(self._note_fed)
 
@@ -81,8 +82,7 @@ def test_parallel_malformed_and_hostile_calls(tools: BatchTools) -> None:
     if tools.version == "v7":
         assert [result.call.name for result in results_of(events)] == ["weather"], "the list as a whole is malformed"
         exchange = Exchange("", tuple(results_of(events)))
-        expected = tools.last_reply(replace(SESSION, tools=TOOLS), SPOKEN, [exchange])
-        assert text_after_results(events) == expected
+        assert text_after_results(events) == tools.last_reply(replace(SESSION, tools=TOOLS), SPOKEN, [exchange])
     else:
         assert [result.call.name for result in results_of(events)] == ["weather", "evil"]
         assert ended.report.additional_generations == 0, "two malformed calls are one too many"
@@ -116,6 +116,19 @@ def test_an_interrupt_while_a_tool_runs_ends_the_reply(tools: BatchTools) -> Non
     _, ended = tools.take([script], runner, interrupt=interrupt)
     assert (ended.turn.reply, ended.turn.interrupted) == ("Let me see.", True)
     assert ended.report.additional_generations == 0
+
+
+def test_what_was_understood_is_asked_after_a_reply_with_tools(tools: BatchTools) -> None:
+    before, runner = tools.encoded, ScriptedRunner(specs=TOOLS)
+    events, ended = tools.take([[*tools.called(("weather", '{"town": "Rome"}')), END]], runner)
+    line = "".join(tools.engine.understand(SPOKEN))
+    assert tools.encoded - before == SPOKEN_WINDOWS
+    session, exchange = replace(SESSION, tools=TOOLS), Exchange("", tuple(results_of(events)))
+    prompt = expected(tools.theirs, session, SPOKEN, [exchange])
+    asked = [*prompt, *tools.fresh(session, SPOKEN, [exchange]), END, *tools.ids(3, INSTRUCTION, 4)]
+    assert tools.text(tools.continued(asked, SPOKEN)).startswith(line)
+    assert line
+    assert ended.report.additional_generations == 1
 
 
 def test_an_oversized_result_is_cut(tools: BatchTools) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import warnings
+from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,6 +206,14 @@ def test_the_layout_of_each_version_in_words(
         f"<s>{before}[INST]Hi[/INST]Hello.</s>{after}[INST]Now?[/INST]Wait.{called}"
         f"[TOOL_RESULTS]{returned}sunny[/TOOL_RESULTS]"
     )
+
+
+def test_a_schema_with_a_date_of_toml_is_written(file: Path) -> None:
+    dated = ToolSpec("calendar", "", {"type": "object", "default": date(2026, 12, 1)})
+    text = ToolSpec("calendar", "", {"type": "object", "default": "2026-12-01"})
+    writer = PromptWriter(tokenizer_of(file))
+    prompts = [writer.write(Session(tools=(each,)), UTTERANCES["text"], 0) for each in (dated, text)]
+    assert prompts[0] == prompts[1]
 
 
 def test_nothing_in_calls_and_results_becomes_a_control_token(file: Path) -> None:

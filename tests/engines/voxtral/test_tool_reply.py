@@ -195,7 +195,7 @@ def test_without_room_for_results_the_reply_ends_and_says_so() -> None:
     found, fed, reply = run([CALL, "a", ARGS, "{}"], version="v13", room=20)
     assert found == [ToolCalls((ToolCall(found[0].calls[0].id, "a", "{}"),))]  # type: ignore[union-attr]
     assert len(fed) == 1
-    assert "cut off" in reply.report(1, 5, 0, is_full=True).cut_note
+    assert "no room for more results of tools" in reply.report(1, 5, 0, is_full=True).cut_note
     assert reply.report(1, 5, 0, is_full=False).cut_note == ""
 
 

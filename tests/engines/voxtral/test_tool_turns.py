@@ -27,7 +27,7 @@ from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned, ToolSpec
 from voxcli.core.turn import Event, ReplyDelta, TurnEnded, run_turn
-from voxcli.engines.voxtral.aside import INSTRUCTION
+from voxcli.core.understanding import INSTRUCTION
 from voxcli.errors import ConfigError
 
 torch = pytest.importorskip("torch")

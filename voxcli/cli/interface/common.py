@@ -118,6 +118,14 @@ AllowToolFlag = Annotated[
     list[str] | None,
     typer.Option("--allow-tool", metavar="NAME", help="Let the model call this tool; repeat it for more."),
 ]
+UnderstoodFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--understood",
+        metavar="off|show|remember",
+        help="Ask the engine, after its reply, what it understood of the speech.",
+    ),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 

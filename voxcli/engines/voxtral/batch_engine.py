@@ -7,7 +7,7 @@ makes the spectrograms too: more threads would only take turns on the same cores
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 
@@ -15,8 +15,9 @@ import torch
 
 from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
+from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
-from voxcli.engines.voxtral.tokenizer import Tokenizer
+from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.engines.voxtral.tool_layout import ToolLayout
 from voxcli.engines.voxtral.tool_reply import ToolReply
 from voxcli.errors import ModelError
@@ -48,6 +49,7 @@ class BatchEngine(Engine):
         tools_of: Callable[[Session], ToolLayout | None] = lambda _: None,
         tool_room: Callable[[Session, int], int] = lambda _session, _prompt_tokens: 0,
         supports_tools: bool = False,
+        aside: Aside | None = None,
     ) -> None:
         """Start the thread that drives `decoder`.
 
@@ -60,6 +62,7 @@ class BatchEngine(Engine):
             tools_of: returns what writes a session's tools; None if it has none.
             tool_room: returns the most tokens that calls and results may add to a prompt of a length.
             supports_tools: whether sessions may have tools.
+            aside: asks what was understood, for which each thread's last clip is kept, encoded; None if nobody will.
         """
         self.model = model
         self.supports_tools = supports_tools
@@ -69,6 +72,8 @@ class BatchEngine(Engine):
         self._tools_of, self._tool_room = tools_of, tool_room
         self._writing = threading.Lock()  # some tokenizers are not thread-safe
         self._writes_ahead = writes_ahead
+        self._aside = aside
+        self._last = threading.local()  # `reply`: the last utterance of a thread, and its request
         self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
         self._asking = threading.Lock()  # a request enters the inbox before the engine is closed, or is refused
         self._is_closed = False
@@ -85,31 +90,59 @@ class BatchEngine(Engine):
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        closed = threading.Event()
+        closed, tokens = threading.Event(), TokenQueue()
         reply = ToolReply(self._tokenizer, self._tools_of(session), self._writing)
-        tokens = TokenQueue()
         first = request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
-        if session.tools:
-            request.keeps_audio, request.spare = True, SPARE_TOKENS
+        request.keeps_audio = bool(self._aside or session.tools)
+        request.room = (self._aside.room if self._aside else 0) + (SPARE_TOKENS if session.tools else 0)
+        self._last.reply = None
 
         def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
             nonlocal request, tokens
             if added:
                 tokens = TokenQueue()
-                request = request.continued([*first.ids, *added], tokens.notify)
+                request = request.continued([*first.ids, *added], tokens.notify, first.is_cancelled)
             elif self._writes_ahead and not self._is_closed:
                 self._prepare(request, session, utterance)
-            self._submit(request, session, utterance)
+            self._queue(request, session, utterance)
             yield from self._tokens(tokens, request)
 
         try:
             is_full = yield from reply.run(generate, lambda: self._tool_room(session, len(first.ids)), interrupt.is_set)
         finally:
             closed.set()
+        if self._aside and utterance.clip:
+            self._last.reply = utterance, request
         passes = max(first.encoder_calls, first.generations)
         return reply.report(passes, len(first.ids), first.cached_tokens, is_full=is_full)
 
-    def _submit(self, request: Request, session: Session, utterance: Utterance) -> None:
+    def understand(self, utterance: Utterance) -> Generator[str, None, None]:
+        """Yield what the model understood, in blocks of tokens; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ModelError: the thread's last reply was to another utterance, or its clip was not kept.
+        """
+        found, self._last.reply = getattr(self._last, "reply", None), None
+        if self._aside is None or found is None or found[0] is not utterance:
+            raise gone()
+        return self._understood(self._aside, found[1], utterance)
+
+    def _understood(self, aside: Aside, replied: Request, utterance: Utterance) -> Generator[str, None, None]:
+        tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        said = [
+            token_id for token_id in replied.generated if token_id != aside.audio_id
+        ]  # It stands for the clip alone.
+        ids = [*replied.ids, *said, *aside.ids]
+        request = replied.continued(ids, tokens.notify, closed.is_set, aside.sampling)
+        self._queue(request, Session(), utterance)
+        try:
+            for some in self._tokens(tokens, request):
+                if delta := "".join(text.add(token_id) for token_id in some):
+                    yield delta
+        finally:
+            closed.set()
+
+    def _queue(self, request: Request, session: Session, utterance: Utterance) -> None:
         with self._asking:
             if self._is_closed:
                 raise _closed()

@@ -78,7 +78,8 @@ class ToolLayout:
         functions = [
             {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools
         ]
-        written = json.dumps([{"type": "function", "function": each} for each in functions], ensure_ascii=False)
+        described = [{"type": "function", "function": each} for each in functions]
+        written = json.dumps(described, ensure_ascii=False, default=str)  # a date in TOML is no JSON
         return [self._tools, *self._ids_of(written), self._tools_end]
 
     def exchange(self, text: str, results: Sequence[ToolResult], most: int) -> list[int] | None:

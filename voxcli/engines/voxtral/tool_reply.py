@@ -80,14 +80,13 @@ class ToolReply:
 
     def report(self, passes: int, prompt_tokens: int, cached_tokens: int, *, is_full: bool) -> PassReport:
         """Return the report of the finished reply, of which `run` returned `is_full`."""
-        reason, additional = "length" if is_full else None, self.additional_generations
         return PassReport(
             passes,
             prompt_tokens,
             cached_tokens,
             self.tokens,
-            finish_reason=reason,
-            additional_generations=additional,
+            finish_reason="context" if is_full else None,
+            additional_generations=self.additional_generations,
         )
 
     def _calls(self, segments: Sequence[Sequence[int]]) -> tuple[ToolCall, ...]:

@@ -178,19 +178,19 @@ def test_the_cached_audio_of_another_clip_is_not_reused(model: Any) -> None:
 class Continued(Submitted):
     """A submitted prompt that is continued, each time with other tokens, once its reply is finished."""
 
-    def __init__(self, decoder: Any, number: int, spare: int = 60) -> None:
+    def __init__(self, decoder: Any, number: int, room: int = 60) -> None:
         ids, self.features = prompt(number)
         self.notified: list[Any] = []
         self.is_cancelled = False
         self.decoder = decoder
-        self.requests = [Request(ids, self.features, self.notified.append, keeps_audio=True, spare=spare)]
+        self.requests = [Request(ids, self.features, self.notified.append, keeps_audio=True, room=room)]
         decoder.add(self.requests[0])
 
     def go_on(self) -> None:
         before = self.requests[-1]
         self.notified.clear()
         ids = [*before.ids, *before.generated, 2, 600 + len(self.requests), 700]
-        self.requests.append(before.continued(ids, self.notified.append))
+        self.requests.append(before.continued(ids, self.notified.append, lambda: False))
         self.decoder.add(self.requests[-1])
 
     def expected(self, model: Any) -> list[int]:
@@ -244,7 +244,7 @@ def test_a_request_that_goes_on_at_once_feeds_only_what_is_new(model: Any) -> No
 def test_a_request_that_outgrows_its_slot_gets_a_longer_one(model: Any) -> None:
     decoder = open_decoder(model, 2, longest=700)
     number = next(number for number in range(50) if prompt(number)[1] is not None)
-    each = Continued(decoder, number, spare=0)
+    each = Continued(decoder, number, room=0)
     for _ in range(6):
         run_to_end(decoder)
         each.go_on()
@@ -260,7 +260,7 @@ def test_a_request_that_goes_on_without_its_audio_is_refused(model: Any) -> None
     each = Submitted(decoder, *prompt(number))
     run_to_end(decoder)
     notified: list[Any] = []
-    decoder.add(each.request.continued([*each.request.ids, 700], notified.append))
+    decoder.add(each.request.continued([*each.request.ids, 700], notified.append, lambda: False))
     assert [type(error) for error in notified] == [ModelError], "it did not keep its audio"
 
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import torch
 
@@ -39,18 +38,25 @@ class Request:
     encoder_calls: int = 0
     generations: int = 0
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
+    keeps_audio: bool = False  # whether `audio` outlasts the reply, for a request that goes on from it
     clip: int = 0  # stands for the `[AUDIO]` of the clip in the cache; 0 until it is prefilled
-    keeps_audio: bool = False  # whether it may be continued, and the embeddings outlast the reply
-    spare: int = 0  # tokens that its slot has for continued prompts
+    sampling: Sampling | None = None  # a greedy one; None for that of the decoder
+    room: int = 0  # tokens that may follow the reply in its slot
 
-    def continued(self, ids: Sequence[int], notify: Callable[[int | Exception | None], None]) -> "Request":
+    def continued(
+        self,
+        ids: Sequence[int],
+        notify: Callable[[int | Exception | None], None],
+        is_cancelled: Callable[[], bool],
+        sampling: Sampling | None = None,
+    ) -> "Request":
         """Return a request for a longer prompt with the same clip, which is not encoded again.
 
         What this finished request left in its slot is used again if no other request has taken the slot.
         """
-        spare = max(0, self.spare - (len(ids) - len(self.ids)))
-        kept: dict[str, Any] = {"audio": self.audio, "clip": self.clip, "keeps_audio": self.keeps_audio, "spare": spare}
-        return Request(ids, None, notify, self.is_cancelled, **kept)
+        longer = Request(ids, None, notify, is_cancelled, audio=self.audio, clip=self.clip, sampling=sampling)
+        longer.keeps_audio, longer.room = self.keeps_audio, max(0, self.room - (len(ids) - len(self.ids)))
+        return longer
 
 
 @dataclass(eq=False)
@@ -213,7 +219,7 @@ class BatchDecoder:
 
     def _capacity_for(self, request: Request) -> int:
         """Return the tokens that the slot of a request must hold, rounded up to one of a few lengths."""
-        needed = len(request.ids) + request.spare + self._sampler.sampling.max_tokens
+        needed = len(request.ids) + self._sampling_of(request).max_tokens + request.room
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
@@ -258,7 +264,8 @@ class BatchDecoder:
             start += len(chunk)
         request.generations += 1
         slot.request = request
-        self._append_token(slot, int(self._sampler.choose(self._model.text.head(hidden))))
+        logits = self._model.text.head(hidden)
+        self._append_token(slot, int(logits.argmax(-1) if request.sampling else self._sampler.choose(logits)))
 
     def _step(self) -> None:
         """Generate one token for every busy slot. Free slots between busy ones are computed too, and ignored."""
@@ -273,16 +280,23 @@ class BatchDecoder:
         tokens, positions = fed.to(self._model.device)
         logits = self._model.text.step_slots(tokens, positions, self._cache, extent)
         chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the only synchronisation with the device
+        greedy = [slot for slot in live if slot.request and slot.request.sampling]
+        for slot in greedy:
+            chosen[slot.number] = int(logits[slot.number].argmax())
         self.steps += 1
         for slot in live:
             slot.cache.extend([slot.token])
             self._append_token(slot, chosen[slot.number])
 
+    def _sampling_of(self, request: Request) -> Sampling:
+        return request.sampling or self._sampler.sampling
+
     def _append_token(self, slot: _Slot, token: int) -> None:
         """Append a generated token to the reply of a slot, which it may finish."""
-        request, sampling = slot.request, self._sampler.sampling
+        request = slot.request
         if request is None:
             return
+        sampling = self._sampling_of(request)
         if token in sampling.stop_ids or request.is_cancelled():
             self._finish(slot)
             return
