@@ -6,7 +6,7 @@ that can go on with a reply whose tools have run elsewhere.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, cast
