@@ -80,7 +80,8 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
 
     new = Session(instructions=settings.instructions)
     if choice.name is None and not choice.continues:
-        return Memory(new, _store_if_possible(stack, notice), names_itself=True) if choice.kept else Memory(new)
+        store = _store_if_possible(stack, notice) if choice.kept else None
+        return Memory(new, store, names_itself=choice.kept, understood=settings.understood)
     if choice.name is not None and choice.continues:
         raise ConfigError("--continue and --session both choose a session", hint="leave out one of them")
     name = None if choice.name is None else session_name(choice.name)
@@ -89,7 +90,9 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
         if not (summaries := store.summaries()):
             raise ConfigError("there is no session to continue", hint="leave out --continue: `voxcli chat` begins one")
         name = summaries[0].name
-    return Memory.resumed(store, name, settings.instructions, override=choice.new_instructions)
+    return Memory.resumed(
+        store, name, settings.instructions, override=choice.new_instructions, understood=settings.understood
+    )
 
 
 def _open_store(notice: Notice) -> "Store":
@@ -188,6 +191,7 @@ def open_engine(
     log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)
     if engine.name == "embedded" and (ignored := _for_voxtral(settings)):
         notice(f"not used by the embedded engine: {', '.join(ignored)}")
+    _note_cost(settings, engine, notice)
     return stack.enter_context(closing(engine))
 
 
@@ -209,7 +213,15 @@ def open_servers(
     """
     from voxcli.engines import factory
 
-    return stack.enter_context(closing(factory.open_pool(engine_options(settings), urls, concurrency, notice)))
+    engine = stack.enter_context(closing(factory.open_pool(engine_options(settings), urls, concurrency, notice)))
+    _note_cost(settings, engine, notice)
+    return engine
+
+
+def _note_cost(settings: "Settings", engine: "Engine", notice: Notice) -> None:
+    """Tell that a server is asked more than once a turn, where it is."""
+    if engine.name == "remote" and settings.understood != "off":
+        notice(f'understood = "{settings.understood}" costs one more request for each spoken turn')
 
 
 def engine_options(settings: "Settings") -> "EngineOptions":
@@ -231,6 +243,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         answer_model=settings.embedded.answer_model,
         whisper=settings.embedded.whisper,
         remote=RemoteOptions(**settings.remote.model_dump()),
+        understood=settings.understood != "off",
     )
 
 

@@ -19,6 +19,7 @@ from voxcli.core.protocols import Engine, Utterance
 from voxcli.core.record import Context, failure_of, record_of
 from voxcli.core.tools import ToolResult, ToolReturned
 from voxcli.core.turn import SpeechFailed, TurnEnded
+from voxcli.core.understanding import UnderstoodMode
 from voxcli.errors import ConfigError
 from voxcli.tools.allowed import AllowedTools
 
@@ -43,6 +44,7 @@ class EngineWorker:
         engine: Engine,
         load_seconds: float,
         replies: SpokenReplies | None = None,
+        understood: UnderstoodMode = "off",
         tools: AllowedTools | None = None,
     ) -> None:
         """Answer the jobs of `prefetcher`; `load_seconds` goes into the records.
@@ -54,6 +56,7 @@ class EngineWorker:
         self._engine = engine
         self._load_seconds = load_seconds
         self._replies = replies
+        self._understood: UnderstoodMode = understood
         self._tools = tools
 
     def work(self, report: Callable[[Outcome], None]) -> None:
@@ -79,7 +82,8 @@ class EngineWorker:
 
     def _answer(self, job: Job, clip: AudioClip, results: list[ToolResult]) -> Outcome:
         """Answer a job, and collect the results of its tools as they come."""
-        item, memory, utterance = job.item, Memory(job.session), Utterance(clip, job.item.prompt)
+        item, utterance = job.item, Utterance(clip, job.item.prompt)
+        memory = Memory(job.session, understood=self._understood)
         extra: dict[str, Any] = {}
         with ExitStack() as stack:
             speaker = stack.enter_context(self._replies.speaker(item.id)) if self._replies else None

@@ -23,6 +23,7 @@ from voxcli.cli.interface.common import (
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
+    UnderstoodFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -93,6 +94,7 @@ def chat(
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
     language: LanguageFlag = None,
+    understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -111,6 +113,7 @@ def chat(
             wake_word=wake_word,
             control=control,
             no_barge_in=no_barge_in,
+            understood=understood,
             record=record,
         )
     if no_save and (session is not None or continue_):
@@ -118,6 +121,7 @@ def chat(
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(understood=understood)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}

@@ -102,10 +102,12 @@ class Speaking(threading.Thread):
         self._asides = asides
         self._cutter = PieceCutter()
         self._pieces: Queue[str | Aside | None] = Queue(PIECES_AHEAD)
+        self._is_complete = False  # whether the last piece was put into the queue
         self._closed = False  # whether the last piece was taken from the queue
         self._error: BaseException | None = None  # why speech ended
         self._is_reported = False
         self.failed = False  # whether the voice or the speaker failed
+        self.was_interrupted = False  # whether it was interrupted before its end
 
     def __enter__(self) -> Self:
         self.start()
@@ -114,16 +116,12 @@ class Speaking(threading.Thread):
 
     def __exit__(self, error: object, *_: object) -> None:
         """Speak the rest and wait until it was played; after an error, stop speaking at once."""
-        self._asides.connect(None)
-        try:
-            if error:
-                self._interrupt.set()
-                self._asides.hush()
-            self.flush()
-        finally:
-            self._put(None)
-            while self.is_alive():
-                self.join(SIGNAL_SECONDS)
+        if error:
+            self._interrupt.set()
+            self._asides.hush()
+        self.end_text()
+        while self.goes_on(SIGNAL_SECONDS):
+            pass
 
     def add(self, delta: str) -> None:
         """Add a delta; block while the voice is too far behind."""
@@ -134,6 +132,22 @@ class Speaking(threading.Thread):
         """Speak all that was added, because nothing follows for a while; block while the voice is too far behind."""
         for piece in self._cutter.flush():
             self._put(piece)
+
+    def end_text(self) -> None:
+        """Add what is left of the reply, which is complete now; block while the voice is too far behind."""
+        if self._is_complete:
+            return
+        self._is_complete = True
+        self._asides.connect(None)
+        try:
+            self.flush()
+        finally:
+            self._put(None)
+
+    def goes_on(self, seconds: float) -> bool:
+        """Wait for the end of the speech, at most some seconds; return whether it still goes on."""
+        self.join(seconds)
+        return self.is_alive()
 
     def failures(self) -> Iterator[VoxError]:
         """Report once why the voice or the speaker failed; raise any other error that ended speech."""
@@ -168,6 +182,7 @@ class Speaking(threading.Thread):
         finally:
             for _ in self._next_pieces():  # otherwise add() would block for ever
                 pass
+            self.was_interrupted = self._interrupt.is_set()
 
     def _put(self, piece: str | Aside | None) -> None:
         while True:

@@ -31,6 +31,7 @@ from voxcli.core.sentences import PieceCutter
 from voxcli.core.tool_words import ASKED_CHARACTERS, call_line, result_line
 from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned
 from voxcli.core.turn import ReplyDelta
+from voxcli.core.understanding import Understood
 from voxcli.printable import printable
 
 SPINS_PER_SECOND = 8
@@ -126,6 +127,8 @@ class Screen:
                 self._utterances.append(utterance)
             case Transcript(text):
                 self._transcript = text
+            case Understood(text, None):
+                self._transcript = self._transcript or text
             case ReplyDelta(text):
                 self._reply.add(text)
             case SentenceSpoken(text):

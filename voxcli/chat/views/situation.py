@@ -20,7 +20,7 @@ from voxcli.core.turn import SpeechFailed
 from voxcli.printable import printable
 
 # Left out first where there is no room for all keys. `q` always has room.
-LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
+LEFT_OUT_FIRST = ("e", "c", "w", "R", "u", "r", "t", "i", "?", "space")
 
 NO_DEVICE = {"input": "no microphone", "output": "no loudspeaker"}
 SILENT = "silent microphone"
@@ -39,6 +39,7 @@ class Situation:
         self._turns = 0  # Turns in the session.
         self._can_repeat = False
         self._can_ask_again = False
+        self._has_voice = False  # whether the present turn was spoken
         self._lost: tuple[DeviceKind, ...] = ()
         self._is_zero = False
 
@@ -57,8 +58,8 @@ class Situation:
                 self._lost = event.lost
             case SpeechFailed():
                 self.is_spoken = False
-            case TurnStarted():
-                self._can_ask_again = True
+            case TurnStarted(utterance):
+                self._can_ask_again, self._has_voice = True, utterance.clip is not None
             case TurnUndone():
                 self._turns -= 1
             case TurnTaken():
@@ -94,6 +95,7 @@ class Situation:
             "t": "type",
             **({"r": "repeat"} if self._can_repeat and not replying else {}),
             **({"u": "undo"} if self._turns or replying else {}),
+            **({"w": "your words"} if replying and self._has_voice else {}),
             **({"R": "ask again"} if self._can_ask_again else {}),
             **({"c": "copy"} if self._can_repeat else {}),
             "e": "edit",

@@ -24,6 +24,7 @@ from voxcli.core.storage.stored import StageTimes
 from voxcli.core.tool_words import ASKED_CHARACTERS, DECISIONS, call_line, result_line, tool_name
 from voxcli.core.tools import ToolCall, ToolCalled, ToolReturned, ToolsStopped
 from voxcli.core.turn import SpeechFailed
+from voxcli.core.understanding import Understood
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 
@@ -66,9 +67,9 @@ def question_text(utterance: Utterance, transcript: str) -> str:
 
 def turn_question(taken: TurnTaken) -> str:
     """Return what the user asked in a finished turn; see `question_text`."""
-    turn, transcript = taken.ended.turn, taken.ended.report.transcript
+    turn, report = taken.ended.turn, taken.ended.report
     typed = turn.prompt if taken.clip else "\n".join(part for part in (turn.user, turn.prompt) if part)
-    return question_text(Utterance(taken.clip, typed), transcript or "")
+    return question_text(Utterance(taken.clip, typed), report.transcript or report.understood)
 
 
 def interruption(spoken_text: str) -> str:
@@ -164,6 +165,10 @@ def _asked(turn: Turn) -> str:
     return " ".join(filter(None, (spoken, first_words(turn.typed_text, UNDONE_LENGTH))))
 
 
+def _of_turn(understood: Understood) -> str:
+    return "" if understood.turn is None else f" in turn {understood.turn}"
+
+
 def _in_one_line(error: VoxError) -> str:
     return printable(error.message + (f" ({error.hint})" if error.hint else ""))
 
@@ -194,6 +199,7 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     Notice: lambda event: [printable(event.text)],
     DevicesChanged: lambda event: [printable(event.text)],
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
+    Understood: lambda event: [printable(f"you said{_of_turn(event)}: {event.text}")],
     TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
     ToolsStopped: lambda event: [event.note],

@@ -114,6 +114,14 @@ LanguageFlag = Annotated[
     str | None,
     typer.Option("--language", "-l", metavar="auto|CODE", help="Language of the conversation, such as en or fr."),
 ]
+UnderstoodFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--understood",
+        metavar="off|show|remember",
+        help="Ask the engine, after its reply, what it understood of the speech.",
+    ),
+]
 AllowToolFlag = Annotated[
     list[str] | None,
     typer.Option("--allow-tool", metavar="NAME", help="Let the model call this tool; repeat it for more."),

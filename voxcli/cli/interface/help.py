@@ -30,6 +30,7 @@ MANUAL = "`man voxcli`, and the pages in the folder docs of the source"
 SUBJECTS = {  # the flags of each, without dashes; flags that stand in none are of the command itself
     "Conversation": (
         *("session", "continue", "no-save", "prompt", "text", "max-turns", "instructions", "language", "record"),
+        "understood",
     ),
     "Engine": ("engine", "url", "model", "device", "quantize", "temperature", "concurrency", "batch-size"),
     "Cluster": ("ray", "workers", "gpus-per-worker"),
