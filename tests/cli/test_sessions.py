@@ -124,6 +124,7 @@ def test_json_has_all_that_is_kept() -> None:
         "transcript": "What is that?",
         "reply": "A kettle.",
         "interrupted": False,
+        "tools": [],
         "engine": "embedded",
         "model": "smollm2",
         "latency": {"endpoint_ms": 600.0, "first_token_ms": 700.0, "first_audio_ms": None},

@@ -252,9 +252,7 @@ def _engine_workers(
     max_seconds = settings.audio.max_seconds
     prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
     return [
-        EngineWorker(
-            prefetcher, engine, load_seconds, replies[number % len(replies)], tools, understood=settings.understood
-        )
+        EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)], settings.understood, tools=tools)
         for number in range(count)
     ]
 

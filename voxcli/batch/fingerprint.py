@@ -96,9 +96,11 @@ def history_hash(turns: Iterable[Turn], earlier: str = NO_HISTORY) -> str:
         earlier: the hash of turns before these.
     """
     for turn in turns:
+        # Hashes of older versions have neither.
+        understood = [turn.understood] if turn.understood else []
         notes = [[result.note for result in turn.tools]] if turn.tools else []
-        later = [*notes, *([turn.understood] if turn.understood else [])]  # Hashes of older versions have none.
-        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted, *later]))
+        asked = [earlier, turn.user, turn.prompt, turn.reply, turn.interrupted]
+        earlier = text_hash(json.dumps([*asked, *understood, *notes]))
     return earlier
 
 

@@ -44,9 +44,8 @@ class EngineWorker:
         engine: Engine,
         load_seconds: float,
         replies: SpokenReplies | None = None,
-        tools: AllowedTools | None = None,
-        *,
         understood: UnderstoodMode = "off",
+        tools: AllowedTools | None = None,
     ) -> None:
         """Answer the jobs of `prefetcher`; `load_seconds` goes into the records.
 
@@ -57,8 +56,8 @@ class EngineWorker:
         self._engine = engine
         self._load_seconds = load_seconds
         self._replies = replies
-        self._tools = tools
         self._understood: UnderstoodMode = understood
+        self._tools = tools
 
     def work(self, report: Callable[[Outcome], None]) -> None:
         """See `Worker`."""

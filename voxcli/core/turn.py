@@ -59,17 +59,8 @@ class TurnEnded:
     tools_stopped: StopReason | None = None  # why the model might call no more tools
 
 
-Event = (
-    Transcript
-    | ReplyDelta
-    | ToolCalled
-    | ToolReturned
-    | ToolsStopped
-    | SpeechFailed
-    | Understood
-    | NotUnderstood
-    | TurnEnded
-)
+ToolEvent = ToolCalled | ToolReturned | ToolsStopped
+Event = Transcript | ReplyDelta | ToolEvent | SpeechFailed | Understood | NotUnderstood | TurnEnded
 
 
 def run_turn(

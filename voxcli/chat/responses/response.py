@@ -331,7 +331,7 @@ class Responder(threading.Thread):
     def _wait_for_user(self, response: Response) -> bool:
         """Wait until the user can no longer continue the utterance; return False if it was stopped or dropped.
 
-        The time is used to ask what was understood.
+        The time is used to ask what was understood, if the reply is complete.
         """
         response.decided.wait()
         if self._utterance is None:

@@ -114,10 +114,6 @@ LanguageFlag = Annotated[
     str | None,
     typer.Option("--language", "-l", metavar="auto|CODE", help="Language of the conversation, such as en or fr."),
 ]
-AllowToolFlag = Annotated[
-    list[str] | None,
-    typer.Option("--allow-tool", metavar="NAME", help="Let the model call this tool; repeat it for more."),
-]
 UnderstoodFlag = Annotated[
     str | None,
     typer.Option(
@@ -125,6 +121,10 @@ UnderstoodFlag = Annotated[
         metavar="off|show|remember",
         help="Ask the engine, after its reply, what it understood of the speech.",
     ),
+]
+AllowToolFlag = Annotated[
+    list[str] | None,
+    typer.Option("--allow-tool", metavar="NAME", help="Let the model call this tool; repeat it for more."),
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 

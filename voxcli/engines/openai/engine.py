@@ -125,29 +125,6 @@ class RemoteEngine(Engine):
                 return _joined([*(each.report for each in rounds), answer.report])
             rounds.append(Round(answer.text, tuple(results), answer.report))
 
-    def close(self) -> None:
-        """Do nothing: each reply closes its own connection."""
-
-    def _answer(self, body: dict[str, Any], interrupt: threading.Event) -> Generator[str, None, "_Answer"]:
-        """Yield the text of one response, which is asked for again if it fails before its first text."""
-        for attempt in count():
-            progress = _Attempt()
-            try:
-                return (yield from self._attempt(body, progress, interrupt))
-            except CallError as failed:
-                if self._has_refused_usage(failed):
-                    continue
-                if "tools" in body and (refused := tools_refused(self._server, failed)):
-                    raise refused from failed.cause
-                if progress.texts or not failed.passing or attempt >= self._server.retries:
-                    raise self._explained(failed) from failed.cause
-                seconds = pause_seconds(attempt, failed.pause_seconds, random.random())  # noqa: S311 - jitter
-                if seconds > LONGEST_PAUSE_SECONDS:
-                    raise _asks_for_too_long(failed) from failed.cause
-            if self._pause(interrupt, seconds):
-                break
-        return _Answer(PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0))
-
     def understand(self, utterance: Utterance) -> Generator[str, None, None] | None:
         """Yield what the model understood, in a request of its own that is sent once; see `voxcli.core.turn.Engine`.
 
@@ -155,6 +132,9 @@ class RemoteEngine(Engine):
             RemoteError: the server refuses it, fails or is too late.
         """
         return self._understood(utterance.clip) if utterance.clip else None
+
+    def close(self) -> None:
+        """Do nothing: each reply closes its own connection."""
 
     def _understood(self, clip: AudioClip) -> Generator[str, None, None]:
         body, progress = understanding_body(clip, self._options), _Attempt()
@@ -175,6 +155,26 @@ class RemoteEngine(Engine):
                 progress.deltas += 1
                 yield item
                 deadline = time.monotonic() + self._server.token_seconds
+
+    def _answer(self, body: dict[str, Any], interrupt: threading.Event) -> Generator[str, None, "_Answer"]:
+        """Yield the text of one response, which is asked for again if it fails before its first text."""
+        for attempt in count():
+            progress = _Attempt()
+            try:
+                return (yield from self._attempt(body, progress, interrupt))
+            except CallError as failed:
+                if self._has_refused_usage(failed):
+                    continue
+                if "tools" in body and (refused := tools_refused(self._server, failed)):
+                    raise refused from failed.cause
+                if progress.texts or not failed.passing or attempt >= self._server.retries:
+                    raise self._explained(failed) from failed.cause
+                seconds = pause_seconds(attempt, failed.pause_seconds, random.random())  # noqa: S311 - jitter
+                if seconds > LONGEST_PAUSE_SECONDS:
+                    raise _asks_for_too_long(failed) from failed.cause
+            if self._pause(interrupt, seconds):
+                break
+        return _Answer(PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0))
 
     def _attempt(
         self, body: dict[str, Any], progress: "_Attempt", interrupt: threading.Event
