@@ -1,13 +1,12 @@
 """Changes the settings file: one setting, with comments and order kept, or the whole text in an editor."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from voxcli.config.loading import check_text, value_of
-from voxcli.config.paths import owner_only
+from voxcli.config.paths import replace_privately
 from voxcli.config.toml_text import example
 from voxcli.errors import ConfigError
 
@@ -86,17 +85,7 @@ def _text_of(path: Path) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file at once, readable by its owner alone; a link stays one."""
-    target = path.resolve()
-    written = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        for folder in reversed([folder for folder in target.parents if not folder.exists()]):
-            folder.mkdir(mode=0o700)
-        with open(written, "w", encoding="utf-8", newline="\n", opener=owner_only) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(target)
+        replace_privately(path, text)
     except OSError as error:
-        with suppress(OSError):
-            written.unlink()
         raise ConfigError(f"can't write {path}: {error.strerror}", hint="choose another --config FILE") from error
