@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
+from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
@@ -55,6 +55,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             inbox.put(Notice(text))
 
         memory = open_memory(options.session, settings, stack, notice)
+        facts = open_facts(settings, memory, notice)
         speech = _open_speech(settings, options, stack, notice, notice_later)
         if engine is None:
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
@@ -68,7 +69,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             memory,
             responder,
             inbox,
-            view.show,
+            finding_facts(view.show, facts, responder, settings),
             _open_lines(options, memory, list(commands)),
             commands,
             max_turns=options.max_turns,
@@ -134,10 +135,10 @@ class TypedCommands:
         from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 
         if not text:
-            return self._memory.session.instructions
+            return self._memory.instructions
         if len(text) > INSTRUCTIONS_CHARACTERS:
             raise ConfigError(f"instructions have at most {INSTRUCTIONS_CHARACTERS} characters")
-        self._memory.session = replace(self._memory.session, instructions=text)
+        self._memory.instruct(text)
         return "from now on with these instructions"
 
     def _save(self, name: str) -> str:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 
+from voxcli.core.facts import with_facts
 from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.storage.store import Store
@@ -33,6 +34,8 @@ class Memory:
             names_itself: a session without a name is given one, and so kept, once it has a turn.
         """
         self.session = session
+        self._instructions = session.instructions
+        self._facts: tuple[str, ...] = ()
         self._store = store
         self._numbers = list(numbers) or list(range(1, 1 + len(session.turns)))
         self._names_itself = names_itself
@@ -41,6 +44,21 @@ class Memory:
     def turn_number(self) -> int:
         """The number of the last turn in the session, from 1; 0 if there is none."""
         return self._numbers[-1] if self._numbers else 0
+
+    @property
+    def instructions(self) -> str:
+        """The instructions as they are stored: without facts about the user."""
+        return self._instructions
+
+    def instruct(self, instructions: str) -> None:
+        """Give later prompts other instructions."""
+        self._instructions = instructions
+        self.session = replace(self.session, instructions=with_facts(instructions, self._facts))
+
+    def tell_facts(self, facts: Sequence[str]) -> None:
+        """Give later prompts facts about the user, after the instructions. They are not stored with the session."""
+        self._facts = tuple(facts)
+        self.instruct(self._instructions)
 
     @property
     def is_kept(self) -> bool:
@@ -95,13 +113,13 @@ class Memory:
         if self._store and self.is_kept:
             details = TurnDetails(engine.name, engine.model, ended.report.transcript, latency or StageTimes())
             name = self.session.name or self._name_session(self._store, ended)
-            self._numbers[-1] = self._store.append(name, ended.turn, details, instructions=self.session.instructions)
+            self._numbers[-1] = self._store.append(name, ended.turn, details, instructions=self._instructions)
         log.debug("turn %d remembered", self.turn_number)
 
     def _name_session(self, store: Store, ended: TurnEnded) -> str:
         """Name the session after the first words of a turn, and return the name."""
         texts = ended.report.transcript or "", ended.turn.typed_text, ended.turn.reply
-        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self.session.instructions)
+        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self._instructions)
         self.session = replace(self.session, name=name)
         return name
 
@@ -136,7 +154,7 @@ class Memory:
         if before is None or not self._store:
             details = TurnDetails(engine.name, engine.model)
             appended = [
-                store.append(name, turn, details, instructions=self.session.instructions) for turn in self.session.turns
+                store.append(name, turn, details, instructions=self._instructions) for turn in self.session.turns
             ]
             self._store, self._numbers = store, appended
         self.session = replace(self.session, name=name)
