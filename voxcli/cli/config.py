@@ -1,15 +1,13 @@
 """`voxcli config`: shows the settings and the path of their file, writes an example, changes settings."""
 
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voxcli.cli.interface.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface.editor import check_terminal, edit_again, run_editor
 from voxcli.cli.interface.help import CommandGroup
 from voxcli.errors import ConfigError
 
@@ -76,9 +74,8 @@ def edit(config: ConfigFlag = None) -> None:
     from voxcli.config.editing import edit as edit_file
 
     target = _file(config)
-    if not sys.stdin.isatty():
-        raise ConfigError("an editor needs a terminal", hint="voxcli config set KEY VALUE")
-    note(f"{'changed' if edit_file(target, _run_editor, _edit_again) else 'unchanged'}: {target}")
+    check_terminal("voxcli config set KEY VALUE")
+    note(f"{'changed' if edit_file(target, run_editor, edit_again) else 'unchanged'}: {target}")
 
 
 def _file(config: Path | None) -> Path:
@@ -88,18 +85,3 @@ def _file(config: Path | None) -> Path:
     if config == Path("-"):
         raise ConfigError("--config needs a file here; - is standard input", hint="--config FILE")
     return (config or config_file()).expanduser()
-
-
-def _run_editor(path: Path) -> None:
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    try:
-        done = subprocess.run([*shlex.split(editor), str(path)], check=False)
-    except (OSError, ValueError) as error:  # ValueError: a quotation mark without its other half
-        raise ConfigError(f"can't run the editor {editor!r}: {error}", hint="set EDITOR to another one") from error
-    if done.returncode:
-        raise ConfigError(f"the editor {editor!r} failed: exit code {done.returncode}", hint="nothing was changed")
-
-
-def _edit_again(error: ConfigError) -> bool:
-    note(error.message)
-    return typer.confirm("Edit again?", default=True, err=True)

@@ -72,6 +72,16 @@ def sessions() -> Values:
 
 
 @never_failing
+def facts() -> Values:
+    """Return the numbers of the facts about the user."""
+    from voxcli.config.paths import data_folder
+    from voxcli.core.storage.facts import FactFile
+    from voxcli.printable import printable
+
+    return [(str(number), printable(fact)) for number, fact in enumerate(FactFile(data_folder()).read(), 1)]
+
+
+@never_failing
 def voices() -> Values:
     """Return the kinds of voices, and the voices that are here."""
     return [
