@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.listening import open_listener, open_sleep
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
@@ -102,6 +103,7 @@ def _run(
         view.show(Notice(text))
 
     memory = open_memory(options.session, settings, stack, notice)
+    facts = open_facts(settings, memory, notice)
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = open_listener(settings, devices, inbox.put, notice, stack, sleep, kept=memory.is_kept)
@@ -119,6 +121,7 @@ def _run(
     )
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, [each for each in (cues, sleep) if each])
+    show = finding_facts(show, facts, responder, settings)
     tools = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
     conversation = Conversation(memory, responder, listener, inbox, show, turns, tools)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))

@@ -195,6 +195,13 @@ class KeysAsked:
 
 
 @dataclass(frozen=True)
+class FactsLearned:
+    """Facts about the user that were found in this conversation, and are kept for later ones."""
+
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TurnFailed:
     """A turn could not be answered or stored; the conversation goes on."""
 
@@ -232,6 +239,7 @@ LiveEvent = (
     | TurnUndone
     | Notice
     | KeysAsked
+    | FactsLearned
     | TurnFailed
     | SessionEnded
 )

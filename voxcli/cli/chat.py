@@ -77,6 +77,9 @@ def chat(
     wake_word: WakeWordFlag = None,
     control: ControlFlag = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
+    facts: Annotated[
+        bool | None, typer.Option("--facts/--no-facts", help="Remember facts about you, and tell them to the model.")
+    ] = None,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
     record: Annotated[
@@ -117,7 +120,7 @@ def chat(
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice, facts=facts)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}

@@ -255,6 +255,11 @@ class Settings(_Table):
     voices: Voices = Field(
         default={}, description="Voices for sentences in other languages; otherwise the first that is installed."
     )
+    facts: Truth = Field(
+        default=False,
+        description="Whether chats keep a list of facts about you, and tell it to the model; "
+        "`voxcli facts` shows and changes it.",
+    )
     audio: AudioSettings = AudioSettings()
     session: SessionSettings = SessionSettings()
     reply: ReplySettings = ReplySettings()

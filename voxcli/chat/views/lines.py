@@ -12,6 +12,7 @@ from typing import Any
 from voxcli.chat.events import (
     BargeIn,
     DevicesChanged,
+    FactsLearned,
     KeysAsked,
     LiveEvent,
     Notice,
@@ -293,6 +294,7 @@ _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     ),
     Notice: ("notice", vars),
     DevicesChanged: ("notice", vars),
+    FactsLearned: ("facts_learned", vars),
     SpeechFailed: ("error", _error_record),
     TurnFailed: ("error", _error_record),
     SessionEnded: ("session_ended", _session_record),

@@ -6,6 +6,7 @@ from typing import Any
 
 from voxcli.chat.events import (
     DevicesChanged,
+    FactsLearned,
     Latency,
     LiveEvent,
     Notice,
@@ -141,6 +142,12 @@ def _asked(turn: Turn) -> str:
     return " ".join(filter(None, (spoken, first_words(turn.typed_text, UNDONE_LENGTH))))
 
 
+def _facts_lines(facts: Sequence[str]) -> list[str]:
+    if not facts:
+        return ["nothing new to remember"]
+    return [*(f"remembered: {printable(fact)}" for fact in facts), "voxcli facts edit changes what is remembered"]
+
+
 def _in_one_line(error: VoxError) -> str:
     return printable(error.message + (f" ({error.hint})" if error.hint else ""))
 
@@ -172,6 +179,7 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     DevicesChanged: lambda event: [printable(event.text)],
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
     TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
+    FactsLearned: lambda event: _facts_lines(event.facts),
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
     SessionEnded: summary_lines,
 }
