@@ -27,7 +27,7 @@ def test_path_is_where_init_writes(config_home: Path) -> None:
     path = config_home / "voxcli" / "config.toml"
     assert run("path").stdout == f"{path}\n"
     assert run("init").exit_code == 0
-    sections = ("audio", "session", "reply", "speech", "live", "voxtral", "embedded", "remote")
+    sections = ("audio", "session", "reply", "speech", "live", "voxtral", "embedded", "remote", "tools")
     assert tomllib.loads(path.read_text()) == {name: {} for name in sections}
 
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.chat.speech.silence import TurnSilence
 from voxcli.config.loading import Settings, explain, fields, load, values
-from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, is_table, number_type, variable
+from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, is_list, is_table, number_type, variable
 from voxcli.config.toml_text import as_toml, example
 from voxcli.errors import ConfigError
 
@@ -73,8 +73,10 @@ def another(name: str, field: FieldInfo) -> Any:
         return get_args(field.annotation)[-1]
     if field.annotation is str:
         return {"voice": "piper:amy", "device": "cuda:1", "language": "fr"}.get(name, "Other.")
-    if is_table(field):
-        return {"fr": "pyttsx3:French (France)", "zh": "pyttsx3:Chinese (Mandarin, latin as English)"}
+    if is_list(field) or is_table(field):
+        voices = {"fr": "pyttsx3:French (France)", "zh": "pyttsx3:Chinese (Mandarin, latin as English)"}
+        approvals = {"timer": "ask", "files_read-file": "never"}
+        return {"voices": voices, "tools.approvals": approvals, "tools.builtin": ["timer", "time"]}[name]
     if get_origin(field.annotation) is Union:  # a number or auto
         return 700 if number_type(field) is int else 0.25
     most = next(entry.le for entry in field.metadata if hasattr(entry, "le"))
@@ -87,6 +89,8 @@ def test_every_setting_can_be_set_in_every_source(name: str, tmp_path: Path) -> 
     other = another(name, field)
     section, _, key = name.rpartition(".")
     as_text, in_toml = str(other), json.dumps(other)
+    if isinstance(other, list):
+        as_text = ",".join(other)
     if isinstance(other, dict):
         as_text = ",".join(f"{inner}={value}" for inner, value in other.items())
         in_toml = "{" + ", ".join(f'{inner} = "{value}"' for inner, value in other.items()) + "}"
@@ -355,7 +359,7 @@ def test_the_example_changes_nothing_and_documents_every_default(tmp_path: Path)
 
 
 def test_every_setting_has_a_description_and_numbers_name_their_unit() -> None:
-    units = r"in (seconds|milliseconds|tokens|words per minute)|no unit"
+    units = r"in (seconds|milliseconds|tokens|characters|words per minute)|no unit"
     for name, field in fields().items():
         assert field.description, name
         if field.annotation in (int, float):
@@ -367,7 +371,7 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
     for name, field in fields().items():
         default = "see below" if name == "instructions" else f"`{json.dumps(field.default)}`"
         assert f"| `{name}` | `{variable(name)}` | {default} | {allowed(field)} | {field.description} |\n" in text
-    assert text.count("| `VOXCLI_") == len(fields()) + 4  # VOXCLI_HOME, the two API keys and VOXCLI_LOG.
+    assert text.count("| `VOXCLI_") == len(fields()) + 5  # VOXCLI_HOME, the three API keys and VOXCLI_LOG.
     assert f"> {DEFAULT_INSTRUCTIONS}\n" in text
 
 
@@ -375,14 +379,14 @@ def test_the_documented_table_is_that_of_the_settings() -> None:
 def test_what_is_shown_reads_back_as_the_same_settings(instructions: str) -> None:
     settings, origins = explain(None, {"instructions": instructions, "reply.temperature": 1e-05}, {})
     tables = tomllib.loads(as_toml(settings, origins))
-    assert tables == settings.model_dump()
+    assert Settings.model_validate(tables) == settings
 
 
 def test_a_line_break_in_a_file_name_stays_in_its_comment(tmp_path: Path) -> None:
     folder = tmp_path / "new\nmodel = 'forged'"
     folder.mkdir()
     settings, origins = explain(written(folder, 'engine = "auto"\n'), {}, {})
-    assert tomllib.loads(as_toml(settings, origins)) == Settings().model_dump()
+    assert Settings.model_validate(tomllib.loads(as_toml(settings, origins))) == Settings()
 
 
 def test_importing_the_settings_imports_no_model_library() -> None:

@@ -30,8 +30,9 @@ def set_value(path: Path, name: str, text: str) -> Any:
     try:
         document = tomlkit.parse(_text_of(path))
         table: Any = document
-        if section:
-            table = document.setdefault(section, tomlkit.table())
+        sections = section.split(".") if section else []
+        for count, part in enumerate(sections, 1):
+            table = table.setdefault(part, tomlkit.table(is_super_table=count < len(sections)))
         table[key] = value
         changed = tomlkit.dumps(document)
     except (TOMLKitError, ValueError, TypeError, AttributeError) as error:  # the last two: the section is a value

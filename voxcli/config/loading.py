@@ -4,12 +4,13 @@
 each value came from, and raises errors that name the place and the nearest setting.
 """
 
+import json
 import os
 import re
 import reprlib
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,12 +26,18 @@ from voxcli.config.schema import (
     PREFIX,
     Settings,
     allowed,
+    declaration,
     fields,
+    is_list,
+    is_named_table,
     is_table,
+    is_table_name,
+    named_tables,
     number_type,
     values,
     variable,
 )
+from voxcli.config.tables import TABLE_NAME_RULE
 from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 from voxcli.errors import ConfigError
 
@@ -49,8 +56,9 @@ __all__ = [
 
 # Read by `voxcli.config.paths`, `voxcli.servers.server` and `voxcli.cli.interface.log`.
 NOT_SETTINGS = frozenset({"VOXCLI_HOME", "VOXCLI_API_KEY", "VOXCLI_SPEECH_API_KEY", "VOXCLI_LOG"})
+MCP_KEY = re.compile(r"VOXCLI_MCP_[A-Z0-9_]+_API_KEY")  # read by `voxcli.app.tools`
 FILE_BYTES = 1 << 20  # a settings file has a few kilobytes; a larger one is something else
-ENTRY_START = re.compile(r",(?=\s*\w+\s*=)")  # Values may contain commas.
+ENTRY_START = re.compile(r",(?=\s*[\w-]+\s*=)")  # Values may contain commas.
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -95,19 +103,16 @@ def explain(
     path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> tuple[Settings, dict[str, Origin]]:
     """Return the settings in force, like `load`, and the origin of each by dotted name."""
-    given = _file_layer(path) | _environment_layer(environ) | _flag_layer(flags)
-    if "instructions" in given:
-        given["instructions"] = _with_file_read(given["instructions"])
-    default = Origin("default")
-    return _checked(given), {name: given[name].origin if name in given else default for name in fields()}
+    file = _file_layer(path)
+    tables = [name for name in file if is_named_table(name)]
+    given = _with_files_read(file | _environment_layer(environ, tables) | _flag_layer(flags, tables))
+    settings, default = _checked(given), Origin("default")
+    return settings, {name: given[name].origin if name in given else default for name in values(settings)}
 
 
 def check_text(text: str, path: Path) -> None:
     """Check a text that is to become the settings file `path`; raise ConfigError if `load` would."""
-    layer = _text_layer(text, path)
-    if "instructions" in layer:
-        layer["instructions"] = _with_file_read(layer["instructions"])
-    _checked(layer)
+    _checked(_with_files_read(_text_layer(text, path)))
 
 
 def value_of(name: str, text: str) -> Any:
@@ -116,16 +121,16 @@ def value_of(name: str, text: str) -> Any:
     Raises:
         ConfigError: there is no such setting, or the value is not allowed.
     """
-    known = fields()
-    if name not in known:
-        raise _unknown("setting", name, known, "command line")
-    given = Given(_from_text(known[name], text), Origin("file"), Path.cwd())
-    _checked({name: _with_file_read(given) if name == "instructions" else given})
+    field = declaration(name)
+    if field is None:
+        raise _unknown("setting", name, _known_near(name), "command line")
+    given = Given(_from_text(field, text), Origin("file"), Path.cwd())
+    _checked(_with_files_read({name: given}), of=name)
     return given.value
 
 
-def _flag_layer(flags: Mapping[str, Any]) -> Layer:
-    known = fields()
+def _flag_layer(flags: Mapping[str, Any], tables: Sequence[str]) -> Layer:
+    known = _known(tables)
     for name in flags:
         if name not in known:
             raise _unknown("setting", name, known, "command line")
@@ -135,33 +140,60 @@ def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     }
 
 
-def _environment_layer(environ: Mapping[str, str]) -> Layer:
-    known = {variable(name): name for name in fields()}
+def _environment_layer(environ: Mapping[str, str], tables: Sequence[str]) -> Layer:
+    known = _known(tables)
+    names = {variable(name): name for name in known}
     layer: Layer = {}
     for key, text in environ.items():
-        if not key.startswith(PREFIX) or key in NOT_SETTINGS or not text:
+        if not key.startswith(PREFIX) or key in NOT_SETTINGS or MCP_KEY.fullmatch(key) or not text:
             continue
-        if key not in known:
-            raise _unknown("variable", key, known, "environment")
-        value = _from_text(fields()[known[key]], text)
-        layer[known[key]] = Given(value, Origin("environment", key))
+        if key not in names:
+            raise _unknown("variable", key, names, "environment")
+        layer[names[key]] = Given(_from_text(known[names[key]], text), Origin("environment", key))
     return layer
+
+
+def _known(tables: Iterable[str]) -> dict[str, FieldInfo]:
+    """Return the declarations of all settings by dotted name, those of the given tables that users named too."""
+    own = {
+        f"{table}.{key}": field
+        for table in tables
+        for key, field in named_tables()[table.partition(".")[0]].model_fields.items()
+    }
+    return fields() | own
+
+
+def _known_near(name: str) -> dict[str, FieldInfo]:
+    """Return the declarations of all settings, and those of the table that users named where `name` is in one."""
+    table = name.rpartition(".")[0]
+    return _known([table] if is_named_table(table) else [])
 
 
 def _from_text(field: FieldInfo, text: str) -> Any:
     """Convert a text to the number, boolean or table that a setting needs; return other text unchanged.
 
-    The text of a table is "KEY=VALUE,KEY=VALUE".
+    The text of a table is "KEY=VALUE,KEY=VALUE", that of a list is JSON or "ITEM,ITEM".
     """
     if field.annotation is bool:
         return TRUTHS.get(text.lower(), text)
     if is_table(field):
         pairs = [pair.partition("=") for pair in ENTRY_START.split(text)]
         return {key.strip(): value.strip() for key, _, value in pairs}
+    if is_list(field):
+        return _list_from_text(text)
     kind = number_type(field)
     try:
         return kind(text) if kind else text
     except ValueError:
+        return text
+
+
+def _list_from_text(text: str) -> Any:
+    if not text.startswith("["):
+        return [item.strip() for item in text.split(",")]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
         return text
 
 
@@ -191,12 +223,26 @@ def _text_layer(text: str, path: Path) -> Layer:
     for name, value in _flat(tables).items():
         line = _line(text, name)
         where = f"{path}, line {line}" if line else str(path)
-        if name in Settings.model_fields and name not in fields():
-            raise ConfigError(f"{name} is a section, not a setting ({where})", hint=f"write [{name}] on its own line")
-        if name not in fields():
-            raise _unknown("setting", name, fields() if "." in name else fields() | Settings.model_fields, where)
+        _check_name(name, value, where)
         layer[name] = Given(value, Origin("file", where), path.parent)
     return layer
+
+
+def _check_name(name: str, value: Any, where: str) -> None:
+    """Raise ConfigError unless a settings file may hold `name`, which is that of a setting or of a table."""
+    if declaration(name) is not None or (is_named_table(name) and isinstance(value, dict)):
+        return
+    if name in Settings.model_fields:
+        raise ConfigError(f"{name} is a section, not a setting ({where})", hint=f"write [{name}] on its own line")
+    section, _, table = name.partition(".")
+    if section in named_tables() and isinstance(value, dict) and not is_table_name(table):
+        raise ConfigError(f"{_shown(table)} can't be a name in [{section}] ({where})", hint=TABLE_NAME_RULE)
+    if is_named_table(name) and is_table(Settings.model_fields[section]):
+        raise ConfigError(f"{name} is a section, not a setting ({where})", hint=f"write [{name}] on its own line")
+    known = {*_known_near(name)} if "." in name else {*fields(), *Settings.model_fields}
+    if section not in Settings.model_fields:
+        known |= {f"{right}.{table}" for right in named_tables()}
+    raise _unknown("setting", name, known, where)
 
 
 def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +251,11 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tables.items():
         is_section = name in Settings.model_fields and name not in fields()
         if isinstance(value, dict) and (is_section or (value and name not in fields())):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            for key, inner in value.items():
+                flat[f"{name}.{key}"] = inner
+                if name in named_tables() and isinstance(inner, dict) and f"{name}.{key}" not in fields():
+                    flat[f"{name}.{key}"] = {}
+                    flat |= {f"{name}.{key}.{last}": setting for last, setting in inner.items()}
         else:
             flat[name] = value
     return flat
@@ -224,13 +274,18 @@ def _line(text: str, name: str) -> int | None:
     return None
 
 
-def _unknown(what: str, name: str, known: Mapping[str, Any], where: str) -> ConfigError:
-    nearest = get_close_matches(name, known, 1, cutoff=0.0)[0]
+def _unknown(what: str, name: str, known: Iterable[str], where: str) -> ConfigError:
+    nearest = get_close_matches(name, sorted(known), 1, cutoff=0.0)[0]
     return ConfigError(f"unknown {what} {_shown(name)[1:-1]} ({where})", hint=f"did you mean {nearest}?")
 
 
+def _with_files_read(layer: Layer) -> Layer:
+    """Replace instructions of the form `@FILE` by the texts of the files."""
+    is_text = {name: name.rpartition(".")[2] == "instructions" for name in layer}
+    return {name: _with_file_read(given) if is_text[name] else given for name, given in layer.items()}
+
+
 def _with_file_read(given: Given) -> Given:
-    """Replace instructions of the form `@FILE` by the text of the file."""
     if not isinstance(given.value, str) or not given.value.startswith("@"):
         return given
     try:
@@ -265,26 +320,56 @@ def _reading_hint(error: Exception) -> str:
     return "give the name of a text file that you can read"
 
 
-def _checked(given: Layer) -> Settings:
+def _checked(given: Layer, of: str = "") -> Settings:
+    """Return settings from what was given; raise ConfigError for the first that is not allowed.
+
+    Args:
+        of: the only one to check, if there is one: the rest of its table may be missing.
+    """
     try:
         return Settings.model_validate(_nested(given))
     except ValidationError as error:
-        first, *rest = (str(part) for part in error.errors()[0]["loc"])
-        name = first if first in fields() else f"{first}.{rest[0]}"
-        value, origin = given[name].value, given[name].origin
-        must, hint = allowed(fields()[name]), ""
-        where = origin.where or "command line"
-        if origin.kind == "flag":
-            name, hint = f"--{name.rpartition('.')[2].replace('_', '-')}", "-h lists the flags, after any command"
-        raise ConfigError(f"{name} is {_shown(value)} ({where}), but must be {must}", hint=hint) from error
+        for problem in error.errors():
+            place = [str(part) for part in problem["loc"]]
+            name = next((name for count in (3, 2, 1) if (name := ".".join(place[:count])) in given), "")
+            if name and declaration(name) is not None:
+                raise _not_allowed(name, given[name]) from error
+            if not of:
+                raise _incomplete(".".join(place[:2]), place[2:], str(problem["msg"]), given) from error
+        return Settings()
+
+
+def _not_allowed(name: str, given: Given) -> ConfigError:
+    field = declaration(name)
+    must, hint = allowed(field) if field else "", ""
+    where = given.origin.where or "command line"
+    if given.origin.kind == "flag":
+        name, hint = f"--{name.rpartition('.')[2].replace('_', '-')}", "-h lists the flags, after any command"
+    return ConfigError(f"{name} is {_shown(given.value)} ({where}), but must be {must}", hint=hint)
+
+
+def _incomplete(table: str, keys: Sequence[str], problem: str, given: Layer) -> ConfigError:
+    """Return the error of a table that users named: without a key that it needs, or with keys that don't agree."""
+    where = given[table].origin.where or "command line"
+    if not keys:
+        return ConfigError(f"{table} {problem.removeprefix('Value error, ')} ({where})", hint=f"look at [{table}]")
+    field = declaration(f"{table}.{keys[0]}")
+    return ConfigError(
+        f"{table} has no {keys[0]} ({where})", hint=f"it is {allowed(field)}" if field else "config.example.toml"
+    )
 
 
 def _nested(layer: Layer) -> dict[str, Any]:
-    tables: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for name, given in layer.items():
-        section, _, key = name.rpartition(".")
-        (tables.setdefault(section, {}) if section else tables)[key] = given.value
-    return tables
+        table, (*sections, key) = nested, name.split(".")
+        for section in sections:
+            table = table.setdefault(section, {})
+        if is_named_table(name):
+            table.setdefault(key, {})
+        else:
+            table[key] = given.value
+    return nested
 
 
 def _shown(value: Any) -> str:

@@ -3,11 +3,13 @@
 Error messages, the example file and the table in the documentation are generated from these declarations.
 """
 
+import re
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from voxcli.config.tables import TABLE_NAME, McpServerSettings, Table, ToolsSettings
 from voxcli.config.values import (
     Allowed,
     ComputeDevice,
@@ -38,13 +40,7 @@ DEFAULT_INSTRUCTIONS = (
 )
 
 
-class _Table(BaseModel):
-    """A table of the settings file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class AudioSettings(_Table):
+class AudioSettings(Table):
     """Audio input."""
 
     max_seconds: Number = Field(
@@ -52,7 +48,7 @@ class AudioSettings(_Table):
     )
 
 
-class SessionSettings(_Table):
+class SessionSettings(Table):
     """Memory of a conversation."""
 
     context_tokens: WholeNumber = Field(
@@ -63,7 +59,7 @@ class SessionSettings(_Table):
     )
 
 
-class ReplySettings(_Table):
+class ReplySettings(Table):
     """Generation of replies."""
 
     max_tokens: WholeNumber = Field(default=256, ge=1, le=8192, description="Longest reply, in tokens.")
@@ -79,7 +75,7 @@ class ReplySettings(_Table):
     )
 
 
-class SpeechSettings(_Table):
+class SpeechSettings(Table):
     """Speech output."""
 
     words_per_minute: WholeNumber = Field(
@@ -93,7 +89,7 @@ class SpeechSettings(_Table):
     )
 
 
-class LiveSettings(_Table):
+class LiveSettings(Table):
     """Listening in a live conversation; `voxcli.chat.speech.endpointing` explains the numbers."""
 
     input_device: DeviceName = Field(default="", description="Microphone; `voxcli devices` lists them.")
@@ -178,7 +174,7 @@ class LiveSettings(_Table):
     )
 
 
-class VoxtralSettings(_Table):
+class VoxtralSettings(Table):
     """Computation of the voxtral engine."""
 
     acceleration: Literal["auto", "compiled", "graphs", "none"] = Field(
@@ -188,7 +184,7 @@ class VoxtralSettings(_Table):
     )
 
 
-class EmbeddedSettings(_Table):
+class EmbeddedSettings(Table):
     """Models of the embedded engine, in place of those that come with it."""
 
     answer_model: ModelFile = Field(
@@ -198,7 +194,7 @@ class EmbeddedSettings(_Table):
     whisper: WhisperName = Field(default="base", description="Whisper model that transcribes.")
 
 
-class RemoteSettings(_Table):
+class RemoteSettings(Table):
     """Server of the remote engine; its key is not a setting."""
 
     url: ServerUrl = Field(default="", description="Address of the server.")
@@ -225,7 +221,7 @@ class RemoteSettings(_Table):
     )
 
 
-class Settings(_Table):
+class Settings(Table):
     """All settings, checked. `instructions` of the form `@FILE` hold the text of the file."""
 
     engine: Literal["auto", "voxtral", "embedded", "remote"] = Field(
@@ -268,22 +264,53 @@ class Settings(_Table):
     voxtral: VoxtralSettings = VoxtralSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     remote: RemoteSettings = RemoteSettings()
+    tools: ToolsSettings = ToolsSettings()
+    mcp: dict[str, McpServerSettings] = Field(
+        default={}, description="Servers of tools that speak the Model Context Protocol."
+    )
 
 
 def fields() -> dict[str, FieldInfo]:
-    """Return the declaration of each setting by dotted name, in the order of the settings file."""
+    """Return the declaration of each setting by dotted name, in the order of the settings file.
+
+    Those of tables that users name are in `named_tables`.
+    """
     found: dict[str, FieldInfo] = {}
     for name, field in Settings.model_fields.items():
         if section := _section(field):
             found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
-        else:
+        elif not _named_in(field):
             found[name] = field
     return found
 
 
+def named_tables() -> dict[str, type[Table]]:
+    """Return what declares the tables that users name, by the section that they stand in: `tools`, `mcp`."""
+    return {name: kind for name, field in Settings.model_fields.items() if (kind := _named_in(field))}
+
+
+def declaration(name: str) -> FieldInfo | None:
+    """Return the declaration of a setting by dotted name, such as `model` or `tools.weather.command`; None without."""
+    table, _, key = name.rpartition(".")
+    if is_named_table(table):
+        return named_tables()[table.partition(".")[0]].model_fields.get(key)
+    return fields().get(name)
+
+
+def is_named_table(name: str) -> bool:
+    """Return whether a dotted name can be that of a table that users name, such as `tools.weather`."""
+    section, _, table = name.partition(".")
+    return section in named_tables() and is_table_name(table) and name not in fields()
+
+
+def is_table_name(text: str) -> bool:
+    """Return whether a table that users name may have this name."""
+    return re.fullmatch(TABLE_NAME, text) is not None
+
+
 def variable(name: str) -> str:
     """Return the environment variable of a setting: `VOXCLI_AUDIO__MAX_SECONDS` for `audio.max_seconds`."""
-    return PREFIX + name.upper().replace(".", "__")
+    return PREFIX + name.upper().replace(".", "__").replace("-", "_")
 
 
 def allowed(field: FieldInfo) -> str:
@@ -309,15 +336,41 @@ def is_table(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is dict
 
 
+def is_list(field: FieldInfo) -> bool:
+    """Return whether the values of a setting are lists."""
+    return get_origin(field.annotation) is list
+
+
 def values(settings: Settings) -> dict[str, Any]:
-    """Return the value of every setting by dotted name."""
+    """Return the value of every setting by dotted name, those of tables that users named among them."""
     found = {}
-    for name in fields():
-        section, _, key = name.rpartition(".")
-        found[name] = getattr(getattr(settings, section) if section else settings, key)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if _section(field):
+            found |= {f"{name}.{key}": getattr(value, key) for key in type(value).model_fields}
+        elif not _named_in(field):
+            found[name] = value
+        for table, inner in tables_in(settings, name).items():
+            found |= {f"{name}.{table}.{key}": getattr(inner, key) for key in type(inner).model_fields}
     return found
 
 
-def _section(field: FieldInfo) -> type[_Table] | None:
+def tables_in(settings: Settings, section: str) -> dict[str, Table]:
+    """Return the tables that users named in a section; none where there can't be any."""
+    value = getattr(settings, section)
+    if isinstance(value, Table):
+        return dict(value.model_extra or {})
+    return dict(value) if section in named_tables() else {}
+
+
+def _section(field: FieldInfo) -> type[Table] | None:
     kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, _Table) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Table) else None
+
+
+def _named_in(field: FieldInfo) -> type[Table] | None:
+    """Return what declares the tables that users name in a section; None if it has none."""
+    if section := _section(field):
+        return section.named
+    kind = get_args(field.annotation)[-1] if is_table(field) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Table) else None

@@ -1,13 +1,15 @@
 """Formats settings as TOML: the example file, and the settings in force."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from voxcli.config.loading import Origin
-from voxcli.config.schema import Settings, allowed, fields, values
+from voxcli.config.schema import Settings, allowed, fields, named_tables, values
+from voxcli.config.tables import Table
 
 INTRODUCTION = """\
 # Settings of voxcli. What stands here are the defaults: take away the `#` before a setting to change it.
@@ -18,13 +20,18 @@ INTRODUCTION = """\
 def as_toml(settings: Settings, origins: Mapping[str, Origin]) -> str:
     """Return the settings in force as TOML, each with its origin in a comment."""
     return _tables(
-        {name: f"{_assignment(name, value)}  # {_comment(origins[name])}\n" for name, value in values(settings).items()}
+        {
+            name: f"{_assignment(name, value)}  # {_comment(origins[name])}\n"
+            for name, value in values(settings).items()
+            if value is not None
+        }
     )
 
 
 def example() -> str:
     """Return the settings file that documents every setting and changes none."""
-    return INTRODUCTION + _tables({name: _documented(name, field) for name, field in fields().items()})
+    documented = INTRODUCTION + _tables({name: _documented(name, field) for name, field in fields().items()})
+    return documented + "".join(_documented_table(section, kind) for section, kind in named_tables().items())
 
 
 def _tables(entries: Mapping[str, str]) -> str:
@@ -43,6 +50,14 @@ def _documented(name: str, field: FieldInfo) -> str:
     return f"\n# {field.description}\n# Allowed: {allowed(field)}.\n# {_assignment(name, field.default)}\n"
 
 
+def _documented_table(section: str, kind: type[Table]) -> str:
+    """Return the description of the tables that users name in a section, all of it in comments."""
+    keys = [f"#   {key}: {field.description}\n#     {allowed(field)}\n" for key, field in kind.model_fields.items()]
+    lines = "".join(f"#   {line}".rstrip() + "\n" for line in kind.example.splitlines())
+    title = f"Tables [{section}.NAME], with names of your own: {kind.__doc__}"
+    return f"\n# {title}\n{''.join(keys)}#\n{lines}"
+
+
 def _assignment(name: str, value: Any) -> str:
     """Return `key = value` in TOML."""
     return f"{name.rpartition('.')[2]} = {_value(value)}"
@@ -51,9 +66,15 @@ def _assignment(name: str, value: Any) -> str:
 def _value(value: Any) -> str:
     """Return a value in TOML. Its strings are those of JSON, except for one control character."""
     if isinstance(value, dict):
-        entries = ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items())
+        entries = ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items())
         return f"{{{entries}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
 
 
 def _comment(origin: Origin) -> str:
