@@ -18,6 +18,7 @@ from voxcli.cli.interface.common import (
     InstructionsFlag,
     LanguageFlag,
     ModelFlag,
+    PersonaFlag,
     QuantizeFlag,
     TemperatureFlag,
     UrlsFlag,
@@ -116,6 +117,7 @@ def batch(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    persona: PersonaFlag = None,
     language: LanguageFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
@@ -129,7 +131,7 @@ def batch(
     if voice and save_replies is None:
         raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
     flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
     settings = load_settings(config, flags)
     options = BatchOptions(
         inputs=inputs,

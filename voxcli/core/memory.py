@@ -25,15 +25,24 @@ class Memory:
     """Holds the session of one conversation and adds finished turns to it."""
 
     def __init__(
-        self, session: Session, store: Store | None = None, numbers: Sequence[int] = (), *, names_itself: bool = False
+        self,
+        session: Session,
+        store: Store | None = None,
+        numbers: Sequence[int] = (),
+        *,
+        names_itself: bool = False,
+        persona: str | None = None,
     ) -> None:
         """Begin with `session`. A named session is kept in `store`, which the caller closes.
 
         Args:
             numbers: the numbers that the turns of the session have in the store, if they are not 1, 2, 3...
             names_itself: a session without a name is given one, and so kept, once it has a turn.
+            persona: what the instructions come from; stored with a new session.
         """
         self.session = session
+        self.persona = persona
+        self._has_new_persona = False  # The store does not know it yet.
         self._instructions = session.instructions
         self._facts: tuple[str, ...] = ()
         self._store = store
@@ -55,6 +64,11 @@ class Memory:
         self._instructions = instructions
         self.session = replace(self.session, instructions=with_facts(instructions, self._facts))
 
+    def take_persona(self, persona: str | None, instructions: str) -> None:
+        """Give later prompts the instructions of another persona; a stored session keeps it with its next turn."""
+        self.persona, self._has_new_persona = persona, True
+        self.instruct(instructions)
+
     def tell_facts(self, facts: Sequence[str]) -> None:
         """Give later prompts facts about the user, after the instructions. They are not stored with the session."""
         self._facts = tuple(facts)
@@ -71,19 +85,29 @@ class Memory:
         return str(self._store.path) if self._store and self.session.name is not None else None
 
     @classmethod
-    def resumed(cls, store: Store, name: str, instructions: str, *, override: bool = False) -> "Memory":
+    def resumed(
+        cls,
+        store: Store,
+        name: str,
+        instructions: str,
+        *,
+        override: bool = False,
+        persona: str | None = None,
+    ) -> "Memory":
         """Continue a stored session, or begin one of that name.
 
         Args:
             instructions: those of a new session; a stored one keeps its own unless `override` is set.
+            persona: that of a new session; a stored one keeps its own.
 
         Raises:
             StoreError: the store can't be read.
         """
         stored = store.stored(name)
-        session = stored.session if stored else Session(name, instructions)
-        numbers = [each.number for each in stored.turns] if stored else []
-        return cls(replace(session, instructions=instructions) if override else session, store, numbers)
+        if stored is None:
+            return cls(Session(name, instructions), store, persona=persona)
+        session = replace(stored.session, instructions=instructions) if override else stored.session
+        return cls(session, store, [each.number for each in stored.turns], persona=stored.persona)
 
     def take_turn(
         self,
@@ -113,13 +137,18 @@ class Memory:
         if self._store and self.is_kept:
             details = TurnDetails(engine.name, engine.model, ended.report.transcript, latency or StageTimes())
             name = self.session.name or self._name_session(self._store, ended)
-            self._numbers[-1] = self._store.append(name, ended.turn, details, instructions=self._instructions)
+            self._numbers[-1] = self._store.append(
+                name, ended.turn, details, instructions=self._instructions, persona=self.persona
+            )
+            if self._has_new_persona:
+                self._store.set_persona(name, self.persona, self._instructions)
+                self._has_new_persona = False
         log.debug("turn %d remembered", self.turn_number)
 
     def _name_session(self, store: Store, ended: TurnEnded) -> str:
         """Name the session after the first words of a turn, and return the name."""
         texts = ended.report.transcript or "", ended.turn.typed_text, ended.turn.reply
-        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self._instructions)
+        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self._instructions, self.persona)
         self.session = replace(self.session, name=name)
         return name
 
@@ -154,7 +183,8 @@ class Memory:
         if before is None or not self._store:
             details = TurnDetails(engine.name, engine.model)
             appended = [
-                store.append(name, turn, details, instructions=self._instructions) for turn in self.session.turns
+                store.append(name, turn, details, instructions=self._instructions, persona=self.persona)
+                for turn in self.session.turns
             ]
             self._store, self._numbers = store, appended
         self.session = replace(self.session, name=name)

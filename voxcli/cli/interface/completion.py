@@ -82,6 +82,19 @@ def facts() -> Values:
 
 
 @never_failing
+def personas() -> Values:
+    """Return the personas that voxcli has, and those in the default settings file."""
+    import tomllib
+
+    from voxcli.config.paths import config_file
+
+    shipped = {"plain": "the default", "tutor": "a language tutor", "interpreter": "interpreter:target=LANGUAGE"}
+    path = config_file()
+    own = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("personas", {}) if path.is_file() else {}
+    return [*shipped.items(), *((name, "yours") for name in own if name not in shipped and name.isprintable())]
+
+
+@never_failing
 def voices() -> Values:
     """Return the kinds of voices, and the voices that are here."""
     return [
