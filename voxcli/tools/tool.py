@@ -1,7 +1,7 @@
 """Defines what a tool is: its description, whether it needs approval, and how it is called."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from voxcli.core.tools import ToolCall, ToolSpec
@@ -25,6 +25,10 @@ class Tool(Protocol):
         """Whether it may run without being asked for."""
         ...
 
+    def problem(self, arguments: dict[str, Any]) -> str:
+        """Return what is wrong with arguments, for the model; an empty string if they fit the schema."""
+        ...
+
     def call(self, arguments: dict[str, Any], interrupt: threading.Event) -> str:
         """Run it and return its result as text; end soon once `interrupt` is set.
 
@@ -32,7 +36,16 @@ class Tool(Protocol):
             arguments: a JSON object that fits the schema of `spec.parameters`.
 
         Raises:
-            VoxError: it failed; the model is told the message.
+            VoxError: it failed, or was stopped by the interrupt; the model is told the message.
             TimeoutError: it took too long and was stopped.
         """
+        ...
+
+
+class ToolSource(Protocol):
+    """Where tools come from. They may change at any time."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools that it has now."""
         ...
