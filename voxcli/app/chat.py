@@ -218,6 +218,7 @@ def _ready(
         push_to_talk=settings.live.push_to_talk,
         keys=keys,
         kept=memory.is_kept,
+        persona=memory.persona,
         wake_word=None if settings.live.wake_word == "off" else settings.live.wake_word.replace("_", " "),
     )
 

@@ -151,6 +151,17 @@ def _are_of_persona(settings: "Settings", instructions: str) -> bool:
     )
 
 
+def lasting_instructions(settings: "Settings") -> str:
+    """Return the instructions as they are on every day: `{date}` and `{time}` are not filled in."""
+    from voxcli.config.personas import chosen_persona, filled_instructions
+    from voxcli.config.templates import Moment
+
+    if not _are_of_persona(settings, settings.instructions):
+        return settings.instructions
+    moment = replace(Moment.now(), date="{date}", time="{time}")
+    return filled_instructions(*chosen_persona(settings.persona, settings.personas), settings.language, moment)
+
+
 def _open_store(notice: Notice) -> "Store":
     from voxcli.config.paths import data_folder
     from voxcli.core.storage.store import Store

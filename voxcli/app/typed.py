@@ -112,6 +112,7 @@ class TypedCommands:
             "instructions": SlashCommand(
                 "/instructions [TEXT]", "change how the model should answer; without TEXT: show it", self._instructions
             ),
+            "persona": SlashCommand("/persona [NAME]", "answer in another way; without NAME: list them", self._persona),
             "save": SlashCommand("/save NAME", "name this conversation, and keep it", self._save),
         }
 
@@ -140,6 +141,22 @@ class TypedCommands:
             raise ConfigError(f"instructions have at most {INSTRUCTIONS_CHARACTERS} characters")
         self._memory.instruct(text)
         return "from now on with these instructions"
+
+    def _persona(self, choice: str) -> str:
+        """Take the instructions and the voice of a persona; what else it has counts from the beginning of a chat."""
+        from voxcli.config.loading import value_of
+        from voxcli.config.personas import chosen_persona, filled_instructions, known_personas
+        from voxcli.config.templates import Moment
+
+        own = self._settings.personas
+        if not choice:
+            return "\n".join(known_personas(own))
+        name, persona = chosen_persona(value_of("persona", choice), own)
+        text = filled_instructions(name, persona, persona.language or self._settings.language, Moment.now())
+        if persona.voice and self._responder.speech:
+            self._voice(persona.voice)
+        self._memory.take_persona(choice, text if persona.instructions else self._settings.instructions)
+        return f"from now on as {choice}"
 
     def _save(self, name: str) -> str:
         from voxcli.config.paths import data_folder
@@ -190,7 +207,18 @@ def _ready(engine: "Engine", settings: "Settings", speech: "SpeechOutput | None"
 
     voice = resolved(settings.voice) if speech else None
     name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
-    return Ready(engine.name, engine.model, voice, None, _output_name(speech), name, "off", turns, kept=kept)
+    return Ready(
+        engine.name,
+        engine.model,
+        voice,
+        None,
+        _output_name(speech),
+        name,
+        "off",
+        turns,
+        kept=kept,
+        persona=memory.persona,
+    )
 
 
 def _output_name(speech: "SpeechOutput | None") -> str | None:

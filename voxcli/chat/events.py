@@ -93,6 +93,7 @@ class Ready:
     push_to_talk: PushToTalk = "off"
     keys: bool = False  # whether there is a keyboard
     kept: bool = False  # whether turns are stored on disk; a session without a name gets one with its first turn
+    persona: str | None = None  # what the instructions come from
     wake_word: str | None = None  # what wakes the conversation, such as "hey jarvis"
 
 

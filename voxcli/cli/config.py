@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from voxcli.cli.interface.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface.common import (
+    ConfigFlag,
+    ForceFlag,
+    JsonFlag,
+    PersonaFlag,
+    given,
+    note,
+    print_json,
+    print_text,
+    write_private,
+)
 from voxcli.cli.interface.editor import check_terminal, edit_again, run_editor
 from voxcli.cli.interface.help import CommandGroup
 from voxcli.errors import ConfigError
@@ -15,12 +25,12 @@ app = CommandGroup("Show and change the settings.")
 
 
 @app.command()
-def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
+def show(config: ConfigFlag = None, persona: PersonaFlag = None, json_: JsonFlag = False) -> None:
     """Show the settings in force and the origin of each."""
     from voxcli.config.loading import explain, values
     from voxcli.config.toml_text import as_toml
 
-    settings, origins = explain(config, {})
+    settings, origins = explain(config, given(persona=persona))
     if not json_:
         print_text(as_toml(settings, origins), end="")
         return
@@ -61,7 +71,7 @@ def set_(
     from voxcli.config.editing import set_value
     from voxcli.config.schema import variable
 
-    target = _file(config)
+    target = file_to_change(config)
     set_value(target, key, value)
     note(f"{key} is set in {target}")
     if os.environ.get(variable(key)):
@@ -73,12 +83,12 @@ def edit(config: ConfigFlag = None) -> None:
     """Open the settings file in $EDITOR; it is checked before it is put in place."""
     from voxcli.config.editing import edit as edit_file
 
-    target = _file(config)
+    target = file_to_change(config)
     check_terminal("voxcli config set KEY VALUE")
     note(f"{'changed' if edit_file(target, run_editor, edit_again) else 'unchanged'}: {target}")
 
 
-def _file(config: Path | None) -> Path:
+def file_to_change(config: Path | None) -> Path:
     """Return the settings file to change."""
     from voxcli.config.paths import config_file
 

@@ -1,6 +1,6 @@
-"""Changes the settings file: one setting, with comments and order kept, or the whole text in an editor."""
+"""Changes the settings file: one setting or table, with comments and order kept, or the whole text in an editor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,39 @@ def set_value(path: Path, name: str, text: str) -> Any:
     check_text(changed, path)
     _replace(path, changed)
     return value
+
+
+def add_table(path: Path, name: str, values: Mapping[str, Any], *, force: bool) -> None:
+    """Add a table that the user names to a file, which is created if it is missing.
+
+    Args:
+        name: dotted, such as "personas.cook".
+        values: by key, as they stand in the file.
+        force: a table of that name is replaced.
+
+    Raises:
+        ConfigError: there is a table of that name, a value is not allowed, or the file can't be written. The file is
+            unchanged.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    section, _, key = name.partition(".")
+    table = tomlkit.table()
+    for entry, value in values.items():
+        is_long = isinstance(value, str) and "\n" in value
+        table[entry] = tomlkit.string(value, multiline=True) if is_long else tomlkit.item(value)
+    try:
+        document = tomlkit.parse(_text_of(path))
+        tables: Any = document.setdefault(section, tomlkit.table(is_super_table=True))
+        if key in tables and not force:
+            raise ConfigError(f"{path} has {name} already", hint="--force replaces it")
+        tables[key] = table
+        changed = tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="correct it: voxcli config edit") from error
+    check_text(changed, path)
+    _replace(path, changed)
 
 
 def edit(path: Path, run_editor: Callable[[Path], None], edit_again: Callable[[ConfigError], bool]) -> bool:

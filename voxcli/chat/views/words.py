@@ -113,6 +113,7 @@ def _ready_lines(ready: Ready) -> list[str]:
         "engine": f"{ready.engine}: {ready.model}{about}",
         "microphone": ready.input_device or "",
         "loudspeaker": f"{ready.output_device or 'none: replies are shown, not spoken'}{voice}",
+        "persona": ready.persona or "",
         "session": _session(ready),
         "echo": _echo(ready) if ready.input_device else "",
         "wake word": f'say "{ready.wake_word}" to talk' if ready.wake_word else "",

@@ -6,6 +6,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ('voxcli once --prompt "What is the capital of France?"', "ask one question"),
     ),
     "chat": (
+        ("voxcli chat --persona tutor --language fr", "practise French"),
         ("voxcli chat --continue", "go on with the last conversation"),
         ("voxcli chat --text --no-speak", "type, for example over SSH"),
         ("voxcli chat --push-to-talk toggle --engine embedded", "in a loud room, without a GPU"),
@@ -62,6 +63,19 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli sessions redo kitchen", "take back the last undo"),
         ("voxcli sessions show kitchen -n 1", "see the last turn"),
     ),
+    "personas": (
+        ("voxcli personas list", "see the ways to answer"),
+        ('voxcli personas add cook --instructions "You are a cook. Be brief."', "add one"),
+    ),
+    "personas list": (("voxcli personas list", "names and first words"), ("voxcli personas list --json", "as JSON")),
+    "personas show": (
+        ("voxcli personas show tutor", "as it may stand in the settings file"),
+        ("voxcli personas show interpreter:target=French --json", "with all names filled in"),
+    ),
+    "personas add": (
+        ('voxcli personas add cook --instructions "You cook for {user}." --voice neural', "instructions and a voice"),
+        ("voxcli personas add cook --instructions @cook.txt --value units=grams", "from a file, with a value"),
+    ),
     "facts": (
         ('voxcli facts add "name: Anna"', "tell voxcli something about you"),
         ("voxcli facts list", "see what it remembers"),
@@ -103,7 +117,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli config set voice piper:en_US-joe-medium", "change a setting"),
         ("voxcli config show", "see the settings in force"),
     ),
-    "config show": (("voxcli config show", "as TOML"), ("voxcli config show --json", "as JSON")),
+    "config show": (
+        ("voxcli config show --persona tutor", "as TOML, with a persona"),
+        ("voxcli config show --json", "as JSON"),
+    ),
     "config path": (
         ("voxcli config path", "where the settings file is looked for"),
         ('cat "$(voxcli config path)"', "read it"),
