@@ -1,5 +1,7 @@
 """Facts at the end of a conversation: found in what was understood, shown, kept, and never in the way."""
 
+import io
+import json
 import signal
 from pathlib import Path
 from queue import SimpleQueue
@@ -7,11 +9,13 @@ from queue import SimpleQueue
 import pytest
 
 from tests.support.live_doubles import Journal
-from voxcli.chat.events import FactsLearned, Latency, Notice, SessionEnded, TurnTaken, TurnUndone
+from voxcli.chat.events import FactsLearned, Latency, Notice, Ready, SessionEnded, TurnTaken, TurnUndone
 from voxcli.chat.facts import LOOKING, FactFinder
 from voxcli.chat.messages import Inbound
 from voxcli.chat.responses.response import Responder
 from voxcli.chat.typed import TypedConversation
+from voxcli.chat.views.lines import JsonLiveView
+from voxcli.chat.views.words import note_lines
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import PassReport
 from voxcli.core.session import Session, Turn
@@ -20,6 +24,7 @@ from voxcli.core.storage.facts import MOST_FACTS, FactFile
 from voxcli.core.testing import FakeEngine
 from voxcli.core.turn import TurnEnded
 from voxcli.errors import ModelError
+from voxcli.output import Output
 
 PLACEHOLDER = "[User audio input - 16000 samples, 1.00s]"
 ENDED = SessionEnded(1, (), 0, 0, 0, None, None)
@@ -117,6 +122,26 @@ def test_ctrl_c_skips_the_search_and_is_itself_again_afterwards(tmp_path: Path) 
     assert chat.file.read() == ()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_facts_are_shown_without_escapes() -> None:
+    event = FactsLearned(("name: \x1b[31mAnna", "likes: tea"))
+    assert note_lines(event) == [
+        "remembered: name: \\x1b[31mAnna",
+        "remembered: likes: tea",
+        "voxcli facts edit changes what is remembered",
+    ]
+    assert note_lines(FactsLearned(())) == ["nothing new to remember"]
+    stream = io.StringIO()
+    JsonLiveView(Output(stream)).show(event)
+    shown = json.loads(stream.getvalue())
+    assert (shown["event"], shown["facts"]) == ("facts_learned", list(event.facts))
+
+
+def test_the_header_names_the_persona() -> None:
+    ready = Ready("remote", "m", None, None, None, None, "off", persona="interpreter:target=French")
+    assert any(line.split() == ["persona", "interpreter:target=French"] for line in note_lines(ready))
+    assert not any("persona" in line for line in note_lines(Ready("remote", "m", None, None, None, None, "off")))
 
 
 def test_a_typed_conversation_ends_with_its_facts(tmp_path: Path) -> None:

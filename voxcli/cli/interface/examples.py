@@ -74,7 +74,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "personas add": (
         ('voxcli personas add cook --instructions "You cook for {user}." --voice neural', "instructions and a voice"),
-        ("voxcli personas add cook --instructions @cook.txt --value units=grams", "from a file, with a value"),
+        ("voxcli personas add cook --instructions @cook.txt --force", "from a file, in place of the old one"),
     ),
     "facts": (
         ('voxcli facts add "name: Anna"', "tell voxcli something about you"),
