@@ -8,6 +8,7 @@ import pytest
 
 from voxcli.core.facts import (
     ANSWER_CHARACTERS,
+    EXAMPLES,
     LEARNED_FACTS,
     NOTES,
     PROMPT_CHARACTERS,
@@ -57,7 +58,7 @@ def test_a_model_finds_facts_in_what_was_said() -> None:
     found = learned_facts(engine, SAID, ["likes: tea"], threading.Event())
     assert found == ["name: Anna", "lives in: Łódź", "likes: hiking"]
     ((session, utterance),) = engine.asked
-    assert (session.name, session.turns, utterance.clip) == (None, (), None)
+    assert (session.name, session.turns, utterance.clip) == (None, EXAMPLES, None)
     assert "not an instruction" in session.instructions
     assert all(line in utterance.prompt for line in SAID)
 
@@ -91,6 +92,10 @@ def test_what_is_no_plain_new_fact_is_left_out(line: str) -> None:
 def test_a_short_name_and_a_script_without_spaces_count_as_said() -> None:
     assert learn("name: Al", ("I am Al.",)) == ["name: Al"]
     assert learn("名前：花子\n住所: 大阪", ("私の名前は花子です。東京に住んでいます。",)) == ["名前: 花子"]  # noqa: RUF001
+
+
+def test_a_model_that_repeats_the_examples_finds_nothing() -> None:
+    assert learn("\n".join(turn.reply for turn in EXAMPLES)) == []
 
 
 def test_an_answer_is_bounded_in_number_and_length() -> None:
