@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
-from voxcli.config.proxies import Proxy, check_certificates
 from voxcli.servers.errors import FOREIGN, UnreadableError, call_error
 from voxcli.servers.server import Server
+from voxcli.servers.tls import http_proxy
 
 AHEAD = 64  # items that the server may be ahead of the caller
 LOOK_SECONDS = 0.05  # between two looks whether a waiting thread is still wanted
@@ -46,7 +45,7 @@ class Call(Generic[Item]):
         """Start the request.
 
         Args:
-            tls: as from `tls_context`; shared by the calls of an engine, because it takes a while to make.
+            tls: as from `voxcli.servers.tls`; shared by the calls of an engine, because it takes a while to make.
             path: the part of the protocol that is asked, for messages.
             work: sends the request and yields what is wanted of the answer.
             limit: wraps the response's bytes, told whether they are compressed; it bounds them, because a server may
@@ -121,18 +120,6 @@ def unexpected_type(response: httpx2.Response) -> UnreadableError:
     return UnreadableError(f"it answers with {content_type(response)[:40] or 'nothing known'}")
 
 
-def tls_context(server: Server) -> ssl.SSLContext:
-    """Return what checks the certificates of a server and of its proxy.
-
-    Raises:
-        ConfigError: the certificates that the environment names can't be used.
-    """
-    if "https" not in (urlsplit(server.url).scheme, server.proxy.scheme if server.proxy else ""):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing will be checked
-    check_certificates()
-    return httpx2.create_ssl_context()
-
-
 def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection", limit: Limit) -> httpx2.Client:
     """Return a client for one request. It sends only the headers given here and follows no redirect."""
 
@@ -154,14 +141,10 @@ def _http_client(server: Server, tls: ssl.SSLContext, connection: "_Connection",
     return httpx2.Client(
         verify=tls,
         trust_env=False,  # the environment was read before, when the server was looked for
-        proxy=_proxy(server.proxy, tls),
+        proxy=http_proxy(server.proxy, tls),
         timeout=httpx2.Timeout(server.first_token_seconds + server.token_seconds, connect=server.connect_seconds),
         event_hooks={"request": [prepare], "response": [check]},
     )
-
-
-def _proxy(proxy: Proxy | None, tls: ssl.SSLContext) -> httpx2.Proxy | None:
-    return httpx2.Proxy(proxy.url, ssl_context=tls if proxy.scheme == "https" else None) if proxy else None
 
 
 class _Connection:

@@ -23,8 +23,9 @@ try:  # Without its packages, importing this module raises the error with the hi
     import httpx2
     import openai
 
-    from voxcli.servers.call import Call, content_type, tls_context, unexpected_type
+    from voxcli.servers.call import Call, content_type, unexpected_type
     from voxcli.servers.errors import SPEECH, CallError, UnreadableError
+    from voxcli.servers.tls import tls_context
 except ImportError as error:
     raise missing_extra(RemoteError, "a voice on a server", "remote") from error
 

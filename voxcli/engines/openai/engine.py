@@ -24,8 +24,9 @@ from voxcli.servers.server import WRONG_VOXTRAL, Server
 try:  # Without its packages, importing this module raises the error with the hint.
     from voxcli.engines.openai.chunks import Usage
     from voxcli.engines.openai.stream import Item, ModelList, Over, RepairedStream, chat, models
-    from voxcli.servers.call import Call, tls_context
+    from voxcli.servers.call import Call
     from voxcli.servers.errors import CHAT, MODELS, CallError, no_such_model, too_late, unnamed_model
+    from voxcli.servers.tls import tls_context
 except ImportError as error:
     raise missing_extra(RemoteError, "The remote engine", "remote") from error
 
