@@ -23,6 +23,7 @@ from voxcli.core.speaking import Timings
 from voxcli.core.storage.facts import MOST_FACTS, FactFile
 from voxcli.core.testing import FakeEngine
 from voxcli.core.turn import TurnEnded
+from voxcli.core.understanding import Understood
 from voxcli.errors import ModelError
 from voxcli.output import Output
 
@@ -67,6 +68,19 @@ def test_facts_are_found_in_all_that_was_understood_and_shown_before_the_end(tmp
     assert chat.journal.of(FactsLearned) == [FactsLearned(chat.file.read())]
     assert chat.finished == 1
     assert "Rome" not in chat.engine.asked[0][1].prompt
+
+
+def test_what_is_understood_only_after_a_turn_counts(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, FakeEngine([["name: Anna\nlikes: tea"]]))
+    chat.finder.show(Understood("My name is Anna."))  # of a turn that is not over
+    for number in (1, 2):
+        chat.take(number, Turn(PLACEHOLDER, "Hello."))
+    chat.finder.show(Understood("My name is Anna.", 1))
+    chat.finder.show(Understood("I like tea.", 2))
+    chat.finder.show(TurnUndone(Turn(PLACEHOLDER, "Hello."), 2))
+    chat.finder.show(Understood("I like tea.", 2))
+    chat.end()
+    assert chat.file.read() == ("name: Anna",)
 
 
 def test_where_nothing_was_understood_nothing_happens(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from voxcli.core.facts import SAID_CHARACTERS, learned_facts
 from voxcli.core.protocols import Engine
 from voxcli.core.storage.facts import MOST_FACTS, FactFile
 from voxcli.core.turn import TurnEnded
+from voxcli.core.understanding import Understood
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class FactFinder:
         match event:
             case TurnTaken(ended, number):
                 self._said[number] = _said(ended)
+            case Understood(text, number) if number in self._said:  # known after the end of its turn
+                self._said[number] = self._said[number] or text
             case TurnUndone(_, number):
                 self._said.pop(number, None)
             case SessionEnded() if any(self._said.values()):
@@ -78,7 +81,9 @@ class FactFinder:
 def _said(ended: TurnEnded) -> str:
     """Return the words of the user in a turn, as far as they are known."""
     turn = ended.turn
-    return " ".join(filter(None, (turn.understood or ended.report.transcript, turn.typed_text)))
+    return " ".join(
+        filter(None, (turn.understood or ended.report.understood or ended.report.transcript, turn.typed_text))
+    )
 
 
 @contextmanager

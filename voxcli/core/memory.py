@@ -15,7 +15,8 @@ from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.storage.store import Store
 from voxcli.core.storage.stored import StageTimes, TurnDetails
-from voxcli.core.turn import Event, TurnEnded, run_turn
+from voxcli.core.turn import Event, TurnEnded, run_turn, with_understood
+from voxcli.core.understanding import Understanding, Understood, UnderstoodMode
 from voxcli.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Memory:
         *,
         names_itself: bool = False,
         persona: str | None = None,
+        understood: UnderstoodMode = "off",
     ) -> None:
         """Begin with `session`. A named session is kept in `store`, which the caller closes.
 
@@ -39,8 +41,10 @@ class Memory:
             numbers: the numbers that the turns of the session have in the store, if they are not 1, 2, 3...
             names_itself: a session without a name is given one, and so kept, once it has a turn.
             persona: what the instructions come from; stored with a new session.
+            understood: whether engines are asked what they understood, and whether later prompts show it.
         """
         self.session = session
+        self.understood: UnderstoodMode = understood
         self.persona = persona
         self._has_new_persona = False  # The store does not know it yet.
         self._instructions = session.instructions
@@ -93,21 +97,24 @@ class Memory:
         *,
         override: bool = False,
         persona: str | None = None,
+        understood: UnderstoodMode = "off",
     ) -> "Memory":
         """Continue a stored session, or begin one of that name.
 
         Args:
             instructions: those of a new session; a stored one keeps its own unless `override` is set.
             persona: that of a new session; a stored one keeps its own.
+            understood: as in `Memory`.
 
         Raises:
             StoreError: the store can't be read.
         """
         stored = store.stored(name)
         if stored is None:
-            return cls(Session(name, instructions), store, persona=persona)
+            return cls(Session(name, instructions), store, persona=persona, understood=understood)
         session = replace(stored.session, instructions=instructions) if override else stored.session
-        return cls(session, store, [each.number for each in stored.turns], persona=stored.persona)
+        numbers = [each.number for each in stored.turns]
+        return cls(session, store, numbers, persona=stored.persona, understood=understood)
 
     def take_turn(
         self,
@@ -118,24 +125,40 @@ class Memory:
     ) -> Generator[Event, None, None]:
         """Run a turn; its last event, `TurnEnded`, comes once the turn is remembered.
 
-        Close the generator to stop early; then no turn took place.
+        What was understood, if it is not known by then, is waited for after that, unless `interrupt` is set. Close the
+        generator to stop early; before the turn is remembered, none took place.
 
         Raises:
             VoxError: raised by the engine; no turn took place.
             StoreError: the turn could not be stored; it is remembered in memory only.
         """
-        with closing(run_turn(engine, self.session, utterance, interrupt, speech)) as events:
+        understanding = Understanding(self.understood)
+        with (
+            closing(understanding),
+            closing(
+                run_turn(engine, self.session, utterance, interrupt, speech, understanding=understanding)
+            ) as events,
+        ):
             for event in events:
-                if isinstance(event, TurnEnded):
-                    self.remember(event, engine)
-                yield event
+                if not isinstance(event, TurnEnded):
+                    yield event
+                    continue
+                self.remember(event, engine)
+                while not interrupt.is_set() and understanding.advance():
+                    pass
+                for news in understanding.news():
+                    if isinstance(news, Understood):
+                        self.fill_in(self.turn_number, news.text)
+                    yield news
+                yield with_understood(event, understanding)
 
     def remember(self, ended: TurnEnded, engine: Engine, latency: StageTimes | None = None) -> None:
         """Add a turn that `engine` answered; it is on disk when this returns. Raises StoreError."""
         self.session = self.session.add(ended.turn)
         self._numbers.append(self.turn_number + 1)
         if self._store and self.is_kept:
-            details = TurnDetails(engine.name, engine.model, ended.report.transcript, latency or StageTimes())
+            transcript = ended.report.transcript or ended.report.understood or None
+            details = TurnDetails(engine.name, engine.model, transcript, latency or StageTimes())
             name = self.session.name or self._name_session(self._store, ended)
             self._numbers[-1] = self._store.append(
                 name, ended.turn, details, instructions=self._instructions, persona=self.persona
@@ -145,9 +168,28 @@ class Memory:
                 self._has_new_persona = False
         log.debug("turn %d remembered", self.turn_number)
 
+    def fill_in(self, number: int, text: str) -> None:
+        """Add what was understood in a turn to its stored transcript and, if it is to be remembered, to later prompts.
+
+        Nothing happens if the turn was undone.
+
+        Raises:
+            StoreError: it can't be stored; it is remembered in memory only.
+        """
+        if number not in self._numbers:
+            return
+        remembered = text if self.understood == "remember" else ""
+        if remembered:
+            place, turns = self._numbers.index(number), list(self.session.turns)
+            turns[place] = replace(turns[place], understood=remembered)
+            self.session = replace(self.session, turns=tuple(turns))
+        if self._store and self.session.name is not None:
+            self._store.fill_in(self.session.name, number, transcript=text, understood=remembered)
+
     def _name_session(self, store: Store, ended: TurnEnded) -> str:
         """Name the session after the first words of a turn, and return the name."""
-        texts = ended.report.transcript or "", ended.turn.typed_text, ended.turn.reply
+        said = ended.report.transcript or ended.report.understood
+        texts = said, ended.turn.typed_text, ended.turn.reply
         name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self._instructions, self.persona)
         self.session = replace(self.session, name=name)
         return name

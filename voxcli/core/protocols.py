@@ -46,7 +46,8 @@ class PassReport:
     reply_tokens: int
     transcript: str | None = None  # None: the engine has none
     finish_reason: str | None = None  # why a server ended the reply: "stop", "length"...; None: not known
-    additional_generations: int = 0  # those after tool results; `model_passes` counts none of them
+    additional_generations: int = 0  # after tool results, and of `understood`; `model_passes` counts none of them
+    understood: str = ""  # what the model understood of the utterance, in one line; empty where nobody asked
 
     @property
     def cut_note(self) -> str:
@@ -98,6 +99,16 @@ class Engine(Protocol):
         An engine that encodes only whole utterances does nothing.
         """
         del clip
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None] | None:
+        """Yield what the model understood of an utterance that it has just replied to, in deltas of one line.
+
+        The audio is not encoded again. Each step takes at most one token, or the time of one where nothing comes: a
+        delta is then empty. Closed at any time, it leaves the engine as the reply left it. Returns None where the
+        engine can't tell; raises VoxError where it can't tell any more. Called by the thread that called `reply`.
+        """
+        del utterance
+        return None
 
     def close(self) -> None: ...
 

@@ -60,10 +60,12 @@ class Speaking(threading.Thread):
         self._spoken = spoken
         self._cutter = PieceCutter()
         self._pieces: Queue[str | None] = Queue(PIECES_AHEAD)
+        self._is_complete = False  # whether the last piece was put into the queue
         self._closed = False  # whether the last piece was taken from the queue
         self._error: BaseException | None = None  # why speech ended
         self._is_reported = False
         self.failed = False  # whether the voice or the speaker failed
+        self.was_interrupted = False  # whether it was interrupted before its end
 
     def __enter__(self) -> Self:
         self.start()
@@ -71,20 +73,32 @@ class Speaking(threading.Thread):
 
     def __exit__(self, error: object, *_: object) -> None:
         """Speak the rest and wait until it was played; after an error, stop speaking at once."""
-        try:
-            if error:
-                self._interrupt.set()
-            for piece in self._cutter.flush():
-                self._put(piece)
-        finally:
-            self._put(None)
-            while self.is_alive():
-                self.join(SIGNAL_SECONDS)
+        if error:
+            self._interrupt.set()
+        self.end_text()
+        while self.goes_on(SIGNAL_SECONDS):
+            pass
 
     def add(self, delta: str) -> None:
         """Add a delta; block while the voice is too far behind."""
         for piece in self._cutter.feed(delta):
             self._put(piece)
+
+    def end_text(self) -> None:
+        """Add what is left of the reply, which is complete now; block while the voice is too far behind."""
+        if self._is_complete:
+            return
+        self._is_complete = True
+        try:
+            for piece in self._cutter.flush():
+                self._put(piece)
+        finally:
+            self._put(None)
+
+    def goes_on(self, seconds: float) -> bool:
+        """Wait for the end of the speech, at most some seconds; return whether it still goes on."""
+        self.join(seconds)
+        return self.is_alive()
 
     def failures(self) -> Iterator[VoxError]:
         """Report once why the voice or the speaker failed; raise any other error that ended speech."""
@@ -116,6 +130,7 @@ class Speaking(threading.Thread):
         finally:
             for _ in self._next_pieces():  # otherwise add() would block for ever
                 pass
+            self.was_interrupted = self._interrupt.is_set()
 
     def _put(self, piece: str | None) -> None:
         while True:

@@ -1,8 +1,8 @@
 """Test doubles of the protocols in `voxcli.core.turn`, for voxcli's tests and for programs built on it."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from voxcli.core.tools import ToolCalls, ToolResult
 
 @dataclass
 class FakeEngine(Engine):
-    """Gives the queued replies: each deltas and tool calls, or an error to raise. Records what it was asked."""
+    """Gives the queued replies: each deltas and tool calls, or an error to raise. Records what it was asked.
+
+    What it understood is queued likewise; without more of it, it can't tell.
+    """
 
     replies: list[Iterable[str | ToolCalls] | Exception]
     name: str = "fake"
@@ -25,6 +28,10 @@ class FakeEngine(Engine):
     before_delta: Callable[[int], object] = lambda _: None
     finish_reason: str | None = None
     results: list[ToolResult] = field(default_factory=list)  # those of its tool calls
+    understands: list[Iterable[str] | Exception] = field(default_factory=list)  # the deltas of each line
+    transcript: str | None = None
+    asked_again: list[Utterance] = field(default_factory=list)  # those that it was asked what it understood of
+    asides_closed: int = 0  # lines that are over, or were cancelled
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         self.asked.append((session, utterance))
@@ -44,7 +51,20 @@ class FakeEngine(Engine):
                 continue
             count += 1
             yield delta
-        return PassReport(1, 10, 0, count, finish_reason=self.finish_reason, additional_generations=generations)
+        report = PassReport(1, 10, 0, count, self.transcript, self.finish_reason)
+        return replace(report, additional_generations=generations)
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None] | None:
+        self.asked_again.append(utterance)
+        return self._understood(self.understands.pop(0)) if self.understands else None
+
+    def _understood(self, line: Iterable[str] | Exception) -> Generator[str, None, None]:
+        try:
+            if isinstance(line, Exception):
+                raise line
+            yield from line
+        finally:
+            self.asides_closed += 1
 
     def prefill_history(self, session: Session) -> None:
         self.prefilled.append(session)

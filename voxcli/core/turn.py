@@ -26,9 +26,10 @@ from voxcli.core.protocols import (
     Utterance,
 )
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import Speaking, Stopwatch, Timings
+from voxcli.core.speaking import SIGNAL_SECONDS, Speaking, Stopwatch, Timings
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.tools import ToolCalled, ToolResult, ToolReturned, ToolRunner, answer_calls
+from voxcli.core.understanding import NotUnderstood, Understanding, Understood
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class TurnEnded:
     timings: Timings
 
 
-Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | SpeechFailed | TurnEnded
+Event = Transcript | ReplyDelta | ToolCalled | ToolReturned | SpeechFailed | Understood | NotUnderstood | TurnEnded
 
 
 def run_turn(
@@ -69,6 +70,7 @@ def run_turn(
     *,
     spoken: SpokenText | None = None,
     tools: ToolRunner | None = None,
+    understanding: Understanding | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generator[Event, None, None]:
     """Run one turn; the last event is `TurnEnded`.
@@ -83,6 +85,8 @@ def run_turn(
         spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
             were played.
         tools: runs the tools that the model calls; None if it has none.
+        understanding: asks the engine what it understood, while the complete reply is played. What is not known by
+            then does not delay the end of the turn: the caller may go on with `advance`, until another turn begins.
         clock: monotonic seconds.
 
     Raises:
@@ -103,18 +107,51 @@ def run_turn(
                 if speaking:
                     speaking.add(item)
                     yield from map(SpeechFailed, speaking.failures())
+            interrupted = interrupt.is_set()  # read once, because it may be set at any moment
+            if understanding:
+                understanding.begin(engine, utterance, generation.report.transcript or "")
+                yield from _understood_meanwhile(understanding, interrupt, speaking)
         if speaking:
+            interrupted = speaking.was_interrupted
             yield from map(SpeechFailed, speaking.failures())
     except BaseException:
         interrupt.set()
+        if understanding:
+            understanding.close()
         raise
-    interrupted = interrupt.is_set()  # read once, because it may be set at any moment
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
     report, timings = generation.report, stopwatch.timings()
     counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
     log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
-    yield TurnEnded(turn, report, timings)
+    ended = TurnEnded(turn, report, timings)
+    yield with_understood(ended, understanding) if understanding else ended
+
+
+def _understood_meanwhile(
+    understanding: Understanding, interrupt: threading.Event, speaking: Speaking | None
+) -> Generator[Event, None, None]:
+    """Ask what was understood for as long as the complete reply is spoken."""
+    if speaking:
+        speaking.end_text()
+        seconds = 0.0
+        while not interrupt.is_set() and speaking.goes_on(seconds):
+            seconds = 0.0 if understanding.advance() else SIGNAL_SECONDS
+            yield from understanding.news()
+    if interrupt.is_set():
+        understanding.cancel()
+    yield from understanding.news()
+
+
+def with_understood(ended: TurnEnded, understanding: Understanding) -> TurnEnded:
+    """Return the end of a turn with what was understood in it, as far as that is known."""
+    if ended.report.understood or not understanding.text:
+        return ended
+    generations = ended.report.additional_generations + understanding.generations
+    report = replace(ended.report, understood=understanding.text, additional_generations=generations)
+    is_shown_later = understanding.mode == "remember"
+    turn = replace(ended.turn, understood=understanding.text) if is_shown_later else ended.turn
+    return replace(ended, turn=turn, report=report)
 
 
 class _Generation:

@@ -499,8 +499,9 @@ def test_memory_that_runs_out_in_a_prefill_says_what_would_fit(quick: Path) -> N
 
 def test_instructions_that_are_too_long_are_the_business_of_the_reply(quick: Path) -> None:
     engine = load(quick, context_tokens=300)
+    capacity = engine.decoder.capacity
     engine.prefill_history(Session(instructions=INSTRUCTIONS * 100))
     assert ask(engine, Session(instructions=INSTRUCTIONS * 100), Utterance(clip(1)))[1].prompt_tokens > 700
     engine.prefill_history(Session())
-    assert engine.decoder.capacity == 308, "the longer cache that it took is given back"
+    assert engine.decoder.capacity == capacity, "the longer cache that it took is given back"
     engine.close()

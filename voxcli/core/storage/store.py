@@ -178,6 +178,21 @@ class Store:
             )
         return int(number)
 
+    def fill_in(self, name: str, number: int, *, transcript: str, understood: str) -> None:
+        """Add what was understood to a turn that is stored.
+
+        Args:
+            transcript: stored if the turn has none.
+            understood: what later prompts show of it; empty for nothing.
+        """
+        values = _storable(transcript), _storable(understood), name, number
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            self._connection.execute(
+                f"""UPDATE turns SET transcript = coalesce(transcript, ?), understood = ?
+                WHERE {OF_NAME} AND number = ?""",  # noqa: S608 - a constant
+                values,
+            )
+
     def create(self, name: str, instructions: str, persona: str | None = None) -> str:
         """Create a session that nobody uses yet and return its name: `name`, or that with a number after it."""
         with store_errors(self.path, self._purpose), transaction(self._connection):

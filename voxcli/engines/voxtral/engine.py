@@ -14,6 +14,7 @@ import numpy as np
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
+from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
 from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked
@@ -84,12 +85,14 @@ class VoxtralEngine(Engine):
         self._encoded_windows = 0  # windows of the open utterance that are encoded
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
+        self._aside = Aside(self._writer, self._tokenizer, Sampling)
+        self._replied_to: Utterance | None = None  # the utterance whose clip and reply the cache ends with
         self._template = self._check_layout(processor, model.config.audio_config, notice)
         stop_ids = frozenset({self._writer.end})
         self.sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):
             self._shared = SharedModel(model)
-            self.decoder = Decoder(self._shared, capacity=self._room + max_reply_tokens, backends=backends)
+            self.decoder = Decoder(self._shared, capacity=self._capacity(), backends=backends)
         self._reset_counts()
 
     @classmethod
@@ -182,16 +185,17 @@ class VoxtralEngine(Engine):
         """
         ids, features = self.write_prompt(session, utterance)
         windows = 0 if features is None else len(features)
-        text, reply_tokens = TextStream(self._tokenizer), 0
+        text, reply_tokens, self._replied_to = TextStream(self._tokenizer), 0, None
         try:
             with self._pass_errors(len(ids)):
-                self.decoder.resize(max(self._room, len(ids)) + self.sampling.max_tokens)
+                self.decoder.resize(self._capacity(len(ids)))
                 result = self.decoder.prefill(ids, features, interrupt)
                 del features  # frees memory for the reply
                 for token_id in self.decoder.stream(self.sampling, interrupt):
                     reply_tokens += 1
                     if delta := text.add(token_id):
                         yield delta
+            self._replied_to = utterance if reply_tokens else None
             return PassReport(self._passes(windows), result.prompt_tokens, result.cached_tokens, reply_tokens)
         finally:
             self._reset_counts()
@@ -207,15 +211,26 @@ class VoxtralEngine(Engine):
         Raises:
             ModelError: as `reply`.
         """
+        self._replied_to = None
         self._forget_clip()
         self._reset_counts()
         # With `reserve`, prompts of one word and of a window of speech keep the same turns.
         session = self._writer.fit(session, NEXT, 0, self._room, reserve=self._reserve(session))
         ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
         with self._pass_errors(len(ids)):
-            self.decoder.resize(self._room + self.sampling.max_tokens)
+            self.decoder.resize(self._capacity())
             if len(ids) < self.decoder.capacity:  # `reply` raises the error for instructions that are too long
                 self.decoder.prefill(ids)
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None]:
+        """Yield what the model understood; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ModelError: the audio is not in the cache any more, or the pass failed.
+        """
+        if utterance is not self._replied_to:
+            raise gone()
+        return self._aside.ask(self.decoder, self._pass_errors)
 
     def encode_partial(self, clip: AudioClip) -> None:
         """Encode the complete windows of a clip that goes on, so that less is left to do at its end.
@@ -248,7 +263,7 @@ class VoxtralEngine(Engine):
             self._shared,
             self.sampling,
             most=min(most, items or most),
-            longest=self._room + self.sampling.max_tokens,
+            longest=self._capacity(),
             free_bytes=self._free_bytes,
             is_out_of_memory=loader.out_of_memory,
         )
@@ -296,6 +311,10 @@ class VoxtralEngine(Engine):
 
     def _hardware(self) -> Hardware:
         return Hardware.look(torch, self._where)
+
+    def _capacity(self, prompt_tokens: int = 0) -> int:
+        """Return the tokens of the cache: room for the longest prompt, a reply, and an aside after it."""
+        return max(self._room, prompt_tokens) + self.sampling.max_tokens + self._aside.room
 
     def _reserve(self, session: Session) -> int:
         """Return the tokens that a prompt needs beside its turns: the instructions, a window of speech, some text."""

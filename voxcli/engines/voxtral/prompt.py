@@ -89,6 +89,10 @@ class PromptWriter:
         opening = "" if session.turns else session.instructions
         return [*self._history(session), self._user, *(plain_ids(self._tokenizer, opening) if opening else [])]
 
+    def follow_up(self, text: str) -> list[int]:
+        """Return the ids that end a reply and give the model another text to answer."""
+        return [self.end, self._user, *plain_ids(self._tokenizer, text), self._user_end]
+
     def fit(self, session: Session, utterance: Utterance, audio_tokens: int, room: int, *, reserve: int = 0) -> Session:
         """Return the session without its oldest turns, so that the prompt fits.
 

@@ -5,7 +5,7 @@ RANDOM_SEQUENCES: number of random sequences of events, as on a CPU and as on a 
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,12 +73,14 @@ class Talk:
         self.engine = voxtral.VoxtralEngine(model, processor, **{**given, **options})
         self.sessions = list(SESSIONS)
         self.ids: list[int] = []  # of the last reply
+        self.on_token: Callable[[], None] = lambda: None
         decoder = self.engine.decoder
         stream = decoder.stream
 
         def noted(*args: Any) -> Iterator[int]:
             for token_id in stream(*args):
                 self.ids.append(token_id)
+                self.on_token()
                 yield token_id
 
         decoder.stream = noted

@@ -19,6 +19,7 @@ from voxcli.engines.voxtral.runtime.encoder import WindowEncoder
 from voxcli.engines.voxtral.runtime.kv_cache import SMALLEST_BUCKET, Cache
 from voxcli.engines.voxtral.runtime.model import SharedModel
 from voxcli.engines.voxtral.runtime.sampler import OVER, Sampler, Sampling
+from voxcli.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ class Decoder:
         self._looks_ahead = backends.looks_ahead
         self._fast = FastPath(model, self._encoder, backends)
         self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
-        self.generations = 0  # replies begun
+        self._streamed = (0, 0)  # length of the cache once the last token of the reply is fed, and this token
+        self.generations = 0  # replies begun; what is generated after `append` counts for none
+        self._begins_reply = True  # with the next token that is generated
 
     @property
     def device(self) -> str:
@@ -153,7 +156,7 @@ class Decoder:
         Raises:
             ModelError: `[AUDIO]` ids and features do not match, or the prompt does not fit into the cache.
         """
-        self._last = None
+        self._last, self._streamed, self._begins_reply = None, (0, 0), True
         self._model.check_prompt(ids, features, self.capacity)
         clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
         tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
@@ -164,14 +167,27 @@ class Decoder:
         audio = self._encoder.encode(features, interrupt) if features is not None else None
         if features is not None and audio is None:
             return result
-        for chunk in self._model.embed(ids[start:], audio).split(CHUNK_TOKENS):
-            if interrupt and interrupt.is_set():
-                return result
-            last = self._feed(chunk, start)
-            self._cache.extend(tokens[start : start + len(chunk)])
-            start += len(chunk)
-        self._last = last
+        self._last = self._feed_all(tokens[start:], self._model.embed(ids[start:], audio), interrupt)
         return result
+
+    @torch.inference_mode()
+    def append(self, ids: Sequence[int]) -> int:
+        """Feed text after the reply that was streamed last; `stream` then generates what follows it.
+
+        The last token of the reply is fed first, where it is not in the cache yet. Returns the number of cached tokens
+        up to the end of the reply, to which `rewind` goes back.
+
+        Raises:
+            ModelError: the text does not fit into the cache.
+        """
+        length, token_id = self._streamed
+        rest = [token_id] if self.cached < length else []
+        before, tokens = self.cached + len(rest), [*rest, *ids]
+        self._last, self._begins_reply = None, False
+        if before + len(ids) >= self.capacity:
+            raise ModelError(f"{len(ids)} tokens after {before} don't fit into a cache of {self.capacity}")
+        self._last = self._feed_all(tokens, self._model.embed(tokens))
+        return before
 
     def stream(self, sampling: Sampling, interrupt: threading.Event) -> Generator[int, None, None]:
         """Yield the ids of the reply to the prompt that was prefilled last, without the stop id that ends it.
@@ -189,21 +205,22 @@ class Decoder:
             return
         if self._last is None:
             raise RuntimeError("no prompt was prefilled since the last reply")
-        self.generations += 1
+        self.generations += self._begins_reply
         sampler = self._fast.sampler(sampling)
         with torch.inference_mode():  # around a `yield` it would apply to the caller as well
             token = self._choose(self._model.text.head(self._last), sampler)
         self._last = None
         most = min(sampling.max_tokens, self.capacity - self.cached)  # the last token of a reply is not fed
-        decoded = self._decode_ahead if self._looks_ahead else self._decode
-        for token_id in decoded(token, sampler, most):
+        decoded, begun = self._decode_ahead if self._looks_ahead else self._decode, self.cached
+        for number, token_id in enumerate(decoded(token, sampler, most), 1):
+            self._streamed = begun + number, token_id
             yield token_id
             if interrupt.is_set():
                 return
 
     def rewind(self, length: int) -> None:
         """Drop all cached tokens but the first `length`."""
-        self._last = None
+        self._last, self._streamed = None, (0, 0)
         self._cache.rewind(length)
 
     def release(self) -> None:
@@ -262,7 +279,7 @@ class Decoder:
 
     def _reallocate(self, capacity: int) -> Exception | None:
         """Replace the cache by one of another size; where that fails, restore its size and return the error."""
-        self._last, before = None, self.capacity
+        self._last, self._streamed, before = None, (0, 0), self.capacity
         self._fast.release()
         del self._cache  # freed first: the old and the new one together may not fit
         failures = []
@@ -276,6 +293,19 @@ class Decoder:
 
     def _allocated(self, capacity: int) -> Cache:
         return self._model.text.allocate(capacity, self._smallest_bucket)
+
+    def _feed_all(
+        self, tokens: Sequence[int], embeddings: torch.Tensor, interrupt: threading.Event | None = None
+    ) -> torch.Tensor | None:
+        """Feed tokens, chunk by chunk, after the cached ones; return the last hidden state, None once interrupted."""
+        last, fed = None, 0
+        for chunk in embeddings.split(CHUNK_TOKENS):
+            if interrupt and interrupt.is_set():
+                return None
+            last = self._feed(chunk, self.cached)
+            self._cache.extend(tokens[fed : fed + len(chunk)])
+            fed += len(chunk)
+        return last
 
     def _feed(self, embeddings: torch.Tensor, start: int) -> torch.Tensor:
         """Feed embeddings, (n, hidden), from `start` on; return the last hidden state, (hidden,)."""
