@@ -28,7 +28,7 @@ LAYERS = (  # a part may import what stands above it; parts on one line don't kn
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"torch", "transformers", "numpy", "sounddevice", "pydantic", "av", "soxr", "sqlite3", "rich.progress"}
-HEAVY |= {"openai", "httpx2", "keyring", "ray", "fsspec", "tomlkit", "readline"}
+HEAVY |= {"jsonschema", "mcp", "openai", "httpx2", "keyring", "ray", "fsspec", "tomlkit", "readline"}
 MOST_MODULES, MOST_ROOT_MODULES = 15, 6  # in a folder; in the package's own, `__init__` and `__main__` among them
 FOREIGN_WORDS = {  # words of our own, where the field has its words
     *("heard", "hear", "desk", "shelf", "station", "crew", "tally", "swell", "losable", "chooser", "hasten", "seat"),
@@ -52,6 +52,8 @@ PAGES = [
     ["config", "set"],
     ["facts", "add"],
     ["personas", "add"],
+    ["tools"],
+    ["tools", "test"],
     ["devices"],
     ["doctor"],
 ]
@@ -189,11 +191,19 @@ def test_models_stay_under_engines() -> None:
     assert all(path.startswith("engines/embedded/") for path in importers("faster_whisper", "xllamacpp"))
 
 
-def test_only_the_remote_engine_and_the_remote_voice_speak_to_servers() -> None:
+def test_only_the_remote_engine_the_remote_voice_and_mcp_speak_to_servers() -> None:
     found = importers("openai", "httpx", "httpx2", "requests", "keyring")
-    parts = {f"servers/{name}.py" for name in ("server", "call", "errors")}
-    assert found == parts | {"engines/openai/stream.py", "tts/remote.py"}
+    parts = {f"servers/{name}.py" for name in ("server", "call", "errors", "tls")}
+    assert found == parts | {"engines/openai/stream.py", "tts/remote.py", "tools/mcp/transport.py"}
     assert importers("urllib.request") == {"config/proxies.py"}, "it reads proxies, and opens nothing"
+
+
+def test_mcp_is_a_leaf() -> None:
+    known = importers("mcp", "anyio")
+    assert known
+    assert all(path.startswith("tools/mcp/") for path in known)
+    assert importers("voxcli.tools.mcp.server", "voxcli.tools.mcp.transport") <= known | {"app/tools.py"}
+    assert importers("jsonschema", "referencing") == {"tools/arguments.py"}
 
 
 def test_ray_is_known_in_one_file() -> None:

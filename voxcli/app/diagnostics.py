@@ -349,3 +349,15 @@ def _open_to_others(path: Path) -> list[Path]:
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
+
+
+def tools(problems: Sequence[str]) -> Finding:
+    """Check that the tools in the settings can be called.
+
+    Args:
+        problems: what keeps some from working, each in one line.
+    """
+    if not problems:
+        return Finding(True, "all tools can be called")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Finding(False, f"{problems[0]}{more}", "voxcli tools list", blocks=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from voxcli.app import diagnostics as checks
 from voxcli.app.microphone import no_access, run_query, why_silent
 from voxcli.app.parts import engine_options, load_settings, open_voice
+from voxcli.app.tools import broken_tools, has_tools
 from voxcli.app.verdict import COMMANDS, Command, Finding, Probe
 from voxcli.errors import ConfigError, ModelError, VoxError
 
@@ -55,6 +56,8 @@ def probes(config: Path | None, flags: dict[str, Any], progress: Callable[[str],
     needed_by: tuple[Command, ...] = ("chat",) if turns == "smart-turn" else ()
     yield Probe("end-of-turn", lambda: _end_of_turn(turns, cache_folder()), needed_by)
     yield Probe("voice", lambda: _voice(settings), needed_by=("chat",))
+    if has_tools(settings):
+        yield Probe("tools", lambda: _tools(settings), needed_by=())
     yield Probe("data", lambda: checks.folder(data_folder(), checks.DATA_BYTES), needed_by=())
     yield Probe("permissions", lambda: checks.permissions(data_folder()), needed_by=())
 
@@ -285,6 +288,11 @@ def _end_of_turn(setting: "Setting", cache: Path) -> Finding:
     if model:
         turn_detector.TurnDetector(model)
     return checks.end_of_turn(setting, here=model is not None, pull=turn_model.PULL)
+
+
+def _tools(settings: "Settings") -> Finding:
+    """Look for the programs of tools, and start the MCP servers."""
+    return checks.tools(broken_tools(settings))
 
 
 def _voice(settings: "Settings") -> Finding:

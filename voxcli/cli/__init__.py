@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from voxcli import __version__
-from voxcli.cli import config, facts, models, personas, sessions
+from voxcli.cli import config, facts, models, personas, sessions, tools
 from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat, control
 from voxcli.cli.devices import devices
@@ -93,6 +93,7 @@ app.add_typer(facts.app, name="facts")
 app.command()(stats)
 app.add_typer(models.app, name="models")
 app.command()(voices)
+app.add_typer(tools.app, name="tools")
 app.command()(devices)
 app.add_typer(config.app, name="config")
 app.command()(doctor)

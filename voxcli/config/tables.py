@@ -53,6 +53,10 @@ Variables = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(=[^\x00]*)?$")]],
     Allowed('variables that it gets beside PATH, HOME and LANG: ["TOKEN", "UNITS=metric"], as they are or as given'),
 ]
+ToolNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    Allowed('names as the server gives them, such as ["read_file"], or nothing for all'),
+]
 OwnSeconds = Annotated[
     Annotated[float, Field(strict=True, ge=0.1, le=3600)] | None,
     Allowed("a number from 0.1 to 3600; without it, tools.timeout_seconds"),
@@ -101,6 +105,7 @@ class McpServerSettings(Table):
     example = """\
 [mcp.files]
 command = ["npx", "-y", "@modelcontextprotocol/server-filesystem", "/home/anna/notes"]
+tools = ["read_file", "list_directory"]
 
 [mcp.house]
 url = "http://localhost:8123/api/mcp"
@@ -110,6 +115,7 @@ url = "http://localhost:8123/api/mcp"
     url: ServerUrl = Field(
         default="", description="Address of the server, over streamable HTTP; its key is no setting."
     )
+    tools: ToolNames = Field(default=[], description="Its tools to offer; each takes room in every prompt.")
     approval: ApprovalName = Field(
         default="ask", description="Whether its tools are run only when you allow it, always, or never."
     )

@@ -9,7 +9,7 @@ from voxcli.core.tools import ToolSpec
 from voxcli.errors import VoxError
 from voxcli.printable import first_line
 from voxcli.tools.arguments import ArgumentSchema
-from voxcli.tools.process import Finished, run_program
+from voxcli.tools.process import ProgramOutput, run_program
 from voxcli.tools.tool import Approval
 
 
@@ -64,7 +64,7 @@ class CommandTool:
         return finished.output
 
 
-def _failure(finished: Finished) -> str:
+def _failure(finished: ProgramOutput) -> str:
     said = first_line(finished.errors) if finished.errors.strip() else ""
     code = finished.exit_code
     how = f"exit code {code}" if code > 0 else f"signal {-code}"

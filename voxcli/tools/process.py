@@ -31,7 +31,7 @@ PASSED_ON_WINDOWS = ("SYSTEMROOT", "USERPROFILE", "TEMP", "PATHEXT", "COMSPEC")
 
 
 @dataclass(frozen=True)
-class Finished:
+class ProgramOutput:
     """What a program wrote, and how it ended."""
 
     output: str
@@ -77,7 +77,7 @@ def run_program(
     timeout_seconds: float,
     interrupt: threading.Event,
     what: str,
-) -> Finished:
+) -> ProgramOutput:
     """Run a program in the user's home with `text` on its standard input, and return what it wrote.
 
     What it started and left behind is not waited for, and goes on.
@@ -116,7 +116,7 @@ def run_program(
         raise
     finally:
         end = time.monotonic() + END_SECONDS
-        finished = Finished(output.text(end), errors.text(end), process.poll() or 0)
+        finished = ProgramOutput(output.text(end), errors.text(end), process.poll() or 0)
         for line in finished.errors.splitlines()[:LOGGED_LINES]:
             log.info("%s: stderr: %s", what, first_line(line))
     return finished

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from voxcli.core.tools import ToolCall, ToolResult, ToolSpec, ToolStatus
@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 NAME_CHARACTERS = 64
 NAMES_SHOWN = 20  # tools that a model is told of when it calls one that is not there
 NOTHING = "(it returned no text)"
+
+
+@dataclass(frozen=True)
+class FixedTools:
+    """Implements `ToolSource`: tools that never change."""
+
+    tools: tuple[Tool, ...]
 
 
 class NotRun(Exception):  # noqa: N818 - ends in a result

@@ -95,6 +95,25 @@ def personas() -> Values:
 
 
 @never_failing
+def tools() -> Values:
+    """Return the tools in the default settings file; of servers only what their tools begin with."""
+    import tomllib
+
+    from voxcli.config.paths import config_file
+    from voxcli.printable import first_line
+
+    settings = tomllib.loads(config_file().read_text(encoding="utf-8-sig"))
+    tables = settings.get("tools", {})
+    commands = [
+        (name, first_line(table.get("description") or "command"))
+        for name, table in tables.items()
+        if isinstance(table, dict) and "command" in table and name.isprintable()
+    ]
+    named = [(str(name), "built-in") for name in tables.get("builtin", [])] + commands
+    return [*named, *((f"{server}_", f"tools of mcp.{server}") for server in settings.get("mcp", {}))]
+
+
+@never_failing
 def voices() -> Values:
     """Return the kinds of voices, and the voices that are here."""
     return [

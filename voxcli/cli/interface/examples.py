@@ -108,6 +108,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("voxcli voices", "list the voices"),
         ('voxcli voices --say "Hello there." --voice neural --speed 160', "try one"),
     ),
+    "tools": (
+        ("voxcli tools list", "see what a model may call"),
+        ('voxcli tools test time --args \'{"time_zone": "Asia/Tokyo"}\'', "try a tool"),
+    ),
+    "tools list": (("voxcli tools list", "with their approval"), ("voxcli tools list --json", "as JSON")),
+    "tools test": (
+        ("voxcli tools test time", "call a tool without arguments"),
+        ('voxcli tools test weather --args \'{"city": "Rome"}\' --yes', "with arguments, without being asked"),
+    ),
     "devices": (
         ("voxcli devices --meter --seconds 10", "see whether the microphone works"),
         ("voxcli devices --loopback", "measure the echo, and get advice"),

@@ -37,6 +37,7 @@ class McpTool:
     def __init__(self, server: "McpServer", spec: ToolSpec, schema: ArgumentSchema, their_name: str) -> None:
         self.spec = spec
         self.approval: Approval = server.approval
+        self.server_name = server.name
         self._server = server
         self._schema = schema
         self._their_name = their_name
@@ -119,11 +120,11 @@ class McpServer:
 
     def close(self) -> None:
         """End the connection, and with it the program, if the server is one."""
-        future = self._loop.start(self._close())
-        try:
-            future.result(2 * END_SECONDS)
-        except (TimeoutError, CancelledError):
-            log.warning("mcp %s: it is left behind", self.name)
+        close_servers([self])
+
+    def begin_to_close(self) -> "Future[None]":
+        """Begin to end the connection."""
+        return self._loop.start(self._close())
 
     @property
     def _gone(self) -> str:
@@ -136,6 +137,8 @@ class McpServer:
             await self._connected()
         except VoxError as error:
             self._tell(error.message)
+        finally:
+            self.ready.set()
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> str:
         lost = ConnectionLost("")
@@ -184,7 +187,6 @@ class McpServer:
         if not ready.is_set():
             late = f"it did not answer within {CONNECT_SECONDS:g} s"
             self._failed(connection.reason or ("the server ended at once" if life.done() else late))
-            self.ready.set()
             await self._end()
             raise VoxError(self._gone)
         self.problem = ""
@@ -239,3 +241,12 @@ class McpServer:
         if text not in self._told:
             self._told.add(text)
             self._notice(text)
+
+
+def close_servers(servers: Sequence[McpServer]) -> None:
+    """Close servers, all at the same time."""
+    for server, end in [(server, server.begin_to_close()) for server in servers]:
+        try:
+            end.result(2 * END_SECONDS)
+        except (TimeoutError, CancelledError):
+            log.warning("mcp %s: it is left behind", server.name)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from voxcli.printable import first_line
 from voxcli.tools.process import found_program
@@ -67,6 +67,7 @@ def http(server: "Server", tls: ssl.SSLContext) -> OpenTransport:
     async def opened(said: Said) -> "AsyncIterator[TransportStreams]":
         from mcp.client.streamable_http import streamable_http_client
 
+        said(f"{server.host} can't be reached{server.way}")
         async with (
             _http_client(server, tls, said) as client,
             streamable_http_client(server.url, http_client=client) as streams,
@@ -84,9 +85,9 @@ def _http_client(server: "Server", tls: ssl.SSLContext, said: Said) -> "httpx2.A
 
     async def check(response: httpx2.Response) -> None:
         if response.status_code in (401, 403):
-            said(f"it refuses access (HTTP {response.status_code})")
-        elif response.status_code >= 400:
-            said(f"it answers with HTTP {response.status_code}")
+            said(f"it refuses access (HTTP {response.status_code}): {_key_hint(server)}")
+        else:
+            said(f"it answers with HTTP {response.status_code}" if response.status_code >= 400 else "")
         if "event-stream" not in response.headers.get("content-type", "") and isinstance(
             response.stream, httpx2.AsyncByteStream
         ):
@@ -106,10 +107,18 @@ def _http_client(server: "Server", tls: ssl.SSLContext, said: Said) -> "httpx2.A
     )
 
 
+def _key_hint(server: "Server") -> str:
+    from voxcli.servers.server import SERVICE
+
+    if server.key:
+        return f"check the key from {server.key.origin}"
+    return f"set {server.use.key_variable}, or: keyring set {SERVICE} {server.host}"
+
+
 def _bounded(stream: "httpx2.AsyncByteStream") -> "httpx2.AsyncByteStream":
     import httpx2
 
-    class BoundedStream(httpx2.AsyncByteStream):
+    class BoundedBody(httpx2.AsyncByteStream):
         """Ends a response that is too long with an error."""
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -123,11 +132,11 @@ def _bounded(stream: "httpx2.AsyncByteStream") -> "httpx2.AsyncByteStream":
         async def aclose(self) -> None:
             await stream.aclose()
 
-    return BoundedStream()
+    return BoundedBody()
 
 
 @contextmanager
-def _stderr_log(name: str, said: Said) -> Iterator[IO[str]]:
+def _stderr_log(name: str, said: Said) -> Iterator[TextIO]:
     """Give a file whose lines go to the log, and to `said`."""
     reading, writing = os.pipe()
     threading.Thread(target=_log_lines, args=(reading, name, said), name="mcp stderr", daemon=True).start()
