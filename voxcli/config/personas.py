@@ -156,6 +156,11 @@ def persona_template(choice: str, own: Mapping[str, PersonaSettings]) -> str | N
     return chosen_persona(choice, own).settings.instructions if choice else None
 
 
+def allowed_tools(choice: str, own: Mapping[str, PersonaSettings]) -> list[str]:
+    """Return patterns of the names of tools that the persona of a choice may call; without one, all."""
+    return chosen_persona(choice, own).settings.tools if choice else [ALL_TOOLS]
+
+
 def persona_values(persona: PersonaSettings, *, is_remote: bool) -> dict[str, Any]:
     """Return the values of settings that a persona has, by dotted name; its instructions are not filled in.
 
