@@ -128,7 +128,8 @@ def test_a_full_file_takes_what_it_has_room_for(tmp_path: Path) -> None:
 
 def test_ctrl_c_skips_the_search_and_is_itself_again_afterwards(tmp_path: Path) -> None:
     engine = FakeEngine(
-        [["likes: tea\n", "name: Anna\n"]], before_delta=lambda count: count and signal.raise_signal(signal.SIGINT)
+        [["likes: tea\n", "name: Anna\n"]],
+        before_delta=lambda count: signal.raise_signal(signal.SIGINT) if count else None,
     )
     chat = Chat(tmp_path, engine)
     chat.take(1, Turn("I like tea. I'm Anna.", "Good."))

@@ -125,7 +125,9 @@ def test_where_nothing_was_understood_nobody_is_asked() -> None:
 
 def test_an_interrupt_leaves_nothing_half_found() -> None:
     interrupt = threading.Event()
-    engine = FakeEngine([["name: Anna\n", "likes: tea\n"]], before_delta=lambda count: count and interrupt.set())
+    engine = FakeEngine(
+        [["name: Anna\n", "likes: tea\n"]], before_delta=lambda count: interrupt.set() if count else None
+    )
     assert learned_facts(engine, SAID, (), interrupt) == []
     assert learned_facts(engine, SAID, (), interrupt) == []  # it is not asked again: that would be a second reply
 
