@@ -18,7 +18,9 @@ CLIP = AudioClip(np.full(33_333, 0.1, np.float32), damaged_seconds=0.25, cancell
 PLACEHOLDER = "[User audio input - 33333 samples, 2.08s]"
 ENGINE = FakeEngine([], name="voxtral", model="mistralai/Voxtral-Mini-3B-2507")
 ENDED = TurnEnded(
-    Turn(PLACEHOLDER, "Paris."), PassReport(1, 379, 12, 21, "Where?", "length"), Timings(0.123456, 0.2, 0.987654)
+    Turn(PLACEHOLDER, "Paris."),
+    PassReport(1, 379, 12, 21, "Where?", "length", 1, "A place"),
+    Timings(0.123456, 0.2, 0.987654),
 )
 CONTEXT = Context(ENGINE, Utterance(CLIP), "q.wav", session="kitchen", turn=4, load_seconds=1.23456)
 
@@ -29,6 +31,7 @@ def test_a_record_says_all_of_a_turn() -> None:
         "user": PLACEHOLDER,
         "prompt": None,
         "transcript": "Where?",
+        "understood": "A place",
         "audio": {
             "path": "q.wav",
             "samples": 33_333,
@@ -41,7 +44,7 @@ def test_a_record_says_all_of_a_turn() -> None:
         "engine": "voxtral",
         "model": "mistralai/Voxtral-Mini-3B-2507",
         "model_passes": 1,
-        "additional_generations": 0,
+        "additional_generations": 1,
         "tools": [],
         "session": "kitchen",
         "turn": 4,
@@ -62,7 +65,7 @@ def test_what_did_not_happen_is_null() -> None:
     record = record_of(ended, replace(CONTEXT, utterance=Utterance(None, "Hello"), path=None, session=None))
     assert json.loads(json.dumps(record)) == record
     assert [name for name, value in record.items() if value is None] == [
-        *("prompt", "transcript", "audio", "session", "finish_reason")
+        *("prompt", "transcript", "understood", "audio", "session", "finish_reason")
     ]
     assert record["interrupted"]
     assert record["timings"]["first_token_seconds"] is record["timings"]["first_audio_seconds"] is None

@@ -91,6 +91,7 @@ def test_a_transcript_is_what_was_understood_and_costs_nothing(mode: UnderstoodM
     assert last(events).report.understood == ("" if mode == "off" else "What is it?")
     assert last(events).report.additional_generations == 0
     assert memory.session.turns[0].understood == later
+    assert not [event for event in events if isinstance(event, Understood)], "the transcript has told it"
 
 
 def test_typed_text_needs_no_words_for_it() -> None:

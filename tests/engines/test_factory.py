@@ -35,7 +35,7 @@ class BigHub(FakeHub):
 class FakeVoxtral(FakeEngine):
     """An engine that says how many replies it is made for."""
 
-    def for_many(self, slots: int, items: int) -> FakeEngine:
+    def for_many(self, slots: int, items: int, *, understood: bool = False) -> FakeEngine:
         return FakeEngine([], name=f"{slots} slots for {items} items")
 
 

@@ -109,7 +109,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
     is_new = not options.out.exists()
     if is_new:  # The results file must not exist yet.
         _check_replies(files, options, plan)
-    results, stats, has_replies = _open_results(options, stack)
+    results, stats, has_replies = _open_results(settings, options, stack)
     asked, policy = _asked(settings, options), _policy(options)
     stats = settle(plan, results, asked, policy, stats, notice)
     left = _left(plan, results)
@@ -153,7 +153,7 @@ def _checked_files(options: BatchOptions, plan: "Plan") -> "OutputFiles":
     return files
 
 
-def _open_results(options: BatchOptions, stack: ExitStack) -> "tuple[Results, Stats, bool]":
+def _open_results(settings: "Settings", options: BatchOptions, stack: ExitStack) -> "tuple[Results, Stats, bool]":
     """Open the results file. Return it with its stats, and whether its run may have saved replies in this folder."""
     from voxcli.batch.replies import SavedReplies
     from voxcli.batch.results import Results
@@ -170,6 +170,7 @@ def _open_results(options: BatchOptions, stack: ExitStack) -> "tuple[Results, St
         resume=options.continues,
         retry_failed=options.retry_failed,
         force=options.force,
+        remembers=settings.understood == "remember",
         count=count,
     )
     return stack.enter_context(results), stats, saved.found or not stats.done
@@ -251,7 +252,10 @@ def _engine_workers(
         replies += _spoken_replies(options.save_replies, settings, stack, cache(notice))  # Each message once.
     max_seconds = settings.audio.max_seconds
     prefetcher = stack.enter_context(Prefetcher(scheduler, lambda path: read_recording(path, max_seconds=max_seconds)))
-    return [EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)]) for number in range(count)]
+    return [
+        EngineWorker(prefetcher, engine, load_seconds, replies[number % len(replies)], settings.understood)
+        for number in range(count)
+    ]
 
 
 def _refuse_batch_size(size: int | None, engine: str) -> None:
@@ -271,7 +275,7 @@ def _open_cluster(
     wanted = replace(_options_for(settings, options), slots=options.batch_size or 0, items=left)
     engine = EngineChoice(wanted, tuple(options.urls), options.concurrency or SERVER_CONCURRENCY)
     at_once = None if wanted.engine == "remote" else options.concurrency
-    setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once)
+    setup = Setup(engine, str(Path.cwd()), settings.audio.max_seconds, at_once, settings.understood)
     return [ActorPool(scheduler, setup, Size(options.workers, options.gpus_per_worker), left, notice)]
 
 

@@ -125,14 +125,22 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
     from voxcli.core.memory import Memory
     from voxcli.core.session import Session
 
-    persona = settings.persona or None
+    persona, understood = settings.persona or None, settings.understood
     if choice.name is None and not choice.continues:
         store = _store_if_possible(stack, notice) if choice.kept else None
-        return Memory(Session(instructions=settings.instructions), store, names_itself=choice.kept, persona=persona)
+        return Memory(
+            Session(instructions=settings.instructions),
+            store,
+            names_itself=choice.kept,
+            persona=persona,
+            understood=understood,
+        )
     name, override = _checked_name(choice), choice.new_instructions
     store = stack.enter_context(_open_store(notice))
     name = name or _last_name(store)
-    memory = Memory.resumed(store, name, settings.instructions, override=override, persona=persona)
+    memory = Memory.resumed(
+        store, name, settings.instructions, override=override, persona=persona, understood=understood
+    )
     if choice.new_persona:
         memory.take_persona(persona, settings.instructions)
     elif memory.persona == persona and _are_of_persona(settings, memory.instructions):
@@ -258,6 +266,7 @@ def open_engine(
     log.info("%s engine with %s, ready after %.2f s", engine.name, engine.model, time.perf_counter() - started)
     if engine.name == "embedded" and (ignored := _for_voxtral(settings)):
         notice(f"not used by the embedded engine: {', '.join(ignored)}")
+    _note_cost(settings, engine, notice)
     return stack.enter_context(closing(engine))
 
 
@@ -279,7 +288,15 @@ def open_servers(
     """
     from voxcli.engines import factory
 
-    return stack.enter_context(closing(factory.open_pool(engine_options(settings), urls, concurrency, notice)))
+    engine = stack.enter_context(closing(factory.open_pool(engine_options(settings), urls, concurrency, notice)))
+    _note_cost(settings, engine, notice)
+    return engine
+
+
+def _note_cost(settings: "Settings", engine: "Engine", notice: Notice) -> None:
+    """Tell that a server is asked more than once a turn, where it is."""
+    if engine.name == "remote" and settings.understood != "off":
+        notice(f'understood = "{settings.understood}" costs one more request for each spoken turn')
 
 
 def engine_options(settings: "Settings") -> "EngineOptions":
@@ -301,6 +318,7 @@ def engine_options(settings: "Settings") -> "EngineOptions":
         answer_model=settings.embedded.answer_model,
         whisper=settings.embedded.whisper,
         remote=RemoteOptions(**settings.remote.model_dump()),
+        understood=settings.understood != "off",
     )
 
 

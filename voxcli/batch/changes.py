@@ -9,6 +9,7 @@ from voxcli.batch.item import Item
 from voxcli.batch.plan import Planned, digest
 from voxcli.batch.results import Record, Results, turn_of
 from voxcli.batch.stats import Stats
+from voxcli.core.session import Turn
 from voxcli.errors import ConfigError
 
 Policy = Literal["stop", "keep", "redo"]
@@ -117,7 +118,8 @@ def compare(plan: Iterable[Planned], results: Results, asked: Asked) -> Changes:
                 changes.add(item.id, reasons)
             if session:
                 session.has_open_items = session.has_open_items or bool(reasons)
-                _advance(session, item.id, record, has_changed=bool(reasons))
+                session.seen.add(item.id)
+                _advance(session, turn_of(record, remembers=results.remembers), has_changed=bool(reasons))
         if session and item.session is not None and ends_session:
             del sessions[item.session]
             if session.has_open_items:
@@ -153,9 +155,8 @@ def _memory_reasons(session: _SessionSoFar, record: Record) -> Iterator[str]:
         yield "earlier turns"
 
 
-def _advance(session: _SessionSoFar, item_id: str, record: Record, *, has_changed: bool) -> None:
-    session.seen.add(item_id)
-    turn = turn_of(record)
+def _advance(session: _SessionSoFar, turn: Turn | None, *, has_changed: bool) -> None:
+    """Add a turn to a session; None for one that failed."""
     if turn is None:
         return
     session.is_broken = session.is_broken or has_changed

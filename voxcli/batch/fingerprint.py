@@ -99,7 +99,8 @@ def history_hash(turns: Iterable[Turn], earlier: str = NO_HISTORY) -> str:
         earlier: the hash of turns before these.
     """
     for turn in turns:
-        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted]))
+        understood = [turn.understood] if turn.understood else []  # Hashes of older versions have none.
+        earlier = text_hash(json.dumps([earlier, turn.user, turn.prompt, turn.reply, turn.interrupted, *understood]))
     return earlier
 
 

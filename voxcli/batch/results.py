@@ -51,6 +51,7 @@ class Results:
         resume: bool = False,
         retry_failed: bool = False,
         force: bool = False,
+        remembers: bool = False,
         count: Callable[[Record], None],
     ) -> None:
         """Open or create the file, and read its records.
@@ -60,6 +61,7 @@ class Results:
             resume: continue a file that has records.
             retry_failed: remove failed records, so that their items run again.
             force: remove all records, unless `resume` is set.
+            remembers: later turns of a session are shown what was understood in earlier ones.
             count: called with each record that stays.
 
         Raises:
@@ -67,6 +69,7 @@ class Results:
                 it, or it can't be written.
         """
         self._path = path
+        self.remembers = remembers
         self._descriptor = CLOSED
         try:
             with _foreign_errors(path):
@@ -114,7 +117,7 @@ class Results:
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         """Return the turns of a session that earlier runs finished."""
-        return tuple(turn for record in self.records_of(session) if (turn := turn_of(record)))
+        return tuple(turn for record in self.records_of(session) if (turn := turn_of(record, remembers=self.remembers)))
 
     def discard(self, is_discarded: Callable[[Record], bool], count: Callable[[Record], None]) -> None:
         """Remove records from the file, so that their items run again.
@@ -299,11 +302,17 @@ def parsed_record(line: bytes) -> Record | None:
     return value
 
 
-def turn_of(record: Record) -> Turn | None:
-    """Return the turn of a record; None if its item failed."""
+def turn_of(record: Record, *, remembers: bool = False) -> Turn | None:
+    """Return the turn of a record; None if its item failed.
+
+    Args:
+        remembers: with what was understood in it.
+    """
     if "error" in record:
         return None
-    return Turn(record["user"], record["reply"], bool(record.get("interrupted")), record.get("prompt") or "")
+    understood = str(record.get("understood") or "") if remembers else ""
+    interrupted = bool(record.get("interrupted"))
+    return Turn(record["user"], record["reply"], interrupted, record.get("prompt") or "", understood)
 
 
 def _turn_number(record: Record) -> int:

@@ -18,6 +18,7 @@ from voxcli.core.memory import Memory
 from voxcli.core.protocols import Engine, Utterance
 from voxcli.core.record import Context, failure_of, record_of
 from voxcli.core.turn import SpeechFailed, TurnEnded
+from voxcli.core.understanding import UnderstoodMode
 from voxcli.errors import ConfigError
 
 
@@ -36,13 +37,19 @@ class EngineWorker:
     """Implements `Worker` with an engine. Several workers may share an engine that takes several turns at once."""
 
     def __init__(
-        self, prefetcher: Prefetcher, engine: Engine, load_seconds: float, replies: SpokenReplies | None = None
+        self,
+        prefetcher: Prefetcher,
+        engine: Engine,
+        load_seconds: float,
+        replies: SpokenReplies | None = None,
+        understood: UnderstoodMode = "off",
     ) -> None:
         """Answer the jobs of `prefetcher`; `load_seconds` goes into the records."""
         self._prefetcher = prefetcher
         self._engine = engine
         self._load_seconds = load_seconds
         self._replies = replies
+        self._understood: UnderstoodMode = understood
 
     def work(self, report: Callable[[Outcome], None]) -> None:
         """See `Worker`."""
@@ -63,7 +70,8 @@ class EngineWorker:
             return Outcome(job, {"id": item.id, **record}, None)
 
     def _answer(self, job: Job, clip: AudioClip) -> Outcome:
-        item, memory, utterance = job.item, Memory(job.session), Utterance(clip, job.item.prompt)
+        item, utterance = job.item, Utterance(clip, job.item.prompt)
+        memory = Memory(job.session, understood=self._understood)
         extra: dict[str, Any] = {}
         with ExitStack() as stack:
             speaker = stack.enter_context(self._replies.speaker(item.id)) if self._replies else None

@@ -54,6 +54,7 @@ class Commands:
             "repeat": lambda: self._answer_line(lambda: "(repeat)", repeats=True),
             "ask-again": self._ask_again,
             "undo": turns.undo,
+            "understood": turns.ask_understood,
             "copy": lambda: turns.history.copy_reply(tools.copy),
             "keys": lambda: show(KeysAsked()),
             "quit": self._quit,

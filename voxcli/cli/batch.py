@@ -21,6 +21,7 @@ from voxcli.cli.interface.common import (
     PersonaFlag,
     QuantizeFlag,
     TemperatureFlag,
+    UnderstoodFlag,
     UrlsFlag,
     VerboseFlag,
     VoiceFlag,
@@ -119,6 +120,7 @@ def batch(
     instructions: InstructionsFlag = None,
     persona: PersonaFlag = None,
     language: LanguageFlag = None,
+    understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     _verbose: VerboseFlag = False,
@@ -132,6 +134,7 @@ def batch(
         raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
     flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
     flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(understood=understood)
     settings = load_settings(config, flags)
     options = BatchOptions(
         inputs=inputs,

@@ -24,6 +24,7 @@ from voxcli.cli.interface.common import (
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
+    UnderstoodFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -99,6 +100,7 @@ def chat(
     instructions: InstructionsFlag = None,
     persona: PersonaFlag = None,
     language: LanguageFlag = None,
+    understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -117,15 +119,15 @@ def chat(
             wake_word=wake_word,
             control=control,
             no_barge_in=no_barge_in,
+            understood=understood,
             record=record,
         )
     if no_save and (session is not None or continue_):
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(
-        persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice, facts=facts
-    )
+    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(understood=understood, facts=facts)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}

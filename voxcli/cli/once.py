@@ -24,6 +24,7 @@ from voxcli.cli.interface.common import (
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
+    UnderstoodFlag,
     UrlFlag,
     VerboseFlag,
     VoiceFlag,
@@ -79,6 +80,7 @@ def once(
     instructions: InstructionsFlag = None,
     persona: PersonaFlag = None,
     language: LanguageFlag = None,
+    understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
@@ -95,6 +97,7 @@ def once(
         _check_alone(prompt, raw_rate)
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
     flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(understood=understood)
     speech = _speech(speak, as_json=json)
     if voice and speak is False and not save_reply:
         raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")

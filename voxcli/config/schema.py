@@ -245,6 +245,11 @@ class Settings(Table):
     language: LanguageCode = Field(
         default="auto", description="Language of the conversation; auto: told from each utterance and each sentence."
     )
+    understood: Literal["off", "show", "remember"] = Field(
+        default="off",
+        description="Whether the engine is asked after its reply what it understood of your speech: show it, or "
+        "remember it in later prompts, too.",
+    )
     voice: VoiceName = Field(
         default="auto",
         description="Voice for replies; `voxcli voices` lists them. auto takes the neural voice where it is installed, "

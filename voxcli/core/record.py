@@ -29,6 +29,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "user": turn.user,
         "prompt": turn.prompt or None,
         "transcript": report.transcript,
+        "understood": report.understood or None,
         "audio": clip
         and {
             "path": context.path,

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 UnderstoodMode = Literal["off", "show", "remember"]  # remember: later prompts show it too
 
+INSTRUCTION = "Write down in one line what I said in the audio, in my own words and my language. Write nothing else."
+LINE_TOKENS = 48  # longest line that a model writes
 LINE_CHARACTERS = 300  # longest line; 48 tokens are about 200 characters
 QUOTES = "\"'“”„«»‘’"  # noqa: RUF001 - models like to quote
 
@@ -77,7 +79,7 @@ class Understanding:
         """Note that the reply to an utterance is complete.
 
         Args:
-            transcript: what the engine knows anyway; it is not asked then.
+            transcript: what the engine has told already; it is not asked then.
         """
         self._start = lambda: engine.understand(utterance)
         self._transcript = transcript
@@ -85,6 +87,7 @@ class Understanding:
             self._is_over = True
         elif transcript and self._wanted.is_set():
             self._finish_with(transcript)
+            self._is_reported = True
 
     def advance(self) -> bool:
         """Take the next step: at most one token, or a short wait. Return whether it may be followed by another."""

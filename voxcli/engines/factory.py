@@ -68,6 +68,7 @@ class EngineOptions:
     language: str = "auto"  # code of the language of all clips, for the embedded engine; auto: detected in each
     answer_model: str = ""  # GGUF file that answers in the embedded engine; empty for the one that comes with it
     whisper: str = "base"  # size or folder of the embedded engine's Whisper
+    understood: bool = False  # the engine will be asked what it understood
 
 
 def _ignore(_done: int, _total: int) -> None:
@@ -276,7 +277,11 @@ def _open_voxtral(
             many=options.slots != 1,
         )
         notice(f"voxtral engine: {engine.model} in {where.format_name} on {where.device}")
-        return engine if options.slots == 1 else engine.for_many(options.slots, options.items)
+        return (
+            engine
+            if options.slots == 1
+            else engine.for_many(options.slots, options.items, understood=options.understood)
+        )
     except VoxError:
         raise
     except Exception as error:

@@ -48,12 +48,14 @@ from voxcli.chat.events import (
 from voxcli.chat.views import open_live_view
 from voxcli.chat.views.lines import JsonLiveView, PlainView
 from voxcli.chat.views.screen import Screen
+from voxcli.chat.views.situation import Situation
 from voxcli.chat.views.terminal import TerminalView
-from voxcli.chat.views.words import latency_figure, latency_line, note_lines, summary_lines
+from voxcli.chat.views.words import latency_figure, latency_line, note_lines, summary_lines, turn_question
 from voxcli.core.protocols import PassReport, Transcript, Utterance
 from voxcli.core.session import Turn
 from voxcli.core.speaking import Timings
 from voxcli.core.turn import ReplyDelta, SpeechFailed, TurnEnded
+from voxcli.core.understanding import Understood
 from voxcli.errors import AudioDeviceError, SpeechError, VoxError
 from voxcli.output import Output
 
@@ -100,6 +102,7 @@ EVENTS: list[LiveEvent] = [
     SpeechTooLong(50),
     TurnStarted(Utterance(CLIP, HOSTILE)),
     Transcript(HOSTILE),
+    Understood(HOSTILE),
     KeysAsked(),
     DevicesChanged("the microphone is gone", ("input",)),
     ReplyDelta("One. "),
@@ -112,6 +115,7 @@ EVENTS: list[LiveEvent] = [
     Resumed(),
     SpeechFailed(SpeechError("no voice")),
     taken("One.", transcript=HOSTILE),
+    Understood(HOSTILE, turn=1),
     TurnFailed(AudioDeviceError("gone", hint="plug it in")),
     Notice(HOSTILE),
     SessionEnded(1, (LATENCY,), 0, 0, 0, "trip", "/data/sessions.db"),
@@ -210,15 +214,49 @@ def test_what_is_still_to_be_spoken_is_set_apart() -> None:
     assert "One." not in styled(rows, "dim") + styled(rows, "bold")
 
 
-def test_the_question_comes_first_and_its_transcript_moves_nothing() -> None:
+@pytest.mark.parametrize("kind", [Transcript, Understood])
+def test_the_question_comes_first_and_its_words_move_nothing(kind: type[Transcript] | type[Understood]) -> None:
     screen = screen_of(READY, StateChanged("thinking"), TurnStarted(Utterance(CLIP)), ReplyDelta("One."))
     before = screen.rows(80, 24)
     assert [row.plain for row in before[:2]] == ["you  2.2 s", "One."]
-    screen.update(Transcript("What is the capital of France? " * 9))
+    screen.update(kind("What is the capital of France? " * 9))
     after = screen.rows(80, 24)
     assert after[0].plain.startswith("you  What is the capital of France?")
     assert after[0].cell_len <= 80
     assert [row.plain for row in after[1:]] == [row.plain for row in before[1:]]
+
+
+def understood(text: str) -> TurnTaken:
+    """Return the end of a turn in which something was understood."""
+    end = taken("Hello Anna.")
+    return replace(end, ended=replace(end.ended, report=replace(end.ended.report, understood=text)))
+
+
+def test_a_finished_turn_stays_with_what_was_understood() -> None:
+    assert turn_question(understood("My name is Anna.")) == "My name is Anna."
+    notes = Lines().after(ASKED, ReplyDelta("Hello."), Understood("My name is Anna."), understood("My name is Anna."))[
+        1
+    ]
+    assert notes.splitlines()[:2] == ["you: 2.2 s", "you said: My name is Anna."]
+
+
+def test_what_is_understood_later_is_a_line_of_its_own() -> None:
+    notes = Lines().after(ASKED, ReplyDelta("Hello."), taken("Hello."), Understood("I am Anna.", turn=3))[1]
+    assert "you said in turn 3: I am Anna." in notes.splitlines()
+    screen = screen_of(READY, StateChanged("listening"), Understood("I am Anna.", turn=3))
+    assert "Anna" not in text_of(screen)
+
+
+def test_w_is_offered_during_the_reply_to_spoken_words() -> None:
+    situation = Situation()
+    for event in (READY, TurnStarted(Utterance(CLIP)), StateChanged("speaking")):
+        situation.update(event)
+    assert "w" in situation.keys
+    situation.update(TurnStarted(Utterance(None, "typed")))
+    assert "w" not in situation.keys
+    situation.update(TurnStarted(Utterance(CLIP)))
+    situation.update(StateChanged("listening"))
+    assert "w" not in situation.keys
 
 
 def test_a_question_waits_for_the_end_of_the_turn_that_it_interrupts() -> None:
@@ -680,8 +718,16 @@ def test_programs_get_the_events_with_their_time() -> None:
     assert {record["event"] for record in found} == {
         *("ready", "speech_started", "speech_ended", "speech_resumed", "speech_too_long", "reply_delta"),
         *("transcript", "sentence_spoken", "barge_in", "turn_retracted", "resumed", "turn_ended", "error", "notice"),
-        *("session_ended", "state_changed"),
+        *("session_ended", "state_changed", "understood"),
     }
+
+
+def test_programs_get_what_was_understood() -> None:
+    assert records(Understood("Anna"), Understood("Anna", 3), understood("Anna"))[:2] == [
+        {"event": "understood", "t": 1.5, "text": "Anna", "turn": None},
+        {"event": "understood", "t": 1.5, "text": "Anna", "turn": 3},
+    ]
+    assert records(understood("Anna"))[0]["understood"] == "Anna"
 
 
 def test_a_turn_has_its_latency() -> None:
@@ -693,6 +739,7 @@ def test_a_turn_has_its_latency() -> None:
         "user": PLACEHOLDER,
         "prompt": None,
         "transcript": "Where?",
+        "understood": None,
         "reply": "Paris is",
         "interrupted": True,
         "finish_reason": None,

@@ -68,11 +68,11 @@ def one(folder: Path) -> Iterator[Any]:
 def many(folder: Path) -> Iterator[Callable[..., Any]]:
     opened: list[Any] = []
 
-    def open_many(slots: int, prepare: Callable[[Any], None] = lambda _: None) -> Any:
+    def open_many(slots: int, prepare: Callable[[Any], None] = lambda _: None, *, understood: bool = False) -> Any:
         """Open a batch engine; `prepare` may change the engine that it is made from."""
         single = load(folder)
         prepare(single)
-        opened.append(single.for_many(slots))
+        opened.append(single.for_many(slots, understood=understood))
         return opened[-1]
 
     yield open_many
@@ -334,3 +334,44 @@ def test_the_size_of_a_batch_is_for_the_voxtral_engine(tmp_path: Path) -> None:
     make_recording(tmp_path / "in" / "a.wav")
     code, stderr = batch(tmp_path, "--engine", "embedded", "--batch-size", "4")
     assert (code, "--batch-size is for the voxtral engine, not for embedded" in stderr) == (2, True), stderr
+
+
+def understood_by(engine: Any, utterance: Utterance) -> tuple[str, str]:
+    """Return a reply, and what was understood, both by the thread that asks."""
+    return reply(engine, utterance)[0], "".join(engine.understand(utterance))
+
+
+def test_many_are_asked_what_they_understood_and_no_clip_is_encoded_again(one: Any, many: Callable[..., Any]) -> None:
+    utterances = [Utterance(sound(0.5 + number % 3, number)) for number in range(8)]  # of one window or two
+    expected = [understood_by(one, utterance) for utterance in utterances]
+    engine, encoded = many(3, understood=True), list[int]()
+
+    def count(module: Any, args: Any) -> None:
+        if type(module).__name__ == "VoxtralEncoder":
+            encoded.append(len(args[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda utterance: understood_by(engine, utterance), utterances)) == expected
+    finally:
+        hook.remove()
+    assert sum(encoded) == sum(1 if utterance.clip.seconds <= 2 else 2 for utterance in utterances if utterance.clip)
+    assert len({line for _, line in expected}) > 1
+
+
+def test_a_clip_that_nobody_will_ask_about_is_not_kept(many: Callable[..., Any]) -> None:
+    engine, utterance = many(1), Utterance(sound(1))
+    reply(engine, utterance)
+    with pytest.raises(ModelError, match="not in the cache any more"):
+        engine.understand(utterance)
+
+
+def test_what_was_understood_can_be_left_early(one: Any, many: Callable[..., Any]) -> None:
+    engine, utterance = many(2, understood=True), Utterance(sound(1, 5))
+    expected = reply(one, utterance)[0]
+    assert reply(engine, utterance)[0] == expected
+    line = engine.understand(utterance)
+    next(line, None)
+    line.close()
+    assert reply(engine, utterance)[0] == expected

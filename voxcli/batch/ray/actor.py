@@ -21,6 +21,7 @@ from voxcli.batch.worker import EngineWorker, workers_wanted
 from voxcli.config.paths import cache_folder
 from voxcli.core.protocols import Engine
 from voxcli.core.session import Turn
+from voxcli.core.understanding import UnderstoodMode
 from voxcli.engines import factory
 
 READ_AHEAD = 2  # items per worker: while one is answered, the next is read
@@ -51,6 +52,7 @@ class Setup:
     folder: str  # base of relative paths
     max_seconds: float  # longest recording
     concurrency: int | None = None  # items at once; None: as the engine prefers
+    understood: UnderstoodMode = "off"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class ActorWorker:
             self._jobs, read or (lambda path: read_recording(path, max_seconds=setup.max_seconds))
         )
         self._prefetcher.__enter__()
-        workers = [EngineWorker(self._prefetcher, self._engine, load_seconds) for _ in range(count)]
+        workers = [
+            EngineWorker(self._prefetcher, self._engine, load_seconds, understood=setup.understood)
+            for _ in range(count)
+        ]
         self._threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
         for thread in self._threads:
             thread.start()

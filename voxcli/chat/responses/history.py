@@ -1,6 +1,7 @@
 """The turns of a conversation: remembers and undoes them, and counts them for the summary at the end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from voxcli.chat.events import (
     Latency,
@@ -17,6 +18,7 @@ from voxcli.core.memory import Memory
 from voxcli.core.protocols import Engine
 from voxcli.core.session import Session
 from voxcli.core.turn import TurnEnded
+from voxcli.core.understanding import Understood, UnderstoodMode
 from voxcli.errors import VoxError
 
 
@@ -40,6 +42,11 @@ class History:
     def session(self) -> Session:
         """The session as the next prompt needs it."""
         return self._memory.session
+
+    @property
+    def understood_mode(self) -> UnderstoodMode:
+        """Whether the engine is asked what it understood."""
+        return self._memory.understood
 
     def begin_utterance(self) -> None:
         """Count the dropped replies of the next turn from 0."""
@@ -76,7 +83,8 @@ class History:
             self._memory.remember(ended, self._engine, from_voice)
         except VoxError as error:
             self._show(TurnFailed(error))
-        response.is_remembered = True
+        response.is_remembered, response.number = True, self._memory.turn_number
+        response.understood = ended.report.transcript or ended.report.understood
         if response is self.last:
             self._before_last = None  # The turn can't be taken back any more.
         self.turns += 1
@@ -85,6 +93,17 @@ class History:
         self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
         if note := ended.report.cut_note:
             self._show(Notice(note))
+
+    def fill_in(self, response: Response, understood: Understood) -> None:
+        """Add what was understood in a turn that is over, and show it."""
+        if not response.is_remembered:
+            return
+        response.understood = understood.text
+        try:
+            self._memory.fill_in(response.number, understood.text)
+        except VoxError as error:
+            self._show(Notice(f"what was understood is not on disk: {error.message}"))
+        self._show(replace(understood, turn=response.number))
 
     def undo(self) -> bool:
         """Remove the last turn from memory and from the next prompt; return False if there is none."""

@@ -10,7 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Literal, Protocol
@@ -21,7 +22,8 @@ from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utt
 from voxcli.core.session import Session
 from voxcli.core.speaking import Timings
 from voxcli.core.spoken_text import SpokenText
-from voxcli.core.turn import Event, TurnEnded, run_turn
+from voxcli.core.turn import Event, TurnEnded, run_turn, with_understood
+from voxcli.core.understanding import Understanding, UnderstoodMode
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,13 @@ class Response:
     endpoint_at: float | None = None  # monotonic seconds when the utterance was found to be over
     started_at: float = 0.0  # monotonic seconds when the engine was asked
     first_audio_at: float | None = None  # monotonic seconds when the first clip was handed to the loudspeaker
+    understanding: Understanding = field(default_factory=Understanding)
+    understood: str = ""  # what the engine understood, once the turn is over; a transcript, where it has one
+    number: int = 0  # number of its turn in the session, once it is remembered
+
+    def expect_understanding(self, mode: UnderstoodMode) -> None:
+        """Have the engine asked what it understood, as `mode` says, once the response is a turn."""
+        self.understanding = Understanding("off" if self.repeats else mode, lambda: self.state in ("turn", "over"))
 
     def release(self) -> list[Event]:
         """Make the speculative reply a turn; return its events so far."""
@@ -60,6 +69,7 @@ class Response:
     def stop(self) -> None:
         """Interrupt the response; a turn is remembered as far as it was played."""
         self.interrupt.set()
+        self.understanding.cancel()
         self.decided.set()
 
     def drop(self) -> None:
@@ -157,13 +167,20 @@ class Gate:
         """Do nothing: the owner of the loudspeaker closes it."""
 
 
-def wait_until(condition: Callable[[], bool], response: Response) -> bool:
-    """Wait until the response is released and a condition holds; return False if it was stopped or dropped."""
+def wait_until(
+    condition: Callable[[], bool], response: Response, meanwhile: Callable[[], bool] = lambda: False
+) -> bool:
+    """Wait until the response is released and a condition holds; return False if it was stopped or dropped.
+
+    Args:
+        meanwhile: does a little work and returns whether there is more.
+    """
     response.decided.wait()
     while not response.interrupt.is_set():
         if condition():
             return True
-        response.interrupt.wait(RETRY_SECONDS)
+        if not meanwhile():
+            response.interrupt.wait(RETRY_SECONDS)
     return False
 
 
@@ -189,6 +206,13 @@ class Responder(threading.Thread):
     def submit(self, response: Response, session: Session) -> None:
         """Queue a response; it starts once the one before it is over."""
         self._jobs.put(lambda: self._run_response(response, session))
+
+    def understand(self, response: Response) -> None:
+        """Ask the engine what it understood in a turn that is over, unless another job is waiting."""
+        response.understanding.close()
+        response.expect_understanding("off")
+        response.understanding.ask()
+        self._jobs.put(lambda: self._work_ahead(lambda: self._understand(response)))
 
     def prefill_history(self, session: Session) -> None:
         """Let the engine prefill the session, unless another job is waiting."""
@@ -228,6 +252,18 @@ class Responder(threading.Thread):
             error = failure
         self._post(ResponseOver(response, error))
 
+    def _understand(self, response: Response) -> None:
+        response.understanding.begin(self.engine, response.utterance)
+        for event in self._understood(response):
+            self._post(ResponseEvent(response, event))
+
+    def _understood(self, response: Response) -> Iterator[Event]:
+        """Ask what was understood until it is known or cancelled."""
+        with closing(response.understanding) as understanding:
+            while understanding.advance():
+                pass
+            yield from understanding.news()
+
     def _work_ahead(self, work: Callable[[], None]) -> None:
         if not self._jobs.empty():  # a response may be waiting
             return
@@ -243,16 +279,36 @@ class Responder(threading.Thread):
         engine = _RepeatEngine() if response.repeats else self.engine
         response.started_at = time.monotonic()
         speech = self._gated_output(response)
-        for event in run_turn(engine, session, response.utterance, response.interrupt, speech, spoken=response.spoken):
+        understanding = response.understanding
+        events = run_turn(
+            engine,
+            session,
+            response.utterance,
+            response.interrupt,
+            speech,
+            spoken=response.spoken,
+            understanding=understanding,
+        )
+        for event in events:
             if isinstance(event, TurnEnded):
                 self._wait_for_user(response)
-            yield event
+                yield from understanding.news()
+                yield with_understood(event, understanding)
+            else:
+                yield event
+        yield from self._understood(response)
 
     def _wait_for_user(self, response: Response) -> None:
-        """Wait until the user can no longer continue the utterance, or the response is stopped or dropped."""
+        """Wait until the user can no longer continue the utterance, or the response is stopped or dropped.
+
+        The time is used to ask what was understood.
+        """
         response.decided.wait()
-        if self._utterance and (response.first_audio_at is not None or wait_until(self._begin_reply, response)):
-            wait_until(self._utterance.is_final, response)
+        advance = response.understanding.advance
+        if self._utterance and (
+            response.first_audio_at is not None or wait_until(self._begin_reply, response, advance)
+        ):
+            wait_until(self._utterance.is_final, response, advance)
 
     def _begin_reply(self) -> bool:
         return self._utterance is None or self._utterance.begin_reply()

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable
 
-from voxcli.chat.events import BargeIn, LiveEvent, SentenceSpoken, TurnFailed, TurnStarted
+from voxcli.chat.events import BargeIn, LiveEvent, Notice, SentenceSpoken, TurnFailed, TurnStarted
 from voxcli.chat.messages import ListenerControl
 from voxcli.chat.responses.history import History
 from voxcli.chat.responses.response import Responder, Response
 from voxcli.chat.responses.response_queue import ResponseQueue
 from voxcli.core.memory import Memory
 from voxcli.core.turn import Event, TurnEnded
+from voxcli.core.understanding import NotUnderstood, Understood
 from voxcli.errors import VoxError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Turns:
         self._listener = listener
         self._show = show
         self._show_state = show_state
-        self._responses = ResponseQueue(lambda response: responder.submit(response, memory.session))
+        self._responses = ResponseQueue(self._submit)
+        self._memory = memory
 
     @property
     def present(self) -> Response | None:
@@ -61,9 +63,13 @@ class Turns:
         """Put a speculative reply in place of the present response."""
         self.stop()
         self.drop()
+        response.expect_understanding(self.history.understood_mode)
         log.debug("reply begun")
         self._responses.add(response)
         return response
+
+    def _submit(self, response: Response) -> None:
+        self._responder.submit(response, self._memory.session)
 
     def release(self, response: Response, last_voiced_at: float) -> None:
         """Make a response a turn."""
@@ -121,7 +127,11 @@ class Turns:
             self.drop()
 
     def stop(self) -> None:
-        """Interrupt the turn, which will be remembered; further speech is a new utterance."""
+        """Interrupt the turn, which will be remembered; further speech is a new utterance.
+
+        Of a turn that is over, what was understood is not asked any further.
+        """
+        self._cancel_understanding()
         if response := self._responses.turn:
             log.debug("turn interrupted")
             response.stop()
@@ -132,6 +142,20 @@ class Turns:
         """Interrupt every response."""
         self._responses.stop_all()
 
+    def ask_understood(self) -> None:
+        """Show what was understood in the last turn; ask the engine if that is not known."""
+        last = self.history.last
+        if last is None or last.is_undone or (last.state == "over" and not last.is_remembered):
+            self._show(Notice("there is no turn whose words could be shown"))
+        elif last.utterance.clip is None:
+            self._show(Notice("the last turn was typed"))
+        elif last.understood:
+            self._show(Understood(last.understood, last.number))
+        elif last.state == "turn" and not last.interrupt.is_set():
+            last.understanding.ask()
+        else:
+            self._responder.understand(last)
+
     def undo(self) -> None:
         """Remove the last turn from memory and from the next prompt; interrupt it if it is still being answered."""
         if unfinished := self._responses.unfinished_turn():
@@ -140,7 +164,12 @@ class Turns:
         else:
             self._undo_remembered()
 
+    def _cancel_understanding(self) -> None:
+        if (last := self.history.last) and last.state == "over":
+            last.understanding.cancel()
+
     def _undo_remembered(self) -> None:
+        self._cancel_understanding()
         self.drop_speculative()  # Its prompt holds the turn; the end of the utterance starts another.
         if self.history.undo():
             self._responder.prefill_history(self.history.session)
@@ -155,6 +184,12 @@ class Turns:
             return
         elif isinstance(event, TurnEnded):
             self._end_turn(response, event)
+        elif isinstance(event, NotUnderstood):
+            self._show(Notice(f"what you said is not known: {event.reason}"))
+        elif isinstance(event, Understood) and response.state == "over":
+            self.history.fill_in(response, event)
+            if not self.is_running:  # Later prompts may show it.
+                self._responder.prefill_history(self.history.session)
         else:
             self._show(event)
 

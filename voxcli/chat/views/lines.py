@@ -46,6 +46,7 @@ from voxcli.chat.views.words import (
 from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.turn import ReplyDelta, SpeechFailed
+from voxcli.core.understanding import Understood
 from voxcli.output import Output
 from voxcli.printable import printable
 
@@ -236,6 +237,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "user": turn.user,
         "prompt": turn.prompt or None,
         "transcript": report.transcript,
+        "understood": report.understood or None,
         "reply": turn.reply,
         "interrupted": turn.interrupted,
         "finish_reason": report.finish_reason,
@@ -282,6 +284,7 @@ _RECORDS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     SpeechResumed: ("speech_resumed", lambda event: {"sample": event.at}),  # another `speech_ended` will follow
     SpeechTooLong: ("speech_too_long", vars),
     Transcript: ("transcript", vars),  # once the turn has started, where the engine knows it before its reply
+    Understood: ("understood", vars),  # turn: null while the turn is not over
     ReplyDelta: ("reply_delta", vars),
     SentenceSpoken: ("sentence_spoken", vars),
     BargeIn: ("barge_in", vars),

@@ -27,6 +27,7 @@ from voxcli.chat.views.words import question_text
 from voxcli.core.protocols import Transcript, Utterance
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.turn import ReplyDelta
+from voxcli.core.understanding import Understood
 from voxcli.printable import printable
 
 SPINS_PER_SECOND = 8
@@ -108,6 +109,8 @@ class Screen:
                 self._utterances.append(utterance)
             case Transcript(text):
                 self._transcript = text
+            case Understood(text, None):
+                self._transcript = self._transcript or text
             case ReplyDelta(text):
                 self._reply.add(text)
             case SentenceSpoken(text):

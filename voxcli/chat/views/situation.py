@@ -19,7 +19,7 @@ from voxcli.chat.keyboard.bindings import OTHER_KEYS, SPACE_KEY
 from voxcli.core.turn import SpeechFailed
 
 # Left out first where there is no room for all keys. `q` always has room.
-LEFT_OUT_FIRST = ("e", "c", "R", "u", "r", "t", "i", "?", "space")
+LEFT_OUT_FIRST = ("e", "c", "w", "R", "u", "r", "t", "i", "?", "space")
 
 NO_DEVICE = {"input": "no microphone", "output": "no loudspeaker"}
 SILENT = "silent microphone"
@@ -37,6 +37,7 @@ class Situation:
         self._turns = 0  # Turns in the session.
         self._can_repeat = False
         self._can_ask_again = False
+        self._has_voice = False  # whether the present turn was spoken
         self._lost: tuple[DeviceKind, ...] = ()
         self._is_zero = False
 
@@ -55,8 +56,8 @@ class Situation:
                 self._lost = event.lost
             case SpeechFailed():
                 self.is_spoken = False
-            case TurnStarted():
-                self._can_ask_again = True
+            case TurnStarted(utterance):
+                self._can_ask_again, self._has_voice = True, utterance.clip is not None
             case TurnUndone():
                 self._turns -= 1
             case TurnTaken():
@@ -91,6 +92,7 @@ class Situation:
             "t": "type",
             **({"r": "repeat"} if self._can_repeat and not replying else {}),
             **({"u": "undo"} if self._turns or replying else {}),
+            **({"w": "your words"} if replying and self._has_voice else {}),
             **({"R": "ask again"} if self._can_ask_again else {}),
             **({"c": "copy"} if self._can_repeat else {}),
             "e": "edit",

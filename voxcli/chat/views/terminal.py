@@ -31,6 +31,7 @@ from voxcli.chat.views.words import (
     turn_question,
 )
 from voxcli.core.turn import SpeechFailed
+from voxcli.core.understanding import Understood
 from voxcli.output import Output
 from voxcli.printable import printable
 
@@ -208,6 +209,8 @@ class TerminalView:
             return [Text(line, "dim") for line in summary_lines(event, stages=self._stages)]
         if isinstance(event, Ready):
             return [*(row for line in note_lines(event) for row in self._indented(line)), Text()]
+        if isinstance(event, Understood) and event.turn is None:
+            return []  # The row of the question shows it.
         question = self._screen.unanswered(event.utterance) if isinstance(event, TurnFailed) and event.utterance else []
         style = "red" if isinstance(event, SpeechFailed | TurnFailed) else "dim"
         return [*question, *(Text(line, style) for line in note_lines(event)), *([Text()] if question else [])]

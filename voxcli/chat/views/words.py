@@ -21,6 +21,7 @@ from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn, first_words
 from voxcli.core.storage.stored import StageTimes
 from voxcli.core.turn import SpeechFailed
+from voxcli.core.understanding import Understood
 from voxcli.errors import VoxError
 from voxcli.printable import printable
 
@@ -44,9 +45,9 @@ def question_text(utterance: Utterance, transcript: str) -> str:
 
 def turn_question(taken: TurnTaken) -> str:
     """Return what the user asked in a finished turn; see `question_text`."""
-    turn, transcript = taken.ended.turn, taken.ended.report.transcript
+    turn, report = taken.ended.turn, taken.ended.report
     typed = turn.prompt if taken.clip else "\n".join(part for part in (turn.user, turn.prompt) if part)
-    return question_text(Utterance(taken.clip, typed), transcript or "")
+    return question_text(Utterance(taken.clip, typed), report.transcript or report.understood)
 
 
 def interruption(spoken_text: str) -> str:
@@ -149,6 +150,10 @@ def _facts_lines(facts: Sequence[str]) -> list[str]:
     return [*(f"remembered: {printable(fact)}" for fact in facts), "voxcli facts edit changes what is remembered"]
 
 
+def _of_turn(understood: Understood) -> str:
+    return "" if understood.turn is None else f" in turn {understood.turn}"
+
+
 def _in_one_line(error: VoxError) -> str:
     return printable(error.message + (f" ({error.hint})" if error.hint else ""))
 
@@ -179,6 +184,7 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     Notice: lambda event: [printable(event.text)],
     DevicesChanged: lambda event: [printable(event.text)],
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
+    Understood: lambda event: [printable(f"you said{_of_turn(event)}: {event.text}")],
     TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
     FactsLearned: lambda event: _facts_lines(event.facts),
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],

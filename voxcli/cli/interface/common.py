@@ -123,6 +123,14 @@ LanguageFlag = Annotated[
     str | None,
     typer.Option("--language", "-l", metavar="auto|CODE", help="Language of the conversation, such as en or fr."),
 ]
+UnderstoodFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--understood",
+        metavar="off|show|remember",
+        help="Ask the engine, after its reply, what it understood of the speech.",
+    ),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 

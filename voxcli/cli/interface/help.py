@@ -30,19 +30,8 @@ MANUAL = "`man voxcli`, and the pages in the folder docs of the source"
 
 SUBJECTS = {  # the flags of each, without dashes; flags that stand in none are of the command itself
     "Conversation": (
-        *(
-            "session",
-            "continue",
-            "no-save",
-            "prompt",
-            "text",
-            "max-turns",
-            "persona",
-            "instructions",
-            "language",
-            "record",
-        ),
-        *("facts", "no-facts"),
+        *("session", "continue", "no-save", "prompt", "text", "max-turns", "record"),
+        *("persona", "instructions", "language", "understood", "facts", "no-facts"),
     ),
     "Engine": ("engine", "url", "model", "device", "quantize", "temperature", "concurrency", "batch-size"),
     "Cluster": ("ray", "workers", "gpus-per-worker"),

@@ -38,6 +38,7 @@ def _turn_as_json(stored: StoredTurn) -> dict[str, Any]:
         "user": stored.turn.user,
         "prompt": stored.turn.prompt,
         "transcript": stored.details.transcript,
+        "understood": stored.turn.understood or None,
         "reply": stored.turn.reply,
         "interrupted": stored.turn.interrupted,
         "engine": stored.details.engine,

@@ -151,7 +151,7 @@ class EmbeddedEngine(Engine):
         if not self._is_large:
             return session
         turns = (
-            replace(turn, user=self._transcript(session, number, turn) or turn.user)
+            replace(turn, user=self._transcript(session, number, turn) or turn.understood or turn.user, understood="")
             for number, turn in enumerate(session.turns)
         )
         return replace(session, turns=tuple(turns))

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Self
 
+from voxcli.audio.clip import AudioClip
 from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
-from voxcli.engines.openai.request import RequestOptions, chat_body
+from voxcli.core.understanding import LINE_TOKENS
+from voxcli.engines.openai.request import RequestOptions, chat_body, understanding_body
 from voxcli.errors import RemoteError, missing_extra
 from voxcli.printable import printable
 from voxcli.servers.server import WRONG_VOXTRAL, Server
@@ -117,6 +119,34 @@ class RemoteEngine(Engine):
             if self._pause(interrupt, seconds):
                 break
         return PassReport(model_passes=1, prompt_tokens=0, cached_tokens=0, reply_tokens=0)
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None] | None:
+        """Yield what the model understood, in a request of its own that is sent once; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            RemoteError: the server refuses it, fails or is too late.
+        """
+        return self._understood(utterance.clip) if utterance.clip else None
+
+    def _understood(self, clip: AudioClip) -> Generator[str, None, None]:
+        body, progress = understanding_body(clip, self._options), _Attempt()
+        with closing(Call(self._server, self._tls, CHAT, chat(body, self._server), RepairedStream)) as call:
+            deadline = time.monotonic() + self._server.first_token_seconds
+            while progress.deltas <= 2 * LINE_TOKENS:  # a delta is at least one token
+                try:
+                    item = call.next(0.0, NOT_INTERRUPTED)
+                except TimeoutError:
+                    if time.monotonic() > deadline:
+                        raise too_late(self._server, began=bool(progress.deltas)).error from None
+                    yield ""
+                    continue
+                except CallError as failed:
+                    raise failed.error from failed.cause
+                if not isinstance(item, str):
+                    return
+                progress.deltas += 1
+                yield item
+                deadline = time.monotonic() + self._server.token_seconds
 
     def close(self) -> None:
         """Do nothing: each reply closes its own connection."""

@@ -17,6 +17,7 @@ from voxcli.servers.errors import RequestRefusedError
 FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # a failed server is left out; doubled with each failure
 PATIENCE_SECONDS = 60.0  # longest wait while all servers are out; about as long as one takes to restart
 LOOK_SECONDS = 0.05  # between two looks whether a waiting request is still wanted
+NEVER = threading.Event()  # is never set
 
 
 @dataclass
@@ -94,6 +95,23 @@ class RemotePool(Engine):
             finally:
                 self._release(place, error)
         return PassReport(0, 0, 0, 0)
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None]:
+        """Yield what a server understood; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
+
+        Raises:
+            RemoteError: the server that was asked failed, or no server has answered for `patience_seconds`.
+        """
+        place = self._acquire(NEVER)
+        error: RemoteError | None = None
+        try:
+            yield from (place and place.engine.understand(utterance)) or ()
+        except RemoteError as caught:
+            error = caught
+            raise
+        finally:
+            if place:
+                self._release(place, error)
 
     def close(self) -> None:
         """Close the engines."""

@@ -14,6 +14,7 @@ from voxcli.audio.clip import AudioClip
 from voxcli.audio.wav import encode_wav
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
+from voxcli.core.understanding import INSTRUCTION, LINE_TOKENS
 from voxcli.engines.voxtral.checkpoint.model_card import sampling_for
 from voxcli.engines.voxtral.prompt import Message, conversation
 
@@ -52,6 +53,18 @@ def chat_body(session: Session, utterance: Utterance, options: RequestOptions) -
     if sampling.temperature > 0 and sampling.top_p < 1:  # Mistral's API refuses top_p beside greedy sampling
         body["top_p"] = sampling.top_p
     return body
+
+
+def understanding_body(clip: AudioClip, options: RequestOptions) -> dict[str, Any]:
+    """Return the JSON object that asks what was understood of a clip. The conversation is not sent again."""
+    content = [audio_part(clip, options.audio_style), {"type": "text", "text": INSTRUCTION}]
+    return {
+        "model": options.model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": LINE_TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
 
 
 def fit(session: Session, utterance: Utterance, room: int) -> Session:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from voxcli.core.understanding import INSTRUCTION, LINE_TOKENS
 from voxcli.engines.voxtral.prompt import PromptWriter
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.errors import ModelError
@@ -18,9 +19,6 @@ from voxcli.errors import ModelError
 if TYPE_CHECKING:
     from voxcli.engines.voxtral.runtime.decoder import Decoder
     from voxcli.engines.voxtral.runtime.sampler import Sampling
-
-INSTRUCTION = "Write down in one line what I said in the audio, in my own words and my language. Write nothing else."
-LINE_TOKENS = 48  # longest line
 
 
 class Aside:

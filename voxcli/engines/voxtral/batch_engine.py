@@ -15,6 +15,7 @@ import torch
 
 from voxcli.core.protocols import Engine, PassReport, Utterance
 from voxcli.core.session import Session
+from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
 from voxcli.errors import ModelError
@@ -40,6 +41,7 @@ class BatchEngine(Engine):
         close: Callable[[], None],
         *,
         writes_ahead: bool,
+        aside: Aside | None = None,
     ) -> None:
         """Start the thread that drives `decoder`.
 
@@ -49,6 +51,7 @@ class BatchEngine(Engine):
             errors: context manager that turns torch's errors into VoxErrors; takes the length of the prompt.
             close: called when the engine is closed and the decoding thread has ended.
             writes_ahead: prepare prompts on the calling threads, while a GPU computes, not on the decoding thread.
+            aside: asks what was understood, for which each thread's last clip is kept, encoded; None if nobody will.
         """
         self.model = model
         self.replies_at_once = decoder.most + min(decoder.most, ENCODED_TOGETHER)  # the next requests wait, ready
@@ -56,6 +59,8 @@ class BatchEngine(Engine):
         self._write, self._errors, self._close = write, errors, close
         self._writing = threading.Lock()  # some tokenizers are not thread-safe
         self._writes_ahead = writes_ahead
+        self._aside = aside
+        self._last = threading.local()  # `reply`: the last utterance of a thread, and its request
         self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
         self._asking = threading.Lock()  # a request enters the inbox before the engine is closed, or is refused
         self._is_closed = False
@@ -73,14 +78,46 @@ class BatchEngine(Engine):
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        tokens, closed = TokenQueue(), threading.Event()
         request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
+        request.keeps_audio, request.room = self._aside is not None, self._aside.room if self._aside else 0
+        self._last.reply = None
         if self._writes_ahead and not self._is_closed:
             self._prepare(request, session, utterance)
+        self._queue(request, session, utterance)
+        yield from self._text(request, tokens, closed)
+        if self._aside and utterance.clip:
+            self._last.reply = utterance, request
+        passes = max(request.encoder_calls, request.generations)
+        return PassReport(passes, len(request.ids), request.cached_tokens, len(request.generated))
+
+    def understand(self, utterance: Utterance) -> Generator[str, None, None]:
+        """Yield what the model understood, in blocks of tokens; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ModelError: the thread's last reply was to another utterance, or its clip was not kept.
+        """
+        found, self._last.reply = getattr(self._last, "reply", None), None
+        if self._aside is None or found is None or found[0] is not utterance:
+            raise gone()
+        return self._understood(self._aside, found[1], utterance)
+
+    def _understood(self, aside: Aside, replied: Request, utterance: Utterance) -> Generator[str, None, None]:
+        tokens, closed = TokenQueue(), threading.Event()
+        request = Request([*replied.ids, *replied.generated, *aside.ids], None, tokens.notify, closed.is_set)
+        request.audio, request.clip, request.sampling = replied.audio, replied.clip, aside.sampling
+        self._queue(request, Session(), utterance)
+        yield from self._text(request, tokens, closed)
+
+    def _queue(self, request: Request, session: Session, utterance: Utterance) -> None:
         with self._asking:
             if self._is_closed:
                 raise _closed()
             self._inbox.put((request, session, utterance))
+
+    def _text(self, request: Request, tokens: "TokenQueue", closed: threading.Event) -> Generator[str, None, None]:
+        """Yield the text of a request; cancel it by `closed` when it is left."""
+        text = TextStream(self._tokenizer)
         try:
             while (some := tokens.get()) is not None:
                 if isinstance(some, Exception):
@@ -90,8 +127,6 @@ class BatchEngine(Engine):
                     yield delta
         finally:
             closed.set()
-        passes = max(request.encoder_calls, request.generations)
-        return PassReport(passes, len(request.ids), request.cached_tokens, len(request.generated))
 
     def close(self) -> None:
         """Free the model's memory. Replies in progress fail; closing twice does nothing."""

@@ -250,12 +250,13 @@ class VoxtralEngine(Engine):
             with self._pass_errors(0):
                 self.decoder.encode_partial(self._front_end.features(clip)[:whole])
 
-    def for_many(self, slots: int = 0, items: int = 0) -> BatchEngine:
+    def for_many(self, slots: int = 0, items: int = 0, *, understood: bool = False) -> BatchEngine:
         """Return an engine that generates many replies at once with this one's model; this one can't reply any more.
 
         Args:
             slots: replies at once, where the memory has room for them; 0 for what suits the device.
             items: number of replies to come, beyond which no slots are made; 0 if unknown.
+            understood: the engine will be asked what it understood.
         """
         self.decoder.release()
         most = slots or (GPU_SLOTS if self.device == "cuda" else CPU_SLOTS)
@@ -275,6 +276,7 @@ class VoxtralEngine(Engine):
             self._pass_errors,
             self.close,
             writes_ahead=self.device != "cpu",
+            aside=self._aside if understood else None,
         )
 
     def close(self) -> None:

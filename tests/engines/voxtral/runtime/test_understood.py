@@ -21,11 +21,10 @@ from voxcli.core.protocols import PassReport, Utterance
 from voxcli.core.session import Session
 from voxcli.core.storage.store import Store
 from voxcli.core.turn import TurnEnded, run_turn
-from voxcli.core.understanding import Understanding, UnderstoodMode, one_line
+from voxcli.core.understanding import INSTRUCTION, LINE_TOKENS, Understanding, UnderstoodMode, one_line
 from voxcli.errors import ModelError
 
 torch = pytest.importorskip("torch")
-from voxcli.engines.voxtral.aside import INSTRUCTION, LINE_TOKENS  # noqa: E402
 from voxcli.engines.voxtral.runtime.acceleration import Backends  # noqa: E402
 from voxcli.engines.voxtral.runtime.decoder import Decoder  # noqa: E402
 from voxcli.engines.voxtral.runtime.model import SharedModel  # noqa: E402
@@ -170,7 +169,6 @@ def talk(request: pytest.FixtureRequest, parts: tuple[Any, Any]) -> Iterator[Tal
 @settings(
     max_examples=SEQUENCES,
     deadline=None,
-    phases=(hypothesis.Phase.generate,),
     derandomize="RANDOM_SEQUENCES" not in os.environ,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

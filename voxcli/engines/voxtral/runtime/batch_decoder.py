@@ -38,6 +38,10 @@ class Request:
     encoder_calls: int = 0
     generations: int = 0
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
+    keeps_audio: bool = False  # `audio` is kept after the reply, for a request that goes on from it
+    clip: int = 0  # the clip's id in the cache, once it has one
+    sampling: Sampling | None = None  # a greedy one; None for that of the decoder
+    room: int = 0  # tokens that may follow the reply in its slot
 
 
 @dataclass(eq=False)
@@ -110,7 +114,8 @@ class BatchDecoder:
             request.notify(None)
             return
         try:
-            self._model.check_prompt(request.ids, request.features, len(request.ids) + 1)
+            if request.audio is None:
+                self._model.check_prompt(request.ids, request.features, len(request.ids) + 1)
         except ModelError as error:
             request.notify(error)
         else:
@@ -200,7 +205,7 @@ class BatchDecoder:
 
     def _capacity_for(self, request: Request) -> int:
         """Return the tokens that the slot of a request must hold, rounded up to one of a few lengths."""
-        needed = len(request.ids) + self._sampler.sampling.max_tokens
+        needed = len(request.ids) + self._sampling_of(request).max_tokens + request.room
         capacity = self._smallest_capacity
         while capacity < needed:
             capacity *= 2
@@ -231,7 +236,7 @@ class BatchDecoder:
 
     def _prefill(self, request: Request) -> None:
         """Prefill a prompt and the tokens generated so far into the free slot with the longest common prefix."""
-        clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        clip = request.clip = request.clip or -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
         ids = [*request.ids, *request.generated]
         tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
         free = [slot for slot in self._slots if not slot.request]
@@ -245,7 +250,8 @@ class BatchDecoder:
             start += len(chunk)
         request.generations += 1
         slot.request = request
-        self._append_token(slot, int(self._sampler.choose(self._model.text.head(hidden))))
+        logits = self._model.text.head(hidden)
+        self._append_token(slot, int(logits.argmax(-1) if request.sampling else self._sampler.choose(logits)))
 
     def _step(self) -> None:
         """Generate one token for every busy slot. Free slots between busy ones are computed too, and ignored."""
@@ -260,16 +266,23 @@ class BatchDecoder:
         tokens, positions = fed.to(self._model.device)
         logits = self._model.text.step_slots(tokens, positions, self._cache, extent)
         chosen: list[int] = self._sampler.sample_each(logits).tolist()  # the only synchronisation with the device
+        greedy = [slot for slot in live if slot.request and slot.request.sampling]
+        for slot in greedy:
+            chosen[slot.number] = int(logits[slot.number].argmax())
         self.steps += 1
         for slot in live:
             slot.cache.extend([slot.token])
             self._append_token(slot, chosen[slot.number])
 
+    def _sampling_of(self, request: Request) -> Sampling:
+        return request.sampling or self._sampler.sampling
+
     def _append_token(self, slot: _Slot, token: int) -> None:
         """Append a generated token to the reply of a slot, which it may finish."""
-        request, sampling = slot.request, self._sampler.sampling
+        request = slot.request
         if request is None:
             return
+        sampling = self._sampling_of(request)
         if token in sampling.stop_ids or request.is_cancelled():
             self._finish(slot)
             return
@@ -282,5 +295,5 @@ class BatchDecoder:
     def _finish(self, slot: _Slot, error: Exception | None = None) -> None:
         request, slot.request = slot.request, None
         if request:
-            request.audio = None
+            request.audio = request.audio if request.keeps_audio else None
             request.notify(error)
