@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.live_doubles import Journal
 from voxcli.chat.events import FactsLearned, Latency, Notice, Ready, SessionEnded, TurnTaken, TurnUndone
-from voxcli.chat.facts import LOOKING, FactFinder
+from voxcli.chat.facts import LOOKING, NOTHING_UNDERSTOOD, FactFinder
 from voxcli.chat.messages import Inbound
 from voxcli.chat.responses.response import Responder
 from voxcli.chat.typed import TypedConversation
@@ -83,10 +83,12 @@ def test_what_is_understood_only_after_a_turn_counts(tmp_path: Path) -> None:
     assert chat.file.read() == ("name: Anna",)
 
 
-def test_where_nothing_was_understood_nothing_happens(tmp_path: Path) -> None:
+def test_where_nothing_was_understood_nobody_is_asked(tmp_path: Path) -> None:
     chat = Chat(tmp_path, FakeEngine([]))
-    chat.take(1, Turn(PLACEHOLDER, "Hello."))
     assert chat.end() == ["SessionEnded"]
+    chat.take(1, Turn(PLACEHOLDER, "Hello."))
+    assert chat.end() == ["Notice", "SessionEnded"]
+    assert chat.journal.of(Notice)[-1].text == NOTHING_UNDERSTOOD
     assert (chat.finished, list(tmp_path.iterdir())) == (0, [])
 
 

@@ -17,6 +17,7 @@ from voxcli.errors import VoxError
 log = logging.getLogger(__name__)
 
 LOOKING = "looking for facts to remember; Ctrl-C skips this"
+NOTHING_UNDERSTOOD = "no facts were looked for, because nothing is known of what you said; see --understood"
 
 
 class FactFinder:
@@ -55,6 +56,8 @@ class FactFinder:
                 self._said.pop(number, None)
             case SessionEnded() if any(self._said.values()):
                 self._find()
+            case SessionEnded() if self._said:
+                self._view(Notice(NOTHING_UNDERSTOOD))
         self._view(event)
 
     def _find(self) -> None:
