@@ -9,8 +9,8 @@ import pytest
 
 from voxcli.core.storage.facts import MOST_FACTS, FactFile
 from voxcli.core.tools import ToolCall
-from voxcli.tools.allowed import AllowedTools
 from voxcli.tools.facts import forget_tool, remember_tool
+from voxcli.tools.persona_tools import PersonaTools
 from voxcli.tools.toolbox import Toolbox
 
 
@@ -96,4 +96,4 @@ def test_a_full_or_damaged_list_is_told_to_the_model(model: Model) -> None:
     ],
 )
 def test_a_persona_may_call_the_tools_that_it_names(model: Model, patterns: list[str], names: list[str]) -> None:
-    assert [tool.spec.name for tool in AllowedTools(model, patterns).tools] == names
+    assert [tool.spec.name for tool in PersonaTools(model, patterns).tools] == names

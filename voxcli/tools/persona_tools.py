@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from voxcli.tools.tool import Tool, ToolSource
 
 
-class AllowedTools:
+class PersonaTools:
     """Implements `ToolSource`: the tools of another source whose names match a pattern."""
 
     def __init__(self, source: ToolSource, patterns: Sequence[str]) -> None:
