@@ -50,6 +50,8 @@ PAGES = [
     ["config"],
     ["config", "init"],
     ["config", "set"],
+    ["facts", "add"],
+    ["personas", "add"],
     ["tools"],
     ["tools", "test"],
     ["devices"],

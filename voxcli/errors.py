@@ -1,7 +1,7 @@
 """Errors as users see them: one line, a hint, an exit code.
 
     VoxError                     1   failed
-    ├── StoreError               1   sessions on disk
+    ├── StoreError               1   sessions and facts on disk
     ├── SpeechError              1   text-to-speech
     ├── ConfigError              2   wrong usage or configuration
     ├── AudioInputError          3   audio that can't be used
@@ -29,7 +29,7 @@ class VoxError(Exception):
 
 
 class StoreError(VoxError):
-    """Sessions can't be read or written."""
+    """Sessions or facts can't be read or written."""
 
     code = "store"
 

@@ -204,3 +204,22 @@ def test_doctor_has_a_line_only_for_what_does_not_work() -> None:
     found = diagnostics.tools(["tools.a can't be run: there is no program x", "another"])
     assert (found.well, found.blocks) == (False, False)
     assert found.found == "tools.a can't be run: there is no program x (and 1 more)"
+
+
+def test_a_persona_may_call_some_of_the_tools(opening: Opening) -> None:
+    text = """
+        [tools]
+        builtin = ["time", "remember", "forget"]
+        approvals = {tiem = "never"}
+        [personas.clerk]
+        tools = ["t*"]
+    """
+    assert names(opening.toolbox(text)) == ["time", "remember", "forget"]
+    assert names(opening.toolbox(f'persona = "clerk"\n{text}')) == ["time"]
+    assert any("tiem" in notice for notice in opening.notices)
+    silent = opening.settings(f'persona = "interpreter"\n{text}')
+    assert open_toolbox(silent, opening.approve, opening.stack, opening.notices.append) is None
+
+
+def names(toolbox: Toolbox) -> list[str]:
+    return list(toolbox.tools)

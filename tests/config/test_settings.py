@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 from voxcli.chat.speech.endpointing import EndpointingSettings
 from voxcli.chat.speech.silence import TurnSilence
 from voxcli.config.loading import Settings, explain, fields, load, values
-from voxcli.config.schema import DEFAULT_INSTRUCTIONS, LiveSettings, allowed, is_list, is_table, number_type, variable
+from voxcli.config.schema import LiveSettings, allowed, is_list, is_table, number_type, variable
 from voxcli.config.toml_text import as_toml, example
+from voxcli.config.values import DEFAULT_INSTRUCTIONS
 from voxcli.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -72,7 +73,7 @@ def another(name: str, field: FieldInfo) -> Any:
     if get_origin(field.annotation) is Literal:
         return get_args(field.annotation)[-1]
     if field.annotation is str:
-        return {"voice": "piper:amy", "device": "cuda:1", "language": "fr"}.get(name, "Other.")
+        return {"voice": "piper:amy", "device": "cuda:1", "language": "fr", "persona": "plain"}.get(name, "Other.")
     if is_list(field) or is_table(field):
         voices = {"fr": "pyttsx3:French (France)", "zh": "pyttsx3:Chinese (Mandarin, latin as English)"}
         approvals = {"timer": "ask", "files_read-file": "never"}

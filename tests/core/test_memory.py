@@ -163,3 +163,29 @@ def test_a_turn_that_was_left_early_is_not_remembered(store: Store, tmp_path: Pa
     assert interrupt.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "generation"]
     assert memory.session.turns == on_disk(tmp_path) == ()
+
+
+def test_a_session_keeps_its_persona_from_its_first_turn(store: Store) -> None:
+    take(Memory.resumed(store, "kitchen", "Be kind.", persona="tutor"), FakeEngine([["Yes."]]))
+    later = Memory.resumed(store, "kitchen", "Be plain.", persona="plain")
+    assert (later.persona, later.instructions) == ("tutor", "Be kind.")
+    unnamed = Memory(Session(instructions="Be kind."), store, names_itself=True, persona="tutor")
+    take(unnamed, FakeEngine([["Yes."]]))
+    assert store.persona(unnamed.session.name or "") == "tutor"
+    saved = Memory(Session(instructions="Be kind."), persona="tutor")
+    take(saved, FakeEngine([["Yes."]]))
+    saved.save_as("garden", store, FakeEngine([]))
+    assert store.persona("garden") == "tutor"
+
+
+def test_another_persona_is_stored_with_the_next_turn(store: Store) -> None:
+    memory = Memory.resumed(store, "kitchen", "Be kind.", persona="tutor")
+    engine = FakeEngine([["Yes."], ["No."]])
+    take(memory, engine)
+    memory.take_persona("plain", "Be plain.")
+    assert store.persona("kitchen") == "tutor"
+    take(memory, engine)
+    stored = store.stored("kitchen")
+    assert stored
+    assert (stored.persona, stored.instructions) == ("plain", "Be plain.")
+    assert [session.instructions for session, _ in engine.asked] == ["Be kind.", "Be plain."]

@@ -4,14 +4,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxcli.app.parts import Notice, engine_options, open_engine, open_reply_voices, open_servers
+from voxcli.app.parts import Notice, engine_options, lasting_instructions, open_engine, open_reply_voices, open_servers
 from voxcli.app.tool_access import open_allowed_tools, usable_tools
 from voxcli.errors import ConfigError
 
@@ -70,7 +70,7 @@ class Batch:
     left: int  # items that have no record yet
     _options: BatchOptions
     _scheduler: "Scheduler"
-    _results: "Results"
+    _write: "Callable[[dict[str, Any]], None]"
     _workers: "Sequence[Worker]"
 
     def answer(self, stop: threading.Event) -> "Status | None":
@@ -85,7 +85,7 @@ class Batch:
         if not self.left:
             return None
         with batch_progress() as view:
-            run = Run(self._scheduler, self.left, self._results.write, self.stats, view, stop, self._options.fail_fast)
+            run = Run(self._scheduler, self.left, self._write, self.stats, view, stop, self._options.fail_fast)
             return run.answer(self._workers)
 
 
@@ -135,7 +135,7 @@ def open_batch(settings: "Settings", options: BatchOptions, stack: ExitStack, no
             stats = settle(plan, results, asked, policy, stats, notice)
             left = _left(plan, results)
         workers = _engine_workers(settings, options, stack, notice, scheduler, engine, load_seconds, tools)
-    return Batch(stats, plan.items, left, options, scheduler, results, workers)
+    return Batch(stats, plan.items, left, options, scheduler, _writer(results, settings, asked), workers)
 
 
 def _checked_files(options: BatchOptions, plan: "Plan") -> "OutputFiles":
@@ -198,7 +198,14 @@ def _asked(settings: "Settings", options: BatchOptions) -> "Asked":
     from voxcli.engines import factory
 
     engine, model = factory.named_engine(_options_for(settings, options))
-    return Asked(settings.instructions, engine, model, options.allow_tools)
+    return Asked(lasting_instructions(settings), engine, model, options.allow_tools)
+
+
+def _writer(results: "Results", settings: "Settings", asked: "Asked") -> "Callable[[dict[str, Any]], None]":
+    """Return what writes a record, so that a later run knows it by what was asked, whatever the date is then."""
+    from voxcli.batch.fingerprint import of_template
+
+    return lambda record: results.write(of_template(record, settings.instructions, asked.instructions))
 
 
 def _options_for(settings: "Settings", options: BatchOptions) -> "EngineOptions":

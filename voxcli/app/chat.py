@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.listening import open_listener, open_sleep
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.app.tool_access import open_chat_tools
@@ -102,6 +103,7 @@ def _run(
     ready = threading.Event()
     notice = partial(_show_notice, view, inbox, ready)
     memory = open_memory(options.session, settings, stack, notice)
+    facts = open_facts(settings, memory, notice)
     keys = _open_keys(settings.live.push_to_talk, view, stack)
     devices = _open_devices(settings, options, view, inbox, stack)
     listener, echo = open_listener(settings, devices, inbox.put, notice, stack, sleep, kept=memory.is_kept)
@@ -119,6 +121,7 @@ def _run(
     )
     cues = Cues(devices.speaker) if devices.speaker and settings.live.cues else None
     show = _show_and_record(view, recording, [each for each in (cues, sleep) if each])
+    show = finding_facts(show, facts, responder, settings)
     editing = user_tools(keys, partial(_write_escape, view), erase=isinstance(view, TerminalView))
     conversation = Conversation(memory, responder, listener, inbox, show, turns, editing)
     view.show(_ready(engine, settings, devices, memory, echo, spoken=speech is not None, keys=keys is not None))
@@ -232,6 +235,7 @@ def _ready(
         push_to_talk=settings.live.push_to_talk,
         keys=keys,
         kept=memory.is_kept,
+        persona=memory.persona,
         wake_word=None if settings.live.wake_word == "off" else settings.live.wake_word.replace("_", " "),
     )
 

@@ -32,8 +32,11 @@ ENGINES = {  # engines that a flag is for, where others ignore it
 }
 
 
-def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
+def load_settings(config: Path | None, flags: Mapping[str, Any], persona: str | None = None) -> "Settings":
     """Return the settings in force. For the remote engine, the flags `url` and `model` name the server and its model.
+
+    Args:
+        persona: that of a session that goes on, in place of the setting.
 
     Raises:
         ConfigError: a setting is wrong, or the engine ignores a flag. What it ignores in the settings file or the
@@ -41,7 +44,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     """
     from voxcli.config.loading import load
 
-    settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()})
+    settings = load(config, {SECTION_FLAGS.get(name, name): value for name, value in flags.items()}, persona=persona)
     for name, engines in ENGINES.items():
         if name in flags and settings.engine not in engines:
             wanted = engines[-1] if len(engines) == 1 else " or ".join(each for each in engines if each != "auto")
@@ -62,9 +65,53 @@ class SessionChoice:
     continues: bool = False  # the last session that was used
     kept: bool = False  # a session that is not named is stored too, under an automatic name
     new_instructions: bool = False  # a stored session takes its instructions from the settings
+    new_persona: bool = False  # a stored session takes its persona from the settings
 
 
 NOT_KEPT = SessionChoice()  # a new session that is kept in memory only
+
+
+def session_settings(
+    config: Path | None, flags: Mapping[str, Any], choice: SessionChoice, notice: Notice
+) -> "tuple[Settings, SessionChoice]":
+    """Return the settings in force for a session, and the choice with its name. A stored one brings its persona.
+
+    Raises:
+        ConfigError: as `load_settings` and `open_memory` do.
+        StoreError: the store can't be read or written.
+    """
+    from voxcli.config.personas import known_personas
+
+    settings = load_settings(config, flags)
+    if choice.name is None and not choice.continues:
+        return settings, choice
+    name = _checked_name(choice)
+    with _open_store(log.info) as store:  # Whoever opens the session tells of turns that can't be read.
+        name = name or _last_name(store)
+        persona = store.persona(name)
+    choice = replace(choice, name=name, continues=False)
+    if choice.new_persona or persona in (None, settings.persona):
+        return settings, choice
+    if persona and persona.partition(":")[0] not in known_personas(settings.personas):
+        notice(f"there is no persona {persona!r} any more; session {name} keeps its instructions alone")
+        persona = ""
+    return load_settings(config, flags, persona), choice
+
+
+def _checked_name(choice: SessionChoice) -> str | None:
+    """Return the name of the session that was chosen, as it is stored; None if it has none. Raises ConfigError."""
+    from voxcli.core.session import session_name
+
+    if choice.name is not None and choice.continues:
+        raise ConfigError("--continue and --session both choose a session", hint="leave out one of them")
+    return None if choice.name is None else session_name(choice.name)
+
+
+def _last_name(store: "Store") -> str:
+    """Return the name of the session that was used last. Raises ConfigError."""
+    if not (summaries := store.summaries()):
+        raise ConfigError("there is no session to continue", hint="leave out --continue: `voxcli chat` begins one")
+    return summaries[0].name
 
 
 def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, notice: Notice) -> "Memory":
@@ -76,23 +123,51 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
             session is kept in memory only.
     """
     from voxcli.core.memory import Memory
-    from voxcli.core.session import Session, session_name
+    from voxcli.core.session import Session
 
-    new = Session(instructions=settings.instructions)
+    persona, understood = settings.persona or None, settings.understood
     if choice.name is None and not choice.continues:
         store = _store_if_possible(stack, notice) if choice.kept else None
-        return Memory(new, store, names_itself=choice.kept, understood=settings.understood)
-    if choice.name is not None and choice.continues:
-        raise ConfigError("--continue and --session both choose a session", hint="leave out one of them")
-    name = None if choice.name is None else session_name(choice.name)
+        return Memory(
+            Session(instructions=settings.instructions),
+            store,
+            names_itself=choice.kept,
+            persona=persona,
+            understood=understood,
+        )
+    name, override = _checked_name(choice), choice.new_instructions
     store = stack.enter_context(_open_store(notice))
-    if name is None:
-        if not (summaries := store.summaries()):
-            raise ConfigError("there is no session to continue", hint="leave out --continue: `voxcli chat` begins one")
-        name = summaries[0].name
-    return Memory.resumed(
-        store, name, settings.instructions, override=choice.new_instructions, understood=settings.understood
+    name = name or _last_name(store)
+    memory = Memory.resumed(
+        store, name, settings.instructions, override=override, persona=persona, understood=understood
     )
+    if choice.new_persona:
+        memory.take_persona(persona, settings.instructions)
+    elif memory.persona == persona and _are_of_persona(settings, memory.instructions):
+        memory.instruct(settings.instructions)  # with today's date
+    return memory
+
+
+def _are_of_persona(settings: "Settings", instructions: str) -> bool:
+    """Return whether instructions, and those of the settings, are the persona's, whatever was filled in."""
+    from voxcli.config.personas import persona_template
+    from voxcli.config.templates import is_filled_from
+
+    template = persona_template(settings.persona, settings.personas)
+    return template is not None and all(
+        is_filled_from(text, template) for text in (instructions, settings.instructions)
+    )
+
+
+def lasting_instructions(settings: "Settings") -> str:
+    """Return the instructions as they are on every day: `{date}` and `{time}` are not filled in."""
+    from voxcli.config.personas import chosen_persona, filled_instructions
+    from voxcli.config.templates import Moment
+
+    if not _are_of_persona(settings, settings.instructions):
+        return settings.instructions
+    moment = replace(Moment.now(), date="{date}", time="{time}")
+    return filled_instructions(*chosen_persona(settings.persona, settings.personas), settings.language, moment)
 
 
 def _open_store(notice: Notice) -> "Store":

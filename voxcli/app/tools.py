@@ -3,12 +3,13 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from voxcli.app.facts import fact_file
 from voxcli.errors import ConfigError, VoxError, missing_extra
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def open_toolbox(
     further: "Sequence[ToolSource]" = (),
     wait: bool = False,
 ) -> "Toolbox | None":
-    """Open the tools of the settings; None if there are none. `stack` closes them.
+    """Open the tools of the settings that the persona may call; None if there are none. `stack` closes them.
 
     Args:
         approve: asked before each call of a tool whose approval is "ask".
@@ -50,8 +51,13 @@ def open_toolbox(
     Raises:
         ConfigError: a tool in the settings can't be one, or packages that it needs are missing.
     """
+    from voxcli.config.personas import allowed_tools
+    from voxcli.tools.persona_tools import PersonaTools
     from voxcli.tools.toolbox import FixedTools, Toolbox
 
+    allowed = allowed_tools(settings.persona, settings.personas)
+    if not allowed:
+        return None
     fixed = (*_builtin_tools(settings, stack, announce), *_commands(settings, notice))
     servers = _open_servers(settings, stack, notice)
     if wait:
@@ -59,15 +65,15 @@ def open_toolbox(
             server.wait_until_ready()
     if not (fixed or servers or further):
         return None
-    toolbox = Toolbox(
-        [*further, FixedTools(fixed), *servers],
+    sources = (*further, FixedTools(fixed), *servers)
+    _check_approvals(settings, {tool.spec.name for source in sources for tool in source.tools}, notice)
+    return Toolbox(
+        [PersonaTools(source, allowed) for source in sources],
         approve,
         max_calls=settings.tools.max_calls,
         output_characters=settings.tools.output_characters,
         approvals=settings.tools.approvals,
     )
-    _check_approvals(settings, toolbox, notice)
-    return toolbox
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def has_tools(settings: "Settings") -> bool:
 
 def _builtin_tools(settings: "Settings", stack: ExitStack, announce: Announce | None) -> "list[Tool]":
     from voxcli.tools.builtin import time_tool
+    from voxcli.tools.facts import forget_tool, remember_tool
     from voxcli.tools.timers import Timers, timer_tool
 
     tools: list[Tool] = []
@@ -148,6 +155,10 @@ def _builtin_tools(settings: "Settings", stack: ExitStack, announce: Announce | 
         timers = Timers(announce)
         stack.callback(timers.close)
         tools.append(timer_tool(timers))
+    if "remember" in settings.tools.builtin:
+        tools.append(remember_tool(fact_file()))
+    if "forget" in settings.tools.builtin:
+        tools.append(forget_tool(fact_file()))
     return tools
 
 
@@ -285,11 +296,11 @@ def _server(name: str, url: str) -> "Server":
     return Server(checked, find_key(checked, variable=variable), proxy=find_proxy(checked), use=use)
 
 
-def _check_approvals(settings: "Settings", toolbox: "Toolbox", notice: "Notice") -> None:
+def _check_approvals(settings: "Settings", tools: Collection[str], notice: "Notice") -> None:
     """Tell of approvals for tools that nobody has: a mistyped "never" must not go unnoticed."""
     later = tuple(f"{name}_" for name in settings.mcp)  # Their tools may not be known yet.
     for name in settings.tools.approvals:
-        if name not in toolbox.tools and name not in settings.tools.builtin and not name.startswith(later):
+        if name not in tools and name not in settings.tools.builtin and not name.startswith(later):
             notice(f"tools.approvals names {name}, which is no tool here")
 
 

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from voxcli.app.chat import WARMING, ChatOptions
+from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech_output
 from voxcli.app.tool_access import open_chat_tools
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
@@ -56,6 +56,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             inbox.put(Notice(text))
 
         memory = open_memory(options.session, settings, stack, notice)
+        facts = open_facts(settings, memory, notice)
         speech = _open_speech(settings, options, stack, notice, notice_later)
         if engine is None:
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
@@ -68,7 +69,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             memory,
             responder,
             inbox,
-            view.show,
+            finding_facts(view.show, facts, responder, settings),
             _open_lines(options, memory, list(commands)),
             commands,
             read_answer=typed_answer if sys.stdin is not None and sys.stdin.isatty() else None,
@@ -112,6 +113,7 @@ class TypedCommands:
             "instructions": SlashCommand(
                 "/instructions [TEXT]", "change how the model should answer; without TEXT: show it", self._instructions
             ),
+            "persona": SlashCommand("/persona [NAME]", "answer in another way; without NAME: list them", self._persona),
             "save": SlashCommand("/save NAME", "name this conversation, and keep it", self._save),
         }
 
@@ -135,11 +137,27 @@ class TypedCommands:
         from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 
         if not text:
-            return self._memory.session.instructions
+            return self._memory.instructions
         if len(text) > INSTRUCTIONS_CHARACTERS:
             raise ConfigError(f"instructions have at most {INSTRUCTIONS_CHARACTERS} characters")
-        self._memory.session = replace(self._memory.session, instructions=text)
+        self._memory.instruct(text)
         return "from now on with these instructions"
+
+    def _persona(self, choice: str) -> str:
+        """Take the instructions and the voice of a persona; what else it has counts from the beginning of a chat."""
+        from voxcli.config.loading import value_of
+        from voxcli.config.personas import chosen_persona, filled_instructions, known_personas
+        from voxcli.config.templates import Moment
+
+        own = self._settings.personas
+        if not choice:
+            return "\n".join(known_personas(own))
+        name, persona = chosen_persona(value_of("persona", choice), own)
+        text = filled_instructions(name, persona, persona.language or self._settings.language, Moment.now())
+        if persona.voice and self._responder.speech:
+            self._voice(persona.voice)
+        self._memory.take_persona(choice, text if persona.instructions else self._settings.instructions)
+        return f"from now on as {choice}"
 
     def _save(self, name: str) -> str:
         from voxcli.config.paths import data_folder
@@ -190,7 +208,18 @@ def _ready(engine: "Engine", settings: "Settings", speech: "SpeechOutput | None"
 
     voice = resolved(settings.voice) if speech else None
     name, turns, kept = memory.session.name, memory.turn_number, memory.is_kept
-    return Ready(engine.name, engine.model, voice, None, _output_name(speech), name, "off", turns, kept=kept)
+    return Ready(
+        engine.name,
+        engine.model,
+        voice,
+        None,
+        _output_name(speech),
+        name,
+        "off",
+        turns,
+        kept=kept,
+        persona=memory.persona,
+    )
 
 
 def _output_name(speech: "SpeechOutput | None") -> str | None:

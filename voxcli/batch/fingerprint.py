@@ -85,6 +85,14 @@ def fingerprint_of(job: Job, content: Content | None, tools: Collection[str] = (
     }
 
 
+def of_template(record: dict[str, Any], filled: str, template: str) -> dict[str, Any]:
+    """Return a record whose fingerprint knows instructions by their template: what is filled in changes each day."""
+    found = record.get("fingerprint")
+    if found and found.get("instructions") == text_hash(filled):
+        return {**record, "fingerprint": {**found, "instructions": text_hash(template)}}
+    return record
+
+
 def text_hash(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=SHORT_HASH_BYTES).hexdigest()
 

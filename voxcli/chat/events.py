@@ -94,6 +94,7 @@ class Ready:
     push_to_talk: PushToTalk = "off"
     keys: bool = False  # whether there is a keyboard
     kept: bool = False  # whether turns are stored on disk; a session without a name gets one with its first turn
+    persona: str | None = None  # what the instructions come from
     wake_word: str | None = None  # what wakes the conversation, such as "hey jarvis"
 
 
@@ -213,6 +214,13 @@ class KeysAsked:
 
 
 @dataclass(frozen=True)
+class FactsLearned:
+    """Facts about the user that were found in this conversation, and are kept for later ones."""
+
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TurnFailed:
     """A turn could not be answered or stored; the conversation goes on."""
 
@@ -252,6 +260,7 @@ LiveEvent = (
     | TurnUndone
     | Notice
     | KeysAsked
+    | FactsLearned
     | TurnFailed
     | SessionEnded
 )

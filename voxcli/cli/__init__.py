@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from voxcli import __version__
-from voxcli.cli import config, models, sessions, tools
+from voxcli.cli import config, facts, models, personas, sessions, tools
 from voxcli.cli.batch import batch
 from voxcli.cli.chat import chat, control
 from voxcli.cli.devices import devices
@@ -88,6 +88,8 @@ app.command()(once)
 app.command()(batch)
 app.command()(results)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(personas.app, name="personas")
+app.add_typer(facts.app, name="facts")
 app.command()(stats)
 app.add_typer(models.app, name="models")
 app.command()(voices)

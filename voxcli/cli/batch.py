@@ -19,6 +19,7 @@ from voxcli.cli.interface.common import (
     InstructionsFlag,
     LanguageFlag,
     ModelFlag,
+    PersonaFlag,
     QuantizeFlag,
     TemperatureFlag,
     UnderstoodFlag,
@@ -119,6 +120,7 @@ def batch(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    persona: PersonaFlag = None,
     language: LanguageFlag = None,
     understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
@@ -133,7 +135,7 @@ def batch(
     if voice and save_replies is None:
         raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
     flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
     flags |= given(understood=understood)
     settings = load_settings(config, flags)
     options = BatchOptions(

@@ -20,6 +20,7 @@ from voxcli.cli.interface.common import (
     LanguageFlag,
     ModelFlag,
     OutputDeviceFlag,
+    PersonaFlag,
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
@@ -28,6 +29,7 @@ from voxcli.cli.interface.common import (
     VerboseFlag,
     VoiceFlag,
     given,
+    note,
     print_text,
 )
 from voxcli.cli.interface.log import leave_stderr
@@ -78,6 +80,9 @@ def chat(
     wake_word: WakeWordFlag = None,
     control: ControlFlag = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
+    facts: Annotated[
+        bool | None, typer.Option("--facts/--no-facts", help="Remember facts about you, and tell them to the model.")
+    ] = None,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
     record: Annotated[
@@ -93,6 +98,7 @@ def chat(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    persona: PersonaFlag = None,
     language: LanguageFlag = None,
     understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
@@ -102,7 +108,7 @@ def chat(
 ) -> None:
     """Hold a live conversation: speak, listen, and interrupt at any time; or type."""
     from voxcli.app.chat import ChatOptions, run_chat
-    from voxcli.app.parts import SessionChoice, load_settings
+    from voxcli.app.parts import SessionChoice, session_settings
 
     if no_speak:
         _check_silent(voice, output_device)
@@ -120,8 +126,8 @@ def chat(
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
-    flags |= given(understood=understood)
+    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(understood=understood, facts=facts)
     live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
     live |= given(wake_word=wake_word, control=control)
     flags |= {f"live.{name}": value for name, value in live.items()}
@@ -129,9 +135,11 @@ def chat(
         flags["live.barge_in"] = False
     if sys.stdout.isatty() and not json and not plain and not text:
         leave_stderr()
-    choice = SessionChoice(session, continue_, kept=not no_save, new_instructions=instructions is not None)
+    choice = SessionChoice(
+        session, continue_, not no_save, new_instructions=instructions is not None, new_persona=persona is not None
+    )
+    settings, choice = session_settings(config, flags, choice, note)
     options = ChatOptions(choice, not no_speak, max_turns, record, json, plain=plain, stages=verbose)
-    settings = load_settings(config, flags)
     if text:
         raise typer.Exit(_run_typed(settings, options))
     if run_chat(settings, options):

@@ -1,15 +1,23 @@
 """`voxcli config`: shows the settings and the path of their file, writes an example, changes settings."""
 
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from voxcli.cli.interface.common import ConfigFlag, ForceFlag, JsonFlag, note, print_json, print_text, write_private
+from voxcli.cli.interface.common import (
+    ConfigFlag,
+    ForceFlag,
+    JsonFlag,
+    PersonaFlag,
+    given,
+    note,
+    print_json,
+    print_text,
+    write_private,
+)
+from voxcli.cli.interface.editor import check_terminal, edit_again, run_editor
 from voxcli.cli.interface.help import CommandGroup
 from voxcli.errors import ConfigError
 
@@ -17,12 +25,12 @@ app = CommandGroup("Show and change the settings.")
 
 
 @app.command()
-def show(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
+def show(config: ConfigFlag = None, persona: PersonaFlag = None, json_: JsonFlag = False) -> None:
     """Show the settings in force and the origin of each."""
     from voxcli.config.loading import explain, values
     from voxcli.config.toml_text import as_toml
 
-    settings, origins = explain(config, {})
+    settings, origins = explain(config, given(persona=persona))
     if not json_:
         print_text(as_toml(settings, origins), end="")
         return
@@ -63,7 +71,7 @@ def set_(
     from voxcli.config.editing import set_value
     from voxcli.config.schema import variable
 
-    target = _file(config)
+    target = file_to_change(config)
     set_value(target, key, value)
     note(f"{key} is set in {target}")
     if os.environ.get(variable(key)):
@@ -75,31 +83,15 @@ def edit(config: ConfigFlag = None) -> None:
     """Open the settings file in $EDITOR; it is checked before it is put in place."""
     from voxcli.config.editing import edit as edit_file
 
-    target = _file(config)
-    if not sys.stdin.isatty():
-        raise ConfigError("an editor needs a terminal", hint="voxcli config set KEY VALUE")
-    note(f"{'changed' if edit_file(target, _run_editor, _edit_again) else 'unchanged'}: {target}")
+    target = file_to_change(config)
+    check_terminal("voxcli config set KEY VALUE")
+    note(f"{'changed' if edit_file(target, run_editor, edit_again) else 'unchanged'}: {target}")
 
 
-def _file(config: Path | None) -> Path:
+def file_to_change(config: Path | None) -> Path:
     """Return the settings file to change."""
     from voxcli.config.paths import config_file
 
     if config == Path("-"):
         raise ConfigError("--config needs a file here; - is standard input", hint="--config FILE")
     return (config or config_file()).expanduser()
-
-
-def _run_editor(path: Path) -> None:
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    try:
-        done = subprocess.run([*shlex.split(editor), str(path)], check=False)
-    except (OSError, ValueError) as error:  # ValueError: a quotation mark without its other half
-        raise ConfigError(f"can't run the editor {editor!r}: {error}", hint="set EDITOR to another one") from error
-    if done.returncode:
-        raise ConfigError(f"the editor {editor!r} failed: exit code {done.returncode}", hint="nothing was changed")
-
-
-def _edit_again(error: ConfigError) -> bool:
-    note(error.message)
-    return typer.confirm("Edit again?", default=True, err=True)

@@ -21,6 +21,7 @@ from voxcli.cli.interface.common import (
     JsonFlag,
     LanguageFlag,
     ModelFlag,
+    PersonaFlag,
     QuantizeFlag,
     SessionFlag,
     TemperatureFlag,
@@ -79,6 +80,7 @@ def once(
     quantize: QuantizeFlag = None,
     temperature: TemperatureFlag = None,
     instructions: InstructionsFlag = None,
+    persona: PersonaFlag = None,
     language: LanguageFlag = None,
     understood: UnderstoodFlag = None,
     voice: VoiceFlag = None,
@@ -88,7 +90,7 @@ def once(
 ) -> None:
     """Answer a recorded or typed question: print the reply, speak it, remember the turn."""
     from voxcli.app.once import OnceOptions, open_turn
-    from voxcli.app.parts import SessionChoice, load_settings
+    from voxcli.app.parts import SessionChoice, session_settings
     from voxcli.app.views import JsonView, TextView
 
     check_stdin(source, prompt, config, instructions)
@@ -96,16 +98,19 @@ def once(
     if source is None:
         _check_alone(prompt, raw_rate)
     flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(instructions=instructions, temperature=temperature, language=language, voice=voice)
+    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
     flags |= given(understood=understood)
     speech = _speech(speak, as_json=json)
     if voice and speak is False and not save_reply:
         raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")
-    settings = load_settings(config, flags)
+    choice = SessionChoice(
+        session, continue_, new_instructions=instructions is not None, new_persona=persona is not None
+    )
+    settings, choice = session_settings(config, flags, choice, note)
     options = OnceOptions(
         source=source,
         prompt=prompt,
-        session=SessionChoice(session, continue_, new_instructions=instructions is not None),
+        session=choice,
         speak=speech,
         save_reply=save_reply,
         raw_rate=raw_rate,

@@ -1,13 +1,12 @@
-"""Changes the settings file: one setting, with comments and order kept, or the whole text in an editor."""
+"""Changes the settings file: one setting or table, with comments and order kept, or the whole text in an editor."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from voxcli.config.loading import check_text, value_of
-from voxcli.config.paths import owner_only
+from voxcli.config.paths import replace_privately
 from voxcli.config.toml_text import example
 from voxcli.errors import ConfigError
 
@@ -41,6 +40,39 @@ def set_value(path: Path, name: str, text: str) -> Any:
     check_text(changed, path)
     _replace(path, changed)
     return value
+
+
+def add_table(path: Path, name: str, values: Mapping[str, Any], *, force: bool) -> None:
+    """Add a table that the user names to a file, which is created if it is missing.
+
+    Args:
+        name: dotted, such as "personas.cook".
+        values: by key, as they stand in the file.
+        force: a table of that name is replaced.
+
+    Raises:
+        ConfigError: there is a table of that name, a value is not allowed, or the file can't be written. The file is
+            unchanged.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    section, _, key = name.partition(".")
+    table = tomlkit.table()
+    for entry, value in values.items():
+        is_long = isinstance(value, str) and "\n" in value
+        table[entry] = tomlkit.string(value, multiline=True) if is_long else tomlkit.item(value)
+    try:
+        document = tomlkit.parse(_text_of(path))
+        tables: Any = document.setdefault(section, tomlkit.table(is_super_table=True))
+        if key in tables and not force:
+            raise ConfigError(f"{path} has {name} already", hint="--force replaces it")
+        tables[key] = table
+        changed = tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="correct it: voxcli config edit") from error
+    check_text(changed, path)
+    _replace(path, changed)
 
 
 def edit(path: Path, run_editor: Callable[[Path], None], edit_again: Callable[[ConfigError], bool]) -> bool:
@@ -87,17 +119,7 @@ def _text_of(path: Path) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file at once, readable by its owner alone; a link stays one."""
-    target = path.resolve()
-    written = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        for folder in reversed([folder for folder in target.parents if not folder.exists()]):
-            folder.mkdir(mode=0o700)
-        with open(written, "w", encoding="utf-8", newline="\n", opener=owner_only) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(target)
+        replace_privately(path, text)
     except OSError as error:
-        with suppress(OSError):
-            written.unlink()
         raise ConfigError(f"can't write {path}: {error.strerror}", hint="choose another --config FILE") from error

@@ -1,4 +1,4 @@
-"""Loads the settings. Flags override `VOXCLI_*` variables, these the settings file, and this the defaults.
+"""Loads the settings: flags before `VOXCLI_*` variables, a persona, the settings file and, last, the defaults.
 
 `voxcli.config.schema` declares the settings and pydantic checks them. This module merges the sources, records where
 each value came from, and raises errors that name the place and the nearest setting.
@@ -8,10 +8,8 @@ import json
 import os
 import re
 import reprlib
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,8 +19,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from voxcli.config.paths import config_file
+from voxcli.config.personas import check_personas, chosen_persona, filled_instructions, persona_values
 from voxcli.config.schema import (
-    DEFAULT_INSTRUCTIONS,
     PREFIX,
     Settings,
     allowed,
@@ -38,11 +36,12 @@ from voxcli.config.schema import (
     variable,
 )
 from voxcli.config.tables import TABLE_NAME_RULE
+from voxcli.config.templates import Moment
+from voxcli.config.text_files import read_text
 from voxcli.config.values import INSTRUCTIONS_CHARACTERS
 from voxcli.errors import ConfigError
 
 __all__ = [
-    "DEFAULT_INSTRUCTIONS",
     "Given",
     "Origin",
     "Settings",
@@ -66,8 +65,8 @@ TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 class Origin:
     """The source of a setting's value."""
 
-    kind: Literal["default", "file", "environment", "flag"]
-    where: str = ""  # file and line, or name of the variable
+    kind: Literal["default", "file", "persona", "environment", "session", "flag"]
+    where: str = ""  # file and line, or name of the variable or persona
 
     def __str__(self) -> str:
         return f"{self.kind} {self.where}".rstrip()
@@ -85,34 +84,60 @@ class Given:
 Layer = dict[str, Given]  # by dotted name
 
 
-def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in force.
+def load(
+    path: Path | None,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    persona: str | None = None,
+    moment: Moment | None = None,
+) -> Settings:
+    """Return the settings in force, with names in the instructions of a persona filled in.
 
     Args:
         path: the settings file, "-" for standard input; None for the default file, which need not exist.
         flags: by dotted name: `{"engine": "embedded", "reply.max_tokens": 64}`.
         environ: holds the `VOXCLI_*` variables; an empty variable counts as not set.
+        persona: that of a session that goes on, in place of the setting; None: there is none.
+        moment: what names in instructions stand for; None: those of now.
 
     Raises:
         ConfigError: a file can't be read or is not TOML, a setting is unknown, or a value is not allowed.
     """
-    return explain(path, flags, environ)[0]
+    settings, origins = explain(path, flags, environ, persona)
+    if origins["instructions"].kind != "persona":
+        return settings
+    chosen = chosen_persona(settings.persona, settings.personas)
+    text = filled_instructions(*chosen, settings.language, moment or Moment.now(environ))
+    return settings.model_copy(update={"instructions": text})
 
 
 def explain(
-    path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+    path: Path | None,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    persona: str | None = None,
 ) -> tuple[Settings, dict[str, Origin]]:
-    """Return the settings in force, like `load`, and the origin of each by dotted name."""
+    """Return the settings in force, and the origin of each by dotted name. Names in instructions are not filled in."""
     file = _file_layer(path)
     tables = [name for name in file if is_named_table(name)]
-    given = _with_files_read(file | _environment_layer(environ, tables) | _flag_layer(flags, tables))
+    above = _environment_layer(environ, tables) | _flag_layer(flags, tables)
+    if persona is not None:
+        above["persona"] = Given(persona, Origin("session"))
+    given = _with_filesread_text(file | above)
     settings, default = _checked(given), Origin("default")
+    if settings.persona:
+        name, chosen = chosen_persona(settings.persona, settings.personas)
+        engine = settings.engine if "engine" in above else chosen.engine or settings.engine
+        own = persona_values(chosen, is_remote=engine == "remote")
+        given |= {key: Given(own[key], Origin("persona", name)) for key in own if key not in above}
+        settings = _checked(given)
     return settings, {name: given[name].origin if name in given else default for name in values(settings)}
 
 
 def check_text(text: str, path: Path) -> None:
     """Check a text that is to become the settings file `path`; raise ConfigError if `load` would."""
-    _checked(_with_files_read(_text_layer(text, path)))
+    settings = _checked(_with_filesread_text(_text_layer(text, path)))
+    check_personas(settings.persona, settings.personas)
 
 
 def value_of(name: str, text: str) -> Any:
@@ -125,7 +150,7 @@ def value_of(name: str, text: str) -> Any:
     if field is None:
         raise _unknown("setting", name, _known_near(name), "command line")
     given = Given(_from_text(field, text), Origin("file"), Path.cwd())
-    _checked(_with_files_read({name: given}), of=name)
+    _checked(_with_filesread_text({name: given}), of=name)
     return given.value
 
 
@@ -201,13 +226,13 @@ def _file_layer(path: Path | None) -> Layer:
     if path is None:
         path = config_file()
         try:
-            text = _read(path, FILE_BYTES, "the settings file")
+            text = read_text(path, FILE_BYTES, "the settings file")
         except ConfigError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return {}
             raise
     else:
-        text = _read(path, FILE_BYTES, "the settings file")
+        text = read_text(path, FILE_BYTES, "the settings file")
     return _text_layer(text, path)
 
 
@@ -279,45 +304,21 @@ def _unknown(what: str, name: str, known: Iterable[str], where: str) -> ConfigEr
     return ConfigError(f"unknown {what} {_shown(name)[1:-1]} ({where})", hint=f"did you mean {nearest}?")
 
 
-def _with_files_read(layer: Layer) -> Layer:
+def _with_filesread_text(layer: Layer) -> Layer:
     """Replace instructions of the form `@FILE` by the texts of the files."""
     is_text = {name: name.rpartition(".")[2] == "instructions" for name in layer}
-    return {name: _with_file_read(given) if is_text[name] else given for name, given in layer.items()}
+    return {name: _with_fileread_text(given) if is_text[name] else given for name, given in layer.items()}
 
 
-def _with_file_read(given: Given) -> Given:
+def _with_fileread_text(given: Given) -> Given:
     if not isinstance(given.value, str) or not given.value.startswith("@"):
         return given
     try:
         path = given.folder / Path(given.value[1:]).expanduser()
     except RuntimeError as error:  # "~name" of an unknown user
         raise ConfigError(f"can't read instructions from {given.value[1:]}: {error}") from error
-    text = _read(path, 4 * INSTRUCTIONS_CHARACTERS, "instructions from")  # a character takes at most 4 bytes
+    text = read_text(path, 4 * INSTRUCTIONS_CHARACTERS, "instructions from")  # a character takes at most 4 bytes
     return Given(text.strip(), Origin(given.origin.kind, f"{given.origin.where} @{path}".strip()))
-
-
-def _read(path: Path, limit: int, what: str) -> str:
-    """Return the text of a file of at most `limit` bytes; "-" is standard input."""
-    try:
-        with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"can't read {what} {path}: {reason}", hint=_reading_hint(error)) from error
-    if len(content) > limit:
-        raise ConfigError(f"can't read {what} {path}: more than {limit} bytes", hint="check that it is the right file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"can't read {what} {path}: not UTF-8 at byte {error.start}", hint="save it as UTF-8"
-        ) from error
-
-
-def _reading_hint(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "check the name; `voxcli config init` writes a settings file"
-    return "give the name of a text file that you can read"
 
 
 def _checked(given: Layer, of: str = "") -> Settings:

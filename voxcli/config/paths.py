@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path, user_data_path
@@ -48,3 +49,25 @@ def owner_only(path: str, flags: int) -> int:
     if os.name == "posix" and stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.fchmod(descriptor, 0o600)  # an existing file may have been readable by others
     return descriptor
+
+
+def replace_privately(path: Path, text: str) -> None:
+    """Write a file at once, readable by its owner alone, and create missing folders; a link stays one.
+
+    Raises:
+        OSError: it can't be written; a file that was there is unchanged.
+    """
+    target = path.resolve()
+    written = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        for folder in reversed([folder for folder in target.parents if not folder.exists()]):
+            folder.mkdir(mode=0o700)
+        with open(written, "w", encoding="utf-8", newline="\n", opener=owner_only) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            written.unlink()
+        raise

@@ -9,8 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from voxcli.config.personas import PersonaSettings
 from voxcli.config.tables import TABLE_NAME, McpServerSettings, Table, ToolsSettings
 from voxcli.config.values import (
+    DEFAULT_INSTRUCTIONS,
     Allowed,
     ComputeDevice,
     ControlAddress,
@@ -20,6 +22,7 @@ from voxcli.config.values import (
     ModelFile,
     ModelName,
     Number,
+    PersonaChoice,
     ServerModel,
     ServerUrl,
     Temperature,
@@ -34,10 +37,6 @@ from voxcli.config.values import (
 )
 
 PREFIX = "VOXCLI_"
-
-DEFAULT_INSTRUCTIONS = (
-    "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
-)
 
 
 class AudioSettings(Table):
@@ -240,6 +239,9 @@ class Settings(Table):
     instructions: Instructions = Field(
         default=DEFAULT_INSTRUCTIONS, description="System prompt: how the model should answer."
     )
+    persona: PersonaChoice = Field(
+        default="", description="Way to answer; `voxcli personas list` shows all. Empty: as the other settings say."
+    )
     language: LanguageCode = Field(
         default="auto", description="Language of the conversation; auto: told from each utterance and each sentence."
     )
@@ -256,6 +258,11 @@ class Settings(Table):
     voices: Voices = Field(
         default={}, description="Voices for sentences in other languages; otherwise the first that is installed."
     )
+    facts: Truth = Field(
+        default=False,
+        description="Whether chats keep a list of facts about you, and tell it to the model; "
+        "`voxcli facts` shows and changes it.",
+    )
     audio: AudioSettings = AudioSettings()
     session: SessionSettings = SessionSettings()
     reply: ReplySettings = ReplySettings()
@@ -268,6 +275,7 @@ class Settings(Table):
     mcp: dict[str, McpServerSettings] = Field(
         default={}, description="Servers of tools that speak the Model Context Protocol."
     )
+    personas: dict[str, PersonaSettings] = Field(default={}, description="Ways to answer.")
 
 
 def fields() -> dict[str, FieldInfo]:

@@ -62,7 +62,8 @@ OwnSeconds = Annotated[
     Allowed("a number from 0.1 to 3600; without it, tools.timeout_seconds"),
 ]
 BuiltinTools = Annotated[
-    list[Literal["time", "timer"]], Allowed('some of time and timer: ["time", "timer"]; a variable says time,timer')
+    list[Literal["time", "timer", "remember", "forget"]],
+    Allowed('some of time, timer, remember and forget: ["time", "timer"]; a variable says time,timer'),
 ]
 Approvals = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ApprovalName],

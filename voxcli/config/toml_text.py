@@ -34,6 +34,12 @@ def example() -> str:
     return documented + "".join(_documented_table(section, kind) for section, kind in named_tables().items())
 
 
+def table_as_toml(name: str, table: Table) -> str:
+    """Return a table that the user names as TOML, without keys that have no value."""
+    values = {key: value for key in type(table).model_fields if (value := getattr(table, key)) not in (None, {})}
+    return _tables({f"{name}.{key}": f"{_assignment(key, value)}\n" for key, value in values.items()}).lstrip()
+
+
 def _tables(entries: Mapping[str, str]) -> str:
     """Join entries by dotted name, with a header before the first entry of each table."""
     text = current = ""

@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+DEFAULT_INSTRUCTIONS = (
+    "You are a voice assistant. Answer in one or two short spoken sentences, without lists, markup or emoji."
+)
 INSTRUCTIONS_CHARACTERS = 16_384  # about 4,000 tokens, half of the default context
 
 LANGUAGES = (  # ISO 639-1 codes of the languages that Whisper knows, as a regular expression
@@ -38,6 +41,11 @@ VoiceName = Annotated[
     str,
     Field(pattern=r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", max_length=2048),
     Allowed("auto, neural, pyttsx3, piper:NAME, openai:URL#NAME or a name that `voxcli voices` lists"),
+]
+PersonaChoice = Annotated[
+    str,
+    Field(pattern=r"^([A-Za-z0-9_-]{1,32}(:[^\x00-\x1f\x7f]*)?)?$", max_length=4096),
+    Allowed("plain, tutor, interpreter, interpreter:target=LANGUAGE, the name of a table [personas.NAME], or nothing"),
 ]
 LanguageCode = Annotated[
     str,

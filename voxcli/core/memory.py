@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 
+from voxcli.core.facts import with_facts
 from voxcli.core.protocols import Engine, SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn, automatic_name
 from voxcli.core.storage.store import Store
@@ -32,6 +33,7 @@ class Memory:
         numbers: Sequence[int] = (),
         *,
         names_itself: bool = False,
+        persona: str | None = None,
         understood: UnderstoodMode = "off",
     ) -> None:
         """Begin with `session`. A named session is kept in `store`, which the caller closes.
@@ -39,10 +41,15 @@ class Memory:
         Args:
             numbers: the numbers that the turns of the session have in the store, if they are not 1, 2, 3...
             names_itself: a session without a name is given one, and so kept, once it has a turn.
+            persona: what the instructions come from; stored with a new session.
             understood: whether engines are asked what they understood, and whether later prompts show it.
         """
         self.session = session
         self.understood: UnderstoodMode = understood
+        self.persona = persona
+        self._has_new_persona = False  # The store does not know it yet.
+        self._instructions = session.instructions
+        self._facts: tuple[str, ...] = ()
         self._store = store
         self._numbers = list(numbers) or list(range(1, 1 + len(session.turns)))
         self._names_itself = names_itself
@@ -51,6 +58,26 @@ class Memory:
     def turn_number(self) -> int:
         """The number of the last turn in the session, from 1; 0 if there is none."""
         return self._numbers[-1] if self._numbers else 0
+
+    @property
+    def instructions(self) -> str:
+        """The instructions as they are stored: without facts about the user."""
+        return self._instructions
+
+    def instruct(self, instructions: str) -> None:
+        """Give later prompts other instructions."""
+        self._instructions = instructions
+        self.session = replace(self.session, instructions=with_facts(instructions, self._facts))
+
+    def take_persona(self, persona: str | None, instructions: str) -> None:
+        """Give later prompts the instructions of another persona; a stored session keeps it with its next turn."""
+        self.persona, self._has_new_persona = persona, True
+        self.instruct(instructions)
+
+    def tell_facts(self, facts: Sequence[str]) -> None:
+        """Give later prompts facts about the user, after the instructions. They are not stored with the session."""
+        self._facts = tuple(facts)
+        self.instruct(self._instructions)
 
     @property
     def is_kept(self) -> bool:
@@ -70,22 +97,25 @@ class Memory:
         instructions: str,
         *,
         override: bool = False,
+        persona: str | None = None,
         understood: UnderstoodMode = "off",
     ) -> "Memory":
         """Continue a stored session, or begin one of that name.
 
         Args:
             instructions: those of a new session; a stored one keeps its own unless `override` is set.
+            persona: that of a new session; a stored one keeps its own.
             understood: as in `Memory`.
 
         Raises:
             StoreError: the store can't be read.
         """
         stored = store.stored(name)
-        session = stored.session if stored else Session(name, instructions)
-        numbers = [each.number for each in stored.turns] if stored else []
-        session = replace(session, instructions=instructions) if override else session
-        return cls(session, store, numbers, understood=understood)
+        if stored is None:
+            return cls(Session(name, instructions), store, persona=persona, understood=understood)
+        session = replace(stored.session, instructions=instructions) if override else stored.session
+        numbers = [each.number for each in stored.turns]
+        return cls(session, store, numbers, persona=stored.persona, understood=understood)
 
     def take_turn(
         self,
@@ -131,7 +161,12 @@ class Memory:
             transcript = ended.report.transcript or ended.report.understood or None
             details = TurnDetails(engine.name, engine.model, transcript, latency or StageTimes())
             name = self.session.name or self._name_session(self._store, ended)
-            self._numbers[-1] = self._store.append(name, ended.turn, details, instructions=self.session.instructions)
+            self._numbers[-1] = self._store.append(
+                name, ended.turn, details, instructions=self._instructions, persona=self.persona
+            )
+            if self._has_new_persona:
+                self._store.set_persona(name, self.persona, self._instructions)
+                self._has_new_persona = False
         log.debug("turn %d remembered", self.turn_number)
 
     def fill_in(self, number: int, text: str) -> None:
@@ -156,7 +191,7 @@ class Memory:
         """Name the session after the first words of a turn, and return the name."""
         said = ended.report.transcript or ended.report.understood
         texts = said, ended.turn.typed_text, ended.turn.reply
-        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self.session.instructions)
+        name = store.create(automatic_name(datetime.now().astimezone().date(), texts), self._instructions, self.persona)
         self.session = replace(self.session, name=name)
         return name
 
@@ -191,7 +226,8 @@ class Memory:
         if before is None or not self._store:
             details = TurnDetails(engine.name, engine.model)
             appended = [
-                store.append(name, turn, details, instructions=self.session.instructions) for turn in self.session.turns
+                store.append(name, turn, details, instructions=self._instructions, persona=self.persona)
+                for turn in self.session.turns
             ]
             self._store, self._numbers = store, appended
         self.session = replace(self.session, name=name)

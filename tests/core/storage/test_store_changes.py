@@ -123,6 +123,53 @@ def test_a_store_of_an_older_voxcli_opens_and_can_be_undone(tmp_path: Path) -> N
         assert store.undo("kitchen") == 1
 
 
+# The persona of a session.
+
+
+def test_a_session_keeps_its_persona(store: Store) -> None:
+    store.append("kitchen", Turn("a", "One."), instructions="Be kind.", persona="tutor")
+    store.append("kitchen", Turn("b", "Two."), instructions="Be brief.", persona="plain")
+    store.append("garden", Turn("a", "One."))
+    assert [store.persona(name) for name in ("kitchen", "garden", "cellar")] == ["tutor", "", None]
+    assert store.persona(store.fork("kitchen", "pantry")) == "tutor"
+    assert store.persona(store.create("hello", "", "interpreter:target=Łódź")) == "interpreter:target=Łódź"
+    store.set_persona("kitchen", "plain", "Be plain.")
+    stored = store.stored("kitchen")
+    assert stored
+    assert (stored.persona, stored.instructions) == ("plain", "Be plain.")
+    store.set_persona("kitchen", None, "")
+    assert store.persona("kitchen") == ""
+
+
+def test_a_store_of_a_voxcli_without_personas_opens_and_goes_on(tmp_path: Path) -> None:
+    with Store.open(tmp_path, migrations=MIGRATIONS[:4]), closing(sqlite3.connect(tmp_path / FILE_NAME)) as old:
+        assert "persona" not in {row[1] for row in old.execute("PRAGMA table_info(sessions)")}
+        old.execute("INSERT INTO sessions VALUES (1, 'kitchen', 'Be kind.')")
+        old.execute(
+            "INSERT INTO turns (session_id, number, created_at, user, prompt, reply, interrupted, engine, model)"
+            " VALUES (1, 1, '2026-11-30T10:00:00+00:00', 'a', '', 'b', 0, '', '')"
+        )
+        old.commit()
+    with Store.read(tmp_path) as copy:
+        stored = copy.stored("kitchen")
+        assert stored
+        assert (stored.persona, stored.instructions, len(stored.turns)) == (None, "Be kind.", 1)
+    with Store.open(tmp_path) as store:
+        assert store.persona("kitchen") == ""
+        store.append("kitchen", Turn("c", "d"), persona="tutor")
+        assert store.persona("kitchen") == "", "only a new session takes it"
+
+
+def test_a_persona_that_another_program_wrote_is_none(store: Store, tmp_path: Path) -> None:
+    store.append("kitchen", Turn("a", "One."), persona="tutor")
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
+        other.execute("UPDATE sessions SET persona = x'ff'")
+        other.commit()
+    stored = store.stored("kitchen")
+    assert stored
+    assert (store.persona("kitchen"), stored.persona) == ("", None)
+
+
 # Search.
 
 

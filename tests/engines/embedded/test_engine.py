@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, read_audio
-from voxcli.config.loading import DEFAULT_INSTRUCTIONS
 from voxcli.config.paths import cache_folder
+from voxcli.config.values import DEFAULT_INSTRUCTIONS
 from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.engines.embedded import weights

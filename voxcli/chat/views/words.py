@@ -8,6 +8,7 @@ from voxcli.chat.events import (
     ApprovalAnswered,
     ApprovalAsked,
     DevicesChanged,
+    FactsLearned,
     Latency,
     LiveEvent,
     Notice,
@@ -136,6 +137,7 @@ def _ready_lines(ready: Ready) -> list[str]:
         "engine": f"{ready.engine}: {ready.model}{about}",
         "microphone": ready.input_device or "",
         "loudspeaker": f"{ready.output_device or 'none: replies are shown, not spoken'}{voice}",
+        "persona": ready.persona or "",
         "session": _session(ready),
         "echo": _echo(ready) if ready.input_device else "",
         "wake word": f'say "{ready.wake_word}" to talk' if ready.wake_word else "",
@@ -163,6 +165,12 @@ def _asked(turn: Turn) -> str:
     """Return what a turn asked, in a few words."""
     spoken = "" if turn.spoken_seconds is None else f"{turn.spoken_seconds:.1f} s"
     return " ".join(filter(None, (spoken, first_words(turn.typed_text, UNDONE_LENGTH))))
+
+
+def _facts_lines(facts: Sequence[str]) -> list[str]:
+    if not facts:
+        return ["nothing new to remember"]
+    return [*(f"remembered: {printable(fact)}" for fact in facts), "voxcli facts edit changes what is remembered"]
 
 
 def _of_turn(understood: Understood) -> str:
@@ -201,6 +209,7 @@ _NOTES: dict[type, Callable[[Any], list[str]]] = {
     SpeechFailed: lambda event: [f"no speech: {_in_one_line(event.error)}"],
     Understood: lambda event: [printable(f"you said{_of_turn(event)}: {event.text}")],
     TurnUndone: lambda event: [printable(f"undone: turn {event.number}, {_asked(event.turn)}")],
+    FactsLearned: lambda event: _facts_lines(event.facts),
     TurnFailed: lambda event: [f"no answer: {_in_one_line(event.error)}"],
     ToolsStopped: lambda event: [event.note],
     SessionEnded: summary_lines,

@@ -95,6 +95,15 @@ TemperatureFlag = Annotated[
 InstructionsFlag = Annotated[
     str | None, typer.Option("--instructions", metavar="TEXT|@FILE", help="System prompt: how the model should answer.")
 ]
+PersonaFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--persona",
+        metavar="NAME",
+        autocompletion=completion.personas,
+        help="Way to answer, such as tutor or interpreter:target=French; `voxcli personas list` shows all.",
+    ),
+]
 InputDeviceFlag = Annotated[
     str | None, typer.Option("--input-device", metavar="NAME|N", help="Microphone: part of its name, or number.")
 ]

@@ -72,6 +72,29 @@ def sessions() -> Values:
 
 
 @never_failing
+def facts() -> Values:
+    """Return the numbers of the facts about the user."""
+    from voxcli.config.paths import data_folder
+    from voxcli.core.storage.facts import FactFile
+    from voxcli.printable import printable
+
+    return [(str(number), printable(fact)) for number, fact in enumerate(FactFile(data_folder()).read(), 1)]
+
+
+@never_failing
+def personas() -> Values:
+    """Return the personas that voxcli has, and those in the default settings file."""
+    import tomllib
+
+    from voxcli.config.paths import config_file
+
+    shipped = {"plain": "the default", "tutor": "a language tutor", "interpreter": "interpreter:target=LANGUAGE"}
+    path = config_file()
+    own = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("personas", {}) if path.is_file() else {}
+    return [*shipped.items(), *((name, "yours") for name in own if name not in shipped and name.isprintable())]
+
+
+@never_failing
 def tools() -> Values:
     """Return the tools in the default settings file; of servers only what their tools begin with."""
     import tomllib

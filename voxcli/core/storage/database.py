@@ -60,6 +60,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE turns ADD COLUMN understood TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE turns ADD COLUMN tools TEXT NOT NULL DEFAULT '[]'",
     ),
+    ("ALTER TABLE sessions ADD COLUMN persona TEXT",),
 )
 """`MIGRATIONS[n]` leads from schema version n (`PRAGMA user_version`) to n + 1. New ones are added at the end."""
 

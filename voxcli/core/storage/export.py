@@ -26,6 +26,7 @@ def as_json(stored: StoredSession) -> dict[str, Any]:
     return {
         "name": stored.name,
         "instructions": stored.instructions,
+        "persona": stored.persona,
         "turns": [_turn_as_json(each) for each in stored.turns],
     }
 

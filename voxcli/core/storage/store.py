@@ -130,7 +130,15 @@ class Store:
     ) -> None:
         self.close()
 
-    def append(self, name: str, turn: Turn, details: TurnDetails | None = None, *, instructions: str = "") -> int:
+    def append(
+        self,
+        name: str,
+        turn: Turn,
+        details: TurnDetails | None = None,
+        *,
+        instructions: str = "",
+        persona: str | None = None,
+    ) -> int:
         """Add a turn to a session and return its number, from 1; it is on disk when this returns.
 
         Undone turns of the session are deleted.
@@ -139,6 +147,7 @@ class Store:
             name: as `voxcli.core.session.session_name` returns it; a new session is created.
             details: stored with the turn.
             instructions: stored with a new session; those of an existing one stay as they are.
+            persona: the same.
         """
         details = details or TurnDetails()
         latency = details.latency
@@ -150,7 +159,8 @@ class Store:
         execute = self._connection.execute
         with store_errors(self.path, self._purpose), transaction(self._connection):
             execute(
-                "INSERT OR IGNORE INTO sessions (name, instructions) VALUES (?, ?)", (name, _storable(instructions))
+                "INSERT OR IGNORE INTO sessions (name, instructions, persona) VALUES (?, ?, ?)",
+                (name, _storable(instructions), persona),
             )
             execute(f"DELETE FROM turns WHERE {OF_NAME} AND undone IS 1", (name,))  # noqa: S608 - a constant
             ((session_id, number),) = execute(
@@ -183,13 +193,27 @@ class Store:
                 values,
             )
 
-    def create(self, name: str, instructions: str) -> str:
+    def create(self, name: str, instructions: str, persona: str | None = None) -> str:
         """Create a session that nobody uses yet and return its name: `name`, or that with a number after it."""
         with store_errors(self.path, self._purpose), transaction(self._connection):
             free = self._free_name(name)
-            values = free, _storable(instructions)
-            self._connection.execute("INSERT INTO sessions (name, instructions) VALUES (?, ?)", values)
+            values = free, _storable(instructions), persona
+            self._connection.execute("INSERT INTO sessions (name, instructions, persona) VALUES (?, ?, ?)", values)
         return free
+
+    def persona(self, name: str) -> str | None:
+        """Return the persona of a stored session, "" if it has none; None if there is no session of that name."""
+        with store_errors(self.path, self._purpose):
+            found = self._connection.execute("SELECT persona FROM sessions WHERE name = ?", (name,)).fetchall()
+        return (found[0][0] if isinstance(found[0][0], str) else "") if found else None
+
+    def set_persona(self, name: str, persona: str | None, instructions: str) -> None:
+        """Give a stored session another persona, and its instructions."""
+        with store_errors(self.path, self._purpose), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE sessions SET persona = ?, instructions = ? WHERE name = ?",
+                (persona, _storable(instructions), name),
+            )
 
     def fork(self, name: str, new: str, *, at: int | None = None) -> str:
         """Copy a session, its undone turns excepted, and return the name of the copy.
@@ -202,7 +226,8 @@ class Store:
             free = self._free_name(new)
             execute = self._connection.execute
             execute(
-                "INSERT INTO sessions (name, instructions) SELECT ?, instructions FROM sessions WHERE name = ?",
+                """INSERT INTO sessions (name, instructions, persona)
+                SELECT ?, instructions, persona FROM sessions WHERE name = ?""",
                 (free, name),
             )
             execute(
@@ -285,10 +310,12 @@ class Store:
     def stored(self, name: str) -> StoredSession | None:
         """Return a session with its details; None if there is none of that name."""
         with store_errors(self.path, self._purpose):
-            found = self._connection.execute("SELECT id, instructions FROM sessions WHERE name = ?", (name,)).fetchall()
+            found = self._connection.execute(
+                "SELECT id, instructions, persona FROM sessions WHERE name = ?", (name,)
+            ).fetchall()
             if not found:
                 return None
-            ((session_id, instructions),) = found
+            ((session_id, instructions, persona),) = found
             rows = self._connection.execute(
                 f"SELECT {TYPED}, {TURN} FROM turns WHERE session_id = ? AND {KEPT} ORDER BY number",  # noqa: S608
                 (session_id,),
@@ -298,7 +325,9 @@ class Store:
             instructions = ""
         turns = {row[0]: stored_turn(*row) if typed else None for typed, *row in rows}
         self._report_unreadable(name, turns)
-        return StoredSession(name, instructions, tuple(turn for turn in turns.values() if turn)) if rows else None
+        readable = tuple(turn for turn in turns.values() if turn)
+        named = persona if isinstance(persona, str) else None
+        return StoredSession(name, instructions, readable, named) if rows else None
 
     def summaries(self) -> list[SessionSummary]:
         """Return all sessions, most recently used first. One that can't be read is left out."""

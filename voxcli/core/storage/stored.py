@@ -48,6 +48,7 @@ class StoredSession:
     name: str
     instructions: str
     turns: tuple[StoredTurn, ...]
+    persona: str | None = None  # the persona that the instructions and the voice come from
 
     @property
     def session(self) -> Session:

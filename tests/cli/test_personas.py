@@ -1,0 +1,229 @@
+"""`voxcli personas` and `--persona`, through the whole command line, as users call them."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.support.openai_server import OpenAIServer
+from voxcli.cli import app
+from voxcli.cli.interface import completion
+from voxcli.config.personas import SHIPPED
+
+pytest.importorskip("openai")
+
+ROOT = Path(__file__).parent.parent.parent
+QUESTION = ROOT / "examples" / "questions" / "capital-of-france.flac"
+COMMENTED = '# mine\nvoice = "neural"  # the best\n\n[reply]\nmax_tokens = 7\n'
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("VOXCLI_HOME", str(tmp_path / "home"))
+    return tmp_path / "config" / "voxcli" / "config.toml"
+
+
+def run(*arguments: str, typed: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["personas", *arguments], input=typed)
+
+
+def add(*arguments: str) -> None:
+    result = run("add", *arguments)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_shipped_personas_are_listed_and_shown() -> None:
+    assert [line.split()[:2] for line in run("list").stdout.splitlines()] == [[name, "shipped"] for name in SHIPPED]
+    shown = tomllib.loads(run("show", "interpreter:target=French").stdout)["personas"]["interpreter"]
+    assert shown["instructions"] == SHIPPED["interpreter"].instructions
+    assert (shown["tools"], shown["values"]) == ([], {"target": "French"})
+    as_json = json.loads(run("show", "interpreter:target=French", "--json").stdout)
+    assert "{" not in as_json["filled_instructions"]
+    assert "French" in as_json["filled_instructions"]
+    listed = json.loads(run("list", "--json").stdout)["personas"]
+    assert {each["name"]: each["shipped"] for each in listed} == dict.fromkeys(SHIPPED, True)
+
+
+def test_a_persona_is_added_with_comments_kept(settings: Path) -> None:
+    settings.parent.mkdir(parents=True)
+    settings.write_text(COMMENTED)
+    add("cook", "--instructions", "You cook\nin {units}.", "--value", "units=g", "--voice", "neural:emma")
+    add("tutor", "--tools", "", "--temperature", "0.5", "--max-tokens", "40", "--engine", "remote", "--model", "m")
+    text = settings.read_text()
+    assert text.startswith(COMMENTED.rstrip())
+    assert tomllib.loads(text)["personas"] == {
+        "cook": {"instructions": "You cook\nin {units}.", "voice": "neural:emma", "values": {"units": "g"}},
+        "tutor": {"tools": [], "temperature": 0.5, "max_tokens": 40, "engine": "remote", "model": "m"},
+    }
+    kinds = [line.split()[:2] for line in run("list").stdout.splitlines()]
+    assert kinds == [["plain", "shipped"], ["tutor", "changed"], ["interpreter", "shipped"], ["cook", "yours"]]
+    assert stat.S_IMODE(settings.stat().st_mode) == 0o600
+
+
+def test_a_persona_is_replaced_only_when_forced(settings: Path) -> None:
+    add("cook", "--voice", "neural")
+    refused = run("add", "cook", "--voice", "pyttsx3")
+    assert (refused.exit_code, refused.stderr.splitlines()[1]) == (2, "  --force replaces it")
+    add("cook", "--language", "fr", "--force")
+    assert tomllib.loads(settings.read_text())["personas"] == {"cook": {"language": "fr"}}
+
+
+def test_instructions_come_from_a_file_or_from_stdin(tmp_path: Path, settings: Path) -> None:
+    (tmp_path / "cook.txt").write_text("You cook.")
+    add("cook", "--instructions", f"@{os.path.relpath(tmp_path / 'cook.txt')}")
+    assert json.loads(run("show", "cook", "--json").stdout)["instructions"] == "You cook."
+    assert run("add", "baker", "--instructions", "@-", typed="You bake.\n").exit_code == 0
+    assert tomllib.loads(settings.read_text())["personas"]["baker"] == {"instructions": "You bake."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "x"), "there is nothing to add"),
+        (("add", "a b", "--voice", "neural"), "'a b' can't be the name of a persona"),
+        (("add", "x", "--instructions", "Now {tme}"), "unknown name {tme} in the instructions of persona x"),
+        (
+            ("add", "x", "--instructions", "@/nowhere"),
+            "can't read instructions from /nowhere: No such file or directory",
+        ),
+        (("add", "x", "--language", "xx"), "personas.x.language is 'xx'"),
+        (("add", "x", "--temperature", "9"), "personas.x.temperature is 9"),
+        (("add", "x", "--value", "units"), "--value units has no text"),
+        (("add", "x", "--value", "a b=c"), "personas.x.values is {'a b': 'c'}"),
+        (("show", "tutr"), "there is no persona 'tutr'"),
+        (("show", "tutor:a=b"), "persona tutor has no value 'a=b'"),
+    ],
+)
+def test_what_is_not_allowed_is_told_and_changes_nothing(
+    arguments: tuple[str, ...], message: str, settings: Path
+) -> None:
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"voxcli: {message}")
+    assert len(refused.stderr.splitlines()) <= 2
+    assert not settings.exists()
+
+
+def test_the_settings_show_what_comes_from_a_persona() -> None:
+    shown = CliRunner().invoke(app, ["config", "show", "--persona", "interpreter", "--json"])
+    found = json.loads(shown.stdout)
+    assert found["reply.temperature"] == {"value": 0.0, "origin": "persona", "where": "interpreter"}
+    assert found["persona"]["origin"] == "flag"
+
+
+def test_names_are_completed() -> None:
+    add("cook", "--voice", "neural")
+    assert [name for name, _ in completion.personas("")] == [*SHIPPED, "cook"]
+
+
+class TestRuns:
+    """Runs of commands with a server that answers every request in the same words."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[OpenAIServer]:
+        with OpenAIServer() as server:
+            yield server
+
+    @pytest.fixture
+    def run(self, server: OpenAIServer, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+        own = {"VOXCLI_ENGINE": "remote", "VOXCLI_REMOTE__URL": server.url}
+        environment = {**os.environ, **own}
+
+        def run(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+            done = subprocess.run(
+                [sys.executable, "-m", "voxcli", *arguments],
+                check=False,
+                input=typed,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=ROOT,
+                env=environment,
+            )
+            assert "Traceback" not in done.stderr
+            return done
+
+        return run
+
+    def test_a_session_goes_on_as_its_persona(self, run: Callable[..., Any], server: OpenAIServer) -> None:
+        chat = ("chat", "--text", "--no-speak")
+        assert run(*chat, "--persona", "interpreter:target=Welsh", typed="Hi\n").returncode == 0
+        for _ in range(2):
+            assert run(*chat, "-c", typed="Hi\n").returncode == 0
+            body = server.chats[-1].body
+            assert "in Welsh, as if" in str(body["messages"][0])
+            assert body["temperature"] == 0.0
+        shown = json.loads(run("sessions", "show", "--last", "--json").stdout)
+        assert (shown["persona"], len(shown["turns"])) == ("interpreter:target=Welsh", 3)
+        assert run("once", "-c", "--prompt", "Hi", "--persona", "plain").returncode == 0
+        assert "You are a voice assistant" in str(server.chats[-1].body["messages"][0])
+        assert json.loads(run("sessions", "show", "--last", "--json").stdout)["persona"] == "plain"
+
+    def test_a_session_keeps_to_itself_whatever_the_settings_choose_later(
+        self, run: Callable[..., Any], server: OpenAIServer, settings: Path
+    ) -> None:
+        run("once", "--prompt", "Hi", "--session", "old")
+        add("brief", "--instructions", "Be brief.", "--max-tokens", "9")
+        settings.write_text(f'persona = "brief"\n{settings.read_text()}')
+        run("once", "--prompt", "Hi", "--session", "old")
+        body = server.chats[-1].body
+        assert ("You are a voice assistant" in str(body["messages"][0]), body["max_tokens"]) == (True, 256)
+        run("once", "--prompt", "Hi", "--session", "new")
+        body = server.chats[-1].body
+        assert ("Be brief." in str(body["messages"][0]), body["max_tokens"]) == (True, 9)
+
+    def test_a_date_is_filled_in_anew_and_other_instructions_stay(
+        self, run: Callable[..., Any], server: OpenAIServer, settings: Path
+    ) -> None:
+        add("clock", "--instructions", "It is {day}, says {user}.", "--value", "day=Monday")
+        run("once", "--prompt", "Hi", "--session", "a", "--persona", "clock")
+        assert "It is Monday, says" in str(server.chats[-1].body["messages"][0])
+        add("clock", "--instructions", "It is {day}, says {user}.", "--value", "day=Tuesday", "--force")
+        run("once", "--prompt", "Hi", "--session", "a")
+        assert "It is Tuesday, says" in str(server.chats[-1].body["messages"][0])
+        run("once", "--prompt", "Hi", "--session", "b", "--persona", "clock", "--instructions", "Mine.")
+        run("once", "--prompt", "Hi", "--session", "b")
+        assert "Mine." in str(server.chats[-1].body["messages"][0])
+        settings.unlink()
+        gone = run("once", "--prompt", "Hi", "--session", "a")
+        assert gone.returncode == 0
+        assert "there is no persona 'clock' any more" in gone.stderr
+        assert "It is Monday, says" in str(server.chats[-1].body["messages"][0])
+
+    def test_a_persona_changes_in_a_typed_chat_and_stays_with_the_session(
+        self, run: Callable[..., Any], server: OpenAIServer
+    ) -> None:
+        typed = "Hi\n/persona\n/persona tutr\n/persona tutor\nHi\n"
+        done = run("chat", "--text", "--no-speak", "--session", "k", typed=typed)
+        assert "interpreter" in done.stderr
+        assert "did you mean tutor?" in done.stderr
+        assert "from now on as tutor" in done.stderr
+        assert "language tutor" in str(server.chats[-1].body["messages"][0])
+        run("chat", "--text", "--no-speak", "-c", typed="Hi\n")
+        assert "language tutor" in str(server.chats[-1].body["messages"][0])
+
+    def test_a_batch_resumes_on_another_day(
+        self, run: Callable[..., Any], server: OpenAIServer, tmp_path: Path
+    ) -> None:
+        add("clock", "--instructions", "It is {date}, {time}.")
+        batch = ("batch", str(QUESTION), "--out", str(tmp_path / "out.jsonl"), "--persona", "clock")
+        assert run(*batch).returncode == 0
+        assert "It is " in str(server.chats[-1].body["messages"][0])
+        record = json.loads((tmp_path / "out.jsonl").read_text())
+        asked = len(server.chats)
+        again = run(*batch, "--resume")
+        assert again.returncode == 0, again.stderr
+        assert len(server.chats) == asked
+        add("clock", "--instructions", "Now it is {date}, {time}.", "--force")
+        changed = run(*batch, "--resume")
+        assert (changed.returncode, "instructions 1" in changed.stderr) == (2, True)
+        assert record["fingerprint"]["instructions"]
