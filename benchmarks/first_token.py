@@ -19,7 +19,7 @@ from benchmarks.command import ForceFlag, JsonFlag, command_line, publish, requi
 from benchmarks.report import Figure
 from voxcli.audio.clip import AudioClip, read_audio
 from voxcli.config.paths import cache_folder
-from voxcli.config.schema import DEFAULT_INSTRUCTIONS
+from voxcli.config.values import DEFAULT_INSTRUCTIONS
 from voxcli.core.sentences import PieceCutter
 from voxcli.core.session import Session
 from voxcli.engines.embedded import weights

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from voxcli.batch.changes import Asked, compare
 from voxcli.batch.item import Item
 from voxcli.batch.plan import Plan, survey
 from voxcli.batch.results import Results
-from voxcli.core.protocols import Engine, PassReport, Utterance
+from voxcli.core.protocols import Engine, PassReport, ReplyWithTools, Utterance
 from voxcli.core.session import Session
-from voxcli.core.tools import ToolCall, ToolCalls, ToolResult
+from voxcli.core.tools import ToolCall
 from voxcli.errors import ModelError
 from voxcli.tools.allowed import AllowedTools
 
@@ -32,9 +31,7 @@ class Singer(Engine):
     call: str = "canary"
     seen: list[tuple[str, ...]] = field(default_factory=list)  # names of the tools of each session
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str | ToolCalls, list[ToolResult] | None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         self.seen.append(tuple(spec.name for spec in session.tools))
         calling = ToolCall("call00001", self.call, json.dumps({"song": utterance.prompt}))
         results = yield calls(calling)

@@ -27,7 +27,7 @@ from voxcli.chat.responses.response import Responder, Response
 from voxcli.chat.responses.tool_progress import ANSWER_SECONDS, PATIENCE_SECONDS, ToolProgress
 from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import Aside
+from voxcli.core.speaking import Interjection
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.tools import ToolCall, ToolCalled, ToolCalls, ToolReturned, ToolsStopped
 from voxcli.errors import RemoteError
@@ -484,11 +484,11 @@ def test_a_tool_that_takes_long_is_excused_for_once() -> None:
     clock, said = Clock(), list[str]()
     tools, _, response = progress(clock)
 
-    def put(aside: Aside, wait: bool) -> bool:
-        said.append(aside.text)
+    def put(interjection: Interjection, wait: bool) -> bool:
+        said.append(interjection.text)
         return not wait
 
-    response.asides.connect(put)
+    response.interjections.connect(put)
     announced = announce(tools, response)
     assert announced.go.is_set()
     clock.seconds = PATIENCE_SECONDS - 0.1
@@ -506,7 +506,13 @@ def test_a_tool_that_takes_long_is_excused_for_once() -> None:
 def test_the_time_of_a_question_is_not_that_of_the_tool() -> None:
     clock, said = Clock(), list[str]()
     tools, _, response = progress(clock)
-    response.asides.connect(lambda aside, _wait: bool(said.append(aside.text)))
+
+    def put(interjection: Interjection, wait: bool) -> bool:
+        del wait
+        said.append(interjection.text)
+        return True
+
+    response.interjections.connect(put)
     announce(tools, response)
     tools.on_request(ApprovalRequest(sing(), response.interrupt, clock()))
     clock.seconds = 10.0

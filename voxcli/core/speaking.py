@@ -48,21 +48,21 @@ class Stopwatch:
 
 
 @dataclass(eq=False)
-class Aside:
+class Interjection:
     """A sentence that is no part of the reply."""
 
     text: str
     interrupt: threading.Event = field(default_factory=threading.Event)
 
 
-class Asides:
+class Interjections:
     """Says sentences between the pieces of a reply that are no part of it. Methods may be called on any thread."""
 
     def __init__(self) -> None:
-        self._put: Callable[[Aside, bool], bool] | None = None
-        self._said: list[Aside] = []
+        self._put: Callable[[Interjection, bool], bool] | None = None
+        self._said: list[Interjection] = []
 
-    def connect(self, put: Callable[[Aside, bool], bool] | None) -> None:
+    def connect(self, put: Callable[[Interjection, bool], bool] | None) -> None:
         """Pass sentences to `put`, which is told whether to wait for room; None: what is said from now on is lost."""
         self._put = put
 
@@ -72,15 +72,15 @@ class Asides:
         Args:
             wait: wait for room where the voice is far behind; otherwise the sentence is dropped then.
         """
-        aside = Aside(sentence)
-        self._said.append(aside)
+        interjection = Interjection(sentence)
+        self._said.append(interjection)
         put = self._put
-        return put is not None and put(aside, wait)
+        return put is not None and put(interjection, wait)
 
     def hush(self) -> None:
         """Fall silent with all that was said so far."""
-        for aside in self._said:
-            aside.interrupt.set()
+        for interjection in self._said:
+            interjection.interrupt.set()
 
 
 class Speaking(threading.Thread):
@@ -92,16 +92,16 @@ class Speaking(threading.Thread):
         interrupt: threading.Event,
         stopwatch: Stopwatch,
         spoken: SpokenText,
-        asides: Asides,
+        interjections: Interjections,
     ) -> None:
         super().__init__(name="speech", daemon=True)
         self._output = output
         self._interrupt = interrupt
         self._stopwatch = stopwatch
         self._spoken = spoken
-        self._asides = asides
+        self._interjections = interjections
         self._cutter = PieceCutter()
-        self._pieces: Queue[str | Aside | None] = Queue(PIECES_AHEAD)
+        self._pieces: Queue[str | Interjection | None] = Queue(PIECES_AHEAD)
         self._is_complete = False  # whether the last piece was put into the queue
         self._closed = False  # whether the last piece was taken from the queue
         self._error: BaseException | None = None  # why speech ended
@@ -111,14 +111,14 @@ class Speaking(threading.Thread):
 
     def __enter__(self) -> Self:
         self.start()
-        self._asides.connect(self._put_aside)
+        self._interjections.connect(self._put_interjection)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
         """Speak the rest and wait until it was played; after an error, stop speaking at once."""
         if error:
             self._interrupt.set()
-            self._asides.hush()
+            self._interjections.hush()
         self.end_text()
         while self.goes_on(SIGNAL_SECONDS):
             pass
@@ -138,7 +138,7 @@ class Speaking(threading.Thread):
         if self._is_complete:
             return
         self._is_complete = True
-        self._asides.connect(None)
+        self._interjections.connect(None)
         try:
             self.flush()
         finally:
@@ -165,8 +165,8 @@ class Speaking(threading.Thread):
     def run(self) -> None:
         try:
             for piece in self._next_pieces():
-                if isinstance(piece, Aside):
-                    self._speak_aside(piece)
+                if isinstance(piece, Interjection):
+                    self._speak_interjection(piece)
                 else:
                     self._speak(piece)
             if (end := self._spoken.end) is not None:
@@ -184,21 +184,21 @@ class Speaking(threading.Thread):
                 pass
             self.was_interrupted = self._interrupt.is_set()
 
-    def _put(self, piece: str | Aside | None) -> None:
+    def _put(self, piece: str | Interjection | None) -> None:
         while True:
             with suppress(Full):
                 return self._pieces.put(piece, timeout=SIGNAL_SECONDS)
 
-    def _put_aside(self, aside: Aside, wait: bool) -> bool:
-        while not (self._closed or self._interrupt.is_set() or aside.interrupt.is_set()):
+    def _put_interjection(self, interjection: Interjection, wait: bool) -> bool:
+        while not (self._closed or self._interrupt.is_set() or interjection.interrupt.is_set()):
             with suppress(Full):
-                self._pieces.put(aside, timeout=SIGNAL_SECONDS if wait else 0.001)
+                self._pieces.put(interjection, timeout=SIGNAL_SECONDS if wait else 0.001)
                 return True
             if not wait:
                 break
         return False
 
-    def _next_pieces(self) -> Iterator[str | Aside]:
+    def _next_pieces(self) -> Iterator[str | Interjection]:
         while not self._closed:
             piece = self._pieces.get()
             if piece is None:
@@ -218,16 +218,16 @@ class Speaking(threading.Thread):
         self._spoken.finish(end)
         log.debug("sentence synthesized: it ends at %.2f s of the speaker", end)
 
-    def _speak_aside(self, aside: Aside) -> None:
+    def _speak_interjection(self, interjection: Interjection) -> None:
         """Speak a sentence that is no part of the reply; what follows begins once it was played or is silent."""
         end: float | None = None
-        sentence = speakable(aside.text, self._output.language_of(aside.text))
+        sentence = speakable(interjection.text, self._output.language_of(interjection.text))
         for clip in self._output.synthesizer.synthesize(sentence) if sentence else ():
-            if self._interrupt.is_set() or aside.interrupt.is_set():
+            if self._interrupt.is_set() or interjection.interrupt.is_set():
                 return
-            end = self._output.speaker.play(clip, aside.interrupt)
+            end = self._output.speaker.play(clip, interjection.interrupt)
         if end is not None:
-            self._output.speaker.wait(end, aside.interrupt)
+            self._output.speaker.wait(end, interjection.interrupt)
 
     def _play(self, clip: AudioClip, start: float) -> float:
         """Queue a clip; return the position at which it ends, or would have ended without the interrupt."""

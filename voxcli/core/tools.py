@@ -99,7 +99,7 @@ def _result_from_record(record: Mapping[str, Any]) -> ToolResult:
     if status not in get_args(ToolStatus):
         raise ValueError(f"there is no status {status}")
     asked, allowed = bool(record.get("asked")), bool(record.get("allowed"))
-    decided_by = next((each for each in get_args(Decider) if each == record.get("decided_by")), "")
+    decided_by: Decider = next((each for each in get_args(Decider) if each == record.get("decided_by")), "")
     return ToolResult(
         ToolCall(id_, name, arguments), status, text, float(record["seconds"]), asked, allowed, decided_by
     )
@@ -144,7 +144,10 @@ class ToolsStopped:
 class ToolRunner(Protocol):
     """Runs tools for one conversation."""
 
-    max_calls: int  # most calls in one turn
+    @property
+    def max_calls(self) -> int:
+        """The most calls in one turn."""
+        ...
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:

@@ -26,7 +26,7 @@ from voxcli.core.protocols import (
     Utterance,
 )
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import SIGNAL_SECONDS, Asides, Speaking, Stopwatch, Timings
+from voxcli.core.speaking import SIGNAL_SECONDS, Interjections, Speaking, Stopwatch, Timings
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.tools import StopReason, ToolCalled, ToolResult, ToolReturned, ToolRunner, ToolsStopped, answer_calls
 from voxcli.core.understanding import NotUnderstood, Understanding, Understood
@@ -71,7 +71,7 @@ def run_turn(
     speech: SpeechOutput | None = None,
     *,
     spoken: SpokenText | None = None,
-    asides: Asides | None = None,
+    interjections: Interjections | None = None,
     tools: ToolRunner | None = None,
     understanding: Understanding | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -87,7 +87,7 @@ def run_turn(
         speech: None for a reply that is not spoken.
         spoken: records where the pieces of the reply lie in the speaker's playback; another thread may ask it which
             were played.
-        asides: says sentences between the pieces of the reply for as long as the turn lasts.
+        interjections: says sentences between the pieces of the reply for as long as the turn lasts.
         tools: runs the tools that the model calls; None if it has none.
         understanding: asks the engine what it understood, while the complete reply is played. What is not known by
             then does not delay the end of the turn: the caller may go on with `advance`, until another turn begins.
@@ -98,8 +98,8 @@ def run_turn(
     """
     stopwatch = Stopwatch(clock)
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
-    spoken, asides = spoken or SpokenText(), asides or Asides()
-    speaking = Speaking(speech, interrupt, stopwatch, spoken, asides) if speech else None
+    spoken, interjections = spoken or SpokenText(), interjections or Interjections()
+    speaking = Speaking(speech, interrupt, stopwatch, spoken, interjections) if speech else None
     try:
         session = replace(session, tools=tools.specs if tools else ())
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)

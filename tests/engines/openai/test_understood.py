@@ -9,6 +9,7 @@ from tests.support.openai_server import OpenAIServer, refuses, says, sends
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
+from voxcli.core.turn import TurnEnded
 from voxcli.core.understanding import INSTRUCTION, LINE_CHARACTERS, LINE_TOKENS, Understanding
 from voxcli.engines.openai.pool import RemotePool
 from voxcli.engines.openai.request import audio_part
@@ -36,6 +37,7 @@ def test_a_turn_asks_a_second_time_only_where_it_is_wanted(server: OpenAIServer)
         memory = Memory(Session(), understood=mode)  # type: ignore[arg-type]
         *_, ended = memory.take_turn(engine_for(server), SPOKEN, threading.Event())
         assert len(server.chats) == requests
+    assert isinstance(ended, TurnEnded)
     assert ended.report.understood == memory.session.turns[0].understood != ""
     assert (ended.report.model_passes, ended.report.additional_generations) == (1, 1)
 

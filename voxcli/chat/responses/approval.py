@@ -15,7 +15,7 @@ from typing import Protocol
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.responses.phrases import spoken_question
 from voxcli.core.session import Session
-from voxcli.core.speaking import Asides
+from voxcli.core.speaking import Interjections
 from voxcli.core.tools import Decider, ToolCall, ToolResult, ToolRunner, ToolSpec
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Approver:
         self._transcribe = transcribe
         self._has_keys = has_keys
         self._last: ApprovalRequest | None = None
-        self.asides = Asides()  # those of the present response
+        self.interjections = Interjections()  # those of the present response
         self.language: Callable[[], str | None] = lambda: None  # that of the present reply
 
     @property
@@ -131,12 +131,12 @@ class Approver:
         if request.is_open:
             if self._transcribe:
                 self._transcribe.prepare()
-            self.asides.say(spoken_question(call, self.language(), by_key=self._transcribe is None))
+            self.interjections.say(spoken_question(call, self.language(), by_key=self._transcribe is None))
         while (clip := request.wait()) is not None:
             text = self._transcribe(clip, interrupt) if self._transcribe else ""
             log.info("a spoken answer of %d characters", len(text))
             self._post(SpokenAnswer(request, clip, text))
-        self.asides.hush()
+        self.interjections.hush()
         return request.allowed and not interrupt.is_set()
 
     def with_decision(self, result: ToolResult) -> ToolResult:

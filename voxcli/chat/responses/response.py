@@ -21,7 +21,7 @@ from voxcli.chat.events import Latency
 from voxcli.chat.responses.approval import ChatTools, GatedTools, ToolAnnounced
 from voxcli.core.protocols import Engine, PassReport, Speaker, SpeechOutput, Utterance
 from voxcli.core.session import Session
-from voxcli.core.speaking import Asides, Timings
+from voxcli.core.speaking import Interjections, Timings
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.turn import Event, TurnEnded, run_turn, with_understood
 from voxcli.core.understanding import Understanding, UnderstoodMode
@@ -49,7 +49,7 @@ class Response:
     decided: threading.Event = field(default_factory=threading.Event)  # set once it was released, stopped or dropped
     held_events: list[Event] = field(default_factory=list)  # events that came while it was speculative
     spoken: SpokenText = field(default_factory=SpokenText)
-    asides: Asides = field(default_factory=Asides)
+    interjections: Interjections = field(default_factory=Interjections)
     has_run_tools: bool = False  # A tool was run or asked for, so the turn can't be taken back.
     is_speaking: bool = False  # the conversation knows that the first clip was played
     endpoint_at: float | None = None  # monotonic seconds when the utterance was found to be over
@@ -75,7 +75,7 @@ class Response:
         self.interrupt.set()
         self.understanding.cancel()
         self.decided.set()
-        self.asides.hush()
+        self.interjections.hush()
 
     def drop(self) -> None:
         """Interrupt the response and remember nothing of it."""
@@ -261,7 +261,7 @@ class Responder(threading.Thread):
     def hush(self) -> None:
         """Let the voice fall silent with what is no part of a reply, such as a question."""
         if self.tools:
-            self.tools.approver.asides.hush()
+            self.tools.approver.interjections.hush()
 
     def finish(self) -> None:
         """Wait until all jobs are done and end the thread; the caller stops responses beforehand."""
@@ -315,7 +315,7 @@ class Responder(threading.Thread):
             response.interrupt,
             self._gated_output(response),
             spoken=response.spoken,
-            asides=response.asides,
+            interjections=response.interjections,
             tools=self._gated_tools(response),
             understanding=understanding,
         )
@@ -344,7 +344,7 @@ class Responder(threading.Thread):
     def _gated_tools(self, response: Response) -> GatedTools | None:
         if self.tools is None or response.repeats:
             return None
-        self.tools.approver.asides = response.asides
+        self.tools.approver.interjections = response.interjections
         self.tools.approver.language = lambda: self.language
         return GatedTools(self.tools, self._post, lambda: self._wait_for_user(response))
 

@@ -148,4 +148,4 @@ class ToolProgress:
         is_silent = self._responder.seconds_to_next_played(response) == float("inf")
         if is_silent and self._clock() - self._since >= PATIENCE_SECONDS:
             self._excused = True
-            response.asides.say(one_moment(self._responder.language), wait=False)
+            response.interjections.say(one_moment(self._responder.language), wait=False)

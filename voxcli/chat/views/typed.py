@@ -84,8 +84,10 @@ class TypedView:
             self._in_line = True
 
     def _write_notes(self, event: LiveEvent) -> None:
-        is_end = isinstance(event, SessionEnded)
-        lines = summary_lines(event, stages=self._stages) if is_end else note_lines(event) or tool_lines(event)
+        if isinstance(event, SessionEnded):
+            lines = summary_lines(event, stages=self._stages)
+        else:
+            lines = note_lines(event) or tool_lines(event)
         if lines:
             self._end_line()
         for line in lines:

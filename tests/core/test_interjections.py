@@ -10,7 +10,7 @@ from tests.support.turns import QUESTION, nothing_hangs
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import SpeechOutput
 from voxcli.core.session import Session
-from voxcli.core.speaking import Asides
+from voxcli.core.speaking import Interjections
 from voxcli.core.spoken_text import SpokenText
 from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
@@ -23,12 +23,12 @@ def ended(
     engine: FakeEngine,
     runner: Canary,
     synthesizer: FakeSynthesizer,
-    asides: Asides,
+    interjections: Interjections,
     speaker: FakeSpeaker | HeldSpeaker | None = None,
     interrupt: threading.Event | None = None,
 ) -> TurnEnded:
     output, interrupt = SpeechOutput(synthesizer, speaker or FakeSpeaker()), interrupt or threading.Event()
-    *_, last = run_turn(engine, Session(), QUESTION, interrupt, output, tools=runner, asides=asides)
+    *_, last = run_turn(engine, Session(), QUESTION, interrupt, output, tools=runner, interjections=interjections)
     assert isinstance(last, TurnEnded)
     return last
 
@@ -37,38 +37,38 @@ def always(while_running: Callable[[threading.Event], object]) -> Canary:
     return Canary(lambda _call, _interrupt: False, approval="always", while_running=while_running)
 
 
-def test_an_aside_is_spoken_between_what_comes_before_and_after_a_tool() -> None:
-    asides, synthesizer = Asides(), FakeSynthesizer()
-    runner = always(lambda _interrupt: asides.say("One moment."))
-    last = ended(FakeEngine([["Let me see", calls(), "It sang."]]), runner, synthesizer, asides)
+def test_an_interjection_is_spoken_between_what_comes_before_and_after_a_tool() -> None:
+    interjections, synthesizer = Interjections(), FakeSynthesizer()
+    runner = always(lambda _interrupt: interjections.say("One moment."))
+    last = ended(FakeEngine([["Let me see", calls(), "It sang."]]), runner, synthesizer, interjections)
     assert synthesizer.said == ["Let me see", "One moment.", "It sang."], "what has no end yet is spoken before a tool"
     assert last.turn.reply == "Let me seeIt sang."
 
 
 def test_nothing_is_said_where_nothing_speaks_or_once_the_turn_is_over() -> None:
-    asides, synthesizer = Asides(), FakeSynthesizer()
-    assert not asides.say("Too early.")
-    ended(FakeEngine([["Yes."]]), always(lambda _interrupt: None), synthesizer, asides)
-    assert not asides.say("Too late.")
+    interjections, synthesizer = Interjections(), FakeSynthesizer()
+    assert not interjections.say("Too early.")
+    ended(FakeEngine([["Yes."]]), always(lambda _interrupt: None), synthesizer, interjections)
+    assert not interjections.say("Too late.")
     assert synthesizer.said == ["Yes."]
 
 
-def test_an_interruption_ends_an_aside_that_plays() -> None:
-    asides, interrupt, speaker = Asides(), threading.Event(), HeldSpeaker()
+def test_an_interruption_ends_an_interjection_that_plays() -> None:
+    interjections, interrupt, speaker = Interjections(), threading.Event(), HeldSpeaker()
 
     def interrupted(_interrupt: threading.Event) -> None:
-        asides.say("One moment.")
+        interjections.say("One moment.")
         while not speaker.clips:
             pass
         interrupt.set()
-        asides.hush()
+        interjections.hush()
 
     engine = FakeEngine([[calls(), "Never said."]])
-    last = ended(engine, always(interrupted), FakeSynthesizer(), asides, speaker, interrupt)
+    last = ended(engine, always(interrupted), FakeSynthesizer(), interjections, speaker, interrupt)
     assert (last.turn.reply, last.turn.interrupted) == ("", True)
 
 
-def test_what_follows_an_aside_begins_after_it() -> None:
+def test_what_follows_an_interjection_begins_after_it() -> None:
     spoken = SpokenText()
     spoken.begin("One.", 0.0)
     spoken.finish(1.0)
