@@ -54,6 +54,7 @@ class Recording:
         stem = f"turn-{self._last:04}"
         record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
         record["transcript"] = taken.ended.report.transcript
+        record["understood"] = taken.ended.report.understood
         record["finish_reason"] = taken.ended.report.finish_reason
         try:
             if taken.clip:
