@@ -111,9 +111,12 @@ def figures(found: dict[str, Times], wait_seconds: float) -> list[Figure]:
         line = f", {tokens:.0f} tokens of a line" if times.line_tokens else ""
         text = f"{1000 * first:.1f} ms to the first token ({first / base:.2f} of off); ready after {ready:.2f} s{line}"
         values = {"first_token_ms": 1000 * first, "ratio": first / base, "ready_seconds": ready}
-        bar = (f"at most {MOST_RATIO:g} of off", first <= MOST_RATIO * base) if mode == "show" else ("", None)
         what = f'understood = "{mode}", the user waits {wait_seconds:g} s'
-        shown.append(Figure(what, text, *bar, values=values))
+        if mode == "show":
+            bar, met = f"at most {MOST_RATIO:g} of off", first <= MOST_RATIO * base
+            shown.append(Figure(what, text, bar, met, values=values))
+        else:
+            shown.append(Figure(what, text, values=values))
     return shown
 
 
