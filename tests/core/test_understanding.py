@@ -120,11 +120,11 @@ def test_it_is_asked_while_the_reply_is_played() -> None:
     order: list[str] = []
     release = threading.Event()
 
-    def played(_: threading.Event) -> None:
+    def play(_: threading.Event) -> None:
         release.wait(10)
         order.append("played")
 
-    speaker = LoudSpeaker(on_wait=played)
+    speaker = LoudSpeaker(on_wait=play)
 
     def line() -> Iterator[str]:
         order.append("asked")
@@ -229,11 +229,11 @@ def test_an_interrupted_reply_asks_nothing() -> None:
     engine, understanding = FakeEngine([REPLY], understands=[LINE]), Understanding("show")
     interrupt = threading.Event()
 
-    def stop(count: int) -> None:
+    def before(count: int) -> None:
         if count == 1:
             interrupt.set()
 
-    engine.before_delta = stop
+    engine.before_delta = before
     list(run_turn(engine, Session(), QUESTION, interrupt, understanding=understanding))
     assert not understanding.advance()
     assert engine.asked_again == []

@@ -5,12 +5,12 @@ import threading
 import pytest
 
 from tests.engines.openai.test_engine import CLIP, OPTIONS, SPOKEN, engine_for, server
-from tests.support.openai_server import OpenAIServer, refuses, says, sends
+from tests.support.openai_server import Answer, OpenAIServer, refuses, says, sends
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
 from voxcli.core.turn import TurnEnded
-from voxcli.core.understanding import INSTRUCTION, LINE_CHARACTERS, LINE_TOKENS, Understanding
+from voxcli.core.understanding import INSTRUCTION, LINE_CHARACTERS, LINE_TOKENS, Understanding, UnderstoodMode
 from voxcli.engines.openai.pool import RemotePool
 from voxcli.engines.openai.request import audio_part
 from voxcli.errors import RemoteError
@@ -33,8 +33,9 @@ def test_the_request_holds_the_clip_and_the_instruction_alone(server: OpenAIServ
 
 
 def test_a_turn_asks_a_second_time_only_where_it_is_wanted(server: OpenAIServer) -> None:
-    for mode, requests in (("off", 1), ("remember", 3)):
-        memory = Memory(Session(), understood=mode)  # type: ignore[arg-type]
+    modes: tuple[UnderstoodMode, ...] = ("off", "remember")
+    for mode, requests in zip(modes, (1, 3), strict=True):
+        memory = Memory(Session(), understood=mode)
         *_, ended = memory.take_turn(engine_for(server), SPOKEN, threading.Event())
         assert len(server.chats) == requests
     assert isinstance(ended, TurnEnded)
@@ -63,8 +64,8 @@ def test_it_can_be_left_while_the_server_is_silent(server: OpenAIServer) -> None
         (sends("My", then=lambda exchange: exchange.drop()), "127.0.0.1"),
     ],
 )
-def test_it_is_asked_once(server: OpenAIServer, answer: object, message: str) -> None:
-    server.queue(answer)  # type: ignore[arg-type]
+def test_it_is_asked_once(server: OpenAIServer, answer: Answer, message: str) -> None:
+    server.queue(answer)
     with pytest.raises(RemoteError, match=message):
         list(engine_for(server).understand(SPOKEN) or ())
     assert len(server.chats) == 1
