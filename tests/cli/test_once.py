@@ -20,7 +20,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-from tests.support.openai_server import Exchange, OpenAIServer, sends
+from tests.support.openai_server import Exchange, OpenAIServer, says, sends
 from tests.support.virtual_audio import RATE, SoundCard, missing_program, sound_card
 from voxcli.cli import app
 from voxcli.core.storage.store import Store
@@ -160,6 +160,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "user": "[User audio input - 33948 samples, 2.12s]",
         "prompt": FORGED,
         "transcript": "What is the capital of France?",
+        "understood": None,
         "audio": {
             "path": str(clip),
             "samples": 33948,
@@ -417,3 +418,31 @@ def test_speaking_without_a_device(home: Path, no_device: dict[str, str]) -> Non
     done = run("once", QUESTION, "--speak", environment=no_device)
     assert (done.returncode, done.stdout) == (5, "")
     assert re.fullmatch(r"voxcli: there is no audio output device\n  .*\n", done.stderr)
+
+
+# What it understood.
+
+
+def test_a_server_is_asked_what_it_understood_where_that_is_wanted(server: OpenAIServer, home: Path) -> None:
+    server.queue(says("It is Paris."), says('"What is the capital', ' of\tFrance?"\nAnd more.'))
+    done = run("once", QUESTION, "--json", "--session", "kitchen", "--understood", "remember")
+    assert done.returncode == 0
+    assert 'understood = "remember" costs one more request for each spoken turn' in done.stderr
+    record = json.loads(done.stdout)
+    assert record["understood"] == "What is the capital of France?"
+    assert (record["model_passes"], record["additional_generations"]) == (1, 1)
+    assert len(server.chats) == 2
+    shown = run("sessions", "show", "kitchen")
+    assert "you: What is the capital of France?" in shown.stdout
+    assert (
+        json.loads(run("sessions", "show", "kitchen", "--json").stdout)["turns"][0]["understood"]
+        == record["understood"]
+    )
+    assert "What is the capital" in run("sessions", "search", "capital").stdout
+    run("once", "--prompt", "And of Italy?", "--session", "kitchen")
+    assert record["understood"] in json.dumps(server.chats[-1].body["messages"])
+
+
+def test_a_transcript_is_what_the_embedded_engine_understood(home: Path) -> None:
+    done = run("once", QUESTION, "--understood", "show")
+    assert "you said: What is the capital of France?" in done.stderr.splitlines()

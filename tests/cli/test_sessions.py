@@ -122,6 +122,7 @@ def test_json_has_all_that_is_kept() -> None:
         "user": PLACEHOLDER,
         "prompt": "Be exact.",
         "transcript": "What is that?",
+        "understood": None,
         "reply": "A kettle.",
         "interrupted": False,
         "tools": [],

@@ -82,7 +82,7 @@ def test_a_prompt_is_answered_without_a_recording(run: Run) -> None:
     assert (refused.returncode, refused.stderr.splitlines()[0]) == (2, "voxcli: there is nothing to answer")
 
 
-@pytest.mark.parametrize("flags", [("--push-to-talk", "toggle"), ("--record", "x"), ("--input-device", "3")])
+@pytest.mark.parametrize("flags", [("--push-to-talk", "toggle"), ("--record", "x"), ("--understood", "show")])
 def test_flags_for_speech_are_refused(run: Run, flags: tuple[str, ...]) -> None:
     refused = run("chat", "--text", *flags, typed="")
     assert (refused.returncode, refused.stderr.splitlines()) == (

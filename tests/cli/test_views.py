@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from voxcli.app.views import (
     latency_line,
     loading_progress,
 )
+from voxcli.audio.clip import AudioClip
 from voxcli.batch.stats import Status
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import SpeechOutput, Utterance
@@ -34,6 +36,7 @@ from voxcli.core.session import Session
 from voxcli.core.storage.store import Store
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
+from voxcli.core.understanding import NotUnderstood
 from voxcli.errors import SpeechError, VoxError
 from voxcli.output import Output
 from voxcli.printable import printable
@@ -367,4 +370,22 @@ def test_without_a_terminal_a_batch_writes_plain_lines() -> None:
     view.show(Status(40, 10, 2, 30, 50, 10.0))
     assert (
         notes.getvalue() == "10 of 40 \xb7 2 failed \xb7 0:00:30 left \xb7 3.0 audio hours an hour \xb7 5.0 tokens/s\n"
+    )
+
+
+def test_what_was_understood_comes_after_the_reply() -> None:
+    out, notes = io.StringIO(), io.StringIO()
+    engine = FakeEngine([["It rains."]] * 2, understands=[[HOSTILE]])
+    view, memory = TextView(Output(out), Output(notes)), Memory(Session(), understood="show")
+    spoken = Utterance(AudioClip(np.zeros(16_000, np.float32)))
+    for _ in range(2):
+        for event in memory.take_turn(engine, spoken, threading.Event()):
+            view.show(event)
+    first, second = notes.getvalue().splitlines()
+    assert out.getvalue() == "It rains.\nIt rains.\n"
+    assert first.startswith("you said: \\x1b[2J")
+    assert first.isprintable()
+    assert second == "what you said is not known: this engine can't tell"
+    assert NotUnderstood("this engine can't tell") in list(
+        memory.take_turn(FakeEngine([["Yes."]]), spoken, threading.Event())
     )

@@ -119,7 +119,12 @@ def test_what_is_not_known_is_said_and_fails_no_turn(engine: FakeEngine, reason:
 def test_it_is_asked_while_the_reply_is_played() -> None:
     order: list[str] = []
     release = threading.Event()
-    speaker = LoudSpeaker(on_wait=lambda _: (release.wait(10), order.append("played")))
+
+    def play(_: threading.Event) -> None:
+        release.wait(10)
+        order.append("played")
+
+    speaker = LoudSpeaker(on_wait=play)
 
     def line() -> Iterator[str]:
         order.append("asked")
@@ -223,7 +228,12 @@ def test_an_interrupt_after_the_last_word_marks_no_turn() -> None:
 def test_an_interrupted_reply_asks_nothing() -> None:
     engine, understanding = FakeEngine([REPLY], understands=[LINE]), Understanding("show")
     interrupt = threading.Event()
-    engine.before_delta = lambda count: count == 1 and interrupt.set()
+
+    def before(count: int) -> None:
+        if count == 1:
+            interrupt.set()
+
+    engine.before_delta = before
     list(run_turn(engine, Session(), QUESTION, interrupt, understanding=understanding))
     assert not understanding.advance()
     assert engine.asked_again == []

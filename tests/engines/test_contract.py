@@ -42,7 +42,7 @@ FIRST = CASES["speech"]
 
 
 def open_fake(_stack: ExitStack, _folder: Path) -> Engine:
-    return FakeEngine([["One and one", " is", " two."] for _ in range(20)])
+    return FakeEngine([["One and one", " is", " two."] for _ in range(30)])
 
 
 def open_remote(stack: ExitStack, _folder: Path) -> Engine:
@@ -158,6 +158,23 @@ def test_a_reply_may_be_closed_early_and_the_next_one_is_whole(engine: Engine) -
     again, report = collect(engine, *FIRST)
     assert "".join(again) == "".join(whole)
     assert report.model_passes == 1
+
+
+def test_what_was_understood_leaves_no_trace(engine: Engine) -> None:
+    whole, _ = collect(engine, *FIRST)
+    for steps in (0, 2, 1000):
+        again, report = collect(engine, *FIRST)
+        assert "".join(again) == "".join(whole)
+        assert report.model_passes == 1
+        try:
+            line = engine.understand(FIRST[1])
+        except ModelError:  # It kept no clip, because nobody was expected to ask.
+            continue
+        for _ in zip(range(steps), line or (), strict=False):
+            pass
+        if line:
+            line.close()
+    assert "".join(collect(engine, *CASES["text"])[0])
 
 
 def test_working_ahead_changes_no_reply(engine: Engine) -> None:

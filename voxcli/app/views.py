@@ -31,6 +31,7 @@ from voxcli.batch.stats import Status, clock
 from voxcli.core.tool_words import call_line, result_line
 from voxcli.core.tools import ToolCalled, ToolReturned, ToolsStopped
 from voxcli.core.turn import Event, ReplyDelta, SpeechFailed, TurnEnded
+from voxcli.core.understanding import NotUnderstood
 from voxcli.output import Output
 from voxcli.printable import printable
 
@@ -48,7 +49,7 @@ class View(Protocol):
 
 
 class TextView:
-    """Shows people the reply as it streams, then why there was no speech or no end, and the latency."""
+    """Shows people the reply as it streams, then what was understood, what went wrong, and the latency."""
 
     def __init__(self, out: Output | None = None, notes: Output | None = None) -> None:
         self._out = out or Output(sys.stdout)
@@ -65,10 +66,13 @@ class TextView:
             self._show_tool(event)
         elif isinstance(event, SpeechFailed):
             self._failures.append(f"no speech: {event.error}")
+        elif isinstance(event, NotUnderstood):
+            self._failures.append(f"what you said is not known: {event.reason}")
         elif isinstance(event, TurnEnded):
             self._out.write("\n")
             self._in_line = False
-            for note in (*self._failures, *filter(None, [event.report.cut_note])):
+            understood = f"you said: {event.report.understood}" if event.report.understood else ""
+            for note in filter(None, (understood, *self._failures, event.report.cut_note)):
                 self._notes.write_dim(printable(note))
             self._failures.clear()
 

@@ -55,6 +55,7 @@ class Recording:
         record = {"turn": taken.number, **asdict(taken.ended.turn), "latency": asdict(taken.latency)}
         record["tools"] = [result.as_record() for result in taken.ended.turn.tools]
         record["transcript"] = taken.ended.report.transcript
+        record["understood"] = taken.ended.report.understood
         record["finish_reason"] = taken.ended.report.finish_reason
         try:
             if taken.clip:

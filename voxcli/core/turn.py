@@ -90,13 +90,13 @@ def run_turn(
         asides: says sentences between the pieces of the reply for as long as the turn lasts.
         tools: runs the tools that the model calls; None if it has none.
         understanding: asks the engine what it understood, while the complete reply is played. What is not known by
-            then does not delay the end of the turn: the caller may go on with `advance`, until another turn begins.
+            then does not delay the turn's end: the caller may go on with `advance`, until another turn begins.
         clock: monotonic seconds.
 
     Raises:
         VoxError: raised by the engine; the turn did not take place.
     """
-    stopwatch = Stopwatch(clock)
+    stopwatch, understanding = Stopwatch(clock), understanding or Understanding()
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
     spoken, asides = spoken or SpokenText(), asides or Asides()
     speaking = Speaking(speech, interrupt, stopwatch, spoken, asides) if speech else None
@@ -105,34 +105,33 @@ def run_turn(
         generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
         with speaking or nullcontext(), closing(generation.items(tools, interrupt)) as items:
             for item in items:
-                if isinstance(item, Transcript | ToolCalled | ToolReturned | ToolsStopped):
-                    if speaking and isinstance(item, ToolCalled):
-                        speaking.flush()
-                    yield item
-                    continue
-                yield ReplyDelta(item)
-                if speaking:
+                if speaking and isinstance(item, ToolCalled):
+                    speaking.flush()
+                yield ReplyDelta(item) if isinstance(item, str) else item
+                if speaking and isinstance(item, str):
                     speaking.add(item)
                     yield from map(SpeechFailed, speaking.failures())
             interrupted = interrupt.is_set()  # read once, because it may be set at any moment
-            if understanding:
-                understanding.begin(engine, utterance, generation.report.transcript or "")
-                yield from _understood_meanwhile(understanding, interrupt, speaking)
+            understanding.begin(engine, utterance, generation.report.transcript or "")
+            yield from _understood_meanwhile(understanding, interrupt, speaking)
         if speaking:
             interrupted = speaking.was_interrupted
             yield from map(SpeechFailed, speaking.failures())
     except BaseException:
         interrupt.set()
-        if understanding:
-            understanding.close()
+        understanding.close()
         raise
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
     turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
-    report, timings = generation.report, stopwatch.timings()
-    counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
+    ended = TurnEnded(turn, generation.report, stopwatch.timings(), generation.tools_stopped)
+    _log_end(ended)
+    yield with_understood(ended, understanding)
+
+
+def _log_end(ended: TurnEnded) -> None:
+    report = ended.report
+    counts = ended.timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
     log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
-    ended = TurnEnded(turn, report, timings, generation.tools_stopped)
-    yield with_understood(ended, understanding) if understanding else ended
 
 
 def _understood_meanwhile(

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +187,20 @@ def test_a_large_model_answers_every_language_and_reads_earlier_transcripts() ->
     assert "[User audio input" not in model.prompts[1]
     collect(engine, Session(turns=(Turn("[User audio input - 5 samples, 0.00s]", "Yes."),)), Utterance(CLIP))
     assert "[User audio input - 5 samples" in model.prompts[2]  # heard by another engine
+
+
+def test_what_was_understood_is_shown_once() -> None:
+    """A large model is shown the transcript instead of the placeholder, the small one after it."""
+    turn = replace(Utterance(CLIP).answered("Hello Anna."), understood="My name is Anna.")
+    for is_large, shown in ((True, "user\nMy name is Anna.<|im_end|>"), (False, f"{turn.user}\nMy name is Anna.<")):
+        model = FakeTextModel()
+        collect(
+            EmbeddedEngine(FakeRecognizer("Who am I?"), model, is_large=is_large),
+            Session(turns=(turn,)),
+            Utterance(CLIP),
+        )
+        assert shown in model.prompts[0]
+        assert model.prompts[0].count("My name is Anna.") == 1
 
 
 @pytest.mark.parametrize("transcript", ["7", "\u0645\u0631\u062d\u0628\u0627", "\u4f60\u597d", "a..."])

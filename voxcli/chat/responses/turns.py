@@ -153,13 +153,14 @@ class Turns:
     def ask_understood(self) -> None:
         """Show what was understood in the last turn; ask the engine if that is not known."""
         last = self.history.last
-        if last is None or last.is_undone or (last.state == "over" and not last.is_remembered):
+        unfinished = self._responses.unfinished_turn()
+        if last is None or not (last.is_remembered or last is unfinished):
             self._show(Notice("there is no turn whose words could be shown"))
         elif last.utterance.clip is None:
             self._show(Notice("the last turn was typed"))
         elif last.understood:
             self._show(Understood(last.understood, last.number))
-        elif last.state == "turn" and not last.interrupt.is_set():
+        elif last is unfinished and not last.interrupt.is_set():
             last.understanding.ask()
         else:
             self._responder.understand(last)

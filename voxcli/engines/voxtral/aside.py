@@ -31,6 +31,7 @@ class Aside:
             sampling: makes a `runtime.sampler.Sampling`, which needs torch.
         """
         self._tokenizer = tokenizer
+        self.audio_id = writer.audio
         self.ids = writer.follow_up(INSTRUCTION)
         # Any control token ends the line: a call of a tool, for one, is no part of it.
         self.sampling = sampling(LINE_TOKENS, frozenset(tokenizer.controls.values()))

@@ -104,7 +104,9 @@ class BatchEngine(Engine):
 
     def _understood(self, aside: Aside, replied: Request, utterance: Utterance) -> Generator[str, None, None]:
         tokens, closed = TokenQueue(), threading.Event()
-        request = Request([*replied.ids, *replied.generated, *aside.ids], None, tokens.notify, closed.is_set)
+        # `[AUDIO]` stands for the clip alone.
+        text = [token_id for token_id in replied.generated if token_id != aside.audio_id]
+        request = Request([*replied.ids, *text, *aside.ids], None, tokens.notify, closed.is_set)
         request.audio, request.clip, request.sampling = replied.audio, replied.clip, aside.sampling
         self._queue(request, Session(), utterance)
         yield from self._text(request, tokens, closed)

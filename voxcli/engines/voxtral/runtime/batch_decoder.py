@@ -244,7 +244,9 @@ class BatchDecoder:
         start = min(slot.cache.common(tokens), len(tokens) - 1)
         slot.cache.rewind(start)
         request.cached_tokens = start
-        for chunk in self._model.embed(ids[start:], request.audio).split(CHUNK_TOKENS):
+        left = list(ids[start:]).count(self._model.audio_id)  # Of a clip that is cached, nothing is left to feed.
+        audio = None if request.audio is None or not left else request.audio[-left:]
+        for chunk in self._model.embed(ids[start:], audio).split(CHUNK_TOKENS):
             hidden = self._model.text.prefill(chunk, start, slot.cache)
             slot.cache.extend(tokens[start : start + len(chunk)])
             start += len(chunk)

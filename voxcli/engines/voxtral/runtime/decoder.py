@@ -299,7 +299,7 @@ class Decoder:
     ) -> torch.Tensor | None:
         """Feed tokens, chunk by chunk, after the cached ones; return the last hidden state, None once interrupted."""
         last, fed = None, 0
-        for chunk in embeddings.split(CHUNK_TOKENS):
+        for chunk in torch.split(embeddings, CHUNK_TOKENS):
             if interrupt and interrupt.is_set():
                 return None
             last = self._feed(chunk, self.cached)
