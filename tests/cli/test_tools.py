@@ -172,3 +172,13 @@ def test_completion_offers_tools_and_never_fails(config: Path) -> None:
     assert completion.tools("") == []
     config.unlink()
     assert completion.tools("") == []
+
+
+@pytest.mark.parametrize("missing", ["mcp", "anyio"])
+def test_a_missing_extra_is_told_with_the_command_that_brings_it(config: Path, missing: str) -> None:
+    config.write_text('[mcp.files]\ncommand = ["x"]\n')
+    program = f"import sys; sys.modules[{missing!r}] = None; from voxcli.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "tools", "list"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "an MCP server needs packages that are not installed" in done.stderr
+    assert "pip install 'voxcli[tools]'" in done.stderr

@@ -2,16 +2,21 @@
 
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voxcli.core.tools import ToolCall, ToolSpec
 from voxcli.errors import VoxError
+from voxcli.printable import JOINERS, UNSAFE
 from voxcli.tools.arguments import ARGUMENT_CHARACTERS, ArgumentSchema
+from voxcli.tools.results import cleaned
 from voxcli.tools.tool import Approval, Tool
 from voxcli.tools.toolbox import Toolbox
 
@@ -280,3 +285,11 @@ def test_a_long_result_is_cut_and_says_so() -> None:
     assert run(toolbox(FakeTool(result=VoxError("e" * 1000)), output_characters=300))[1].startswith(
         "e" * 300 + "\n[cut"
     )
+
+
+@given(st.text(st.characters(codec=None) | st.sampled_from("\x1b[]\x9b\x07;mJ\r\n"), max_size=300))
+def test_nothing_in_a_result_can_drive_a_terminal(text: str) -> None:
+    shown = cleaned(text, 100)
+    assert all(char in "\n\t" or char in JOINERS or unicodedata.category(char) not in UNSAFE for char in shown)
+    assert len(shown) < 150
+    assert cleaned(shown, 200) == shown

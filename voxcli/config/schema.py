@@ -343,7 +343,7 @@ def is_list(field: FieldInfo) -> bool:
 
 def values(settings: Settings) -> dict[str, Any]:
     """Return the value of every setting by dotted name, those of tables that users named among them."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if _section(field):

@@ -42,13 +42,13 @@ def text_of(result: "CallToolResult") -> str:
 def _block(block: "ContentBlock") -> str:
     if block.type == "text":
         return block.text
-    if block.type in ("image", "audio"):
-        return f"[{block.type} ({block.mime_type}), left out]"
     if block.type == "resource_link":
         return f"[link to {block.name}: {block.uri}]"
-    resource = block.resource
-    text = getattr(resource, "text", None)
-    return text if isinstance(text, str) else f"[file {resource.uri} ({resource.mime_type}), left out]"
+    if block.type == "resource":
+        resource = block.resource
+        text = getattr(resource, "text", None)
+        return text if isinstance(text, str) else f"[file {resource.uri} ({resource.mime_type}), left out]"
+    return f"[{block.type} ({block.mime_type}), left out]"
 
 
 def wanted(tools: Iterable["Tool"], names: Iterable[str]) -> list["Tool"]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from voxcli.printable import first_line
 from voxcli.tools.process import found_program
@@ -136,7 +136,7 @@ def _bounded(stream: "httpx2.AsyncByteStream") -> "httpx2.AsyncByteStream":
 
 
 @contextmanager
-def _stderr_log(name: str, said: Said) -> Iterator[IO[str]]:
+def _stderr_log(name: str, said: Said) -> Iterator[TextIO]:
     """Give a file whose lines go to the log, and to `said`."""
     reading, writing = os.pipe()
     threading.Thread(target=_log_lines, args=(reading, name, said), name="mcp stderr", daemon=True).start()
