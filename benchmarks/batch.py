@@ -82,6 +82,7 @@ class Result:
 class Ids:
     """A tokenizer whose text is the ids in digits."""
 
+    version = ""
     controls: dict[str, int] = {}  # noqa: RUF012 - never changed
 
     def encode(self, text: str) -> list[int]:

@@ -29,6 +29,7 @@ CONTROLS = {
     25: "[BEGIN_AUDIO]",
     34: "[TRANSCRIBE]",
 }
+LATER_CONTROLS = {32: "[ARGS]", 33: "[CALL_ID]"}  # of versions after v7
 
 
 def control_names(count: int) -> list[str]:
@@ -36,22 +37,24 @@ def control_names(count: int) -> list[str]:
     return [CONTROLS.get(number, f"<SPECIAL_{number}>") for number in range(count)]
 
 
-def tekken(vocabulary: int, control_tokens: int, window_seconds: float = 30.0) -> dict[str, Any]:
-    """Return the content of a `tekken.json` of version 7. A prefix of the ranks of mistral-common's is a valid BPE.
+def tekken(vocabulary: int, control_tokens: int, window_seconds: float = 30.0, version: str = "v7") -> dict[str, Any]:
+    """Return the content of a `tekken.json`. A prefix of the ranks of mistral-common's is a valid BPE.
 
     Args:
         vocabulary: number of ids, control tokens included.
         control_tokens: number of ids reserved for control tokens.
         window_seconds: length of audio that the encoder takes at once.
+        version: v7 as in the published checkpoints, v11 or v13; it decides the layout of tools.
     """
     import mistral_common
 
     source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
     whole = json.loads(source.read_text(encoding="utf-8"))
-    names = enumerate(control_names(control_tokens))
+    later = LATER_CONTROLS if version != "v7" else {}
+    names = [(rank, later.get(rank, name)) for rank, name in enumerate(control_names(control_tokens))]
     sizes = {"default_vocab_size": vocabulary, "default_num_special_tokens": control_tokens}
     return {
-        "config": {**whole["config"], **sizes, "version": "v7"},
+        "config": {**whole["config"], **sizes, "version": version},
         "vocab": whole["vocab"][: vocabulary - control_tokens],
         "special_tokens": [{"rank": rank, "token_str": name, "is_control": True} for rank, name in names],
         "audio": {

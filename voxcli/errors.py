@@ -75,6 +75,15 @@ class RemoteError(VoxError):
     exit_code = 6
 
 
+def no_tools(engine: str, why: str = "") -> ConfigError:
+    """Return the error for a session with tools, which an engine of this name can't call."""
+    reason = f": {why}" if why else ""
+    return ConfigError(
+        f"the {engine} engine can't call tools{reason}",
+        hint="leave out the tools, or take another engine: --engine voxtral or remote",
+    )
+
+
 def missing_extra(kind: type[VoxError], what: str, extra: str) -> VoxError:
     """Return the error for a feature whose optional packages are not installed."""
     return kind(f"{what} needs packages that are not installed", hint=f"pip install 'voxcli[{extra}]'")

@@ -256,6 +256,7 @@ def test_a_random_model_answers_in_finite_numbers() -> None:
 class Digits:
     """A tokenizer for text that is ids in digits."""
 
+    version = ""
     controls = {"<s>": 1, "</s>": 2, "[INST]": 3, "[/INST]": 4, "[AUDIO]": 24, "[BEGIN_AUDIO]": 25}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from voxcli.config.paths import cache_folder
 from voxcli.core.protocols import Engine, PassReport, Transcript, Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.core.testing import FakeEngine
-from voxcli.errors import ModelError
+from voxcli.core.tools import ToolSpec
+from voxcli.errors import ConfigError, ModelError
 
 QUESTION = Path(__file__).parents[2] / "examples" / "questions" / "one-plus-one.flac"
 REPLY_TOKENS = 12
@@ -187,3 +189,26 @@ def test_working_ahead_changes_no_reply(engine: Engine) -> None:
     deltas, report = collect(engine, session, utterance)
     assert "".join(deltas) == "".join(expected)
     assert report.model_passes == 1
+
+
+def test_an_engine_that_can_not_call_tools_says_so(engine: Engine) -> None:
+    session, utterance = FIRST
+    reply = engine.reply(replace(session, tools=(ToolSpec("clock", "Tells the time."),)), utterance, threading.Event())
+    if engine.supports_tools:
+        reply.close()
+        return
+    with pytest.raises(ConfigError, match=f"the {engine.name} engine can't call tools") as caught:
+        next(reply)
+    assert "--engine voxtral" in caught.value.hint
+
+
+def test_the_embedded_engine_alone_can_not_call_tools(engine: Engine) -> None:
+    assert engine.supports_tools == (engine.name != "embedded")
+
+
+def test_a_tool_that_is_not_called_changes_no_promise(engine: Engine) -> None:
+    if engine.supports_tools:
+        session = replace(FIRST[0], tools=(ToolSpec("clock", "Tells the time."),))
+        deltas, report = collect(engine, session, FIRST[1])
+        assert "".join(deltas)
+        assert (report.model_passes, report.additional_generations) == (1, 0)

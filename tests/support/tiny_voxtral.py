@@ -16,12 +16,13 @@ VOCABULARY = 2048
 CONTROL_TOKENS = 100  # ids reserved for control tokens; the others are text
 
 
-def make(folder: Path, *, window_seconds: int = 30, max_positions: int = 131_072) -> Path:
+def make(folder: Path, *, window_seconds: int = 30, max_positions: int = 131_072, version: str = "v7") -> Path:
     """Write the checkpoint into `folder`; the same bytes each time.
 
     Args:
         window_seconds: length of audio that the encoder takes at once (2 * max_source_positions mel frames).
         max_positions: the longest prompt and reply together, in tokens.
+        version: of the tokenizer.
     """
     import torch
     from transformers.tokenization_mistral_common import MistralCommonBackend
@@ -34,7 +35,7 @@ def make(folder: Path, *, window_seconds: int = 30, max_positions: int = 131_072
     model.save_pretrained(folder)
     with tempfile.TemporaryDirectory() as elsewhere:  # old releases of transformers can't copy a file to itself
         file = Path(elsewhere) / "tekken.json"
-        file.write_text(json.dumps(tekken(VOCABULARY, CONTROL_TOKENS, window_seconds)))
+        file.write_text(json.dumps(tekken(VOCABULARY, CONTROL_TOKENS, window_seconds, version)))
         tokenizer = MistralCommonBackend(tokenizer_path=str(file))
         classes.VoxtralProcessor(classes.WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(folder)
     return folder

@@ -45,7 +45,8 @@ class PassReport:
     cached_tokens: int  # prompt tokens that were in the KV cache already
     reply_tokens: int
     transcript: str | None = None  # None: the engine has none
-    finish_reason: str | None = None  # why a server ended the reply: "stop", "length"...; None: not known
+    # Why the reply ended: a server's "stop", "length"...; "context": no room for results of tools; None: not known.
+    finish_reason: str | None = None
     additional_generations: int = 0  # after tool results, and of `understood`; `model_passes` counts none of them
     understood: str = ""  # what the model understood of the utterance, in one line; empty where nobody asked
 
@@ -56,6 +57,8 @@ class PassReport:
             return "the reply was cut off at its longest (reply.max_tokens, or the server's own limit)"
         if self.finish_reason == "content_filter":
             return "the server's content filter cut the reply off"
+        if self.finish_reason == "context":
+            return "the reply was cut off: the context has no room for more results of tools (session.context_tokens)"
         return ""
 
 
@@ -89,6 +92,7 @@ class Engine(Protocol):
     def prefill_history(self, session: Session) -> None:
         """Prefill what the next prompt will begin with. Called after a turn, while nobody waits.
 
+        The session has the tools of the next turn: with others, its prompt would begin differently.
         Neither this nor `encode_partial` is called during a reply. An engine that keeps nothing between turns does
         nothing.
         """

@@ -29,8 +29,9 @@ HOSTILE = [
 class Letters:
     """A tokenizer with one id a byte; `forging` makes it read control tokens out of text as plain ones do."""
 
-    def __init__(self, forging: bool = False, controls: Mapping[str, int] = CONTROLS) -> None:
+    def __init__(self, forging: bool = False, controls: Mapping[str, int] = CONTROLS, version: str = "v7") -> None:
         self.controls = controls
+        self.version = version
         self.forging = forging
         self.encoded: list[str] = []
 

@@ -21,6 +21,7 @@ from voxcli.engines.embedded.languages import english_only
 from voxcli.engines.embedded.libraries import chosen_files
 from voxcli.engines.embedded.prompts import ChatModel, Prompts, SmolLM2Prompts
 from voxcli.engines.embedded.whisper import ENGLISH, Recognized, Whisper
+from voxcli.errors import no_tools
 
 # Words at the beginning and at the end of a long transcript that the model sees; the question is most likely there.
 # 600 words are about 800 tokens, a fifth of the context.
@@ -112,7 +113,13 @@ class EmbeddedEngine(Engine):
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str | Transcript, None, PassReport]:
-        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`."""
+        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`.
+
+        Raises:
+            ConfigError: the session has tools.
+        """
+        if session.tools:
+            raise no_tools(self.name)
         recognized = self._recognizer.transcribe(utterance.clip, interrupt) if utterance.clip else None
         transcript = recognized.text if recognized else None
         if transcript:

@@ -7,19 +7,24 @@ makes the spectrograms too: more threads would only take turns on the same cores
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 
 import torch
 
-from voxcli.core.protocols import Engine, PassReport, Utterance
+from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.runtime.batch_decoder import ENCODED_TOGETHER, BatchDecoder, Request
 from voxcli.engines.voxtral.tokenizer import TextStream, Tokenizer
+from voxcli.engines.voxtral.tool_layout import ToolLayout
+from voxcli.engines.voxtral.tool_reply import ToolReply
 from voxcli.errors import ModelError
 
+# Tokens of a slot for calls and results of a usual length. Where longer ones need another length of slots, a request
+# waits until all slots are free, and its prompt is prefilled again.
+SPARE_TOKENS = 256
 SECOND_BLOCK = 16  # tokens after which a reader is woken for the second time: about a sentence
 
 Prompt = tuple[list[int], torch.Tensor | None]  # ids, and features of the clip
@@ -41,6 +46,9 @@ class BatchEngine(Engine):
         close: Callable[[], None],
         *,
         writes_ahead: bool,
+        tools_of: Callable[[Session], ToolLayout | None] = lambda _: None,
+        tool_room: Callable[[Session, int], int] = lambda _session, _prompt_tokens: 0,
+        supports_tools: bool = False,
         aside: Aside | None = None,
     ) -> None:
         """Start the thread that drives `decoder`.
@@ -51,12 +59,17 @@ class BatchEngine(Engine):
             errors: context manager that turns torch's errors into VoxErrors; takes the length of the prompt.
             close: called when the engine is closed and the decoding thread has ended.
             writes_ahead: prepare prompts on the calling threads, while a GPU computes, not on the decoding thread.
+            tools_of: returns what writes a session's tools; None if it has none.
+            tool_room: returns the most tokens that calls and results may add to a prompt of a length.
+            supports_tools: whether sessions may have tools.
             aside: asks what was understood, for which each thread's last clip is kept, encoded; None if nobody will.
         """
         self.model = model
+        self.supports_tools = supports_tools
         self.replies_at_once = decoder.most + min(decoder.most, ENCODED_TOGETHER)  # the next requests wait, ready
         self._decoder, self._tokenizer = decoder, tokenizer
         self._write, self._errors, self._close = write, errors, close
+        self._tools_of, self._tool_room = tools_of, tool_room
         self._writing = threading.Lock()  # some tokenizers are not thread-safe
         self._writes_ahead = writes_ahead
         self._aside = aside
@@ -67,29 +80,41 @@ class BatchEngine(Engine):
         self._driver = threading.Thread(target=self._drive, name="decoding", daemon=True)
         self._driver.start()
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
-        """Yield the reply in deltas of some tokens; return the report.
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
+        """Yield the reply in deltas of some tokens, and the calls of the session's tools; return the report.
 
-        Once `interrupt` is set, the reply ends with the next token.
+        Once `interrupt` is set, the reply ends with the next token. While tools run, other requests may take the slot;
+        the prompt is then prefilled again, but its clip is not encoded again.
 
         Raises:
             VoxError: as `voxtral.VoxtralEngine.reply`.
             ModelError: the engine is closed.
         """
-        tokens, closed = TokenQueue(), threading.Event()
-        request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
-        request.keeps_audio, request.room = self._aside is not None, self._aside.room if self._aside else 0
+        closed, tokens = threading.Event(), TokenQueue()
+        reply = ToolReply(self._tokenizer, self._tools_of(session), self._writing)
+        first = request = Request([], None, tokens.notify, lambda: interrupt.is_set() or closed.is_set())
+        request.keeps_audio = bool(self._aside or session.tools)
+        request.room = (self._aside.room if self._aside else 0) + (SPARE_TOKENS if session.tools else 0)
         self._last.reply = None
-        if self._writes_ahead and not self._is_closed:
-            self._prepare(request, session, utterance)
-        self._queue(request, session, utterance)
-        yield from self._text(request, tokens, closed)
+
+        def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
+            nonlocal request, tokens
+            if added:
+                tokens = TokenQueue()
+                request = request.continued([*first.ids, *added], tokens.notify, first.is_cancelled)
+            elif self._writes_ahead and not self._is_closed:
+                self._prepare(request, session, utterance)
+            self._queue(request, session, utterance)
+            yield from self._tokens(tokens, request)
+
+        try:
+            is_full = yield from reply.run(generate, lambda: self._tool_room(session, len(first.ids)), interrupt.is_set)
+        finally:
+            closed.set()
         if self._aside and utterance.clip:
             self._last.reply = utterance, request
-        passes = max(request.encoder_calls, request.generations)
-        return PassReport(passes, len(request.ids), request.cached_tokens, len(request.generated))
+        passes = max(first.encoder_calls, first.generations)
+        return reply.report(passes, len(first.ids), first.cached_tokens, is_full=is_full)
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None]:
         """Yield what the model understood, in blocks of tokens; see `voxcli.core.turn.Engine`.
@@ -103,13 +128,19 @@ class BatchEngine(Engine):
         return self._understood(self._aside, found[1], utterance)
 
     def _understood(self, aside: Aside, replied: Request, utterance: Utterance) -> Generator[str, None, None]:
-        tokens, closed = TokenQueue(), threading.Event()
-        # `[AUDIO]` stands for the clip alone.
-        text = [token_id for token_id in replied.generated if token_id != aside.audio_id]
-        request = Request([*replied.ids, *text, *aside.ids], None, tokens.notify, closed.is_set)
-        request.audio, request.clip, request.sampling = replied.audio, replied.clip, aside.sampling
+        tokens, closed, text = TokenQueue(), threading.Event(), TextStream(self._tokenizer)
+        said = [
+            token_id for token_id in replied.generated if token_id != aside.audio_id
+        ]  # It stands for the clip alone.
+        ids = [*replied.ids, *said, *aside.ids]
+        request = replied.continued(ids, tokens.notify, closed.is_set, aside.sampling)
         self._queue(request, Session(), utterance)
-        yield from self._text(request, tokens, closed)
+        try:
+            for some in self._tokens(tokens, request):
+                if delta := "".join(text.add(token_id) for token_id in some):
+                    yield delta
+        finally:
+            closed.set()
 
     def _queue(self, request: Request, session: Session, utterance: Utterance) -> None:
         with self._asking:
@@ -117,18 +148,13 @@ class BatchEngine(Engine):
                 raise _closed()
             self._inbox.put((request, session, utterance))
 
-    def _text(self, request: Request, tokens: "TokenQueue", closed: threading.Event) -> Generator[str, None, None]:
-        """Yield the text of a request; cancel it by `closed` when it is left."""
-        text = TextStream(self._tokenizer)
-        try:
-            while (some := tokens.get()) is not None:
-                if isinstance(some, Exception):
-                    with self._errors(len(request.ids)):
-                        raise some
-                if delta := "".join(text.add(token_id) for token_id in some):
-                    yield delta
-        finally:
-            closed.set()
+    def _tokens(self, tokens: "TokenQueue", request: Request) -> Iterator[Sequence[int]]:
+        """Yield the tokens of a request in blocks; raise the error that ends it."""
+        while (some := tokens.get()) is not None:
+            if isinstance(some, Exception):
+                with self._errors(len(request.ids)):
+                    raise some
+            yield some
 
     def close(self) -> None:
         """Free the model's memory. Replies in progress fail; closing twice does nothing."""

@@ -4,7 +4,7 @@ It is loaded from a folder and gives one reply at a time; `for_many` turns it in
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -12,16 +12,18 @@ from typing import Any, Self
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
-from voxcli.core.protocols import Engine, PassReport, Utterance
+from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
 from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import GB, Hardware
+from voxcli.engines.voxtral.limits import PromptLimits
 from voxcli.engines.voxtral.prompt import PromptWriter
-from voxcli.engines.voxtral.tokenizer import TextStream, wrap
-from voxcli.errors import AudioInputError, ConfigError, ModelError, VoxError, missing_extra
+from voxcli.engines.voxtral.tokenizer import wrap
+from voxcli.engines.voxtral.tool_reply import ToolReply
+from voxcli.errors import ModelError, VoxError, missing_extra, no_tools
 from voxcli.printable import first_line
 
 try:
@@ -31,13 +33,12 @@ try:
     from voxcli.engines.voxtral import loader
     from voxcli.engines.voxtral.batch_engine import BatchEngine
     from voxcli.engines.voxtral.mel import FrontEnd
-    from voxcli.engines.voxtral.quiet import quiet
     from voxcli.engines.voxtral.runtime.acceleration import Acceleration, Backends, Level
     from voxcli.engines.voxtral.runtime.batch_decoder import BatchDecoder
-    from voxcli.engines.voxtral.runtime.decoder import Decoder
+    from voxcli.engines.voxtral.runtime.decoder import Decoder, PrefillResult
     from voxcli.engines.voxtral.runtime.model import SharedModel
     from voxcli.engines.voxtral.runtime.sampler import Sampling
-    from voxcli.engines.voxtral.template import TemplatePrompt, difference
+    from voxcli.engines.voxtral.template import own_layout
 except ImportError as error:
     raise missing_extra(ModelError, "The Voxtral engine", "voxtral") from error
 
@@ -77,17 +78,20 @@ class VoxtralEngine(Engine):
         self._is_closed = False
         self.device = str(model.device.type)  # cuda, mps or cpu
         self._where = str(model.device)  # cuda:1, for example
-        self._most: int = model.config.text_config.max_position_embeddings - max_reply_tokens  # tokens of a prompt
-        self._room: int = min(context_tokens, self._most)  # tokens of a prompt from which old turns were dropped
+        most: int = model.config.text_config.max_position_embeddings - max_reply_tokens
+        self._room: int = min(context_tokens, most)  # tokens of a prompt from which old turns were dropped
         self._cache_bytes = cache_bytes_per_token(model.config.text_config, model.dtype.itemsize)
         where = self._where if self.device == "cuda" else "cpu"
         self._front_end = FrontEnd(processor.feature_extractor, model.config.audio_config, where)
+        window_seconds = self._front_end.window_samples / self._front_end.sample_rate
+        self._limits = PromptLimits(name, self._room, most, self._front_end.tokens_per_window, window_seconds)
         self._encoded_windows = 0  # windows of the open utterance that are encoded
         self._tokenizer = wrap(processor.tokenizer)
         self._writer = PromptWriter(self._tokenizer)
+        self._template = own_layout(processor, self._tokenizer, model.config.audio_config, self._writer, notice)
+        self.supports_tools = not (self._writer.tools_problem or self._template)
         self._aside = Aside(self._writer, self._tokenizer, Sampling)
         self._replied_to: Utterance | None = None  # the utterance whose clip and reply the cache ends with
-        self._template = self._check_layout(processor, model.config.audio_config, notice)
         stop_ids = frozenset({self._writer.end})
         self.sampling = Sampling(max_reply_tokens, stop_ids, temperature, top_p, seed)
         with self._pass_errors(self._room):
@@ -173,30 +177,40 @@ class VoxtralEngine(Engine):
             if self.device == "cuda":
                 self._front_end.features(AudioClip(np.zeros(SAMPLE_RATE, np.float32)))
 
-    def reply(
-        self, session: Session, utterance: Utterance, interrupt: threading.Event
-    ) -> Generator[str, None, PassReport]:
+    def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
         """Yield the reply in deltas; return the report. Ends within one token once `interrupt` is set.
+
+        Yields the calls of the session's tools. While they run, the cache stays as it is, so that the next generation
+        feeds only the calls and their results. The report gives the tokens of the first prompt.
 
         Raises:
             AudioInputError: the clip is longer than the model takes.
-            ConfigError: the text beside the clip is longer than the model takes.
+            ConfigError: the text beside the clip is longer than the model takes, or the session has tools and the
+                checkpoint can't call any.
             ModelError: the pass failed, for example for lack of memory.
         """
         ids, features = self.write_prompt(session, utterance)
-        windows = 0 if features is None else len(features)
-        text, reply_tokens, self._replied_to = TextStream(self._tokenizer), 0, None
+        room, windows = self._limits.tool_room(session, len(ids)), 0 if features is None else len(features)
+        reply = ToolReply(self._tokenizer, self._writer.tools_of(session))
+        result, passes, self._replied_to = PrefillResult(0, 0), 0, None
+
+        def generate(added: Sequence[int]) -> Iterator[Sequence[int]]:
+            nonlocal features, result, passes
+            if added:
+                self.decoder.extend([*ids, *added], interrupt)
+            else:
+                result = self.decoder.prefill(ids, features, interrupt)
+                features = None  # frees memory for the reply
+            for token_id in self.decoder.stream(self.sampling, interrupt):
+                yield (token_id,)
+            passes = passes if added else self._passes(windows)
+
         try:
             with self._pass_errors(len(ids)):
-                self.decoder.resize(self._capacity(len(ids)))
-                result = self.decoder.prefill(ids, features, interrupt)
-                del features  # frees memory for the reply
-                for token_id in self.decoder.stream(self.sampling, interrupt):
-                    reply_tokens += 1
-                    if delta := text.add(token_id):
-                        yield delta
-            self._replied_to = utterance if reply_tokens else None
-            return PassReport(self._passes(windows), result.prompt_tokens, result.cached_tokens, reply_tokens)
+                self.decoder.resize(self._capacity(len(ids) + room))
+                is_full = yield from reply.run(generate, lambda: room, interrupt.is_set)
+            self._replied_to = utterance if reply.tokens else None
+            return reply.report(passes, result.prompt_tokens, result.cached_tokens, is_full=is_full)
         finally:
             self._reset_counts()
             if not interrupt.is_set():  # an interrupted reply may be a speculative one, whose clip goes on
@@ -215,7 +229,7 @@ class VoxtralEngine(Engine):
         self._forget_clip()
         self._reset_counts()
         # With `reserve`, prompts of one word and of a window of speech keep the same turns.
-        session = self._writer.fit(session, NEXT, 0, self._room, reserve=self._reserve(session))
+        session = self._fitted(session, NEXT, 0)
         ids = self._template.write(session, NEXT)[0] if self._template else self._writer.finished(session)
         with self._pass_errors(len(ids)):
             self.decoder.resize(self._capacity())
@@ -276,6 +290,9 @@ class VoxtralEngine(Engine):
             self._pass_errors,
             self.close,
             writes_ahead=self.device != "cpu",
+            tools_of=self._writer.tools_of,
+            tool_room=self._limits.tool_room,
+            supports_tools=self.supports_tools,
             aside=self._aside if understood else None,
         )
 
@@ -298,13 +315,19 @@ class VoxtralEngine(Engine):
             AudioInputError, ConfigError, ModelError: as `reply`.
         """
         audio_tokens = self._front_end.tokens(utterance.clip) if utterance.clip else 0
-        session = self._writer.fit(session, utterance, audio_tokens, self._room, reserve=self._reserve(session))
+        if session.tools and self._template:
+            raise no_tools(self.name, "the checkpoint has a layout of prompts of its own, without tools")
+        session = self._fitted(session, utterance, audio_tokens)
         ids = self._writer.write(session, utterance, audio_tokens)
-        if len(ids) > self._most:
-            raise self._too_long(len(ids) - audio_tokens, self._most, utterance)
+        self._limits.check(session, utterance, len(ids), audio_tokens)
         if self._template:
             return self._template.write(session, utterance)
         return ids, self._front_end.features(utterance.clip) if utterance.clip else None
+
+    def _fitted(self, session: Session, utterance: Utterance, audio_tokens: int) -> Session:
+        """Return the session without the turns that leave the prompt."""
+        room = self._room - self._limits.tool_tokens(session)
+        return self._writer.fit(session, utterance, audio_tokens, room, reserve=self._reserve(session))
 
     def _free_bytes(self) -> int | None:
         if self.device == "cuda":
@@ -339,34 +362,6 @@ class VoxtralEngine(Engine):
     def _forget_clip(self) -> None:
         self._encoded_windows = 0
         self.decoder.forget_clip()
-
-    def _too_long(self, text_tokens: int, most: int, utterance: Utterance) -> AudioInputError | ConfigError:
-        windows = (most - text_tokens) // self._front_end.tokens_per_window
-        if utterance.clip is None or windows < 1:
-            return ConfigError(
-                f"the text beside the audio has {text_tokens} tokens, the model takes {most}",
-                hint="shorten --instructions or --prompt",
-            )
-        longest = windows * self._front_end.window_samples / self._front_end.sample_rate
-        return AudioInputError(
-            f"the recording has {utterance.clip.seconds:.1f} s, {self.model} takes up to {longest:.0f} s at once",
-            hint="cut it into shorter pieces",
-        )
-
-    def _check_layout(self, processor: Any, audio_config: Any, notice: Notice) -> TemplatePrompt | None:
-        """Return a writer of prompts for a checkpoint whose own layout differs; None where `PromptWriter` is right."""
-        front_end = FrontEnd(processor.feature_extractor, audio_config)  # Runs on the CPU, like the processor's.
-        template = TemplatePrompt(processor, self._tokenizer, front_end)
-        try:
-            with quiet():
-                found = difference(self._writer, template, front_end)
-        except ModelError as error:
-            notice(f"the layout of prompts could not be checked: {error.message}")
-            return None
-        if not found:
-            return None
-        notice(f"{found} differ from the checkpoint's own layout of prompts, which is used from now on and is slower")
-        return template
 
     @contextmanager
     def _pass_errors(self, prompt_tokens: int) -> Iterator[None]:

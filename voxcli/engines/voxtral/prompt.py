@@ -4,7 +4,8 @@
 
 Finished turns are text: a placeholder stands for their audio. The instructions stand in the first user turn of
 the prompt, because tokenizer version 7 refuses a system prompt beside audio. The ids are those of the processor's
-`apply_chat_template` for the same messages, which `template.difference` checks.
+`apply_chat_template` for the same messages, which `template.difference` checks. `tool_layout` writes the tools of
+the session.
 """
 
 from functools import lru_cache
@@ -14,7 +15,8 @@ from typing import Literal, NamedTuple
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.engines.voxtral.tokenizer import Tokenizer, plain_ids
-from voxcli.errors import ModelError
+from voxcli.engines.voxtral.tool_layout import ToolLayout, why_no_tools
+from voxcli.errors import ModelError, no_tools
 
 # These mark interrupted replies, and replace empty ones, because an assistant message may not be empty.
 INTERRUPTED = "[interrupted]"
@@ -74,18 +76,35 @@ class PromptWriter:
         self._user, self._user_end = self._control("[INST]"), self._control("[/INST]")
         self._begin_audio, self.audio = self._control("[BEGIN_AUDIO]"), self._control("[AUDIO]")
         self._turn_ids = lru_cache(TURNS_REMEMBERED)(self._write_turn)
+        self.tools_problem = why_no_tools(tokenizer)  # empty: sessions may have tools
+        self._tools = None if self.tools_problem else ToolLayout(tokenizer)
+
+    def tools_of(self, session: Session) -> ToolLayout | None:
+        """Return what writes the session's tools; None if it has none.
+
+        Raises:
+            ConfigError: it has tools, and the tokenizer has no layout for them.
+        """
+        if not session.tools:
+            return None
+        if self._tools is None:
+            raise no_tools("voxtral", self.tools_problem)
+        return self._tools
 
     def write(self, session: Session, utterance: Utterance, audio_tokens: int) -> list[int]:
         """Return the ids of the whole prompt.
 
         Args:
             audio_tokens: number of embeddings that the audio encoder makes of the clip; 0 without a clip.
+
+        Raises:
+            ConfigError: as `tools_of`.
         """
         instructions = "" if session.turns else session.instructions
         return self._history(session) + self._write_message(utterance_message(utterance, instructions), audio_tokens)
 
     def finished(self, session: Session) -> list[int]:
-        """Return the ids with which every next prompt of the session begins."""
+        """Return the ids with which every next prompt of the session begins, as long as it has the same tools."""
         opening = "" if session.turns else session.instructions
         return [*self._history(session), self._user, *(plain_ids(self._tokenizer, opening) if opening else [])]
 
@@ -133,10 +152,13 @@ class PromptWriter:
         return len(self._turn_ids(turn, ""))
 
     def _history(self, session: Session) -> list[int]:
-        ids = [self._begin]
+        """Return the ids before the user's message: finished turns, and the tools where the tokenizer wants them."""
+        layout = self.tools_of(session)
+        tools = layout.available(session.tools) if layout else []
+        turns: list[int] = []
         for index, turn in enumerate(session.turns):
-            ids += self._turn_ids(turn, session.instructions if index == 0 else "")
-        return ids
+            turns += self._turn_ids(turn, session.instructions if index == 0 else "")
+        return [self._begin, *tools, *turns] if layout and layout.tools_stand_first else [self._begin, *turns, *tools]
 
     def _write_turn(self, turn: Turn, instructions: str) -> tuple[int, ...]:
         messages = turn_messages(turn, instructions)

@@ -2,7 +2,7 @@
 
 `PromptWriter` writes the same ids faster. `difference` compares them once, at load. If they differ,
 `TemplatePrompt` writes every prompt of the engine through `apply_chat_template`, which takes 0.06 to 0.1 s for a
-clip and is as safe against text that names control tokens.
+clip and is as safe against text that names control tokens. It writes no tools: `VoxtralProcessor` drops them.
 """
 
 import base64
@@ -18,6 +18,7 @@ from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session, Turn, audio_placeholder
 from voxcli.engines.voxtral.mel import FrontEnd
 from voxcli.engines.voxtral.prompt import Message, PromptWriter, conversation
+from voxcli.engines.voxtral.quiet import quiet
 from voxcli.engines.voxtral.tokenizer import Tokenizer, disarmed
 from voxcli.errors import ModelError
 
@@ -64,6 +65,24 @@ class TemplatePrompt:
 
     def _controls(self, ids: list[int]) -> list[int]:
         return [token_id for token_id in ids if token_id in self._control_ids]
+
+
+def own_layout(
+    processor: Any, tokenizer: Tokenizer, audio_config: Any, writer: PromptWriter, notice: Callable[[str], None]
+) -> TemplatePrompt | None:
+    """Return a writer of prompts for a checkpoint whose own layout differs; None where `PromptWriter` is right."""
+    front_end = FrontEnd(processor.feature_extractor, audio_config)  # Runs on the CPU, like the processor's.
+    template = TemplatePrompt(processor, tokenizer, front_end)
+    try:
+        with quiet():
+            found = difference(writer, template, front_end)
+    except ModelError as error:
+        notice(f"the layout of prompts could not be checked: {error.message}")
+        return None
+    if not found:
+        return None
+    notice(f"{found} differ from the checkpoint's own layout of prompts, which is used from now on and is slower")
+    return template
 
 
 def difference(writer: PromptWriter, template: TemplatePrompt, front_end: FrontEnd) -> str:

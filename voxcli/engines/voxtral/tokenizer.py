@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from voxcli.errors import ModelError
 
+CUT = " [...]"  # marks text that was cut
+MOST_CHARACTERS_PER_TOKEN = 8  # in a text; about 4.5 in English
+
 
 class Tokenizer(Protocol):
     """A tokenizer as prompts and replies use it."""
@@ -18,6 +21,11 @@ class Tokenizer(Protocol):
     @property
     def controls(self) -> Mapping[str, int]:
         """Ids of the control tokens by name, which text must never become."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version that decides the layout of tools: v7, v11, v13...; empty if it is not known."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -37,6 +45,7 @@ class TekkenTokenizer:
         self._tekken = backend.tokenizer.instruct_tokenizer.tokenizer
         names = (self._tekken.id_to_piece(token_id) for token_id in range(self._tekken.num_special_tokens))
         self.controls: dict[str, int] = {name: token_id for token_id, name in enumerate(names)}
+        self.version = str(self._tekken.version.value)
 
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False))
@@ -47,6 +56,8 @@ class TekkenTokenizer:
 
 class PlainTokenizer:
     """A byte-level tokenizer of the `tokenizers` library, as transformers wraps it."""
+
+    version = ""  # The file that it is read from gives none.
 
     def __init__(self, backend: Any, byte_of: Mapping[str, int]) -> None:
         """Use a wrapper, and the byte of each letter of its vocabulary."""
@@ -101,6 +112,23 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     if not control_ids.isdisjoint(ids):
         raise ModelError("the tokenizer turns ordinary text into control tokens", hint="pip install 'voxcli[voxtral]'")
     return ids
+
+
+def shortened(tokenizer: Tokenizer, text: str, most: int) -> str:
+    """Return untrusted text, cut and marked as cut if it has more than `most` tokens.
+
+    Args:
+        most: at least the tokens of `CUT`.
+    """
+    read = text[: MOST_CHARACTERS_PER_TOKEN * most]  # long text takes long to encode
+    ids = plain_ids(tokenizer, read)
+    if len(ids) <= most and len(read) == len(text):
+        return text
+    for length in range(most - len(plain_ids(tokenizer, CUT)), 0, -1):
+        beginning = b"".join(map(tokenizer.token_bytes, ids[:length])).decode("utf-8", "ignore")
+        if len(plain_ids(tokenizer, beginning + CUT)) <= most:  # the last token may be another beside the mark
+            return beginning + CUT
+    return CUT
 
 
 def disarmed(tokenizer: Tokenizer, text: str) -> str:

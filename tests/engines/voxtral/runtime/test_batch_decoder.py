@@ -175,6 +175,95 @@ def test_the_cached_audio_of_another_clip_is_not_reused(model: Any) -> None:
     assert submitted.request.cached_tokens == ids.index(AUDIO)
 
 
+class Continued(Submitted):
+    """A submitted prompt that is continued, each time with other tokens, once its reply is finished."""
+
+    def __init__(self, decoder: Any, number: int, room: int = 60) -> None:
+        ids, self.features = prompt(number)
+        self.notified: list[Any] = []
+        self.is_cancelled = False
+        self.decoder = decoder
+        self.requests = [Request(ids, self.features, self.notified.append, keeps_audio=True, room=room)]
+        decoder.add(self.requests[0])
+
+    def go_on(self) -> None:
+        before = self.requests[-1]
+        self.notified.clear()
+        ids = [*before.ids, *before.generated, 2, 600 + len(self.requests), 700]
+        self.requests.append(before.continued(ids, self.notified.append, lambda: False))
+        self.decoder.add(self.requests[-1])
+
+    def expected(self, model: Any) -> list[int]:
+        ids = self.requests[-1].ids
+        single = Decoder(SharedModel(model), capacity=len(ids) + MOST_TOKENS)
+        single.prefill(ids, self.features)
+        return list(single.stream(sampling(), threading.Event()))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(
+    numbers=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    goes_on=st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=3),
+    others=st.lists(st.integers(0, 30), max_size=3),
+    most=st.integers(1, 4),
+)
+def test_requests_go_on_with_their_clips_whoever_had_their_slots(
+    model: Any,
+    alone: Callable[[int], list[int]],
+    numbers: list[int],
+    goes_on: list[list[int]],
+    others: list[int],
+    most: int,
+) -> None:
+    decoder = open_decoder(model, most, longest=700)
+    continued = [Continued(decoder, number) for number in numbers]
+    run_to_end(decoder)
+    for places in goes_on:
+        between = [Submitted(decoder, *prompt(number)) for number in others]
+        chosen = [continued[place] for place in places if place < len(numbers)]
+        for each in chosen:
+            each.go_on()
+        run_to_end(decoder)
+        assert [each.tokens for each in between] == [alone(number) for number in others]
+        assert [each.tokens for each in chosen] == [each.expected(model) for each in chosen]
+    for each in continued:
+        assert sum(request.encoder_calls for request in each.requests) == (each.features is not None)
+
+
+def test_a_request_that_goes_on_at_once_feeds_only_what_is_new(model: Any) -> None:
+    decoder = open_decoder(model, 2)
+    number = next(number for number in range(50) if prompt(number)[1] is not None)
+    each = Continued(decoder, number)
+    run_to_end(decoder)
+    each.go_on()
+    run_to_end(decoder)
+    last = each.requests[-1]
+    assert len(last.ids) - last.cached_tokens <= 4, "the last token of the reply, its end and what is added"
+
+
+def test_a_request_that_outgrows_its_slot_gets_a_longer_one(model: Any) -> None:
+    decoder = open_decoder(model, 2, longest=700)
+    number = next(number for number in range(50) if prompt(number)[1] is not None)
+    each = Continued(decoder, number, room=0)
+    for _ in range(6):
+        run_to_end(decoder)
+        each.go_on()
+    run_to_end(decoder)
+    assert len(each.requests[-1].ids) > 128, "the length of the first slots"
+    assert each.tokens == each.expected(model)
+    assert [request.encoder_calls for request in each.requests] == [1, *[0] * 6]
+
+
+def test_a_request_that_goes_on_without_its_audio_is_refused(model: Any) -> None:
+    decoder = open_decoder(model, 2)
+    number = next(number for number in range(50) if prompt(number)[1] is not None)
+    each = Submitted(decoder, *prompt(number))
+    run_to_end(decoder)
+    notified: list[Any] = []
+    decoder.add(each.request.continued([*each.request.ids, 700], notified.append, lambda: False))
+    assert [type(error) for error in notified] == [ModelError], "it did not keep its audio"
+
+
 def test_slots_grow_for_a_long_prompt(model: Any, alone: Callable[[int], list[int]]) -> None:
     decoder = open_decoder(model, 3, longest=300)
     long = [1, 3, *np.random.default_rng(1).integers(300, 2000, 350).tolist(), 4]  # longer than turns make a prompt

@@ -240,6 +240,61 @@ def test_clips_of_one_length_are_not_taken_for_each_other(model: Any, make: Call
     assert first != second
 
 
+@pytest.mark.parametrize("windows", [0, 2])
+def test_a_prompt_is_extended_without_its_clip(
+    model: Any, make: Callable[..., Any], fed: list[int], windows: int
+) -> None:
+    decoder = make()
+    ids, features = (spoken(windows), noise(windows)) if windows else ([1, *TEXT], None)
+    decoder.prefill(ids, features)
+    for added in ([400, 401], [500, 501, 502], [600]):
+        ids += [*stream(decoder, max_tokens=3), END, *added]
+        del fed[:]
+        result = decoder.extend(ids)
+        assert result.prompt_tokens == len(ids)
+        assert sum(fed) == result.prompt_tokens - result.cached_tokens <= len(added) + 2, "the last token, the end"
+        assert decoder.windows_encoded == windows
+    assert stream(decoder) == reply(model, ids, features)
+
+
+def test_an_extended_prompt_may_differ_from_what_was_generated(model: Any, make: Callable[..., Any]) -> None:
+    decoder = make()
+    ids = spoken(1)
+    decoder.prefill(ids, noise(1))
+    stream(decoder)
+    ids += [400, 401, 402]
+    assert decoder.extend(ids).cached_tokens == len(ids) - 3
+    assert stream(decoder) == reply(model, ids, noise(1))
+
+
+def test_a_clip_that_left_the_cache_is_missed(make: Callable[..., Any]) -> None:
+    decoder = make()
+    decoder.prefill(spoken(1), noise(1))
+    decoder.rewind(10)
+    with pytest.raises(RuntimeError, match="clip of the prompt is not in the cache"):
+        decoder.extend([*spoken(1), 400])
+    with pytest.raises(RuntimeError, match="no prompt was prefilled"):
+        stream(decoder)
+
+
+def test_a_prompt_is_not_extended_beyond_the_cache(model: Any, make: Callable[..., Any]) -> None:
+    decoder = make(len(spoken(1)) + 4)
+    decoder.prefill(spoken(1), noise(1))
+    with pytest.raises(ModelError, match="don't fit into a cache"):
+        decoder.extend([*spoken(1), 400, 401, 402, 403])
+    assert decoder.extend([*spoken(1), 400, 401, 402]).cached_tokens == len(spoken(1))
+    assert stream(decoder) == reply(model, [*spoken(1), 400, 401, 402], noise(1))[:1], "room for one token"
+
+
+def test_an_interrupt_ends_an_extension_between_chunks(make: Callable[..., Any]) -> None:
+    decoder, interrupt = make(), threading.Event()
+    decoder.prefill(spoken(1), noise(1))
+    interrupt.set()
+    decoder.extend([*spoken(1), 400], interrupt)
+    assert stream(decoder, interrupt) == []
+    assert decoder.cached == len(spoken(1))
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_stream_that_is_closed_leaves_a_correct_cache(model: Any, make: Callable[..., Any], stop_after: int) -> None:
     decoder = make()

@@ -38,10 +38,25 @@ class Request:
     encoder_calls: int = 0
     generations: int = 0
     audio: torch.Tensor | None = None  # embeddings of the clip, (tokens, hidden)
-    keeps_audio: bool = False  # `audio` is kept after the reply, for a request that goes on from it
-    clip: int = 0  # the clip's id in the cache, once it has one
+    keeps_audio: bool = False  # whether `audio` outlasts the reply, for a request that goes on from it
+    clip: int = 0  # stands for the `[AUDIO]` of the clip in the cache; 0 until it is prefilled
     sampling: Sampling | None = None  # a greedy one; None for that of the decoder
     room: int = 0  # tokens that may follow the reply in its slot
+
+    def continued(
+        self,
+        ids: Sequence[int],
+        notify: Callable[[int | Exception | None], None],
+        is_cancelled: Callable[[], bool],
+        sampling: Sampling | None = None,
+    ) -> "Request":
+        """Return a request for a longer prompt with the same clip, which is not encoded again.
+
+        What this finished request left in its slot is used again if no other request has taken the slot.
+        """
+        longer = Request(ids, None, notify, is_cancelled, audio=self.audio, clip=self.clip, sampling=sampling)
+        longer.keeps_audio, longer.room = self.keeps_audio, max(0, self.room - (len(ids) - len(self.ids)))
+        return longer
 
 
 @dataclass(eq=False)
@@ -114,8 +129,7 @@ class BatchDecoder:
             request.notify(None)
             return
         try:
-            if request.audio is None:
-                self._model.check_prompt(request.ids, request.features, len(request.ids) + 1)
+            self._model.check_prompt(request.ids, request.features, len(request.ids) + 1, request.audio)
         except ModelError as error:
             request.notify(error)
         else:
@@ -236,17 +250,15 @@ class BatchDecoder:
 
     def _prefill(self, request: Request) -> None:
         """Prefill a prompt and the tokens generated so far into the free slot with the longest common prefix."""
-        clip = request.clip = request.clip or -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        request.clip = request.clip or -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
         ids = [*request.ids, *request.generated]
-        tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
+        tokens = [request.clip if token_id == self._model.audio_id else token_id for token_id in ids]
         free = [slot for slot in self._slots if not slot.request]
         slot = max(free, key=lambda slot: (slot.cache.common(tokens), -slot.number))
         start = min(slot.cache.common(tokens), len(tokens) - 1)
         slot.cache.rewind(start)
         request.cached_tokens = start
-        left = list(ids[start:]).count(self._model.audio_id)  # Of a clip that is cached, nothing is left to feed.
-        audio = None if request.audio is None or not left else request.audio[-left:]
-        for chunk in self._model.embed(ids[start:], audio).split(CHUNK_TOKENS):
+        for chunk in self._model.embed(ids[start:], request.audio).split(CHUNK_TOKENS):
             hidden = self._model.text.prefill(chunk, start, slot.cache)
             slot.cache.extend(tokens[start : start + len(chunk)])
             start += len(chunk)

@@ -58,6 +58,7 @@ class Decoder:
         self._smallest_bucket = smallest_bucket
         self._cache = self._allocated(capacity)
         self._clips = count(1)
+        self._clip = 0  # stands for the `[AUDIO]` of the last prompt
         self._inference = torch.inference_mode()  # made once: as a decorator it is made for each token
         backends = backends or Backends.of(self.device)
         self._looks_ahead = backends.looks_ahead
@@ -158,16 +159,31 @@ class Decoder:
         """
         self._last, self._streamed, self._begins_reply = None, (0, 0), True
         self._model.check_prompt(ids, features, self.capacity)
-        clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
-        tokens = [clip if token_id == self._model.audio_id else token_id for token_id in ids]
-        start = min(self._cache.common(tokens), len(tokens) - 1)
-        self._cache.rewind(start)
-        log.debug("prefill: %d tokens to feed, %d cached", len(tokens) - start, start)
-        result = PrefillResult(len(tokens), start)
+        self._clip = -next(self._clips)  # an id for the `[AUDIO]` of this clip alone
+        result = self._begin(ids)
         audio = self._encoder.encode(features, interrupt) if features is not None else None
-        if features is not None and audio is None:
-            return result
-        self._last = self._feed_all(tokens[start:], self._model.embed(ids[start:], audio), interrupt)
+        if features is None or audio is not None:
+            self._fill(ids, audio, interrupt)
+        return result
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[int], interrupt: threading.Event | None = None) -> PrefillResult:
+        """Fill the cache with a prompt that begins as the last one, whose clip is neither encoded nor fed again.
+
+        Args:
+            ids: the whole prompt: the last one, and what was generated or is added.
+            interrupt: as in `prefill`.
+
+        Raises:
+            ModelError: the prompt does not fit into the cache.
+            RuntimeError: it has another clip than the last one, or that was not prefilled to its end.
+        """
+        self._last, self._streamed, self._begins_reply = None, (0, 0), True
+        self._model.check_size(ids, self.capacity)
+        result = self._begin(ids)
+        if self._model.audio_id in ids[result.cached_tokens :]:
+            raise RuntimeError("the clip of the prompt is not in the cache")
+        self._fill(ids, None, interrupt)
         return result
 
     @torch.inference_mode()
@@ -233,6 +249,22 @@ class Decoder:
         self._last = None
         self._fast.close()
         del self._fast, self._model, self._encoder, self._cache
+
+    def _begin(self, ids: Sequence[int]) -> PrefillResult:
+        """Rewind the cache to the prefix that it shares with a prompt; the last token of the prompt is always fed."""
+        start = min(self._cache.common(self._identified(ids)), len(ids) - 1)
+        self._cache.rewind(start)
+        log.debug("prefill: %d tokens to feed, %d cached", len(ids) - start, start)
+        return PrefillResult(len(ids), start)
+
+    def _fill(self, ids: Sequence[int], audio: torch.Tensor | None, interrupt: threading.Event | None) -> None:
+        """Feed the ids of a prompt that are not cached, until `interrupt` is set."""
+        start = self.cached
+        self._last = self._feed_all(self._identified(ids)[start:], self._model.embed(ids[start:], audio), interrupt)
+
+    def _identified(self, ids: Sequence[int]) -> list[int]:
+        """Return ids with the clip's own id in place of `[AUDIO]`."""
+        return [self._clip if token_id == self._model.audio_id else token_id for token_id in ids]
 
     def _decode(self, token: torch.Tensor, sampler: Sampler, most: int) -> Iterator[int]:
         """Yield up to `most` ids before a stop id; each is fed when the caller wants the next one."""

@@ -58,21 +58,30 @@ class SharedModel:
         frames = audio.max_source_positions * tower.conv1.stride[0] * tower.conv2.stride[0]
         return torch.zeros(audio.num_mel_bins, frames, device=self.device)
 
-    def check_prompt(self, ids: Sequence[int], features: torch.Tensor | None, capacity: int) -> None:
+    def check_prompt(
+        self, ids: Sequence[int], features: torch.Tensor | None, capacity: int, audio: torch.Tensor | None = None
+    ) -> None:
         """Check that a prompt can be prefilled.
 
         Args:
-            features: mel spectrograms of the clip, (windows, mels, frames); None without a clip.
+            features: mel spectrograms of the clip, (windows, mels, frames); None without a clip, or once encoded.
             capacity: most tokens of prompt and reply.
+            audio: embeddings of the clip, (tokens, hidden), where it is encoded.
 
         Raises:
             ModelError: the ids do not have one `[AUDIO]` for each embedding of the clip (transformers would
                 answer without the clip instead), or the prompt does not fit into `capacity`.
         """
-        expected = 0 if features is None else features.shape[0] * audio_tokens_per_window(self.config.audio_config)
+        expected = 0 if audio is None else len(audio)
+        if features is not None:
+            expected = features.shape[0] * audio_tokens_per_window(self.config.audio_config)
         found = ids.count(self.audio_id)
         if found != expected:
             raise ModelError(f"the prompt has {found} audio tokens for {expected} audio embeddings")
+        self.check_size(ids, capacity)
+
+    def check_size(self, ids: Sequence[int], capacity: int) -> None:
+        """Check that a prompt has tokens, and leaves room for a reply. Raises ModelError."""
         if not 0 < len(ids) < capacity:
             raise ModelError(f"a prompt of {len(ids)} tokens and a reply don't fit into a cache of {capacity}")
 
@@ -80,12 +89,14 @@ class SharedModel:
         """Return the embeddings, (n, hidden), of ids.
 
         Args:
-            audio: embeddings that take the places of `[AUDIO]`, one for each among the ids, (m, hidden).
+            audio: embeddings that take the places of `[AUDIO]`, (m, hidden). Where the ids have fewer `[AUDIO]`,
+                because the beginning of the prompt is cached, the last embeddings are theirs.
         """
         embeddings = self.text.embed(torch.tensor(list(ids), device=self.device))
         if audio is not None:
             places = [place for place, token_id in enumerate(ids) if token_id == self.audio_id]
-            embeddings.index_copy_(0, torch.tensor(places, device=self.device), audio.to(embeddings.dtype))
+            taken = audio[len(audio) - len(places) :].to(embeddings.dtype)
+            embeddings.index_copy_(0, torch.tensor(places, dtype=torch.int64, device=self.device), taken)
         return embeddings
 
     def quantize(self, form: Format) -> list[str]:
