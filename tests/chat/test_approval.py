@@ -27,7 +27,7 @@ from voxcli.chat.responses.response import Responder, Response
 from voxcli.chat.responses.tool_progress import ANSWER_SECONDS, PATIENCE_SECONDS, ToolProgress
 from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn
-from voxcli.core.speaking import Aside
+from voxcli.core.speaking import SpokenAside
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.tools import ToolCall, ToolCalled, ToolCalls, ToolReturned, ToolsStopped
 from voxcli.errors import RemoteError
@@ -484,7 +484,7 @@ def test_a_tool_that_takes_long_is_excused_for_once() -> None:
     clock, said = Clock(), list[str]()
     tools, _, response = progress(clock)
 
-    def put(aside: Aside, wait: bool) -> bool:
+    def put(aside: SpokenAside, wait: bool) -> bool:
         said.append(aside.text)
         return not wait
 

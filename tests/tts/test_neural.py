@@ -1,8 +1,10 @@
 """Tests of the neural voice with its real library: silence, speed, other scripts, damage, what a recogniser hears."""
 
 import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from benchmarks.voices import SENTENCES, embedded_whisper, misheard_share, say_all, silence_ms, words_per_minute
 from tests.support import speech_worker
-from voxcli.audio.clip import AudioClip
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.errors import ConfigError, SpeechError
 from voxcli.tts.neural import NeuralSynthesizer, can_say, listed
 
@@ -37,6 +39,13 @@ def said(synthesizer: NeuralSynthesizer, sentence: str) -> AudioClip:
 
 def test_a_recogniser_mishears_three_words_of_a_hundred_at_most(voice: NeuralSynthesizer) -> None:
     assert misheard_share(say_all(voice, SENTENCES), embedded_whisper()) <= 0.03
+
+
+@pytest.mark.parametrize("text", ["The answer is no.", "She said no. Then she left."])
+def test_no_at_the_end_of_a_sentence_is_no_number(voice: NeuralSynthesizer, text: str) -> None:
+    transcript = embedded_whisper().transcribe(said(voice, text).resampled(SAMPLE_RATE), threading.Event()).text
+    assert "number" not in transcript.lower()
+    assert re.search(r"\bno\b", transcript.lower())
 
 
 def test_the_sound_begins_within_20_ms(voice: NeuralSynthesizer) -> None:

@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 @dataclass(eq=False)
-class Aside:
+class SpokenAside:
     """A sentence that is no part of the reply."""
 
     text: str
@@ -59,10 +59,10 @@ class Asides:
     """Says sentences between the pieces of a reply that are no part of it. Methods may be called on any thread."""
 
     def __init__(self) -> None:
-        self._put: Callable[[Aside, bool], bool] | None = None
-        self._said: list[Aside] = []
+        self._put: Callable[[SpokenAside, bool], bool] | None = None
+        self._said: list[SpokenAside] = []
 
-    def connect(self, put: Callable[[Aside, bool], bool] | None) -> None:
+    def connect(self, put: Callable[[SpokenAside, bool], bool] | None) -> None:
         """Pass sentences to `put`, which is told whether to wait for room; None: what is said from now on is lost."""
         self._put = put
 
@@ -72,7 +72,7 @@ class Asides:
         Args:
             wait: wait for room where the voice is far behind; otherwise the sentence is dropped then.
         """
-        aside = Aside(sentence)
+        aside = SpokenAside(sentence)
         self._said.append(aside)
         put = self._put
         return put is not None and put(aside, wait)
@@ -101,7 +101,7 @@ class Speaking(threading.Thread):
         self._spoken = spoken
         self._asides = asides
         self._cutter = PieceCutter()
-        self._pieces: Queue[str | Aside | None] = Queue(PIECES_AHEAD)
+        self._pieces: Queue[str | SpokenAside | None] = Queue(PIECES_AHEAD)
         self._is_complete = False  # whether the last piece was put into the queue
         self._closed = False  # whether the last piece was taken from the queue
         self._error: BaseException | None = None  # why speech ended
@@ -165,7 +165,7 @@ class Speaking(threading.Thread):
     def run(self) -> None:
         try:
             for piece in self._next_pieces():
-                if isinstance(piece, Aside):
+                if isinstance(piece, SpokenAside):
                     self._speak_aside(piece)
                 else:
                     self._speak(piece)
@@ -184,12 +184,12 @@ class Speaking(threading.Thread):
                 pass
             self.was_interrupted = self._interrupt.is_set()
 
-    def _put(self, piece: str | Aside | None) -> None:
+    def _put(self, piece: str | SpokenAside | None) -> None:
         while True:
             with suppress(Full):
                 return self._pieces.put(piece, timeout=SIGNAL_SECONDS)
 
-    def _put_aside(self, aside: Aside, wait: bool) -> bool:
+    def _put_aside(self, aside: SpokenAside, wait: bool) -> bool:
         while not (self._closed or self._interrupt.is_set() or aside.interrupt.is_set()):
             with suppress(Full):
                 self._pieces.put(aside, timeout=SIGNAL_SECONDS if wait else 0.001)
@@ -198,7 +198,7 @@ class Speaking(threading.Thread):
                 break
         return False
 
-    def _next_pieces(self) -> Iterator[str | Aside]:
+    def _next_pieces(self) -> Iterator[str | SpokenAside]:
         while not self._closed:
             piece = self._pieces.get()
             if piece is None:
@@ -218,7 +218,7 @@ class Speaking(threading.Thread):
         self._spoken.finish(end)
         log.debug("sentence synthesized: it ends at %.2f s of the speaker", end)
 
-    def _speak_aside(self, aside: Aside) -> None:
+    def _speak_aside(self, aside: SpokenAside) -> None:
         """Speak a sentence that is no part of the reply; what follows begins once it was played or is silent."""
         end: float | None = None
         sentence = speakable(aside.text, self._output.language_of(aside.text))

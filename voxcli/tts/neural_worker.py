@@ -8,6 +8,7 @@ The weights are loaded only if they have the checksum. Nothing is downloaded.
 """
 
 import hashlib
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -26,6 +27,7 @@ LONGEST_CHARS = 400  # The model's memory grows with the square of a text's leng
 SENTENCE_GAP_SECONDS = 0.25  # Silence after a sentence, as between those of a text that the voice says in one go.
 CLAUSE_GAP_SECONDS = 0.1  # Silence after a part of a sentence.
 SENTENCE_ENDS = tuple(".!?…")
+NO = re.compile(r"\bno\.", re.IGNORECASE)  # hibari reads it as "number", which `voxcli.core.speakable` writes out.
 CLOSERS = "\"'”’)]»"  # noqa: RUF001 - quotation marks
 
 
@@ -67,7 +69,7 @@ class NeuralRenderer:
     def _spoken(self, text: str) -> "Samples":
         is_sentence = text.rstrip(CLOSERS).endswith(SENTENCE_ENDS)
         gap_seconds = (SENTENCE_GAP_SECONDS if is_sentence else CLAUSE_GAP_SECONDS) / self._speed
-        samples = self._hibari(text, speed=self._speed, seed=0)
+        samples = self._hibari(NO.sub("no .", text), speed=self._speed, seed=0)
         return trimmed(samples, self._hibari.sample_rate, gap_seconds)
 
 

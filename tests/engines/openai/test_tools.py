@@ -456,8 +456,13 @@ def test_another_refusal_is_no_refusal_of_tools(server: OpenAIServer) -> None:
     assert "lower session.context_tokens" in failure_of(engine_for(server), Runner()).hint
 
 
+def drops_in_a_call(exchange: Exchange) -> None:
+    exchange.event(chunk(tool_calls=[WHOLE]))
+    exchange.drop()
+
+
 CUT: dict[str, Answer] = {
-    "dropped": sends(then=lambda exchange: (exchange.event(chunk(tool_calls=[WHOLE])), exchange.drop())),
+    "dropped": sends(then=drops_in_a_call),
     "ended": streams(chunk(tool_calls=[WHOLE])),
     "in the middle": streams(chunk(tool_calls=[piece(id="a", name="weather", arguments='{"ci')])),
     "an error": streams(chunk(tool_calls=[WHOLE]), {"error": {"message": "engine died", "code": 500}}),

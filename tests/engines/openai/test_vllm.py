@@ -130,7 +130,7 @@ def test_more_turns_than_a_server_takes_clips() -> None:
         replace(EARLIER, interrupted=number % 2 == 0, reply="" if number % 3 else "Yes.") for number in range(9)
     )
     with closing(engine.reply(Session(None, "Be short.", turns), spoken(), threading.Event())) as reply:
-        assert "".join(reply)
+        assert "".join(map(str, reply))
 
 
 def test_a_batch_of_a_hundred(home: Path) -> None:
@@ -147,7 +147,7 @@ def test_many_threads_at_once() -> None:
     engine = RemoteEngine(Server(URL), OPTIONS)
 
     def ask(number: int) -> str:
-        return "".join(engine.reply(Session(), spoken(number), threading.Event()))
+        return "".join(map(str, engine.reply(Session(), spoken(number), threading.Event())))
 
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(ask, range(24)))
