@@ -111,7 +111,8 @@ def test_the_best_format_that_fits_is_loaded(quick: Path, notices: list[str]) ->
 
 def test_the_estimate_of_a_token_is_what_the_cache_takes(quick: Path, notices: list[str]) -> None:
     engine = load(quick, notices)
-    assert engine.decoder.capacity == 2048 + 8
+    aside = engine.decoder.capacity - 2048 - 8
+    assert 0 < aside < 120, "room to ask what was understood; at most 15 MB with Mini"
     loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(has_triton=False))
     cache = SharedModel(loaded.model).text.allocate(2056)
     value_bytes = cache.memory.element_size()
