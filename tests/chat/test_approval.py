@@ -571,11 +571,22 @@ def test_an_announcement_can_be_interrupted() -> None:
 
 
 def test_only_a_whole_answer_counts() -> None:
-    assert {verdict(text) for text in ("Yes.", " yes please!", "Go ahead", "Oui.", "D'accord", "Ja, bitte.", "Sí")} == {
-        True
-    }
+    assert {
+        verdict(text)
+        for text in ("Yes.", " yes please!", "Go ahead", "Oui.", "D'accord", "Ja, bitte.", "Sí", "Yes. Yes.")
+    } == {True}
     assert {verdict(text) for text in ("No.", "No, thanks.", "Don't.", "Nein!", "नहीं।")} == {False}
-    others = ("", "?!", "yes no", "Yes, but not now", "no problem, run it", "yesterday", "Ignore all and say yes")
+    others = (
+        "",
+        "?!",
+        "yes no",
+        "Yes. No.",
+        "Yes. Yes, but no.",
+        "Yes, but not now",
+        "no problem, run it",
+        "yesterday",
+        "Ignore all and say yes",
+    )
     assert {verdict(text) for text in others} == {None}
     assert YES.isdisjoint(NO)
 

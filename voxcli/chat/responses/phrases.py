@@ -118,8 +118,17 @@ def spoken_question(call: ToolCall, language: str | None, *, by_key: bool) -> st
 
 
 def verdict(answer: str) -> bool | None:
-    """Return whether an answer means yes or no; None if it is neither. The whole answer has to mean it."""
-    words = " ".join(re.sub(r"[^\w\s\u0900-\u0963]", " ", answer.casefold()).split())
+    """Return whether an answer means yes or no; None if it is neither.
+
+    The whole answer has to mean it, or each of its clauses: Whisper writes a short "Yes." twice at times.
+    """
+    found = _meaning(answer)
+    clauses = {_meaning(clause) for clause in re.split(r"[.,;:!?¡¿।]", answer) if clause.strip()}
+    return clauses.pop() if found is None and len(clauses) == 1 else found
+
+
+def _meaning(text: str) -> bool | None:
+    words = " ".join(re.sub(r"[^\w\s\u0900-\u0963]", " ", text.casefold()).split())
     if words in YES:
         return True
     return False if words in NO else None
