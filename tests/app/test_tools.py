@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from voxcli.app import diagnostics
+from voxcli.app.checks import diagnostics
 from voxcli.app.tools import broken_tools, has_tools, listed_tools, open_toolbox
 from voxcli.config.loading import Settings, load
 from voxcli.core.tools import ToolCall, ToolSpec

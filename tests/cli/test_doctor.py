@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.support.machines import NO_MPS, gpu, mac, machine
-from voxcli.app import diagnostics, microphone
-from voxcli.app.doctor import probes
-from voxcli.app.verdict import COMMANDS, Check, Finding, Probe, examine, verdict
+from voxcli.app import microphone
+from voxcli.app.checks import diagnostics
+from voxcli.app.checks.doctor import probes
+from voxcli.app.checks.verdict import COMMANDS, Check, Finding, Probe, examine, verdict
 from voxcli.cli import app
 from voxcli.engines.embedded.chosen import hub_model
 from voxcli.engines.embedded.recommended import PAIRS, recommended

@@ -98,6 +98,9 @@ def test_test_as_json_is_the_record() -> None:
         "arguments": '{"city": "Rome"}',
         "status": "done",
         "text": "Rome",
+        "asked": False,
+        "allowed": True,
+        "decided_by": "flag",
     }
 
 

@@ -28,7 +28,7 @@ from voxcli.output import Output
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
-    from voxcli.app.verdict import Check, Verdict
+    from voxcli.app.checks.verdict import Check, Verdict
 
 MARKS = {"ok": "\N{CHECK MARK}", "warn": "!", "fail": "\N{BALLOT X}"}
 Command = Literal["chat", "once", "batch"]
@@ -49,8 +49,8 @@ def doctor(
     _verbose: VerboseFlag = False,
 ) -> None:
     """Tell whether you can chat here, and how to mend problems. The exit code is 0 only if you can."""
-    from voxcli.app.doctor import probes
-    from voxcli.app.verdict import COMMANDS, examine, verdict
+    from voxcli.app.checks.doctor import probes
+    from voxcli.app.checks.verdict import COMMANDS, examine, verdict
 
     flags = given(
         engine=engine,

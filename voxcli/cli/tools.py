@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,19 +71,30 @@ def try_tool(
     settings, text, interrupt = _settings(config), text_or_stdin(arguments), threading.Event()
     can_ask = sys.stdin.isatty() and arguments != "-"
 
+    answers: list[bool] = []
+
     def approve(call: "ToolCall", _interrupt: threading.Event) -> bool:
-        if yes:
-            return True
-        if not can_ask:
+        if not (yes or can_ask):
             raise ConfigError(f"{name} asks before it runs, and there is no terminal to ask on", hint="add --yes")
         with _usual_ctrl_c():
-            return typer.confirm(printable(f"Run {call.name} with {call.arguments}?"), err=True)
+            question = printable(f"Run {call.name} with {call.arguments}?")
+            answers.append(yes or typer.confirm(question, err=True))
+        return answers[-1]
 
     with ExitStack() as stack:
         toolbox = toolbox_with(settings, name, approve, stack, note)
         with set_by_ctrl_c(interrupt):
             result = toolbox.run(ToolCall("test", name, text), interrupt)
-    _show(result, as_json=json_)
+    _show(_with_decision(result, answers, yes=yes), as_json=json_)
+
+
+def _with_decision(result: "ToolResult", answers: list[bool], *, yes: bool) -> "ToolResult":
+    """Return a result with who decided whether the tool may run, if the call got that far."""
+    if answers:
+        return replace(result, asked=not yes, allowed=answers[-1], decided_by="flag" if yes else "key")
+    if result.status == "malformed":
+        return result
+    return replace(result, allowed=result.status != "refused", decided_by="settings")
 
 
 def _settings(config: Path | None) -> "Settings":

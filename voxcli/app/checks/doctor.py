@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxcli.app import diagnostics as checks
+from voxcli.app.checks import diagnostics as checks
+from voxcli.app.checks.verdict import COMMANDS, Command, Finding, Probe
 from voxcli.app.microphone import no_access, run_query, why_silent
 from voxcli.app.parts import engine_options, load_settings, open_voice
 from voxcli.app.tools import broken_tools, has_tools
-from voxcli.app.verdict import COMMANDS, Command, Finding, Probe
 from voxcli.errors import ConfigError, ModelError, VoxError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The checks of `voxcli doctor`: each takes plain values and returns what was found and how to mend it.
 
-`voxcli.app.doctor` gathers the values, `voxcli.app.verdict` tells which commands work.
+`voxcli.app.checks.doctor` gathers the values, `voxcli.app.checks.verdict` tells which commands work.
 """
 
 import os
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voxcli.app.verdict import Finding
+from voxcli.app.checks.verdict import Finding
 from voxcli.engines.voxtral.device.demand import Demand
 from voxcli.engines.voxtral.device.hardware import GB, Accelerator, Hardware, cuda_index
 from voxcli.engines.voxtral.device.placement import Wanted, needed_bytes, plan

@@ -1,0 +1,1 @@
+"""What `voxcli doctor` checks, and what it concludes."""
