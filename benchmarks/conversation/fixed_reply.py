@@ -29,6 +29,7 @@ from voxcli.chat.devices.speaker import LATENCY_SECONDS
 from voxcli.chat.events import Notice, Ready
 from voxcli.chat.messages import ThreadCrashed
 from voxcli.chat.views.lines import JsonLiveView
+from voxcli.cli.interface.log import logging_to_file
 from voxcli.config.loading import Settings
 from voxcli.config.schema import LiveSettings
 from voxcli.core.protocols import Engine, PassReport, Utterance
@@ -129,14 +130,15 @@ def pulses() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the programs."""
+    """Run one of the programs; log to the file that VOXCLI_LOG names."""
     mode, *paths = arguments
-    if mode == "pass-through":
-        pass_through()
-    elif mode == "pulses":
-        pulses()
-    else:
-        chat(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None)
+    with logging_to_file():
+        if mode == "pass-through":
+            pass_through()
+        elif mode == "pulses":
+            pulses()
+        else:
+            chat(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None)
 
 
 if __name__ == "__main__":
