@@ -1,28 +1,35 @@
-"""A conversation whose reply is always the same and immediate: `python -m benchmarks.conversation.fixed_reply MODE`.
+"""Programs that converse with the fewest parts: `python -m benchmarks.conversation.fixed_reply MODE`.
 
     chat REPLY.npy [FOLDER]   a whole `voxcli chat`: what remains is the time that the pipeline itself takes
     pass-through              plays what the microphone hears: what remains is the time that the devices take
+    pulses                    plays short noises and prints when each is audible, as far as the device knows
 
-Both print events as `voxcli chat --json` does. REPLY.npy has the samples of the reply at 44.1 kHz; FOLDER keeps the
+All print events as `voxcli chat --json` does. REPLY.npy has the samples of the reply at 44.1 kHz; FOLDER keeps the
 utterances.
 """
 
+import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.conversation.sound_card import RATE
 from voxcli.app.chat import ChatOptions, run_chat
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.hotplug import AudioDevices
+from voxcli.chat.devices.portaudio import DeviceStream, find_device
+from voxcli.chat.devices.speaker import LATENCY_SECONDS
 from voxcli.chat.events import Notice, Ready
 from voxcli.chat.messages import ThreadCrashed
 from voxcli.chat.views.lines import JsonLiveView
+from voxcli.cli.interface.log import logging_to_file
 from voxcli.config.loading import Settings
 from voxcli.config.schema import LiveSettings
 from voxcli.core.protocols import Engine, PassReport, Utterance
@@ -32,6 +39,8 @@ FIXED_REPLY = "fixed-reply"
 READ_SECONDS = 0.1
 # -50 dBFS. Fainter blocks are not played, so that each sound finds an idle loudspeaker, as a reply does.
 PLAYED_LEVEL = 0.003
+SETTLE_SECONDS = 3.0  # A null sink takes up to two seconds until it runs evenly.
+PULSE_SECONDS, NOISE_SECONDS, PULSE_LEVEL = 0.57, 0.03, 0.2
 
 
 @dataclass
@@ -97,13 +106,39 @@ def pass_through() -> None:
                 devices.speaker.play(AudioClip(block.samples), over)
 
 
+def pulses() -> None:
+    """Play a noise of some blocks every PULSE_SECONDS until Ctrl-C; print when each begins, in monotonic seconds."""
+    over = threading.Event()
+    signal.signal(signal.SIGINT, lambda _number, _frame: over.set())
+    begun: list[float] = []
+    started = next_at = time.monotonic() + SETTLE_SECONDS
+
+    def fill(out: NDArray[np.float32], moment: float, _lost: bool) -> None:
+        nonlocal next_at
+        if next_at <= moment:
+            begun.append(moment)
+            next_at += PULSE_SECONDS
+        if moment > started and moment - next_at + PULSE_SECONDS < NOISE_SECONDS:
+            out[:] = np.random.default_rng(1).uniform(-PULSE_LEVEL, PULSE_LEVEL, out.shape)
+
+    stream = DeviceStream(find_device("output"), fill, LATENCY_SECONDS)
+    print(json.dumps({"event": "ready"}), flush=True)
+    while not over.wait(READ_SECONDS):
+        while begun:
+            print(json.dumps({"event": "pulse", "audible_at": begun.pop(0)}), flush=True)
+    stream.close()
+
+
 def main(arguments: list[str]) -> None:
-    """Run one of the programs."""
+    """Run one of the programs; log to the file that VOXCLI_LOG names."""
     mode, *paths = arguments
-    if mode == "pass-through":
-        pass_through()
-    else:
-        chat(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None)
+    with logging_to_file():
+        if mode == "pass-through":
+            pass_through()
+        elif mode == "pulses":
+            pulses()
+        else:
+            chat(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None)
 
 
 if __name__ == "__main__":

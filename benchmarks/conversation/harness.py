@@ -148,6 +148,22 @@ class Harness:
             raise VoxError(f"of {PULSES} sounds, {len(arrivals)} passed the devices: is the machine too busy?")
         return median([(there - here) * 1000 / RATE for here, there in zip(onsets, arrivals, strict=True)])
 
+    def recording_ahead_ms(self) -> float:
+        """Return how long before its reported time a sound is in the recording: the median over short sounds.
+
+        A null sink hands samples to its recording when it fetches them. It fetches them as early as its latency
+        allows, and reports them as audible that much later.
+        """
+        start = self.card.recording.position
+        with running_chat([*FIXED_REPLY_PROGRAM, "pulses"], self.card.environment) as program:
+            if not program.wait_for("pulse", PULSES, ANSWER_SECONDS):
+                raise VoxError("the loudspeaker plays no pulses: is the machine too busy?")
+            time.sleep(MARGIN_SECONDS)
+            audible = [event["audible_at"] for event in program.events("pulse")]
+        played = stretches(self.loudspeaker(start, self.card.recording.position), RATE // 5)
+        recorded = [self.time_of(start + begin) for begin, _ in played][: len(audible)]
+        return median([1000 * (there - here) for here, there in zip(recorded, audible, strict=False)])
+
 
 def noise(seconds: float, *, seed: int = 0) -> Samples:
     """Return steady noise at RATE, no part of which resembles another."""

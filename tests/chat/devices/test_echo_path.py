@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.room import SECOND, echo, level, spoken
-from voxcli.audio.clip import Samples
+from voxcli.audio.clip import AudioClip, Samples
 from voxcli.audio.levels import SILENCE_DBFS
 from voxcli.chat.devices.echo_path import (
     EARLIEST_SAMPLES,
@@ -76,6 +76,20 @@ def test_the_correlation_of_one_copy_is_one(played: Samples) -> None:
     around = played[: LATEST_SAMPLES + SECOND + EARLIEST_SAMPLES]
     assert peak_correlation(around, around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
     assert peak_correlation(around, -0.01 * around[3000 : 3000 + SECOND]) == pytest.approx(1, abs=0.02)
+
+
+def test_speech_that_ends_before_the_playback_is_no_echo() -> None:
+    question = spoken("our-galaxy")
+    noise = AudioClip(np.random.default_rng(0).uniform(-0.17, 0.17, 88_200).astype(np.float32), 44_100)
+    reply = noise.resampled(SECOND).samples
+    for end in range(SECOND, WINDOW, SECOND // 20):
+        captured = np.zeros(WINDOW, np.float32)
+        said = question[-end:]
+        captured[end - len(said) : end] = said
+        played = np.zeros(LATEST_SAMPLES + WINDOW + EARLIEST_SAMPLES, np.float32)
+        replied = played[LATEST_SAMPLES + end + SECOND * 4 // 10 :]
+        replied[: len(reply)] = reply[: len(replied)]
+        assert not estimate_delay(played, captured).is_reliable
 
 
 def test_two_hums_of_one_pitch_do_not_correlate() -> None:

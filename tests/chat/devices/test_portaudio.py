@@ -29,16 +29,9 @@ def card() -> Iterator[SoundCard]:
     with sound_card() as card, pytest.MonkeyPatch.context() as patch:
         for name, value in card.environment.items():
             patch.setenv(name, value)
-        _restart_portaudio()
+        portaudio.refresh_devices()
         yield card
-    _restart_portaudio()
-
-
-def _restart_portaudio() -> None:
-    import sounddevice
-
-    sounddevice._terminate()  # Documented way to make PortAudio see new devices.
-    sounddevice._initialize()
+    portaudio.refresh_devices()
 
 
 def tone(seconds: float, hertz: float = 440, rate: int = 22_050) -> AudioClip:
@@ -166,6 +159,38 @@ def test_a_device_that_fails_while_it_plays_is_reported_and_closed(how: signal.S
     message, hint = output.strip().split("|")
     assert message == "the output device 'default' can't be used: it takes no more sound"
     assert "--no-speak" in hint
+    assert process.returncode == 0
+
+
+# Two threads close a loudspeaker that hangs, and the program ends; PortAudio may not be closed a second time then.
+CLOSED_TWICE = """
+import threading
+from voxcli.chat.devices.portaudio import DeviceStream, find_device
+blocks = []
+stream = DeviceStream(find_device("output"), lambda *block: blocks.append(block), 0.06)
+while not blocks:
+    threading.Event().wait(0.01)
+print("go", flush=True)
+while not stream.failure:
+    threading.Event().wait(0.01)
+threading.Thread(target=stream.close, daemon=True).start()
+stream.close()
+print("ended", flush=True)
+"""
+
+
+@needs_sound_card
+def test_a_program_ends_while_two_threads_close_a_device_that_hangs() -> None:
+    with sound_card() as card:
+        process = _run(CLOSED_TWICE, card.environment)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "go\n"
+        card.server.send_signal(signal.SIGSTOP)
+        try:
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert output == "ended\n"
     assert process.returncode == 0
 
 

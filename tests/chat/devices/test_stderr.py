@@ -75,6 +75,35 @@ def test_no_line_of_another_thread_is_lost_and_sound_libraries_are_logged_once(t
     assert len(set(logged)) == len(logged)
 
 
+# A thread repeats a message without a pause, as PortAudio 19.6 does where a sound server was killed.
+FLOODED = f"""
+import logging, os, sys, threading
+from itertools import count
+from voxcli.chat.devices.stderr import redirect_library_messages
+logging.basicConfig(filename=sys.argv[1], level=logging.DEBUG, format="%(message)s")
+redirect_library_messages()
+written = 0
+
+def flood():
+    global written
+    for written in count():
+        os.write(2, b"Expression 'ready' failed\\n")
+
+threading.Thread(target=flood, daemon=True).start()
+for number in range({LINES}):
+    print(f"python {{number}}", file=sys.stderr)
+    threading.Event().wait(0.005)
+print(f"repeated {{written}}", file=sys.stderr)
+"""
+
+
+def test_a_message_that_is_repeated_forever_is_logged_once_and_slowed_down(tmp_path: Path) -> None:
+    *lines, last = run(FLOODED, tmp_path / "log", dict(os.environ))
+    assert lines == [f"python {number}" for number in range(LINES)]
+    assert (tmp_path / "log").read_text().splitlines() == ["Expression 'ready' failed"]
+    assert 0 < int(last.split()[1]) < 100 * LINES  # At full speed there would be millions.
+
+
 # Plays until the device is gone.
 PLAYS = """
 import logging, sys, threading

@@ -23,6 +23,8 @@ MIN_CONFIDENCE = 12.0
 AUDIBLE = 0.001  # -60 dBFS
 MIN_AUDIBLE_SHARE = 0.2  # With less audible playback, about a second of speech, nothing can be measured.
 REFLECTION_SAMPLES = SAMPLE_RATE * 40 // 1000  # Within this time, a reflection may be louder than the first arrival.
+# A peak so near an end of the range is the slope of one outside: somebody spoke before or after the playback.
+EDGE_SAMPLES = SAMPLE_RATE * 5 // 1000
 MIN_BIN_MAGNITUDE = 0.003  # 50 dB below the loudest bin; whitening quieter bins would only raise noise.
 SPEECH_HERTZ = (300, 4000)  # Below this band, two voices of the same pitch correlate.
 
@@ -77,6 +79,8 @@ def estimate_delay(played: Samples, microphone: Samples) -> DelayEstimate:
     if not noise > 0:
         return DelayEstimate(0.0, 0.0)
     first = _first_arrival(heights, peak)
+    if first < EDGE_SAMPLES or peak >= len(heights) - EDGE_SAMPLES:
+        return DelayEstimate(0.0, 0.0)
     return DelayEstimate((first - EARLIEST_SAMPLES) * 1000 / SAMPLE_RATE, float(heights[peak]) / noise)
 
 

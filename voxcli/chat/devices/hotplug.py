@@ -106,7 +106,8 @@ class AudioDevices:
         self._lost += lost
         self._listed_at = -math.inf
         log.info("lost: %s", _names(lost))
-        self._post_change(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device")
+        known = " that is known; to find a new one, start the chat again" if portaudio.has_hanging_streams() else ""
+        self._post_change(f"{_names(lost)} {'is' if len(lost) == 1 else 'are'} gone; waiting for a device{known}")
 
     def _reopen_lost_devices(self) -> None:
         """Try to reopen the lost devices; notify the user of those that are back."""

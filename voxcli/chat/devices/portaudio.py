@@ -26,7 +26,7 @@ SANE_SECONDS = 1.0  # A latency above this, as reported by a device, is wrong.
 
 Kind = Literal["input", "output"]
 
-_hanging: list[threading.Thread] = []  # Threads that hang while they close a device.
+_hanging: list[threading.Thread] = []  # Threads that were abandoned while they closed a device.
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ def _identity(device: Device) -> str:
     return json.dumps([device.host_api, device.name, device.is_default])
 
 
+def has_hanging_streams() -> bool:
+    """Tell whether a stream hangs on closing, so that `refresh_devices` does nothing."""
+    return any(closing.is_alive() for closing in _hanging)
+
+
 def refresh_devices() -> None:
     """Restart PortAudio to update its list of devices; every stream has to be closed before.
 
@@ -160,7 +165,7 @@ def refresh_devices() -> None:
         AudioDeviceError: PortAudio can't start.
     """
     sounddevice = _sounddevice()
-    if any(closing.is_alive() for closing in _hanging):
+    if has_hanging_streams():
         return
     try:
         if sounddevice._initialized:  # False where the last start failed.
@@ -195,6 +200,7 @@ class DeviceStream:
         self._called = time.monotonic() + START_SECONDS - STALL_SECONDS
         self._finished = threading.Event()  # Set by close(), or when the device fails.
         self._closing: threading.Thread | None = None
+        self._lock = threading.Lock()  # Guards the start of `_closing`.
         self._defect: Exception | None = None  # The callback's exception.
         open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
         try:
@@ -229,17 +235,26 @@ class DeviceStream:
     def close(self) -> None:
         """Play the device's buffer to its end and close the device, or abandon it if it hangs for STALL_SECONDS.
 
-        libpulse deadlocked in one of ten cases where its server was killed. In others, PortAudio's thread ran on
-        without a pause, and would have kept `stop` waiting forever; `abort` cancels the thread.
+        Any thread may call it, and it waits for a call on another thread. PortAudio joins its own thread without a
+        limit, and a second join of it, by `Pa_Terminate` for example, is undefined: the process hung or crashed. So
+        nothing terminates PortAudio while a stream is abandoned.
+
+        Where the sound server was killed, one stream in thirty did not close. Either libpulse deadlocked, or
+        PortAudio 19.6's thread repeated an error message forever: the error handling of its `WaitForFrames` jumps
+        to itself. Neither `abort` nor `stop` ends these. `abort` ends a thread that waits for a server that is
+        stopped; PortAudio permits its cancellation there only.
         """
-        if self._closing is None:
-            end = self._stream.abort if self._hangs else self._stream.stop
-            self._closing = threading.Thread(target=self._close_stream, args=(end,), name="audio close", daemon=True)
-            self._closing.start()
-            self._closing.join(STALL_SECONDS)
-            if self._closing.is_alive():
-                _hanging.append(self._closing)
-                _skip_exit_handler()
+        with self._lock:
+            if self._closing is None:
+                end = self._stream.abort if self._hangs else self._stream.stop
+                self._closing = threading.Thread(
+                    target=self._close_stream, args=(end,), name="audio close", daemon=True
+                )
+                self._closing.start()
+        self._closing.join(STALL_SECONDS)
+        if self._closing.is_alive() and self._closing not in _hanging:
+            _hanging.append(self._closing)
+            _skip_exit_handler()
 
     def _close_stream(self, end: Callable[[], None]) -> None:
         end()

@@ -3,7 +3,7 @@
 PortAudio, ALSA and JACK print to file descriptor 2 from threads of their own, and can't be told to stop. From the
 first use of a device to the end of the program, this module replaces the descriptor by a pipe. A line from a sound
 library goes to the log, once; every other line goes to the real standard error. Python's `sys.stderr` gets its own
-descriptor, which bypasses the pipe.
+descriptor, which bypasses the pipe. A thread that repeats a message forever is slowed down by reading the pipe slowly.
 """
 
 import atexit
@@ -24,6 +24,10 @@ MESSAGE = re.compile(
 READ_BYTES = 1 << 16
 KEPT_MESSAGES = 1000  # The most different messages that are logged.
 LINE_BYTES = 4096  # C's line buffer; a pipe accepts this much in one atomic write.
+# A read of so many bytes without anything new is a flood. A thread of PortAudio 19.6 whose device is gone may repeat
+# one message forever; it fills the pipe with some 600 of them and waits until they are read.
+FLOOD_BYTES = READ_BYTES // 2
+FLOOD_SECONDS = 0.25
 DRAIN_SECONDS = 0.5  # The wait for the last lines at exit; a surviving child process keeps the pipe open.
 
 _log = logging.getLogger(__name__)
@@ -48,6 +52,8 @@ class _Relay(threading.Thread):
         self._real = real
         self._logged: set[bytes] = set()
         self._is_message = False  # Whether the last line was one.
+        self._is_flooded = False  # Whether the last read was long and had no new line.
+        self._over = threading.Event()  # Set when the program ends.
         if sys.stderr is sys.__stderr__ and sys.stderr and sys.stderr.fileno() == 2:
             sys.stderr = _reopened(sys.stderr, real)
         self._reading, writing = os.pipe()
@@ -60,14 +66,17 @@ class _Relay(threading.Thread):
         rest = b""
         while data := os.read(self._reading, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._relay_line(line + b"\n")
+            known = [self._relay_line(line + b"\n") for line in lines]
+            self._is_flooded = len(data) >= FLOOD_BYTES and all(known)
+            if self._is_flooded:
+                self._over.wait(FLOOD_SECONDS)
             if not MESSAGE.match(rest):  # A prompt, for example, has no end of line.
                 self._write_to_stderr(rest)
                 rest = b""
         self._relay_line(rest)
 
-    def _relay_line(self, line: bytes) -> None:
+    def _relay_line(self, line: bytes) -> bool:
+        """Log or write a line; return whether it was logged before."""
         was_message, self._is_message = self._is_message, bool(MESSAGE.match(line))
         if not self._is_message:
             if not (was_message and line == b"\n"):  # An empty line ends some messages of ALSA.
@@ -75,6 +84,9 @@ class _Relay(threading.Thread):
         elif line not in self._logged and len(self._logged) < KEPT_MESSAGES:
             self._logged.add(line)
             _log.debug("%s", line.decode(errors="replace").rstrip())
+        else:
+            return True
+        return False
 
     def _write_to_stderr(self, text: bytes) -> None:
         with suppress(OSError):  # The terminal is closed.
@@ -82,10 +94,12 @@ class _Relay(threading.Thread):
                 text = text[os.write(self._real, text) :]
 
     def _restore(self) -> None:
-        """Restore descriptor 2, unless other code has redirected it meanwhile."""
+        """Restore descriptor 2, unless other code has redirected it meanwhile; a flood does not reach the user."""
+        self._over.set()
         with suppress(OSError):
             if os.fstat(2).st_ino == self._pipe:
-                os.dup2(self._real, 2)
+                # C's exit waits for a thread that writes to `stderr`, so the pipe may not stay full.
+                os.dup2(os.open(os.devnull, os.O_WRONLY) if self._is_flooded else self._real, 2)
         self.join(DRAIN_SECONDS)
 
 

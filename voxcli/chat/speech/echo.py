@@ -7,6 +7,7 @@ fails so badly that the program answers itself. All classes belong to one thread
 Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +27,8 @@ from voxcli.errors import AudioDeviceError, missing_extra
 
 if TYPE_CHECKING:
     from livekit.rtc import AudioProcessingModule
+
+log = logging.getLogger(__name__)
 
 FRAME_SAMPLES = SAMPLE_RATE // 100  # The canceller processes frames of exactly 10 ms.
 LAG_SAMPLES = 128  # The canceller's delay: a block and an overlap of 64 samples each.
@@ -199,7 +202,9 @@ class EchoCanceller:
         self._microphone.write(start, _bounded(frames))
         is_at_rest = start - self._shift >= self._played.sound_end + REST_SAMPLES
         cancelled = None if is_at_rest else self._cancel(start, self._position)
-        self._bypassed = self._bypassed or self._is_free_of_echo()
+        if not self._bypassed and self._is_free_of_echo():
+            log.debug("no echo: the canceller is bypassed")
+            self._bypassed = True
         if cancelled is None or self._bypassed:
             cancelled = self._without_canceller(start, self._position)
         cleaned = cancelled[max(0, self._lag_samples - start) :]
@@ -215,6 +220,7 @@ class EchoCanceller:
         played = self._played.read(start - LATEST_SAMPLES, self._position + EARLIEST_SAMPLES)
         estimate = estimate_delay(played, self._microphone.read(start, self._position))
         if estimate.is_reliable:
+            log.debug("echo after %.0f ms", estimate.delay_ms)
             self._bypassed = False
             self.delay = estimate
             self.set_delay(estimate.delay_ms / 1000)
