@@ -1,7 +1,5 @@
 """Tests of the microphone, the loudspeaker and hot-plug on PulseAudio, by what is captured and recorded."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -382,30 +380,3 @@ def test_a_sentence_is_announced_within_a_tenth_of_a_second(card: SoundCard) -> 
     assert len(late) == len(sentences)
     assert min(late) >= -0.002
     assert max(late) < 0.1
-
-
-# Prints "go", waits until both devices are lost, and prints the share of a processor that waiting for them takes. In a
-# process of its own, because a thread of a device that another test lost may still run.
-WAITS = """
-import threading, time
-from voxcli.chat.devices.hotplug import AudioDevices
-lost = threading.Event()
-with AudioDevices(lambda posted: lost.set()) as devices:
-    print("go", flush=True)
-    lost.wait()
-    started, used = time.monotonic(), time.process_time()
-    threading.Event().wait(1.6)
-    print((time.process_time() - used) / (time.monotonic() - started), flush=True)
-    assert devices.microphone.failure
-"""
-
-
-def test_waiting_for_a_device_takes_next_to_no_time_of_the_processor() -> None:
-    with studio() as own:
-        command = [sys.executable, "-c", WAITS]
-        with subprocess.Popen(command, env=own.environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            assert process.stdout.readline() == "go\n"
-            own.server.kill()
-            assert float(process.stdout.readline()) < 0.4
-    assert process.returncode == 0
