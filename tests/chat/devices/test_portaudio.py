@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.virtual_audio import RATE, SoundCard, missing_program, sound_card
+from tests.support.virtual_microphone import studio
 from voxcli.audio.clip import AudioClip, Samples
 from voxcli.chat.devices import portaudio
 from voxcli.chat.devices import speaker as loudspeaker
@@ -191,6 +192,32 @@ def test_a_program_ends_while_two_threads_close_a_device_that_hangs() -> None:
         finally:
             process.kill()
     assert output == "ended\n"
+    assert process.returncode == 0
+
+
+# Prints "go", waits until both devices are lost, and prints the share of a processor that waiting for them takes. In a
+# process of its own, because a thread of a device that another test lost may still run.
+WAITS = """
+import threading, time
+from voxcli.chat.devices.hotplug import AudioDevices
+lost = threading.Event()
+with AudioDevices(lambda posted: lost.set()) as devices:
+    print("go", flush=True)
+    lost.wait()
+    started, used = time.monotonic(), time.process_time()
+    threading.Event().wait(1.6)
+    print((time.process_time() - used) / (time.monotonic() - started), flush=True)
+    assert devices.microphone.failure
+"""
+
+
+@needs_sound_card
+def test_waiting_for_a_device_takes_next_to_no_time_of_the_processor() -> None:
+    with studio() as own, _run(WAITS, own.environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "go\n"
+        own.server.kill()
+        assert float(process.stdout.readline()) < 0.4
     assert process.returncode == 0
 
 

@@ -109,14 +109,26 @@ class ReferenceTap:
 def _with_silence_joined(blocks: list[_Handed]) -> list[_Handed]:
     """Join silent blocks that follow one another without a gap."""
     joined: list[_Handed] = []
+    silent = 0  # Samples of silence at the end of `joined`.
     for block in blocks:
         last = joined[-1] if joined else block
-        follows = last.stream == block.stream and last.position + len(last.samples) == block.position
-        if follows and not (last.samples.any() or block.samples.any()):
-            joined[-1] = replace(last, samples=np.zeros(len(last.samples) + len(block.samples), np.float32))
-        else:
-            joined.append(block)
+        follows = last.stream == block.stream and last.position + max(silent, len(last.samples)) == block.position
+        is_silent = not block.samples.any()
+        if silent and is_silent and follows:
+            silent += len(block.samples)
+            continue
+        if silent > len(last.samples):
+            joined[-1] = _silence(last, silent)
+        joined.append(block)
+        silent = len(block.samples) if is_silent else 0
+    if joined and silent > len(joined[-1].samples):
+        joined[-1] = _silence(joined[-1], silent)
     return joined
+
+
+def _silence(first: _Handed, samples: int) -> _Handed:
+    """Return a silent block of another length."""
+    return replace(first, samples=np.zeros(samples, np.float32))
 
 
 @dataclass(frozen=True)
@@ -178,8 +190,11 @@ class OutputSpeaker:
     @property
     def is_playing(self) -> bool:
         """Whether sound is queued, held or playing; False where the device is lost."""
-        is_lost = self._lost.is_set() or bool(self.failure)
-        return not is_lost and self._queued_samples - self._dropped_samples > self._played_samples()
+        if self._lost.is_set() or self.failure:
+            return False
+        wanted = self._queued_samples - self._dropped_samples
+        played_long_ago = self._playback[0][1]  # Saves looking for the present position while nothing plays.
+        return wanted > played_long_ago and wanted > self._played_samples()
 
     def duck(self) -> None:
         """Fade out within one block and hold the queue; `play` may still add to it."""

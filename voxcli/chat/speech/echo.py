@@ -249,6 +249,8 @@ class EchoCanceller:
         if self._bypass_module:
             return _process(self._bypass_module, self._microphone.read(start, stop))
         samples = self._microphone.read(start - len(self._response) + 1, stop)
+        if not samples.any():
+            return np.zeros(stop - start, np.float32)
         return _bounded(np.convolve(samples, self._response, "valid").astype(np.float32))
 
 
