@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tests.support.listener_harness import FakeMicrophone, detect, silence, voice
 from tests.support.live_doubles import RunningConversation
-from voxcli.chat.events import TurnTaken
+from voxcli.chat.events import SentenceSpoken, TurnTaken
 from voxcli.chat.listener import Listener
 from voxcli.chat.messages import Inbound
 from voxcli.chat.speech.echo import Timeline
@@ -49,6 +49,8 @@ def chat_with_one_turn() -> None:
         listener.start()
         for samples in (voice(20), silence(10), voice(10), silence(60)):
             microphone.capture(samples)
+        live.journal.wait_for(SentenceSpoken)
+        microphone.capture(silence(60))  # The time in which the turn could be taken back begins with the reply.
         live.journal.wait_for(TurnTaken)
         microphone.end()
         listener.close()
