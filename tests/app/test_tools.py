@@ -62,6 +62,14 @@ def test_without_tools_there_is_no_toolbox(opening: Opening) -> None:
     assert listed_tools(settings, opening.stack, opening.notices.append) == []
 
 
+def test_no_variable_holds_the_keys_of_two_servers(opening: Opening) -> None:
+    pytest.importorskip("mcp")
+    with pytest.raises(
+        ConfigError, match=r"mcp\.my-house and mcp\.my_house would share the key in VOXCLI_MCP_MY_HOUSE_"
+    ):
+        opening.toolbox('[mcp.my-house]\nurl = "http://127.0.0.1:9/a"\n[mcp.my_house]\nurl = "http://127.0.0.1:9/b"\n')
+
+
 def test_limits_and_approvals_are_those_of_the_settings(opening: Opening) -> None:
     box = opening.toolbox(
         """

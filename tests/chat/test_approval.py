@@ -21,7 +21,7 @@ from voxcli.chat.events import (
     TurnTaken,
 )
 from voxcli.chat.messages import Announcement, Interrupt
-from voxcli.chat.responses.approval import ApprovalRequest, ToolAnnounced
+from voxcli.chat.responses.approval import ApprovalRequest, Approver, ToolAnnounced
 from voxcli.chat.responses.phrases import NO, PHRASES, YES, one_moment, spoken_question, verdict
 from voxcli.chat.responses.response import Responder, Response
 from voxcli.chat.responses.tool_progress import ANSWER_SECONDS, PATIENCE_SECONDS, ToolProgress
@@ -29,7 +29,7 @@ from voxcli.core.protocols import SpeechOutput, Utterance
 from voxcli.core.session import Session, Turn
 from voxcli.core.speaking import Interjection
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
-from voxcli.core.tools import ToolCall, ToolCalled, ToolCalls, ToolReturned, ToolsStopped
+from voxcli.core.tools import ToolCall, ToolCalled, ToolCalls, ToolResult, ToolReturned, ToolsStopped
 from voxcli.errors import RemoteError
 from voxcli.tools.tool import Approve
 
@@ -234,6 +234,12 @@ def test_a_tool_that_always_may_run_is_shown_while_it_does() -> None:
         live.catch_up()
         assert live.journal.states() == ["listening", "hearing", "thinking", "using tool", "thinking", "listening"]
     assert last_turn(live).tools[0].decided_by == "settings"
+
+
+def test_nothing_has_allowed_a_call_that_was_interrupted_before_it_was_asked_for() -> None:
+    approver = Approver(lambda _message: None)
+    result = approver.with_decision(ToolResult(sing(), "interrupted", "The user interrupted before it ran."))
+    assert (result.asked, result.allowed, result.decided_by) == (False, False, "")
 
 
 # Turns that may not take place.

@@ -278,3 +278,30 @@ def test_w_without_spoken_words_says_so() -> None:
         live.press("w")
         live.until(lambda: len(live.notices) == 2)
     assert live.notices == ["there is no turn whose words could be shown", "the last turn was typed"]
+
+
+def test_w_while_it_is_being_asked_waits_for_the_same_line() -> None:
+    line = EndlessLine()
+    engine = engine_of(line, [KNOWN])
+    with RunningConversation(engine, memory=remembering("show")) as live:
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
+        line.wait_until_begun()
+        live.press("w")
+        live.catch_up()
+        assert not line.closed.is_set()
+        live.utterance()
+        line.wait_until_closed()
+        assert live.journal.wait_for(Understood) == Understood(KNOWN, turn=2)
+    assert len(engine.asked_again) == 2
+
+
+def test_w_after_an_interrupted_reply_asks_for_it_anew() -> None:
+    engine, speaker = engine_of([KNOWN]), HeldSpeaker()
+    with RunningConversation(engine, speaker) as live:
+        live.utterance()
+        live.journal.wait(lambda: "speaking" in live.journal.states())
+        live.press("i", "w")
+        assert live.journal.wait_for(Understood) == Understood(KNOWN, turn=1)
+        assert live.taken[0].ended.turn.interrupted
+    assert len(engine.asked_again) == 1

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from voxcli.core.tools import ToolCall, ToolCalls, ToolResult, ToolSpec
+from voxcli.core.tools import Decider, ToolCall, ToolCalls, ToolResult, ToolSpec, ToolStatus
 from voxcli.tools.tool import Approval, Approve
 
 CANARY = ToolSpec("canary", "Sings.", {"type": "object", "properties": {"song": {"type": "string"}}})
@@ -39,8 +39,10 @@ class Canary:
         allowed = self.approval == "always" or (self.approval == "ask" and self.approve(call, interrupt))
         if interrupt.is_set():
             return ToolResult(call, "interrupted", "The user interrupted before it ran.")
+        decided_by: Decider = "" if self.approval == "ask" else "settings"
         if not allowed:
-            return ToolResult(call, "refused", "The user did not allow it.")
+            return ToolResult(call, "refused", "The user did not allow it.", decided_by=decided_by)
         self.sung.append(song)
         self.while_running(interrupt)
-        return ToolResult(call, "interrupted" if interrupt.is_set() else "done", self.text, 0.5)
+        status: ToolStatus = "interrupted" if interrupt.is_set() else "done"
+        return ToolResult(call, status, self.text, 0.5, allowed=self.approval == "always", decided_by=decided_by)

@@ -70,6 +70,12 @@ def test_older_schemas_are_followed_too() -> None:
     assert ArgumentSchema(schema, trusted=True).problem({"a": 1}) == ""
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", f"1{'0' * 400}"])
+def test_a_number_that_is_too_large_is_wrong(number: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "number", "multipleOf": 0.5}}}
+    assert ArgumentSchema(schema, trusted=True).problem(read_arguments(f'{{"a": {number}}}')) != ""
+
+
 def test_expressions_of_a_server_are_not_run() -> None:
     slow = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     assert ArgumentSchema(slow, trusted=False).problem({"a": "a" * 60 + "b"}) == ""

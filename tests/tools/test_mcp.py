@@ -393,6 +393,13 @@ def test_a_closed_server_leaves_no_process(loop: AsyncLoop, tmp_path: Path) -> N
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
+def test_a_closed_server_is_not_started_again(loop: AsyncLoop, stack: ExitStack, tmp_path: Path) -> None:
+    opened = old(loop, stack, tmp_path, {"tools": described("it")})
+    opened.server.close()
+    with pytest.raises(VoxError, match=r"the connection to mcp\.t is closed"):
+        opened.call("it")
+
+
 def test_names_of_tools_are_short_plain_and_different() -> None:
     assert tool_name("files", "read_file") == "files_read_file"
     assert tool_name("files", "read.file/x ü") == "files_read_file_x__"

@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -227,6 +227,7 @@ def _open_servers(settings: "Settings", stack: ExitStack, notice: "Notice") -> "
     except ImportError as error:
         raise _without_package() from error
     check_package()
+    _check_names(settings.mcp)
     loop = stack.enter_context(closing(AsyncLoop()))
     servers = [
         open_server(name, table, settings.tools.timeout_seconds, loop, notice) for name, table in settings.mcp.items()
@@ -285,12 +286,26 @@ def _transport(name: str, table: "McpServerSettings", notice: "Notice") -> "Open
     return transport.http(server, tls_context(server))
 
 
+def _key_variable(name: str) -> str:
+    return f"VOXCLI_MCP_{name.upper().replace('-', '_')}_API_KEY"
+
+
+def _check_names(servers: Mapping[str, "McpServerSettings"]) -> None:
+    """Raise ConfigError if one variable would hold the keys of two servers, and each be sent the other's."""
+    owners: dict[str, str] = {}
+    for name, table in servers.items():
+        if table.url and (other := owners.setdefault(_key_variable(name), name)) != name:
+            raise ConfigError(
+                f"mcp.{other} and mcp.{name} would share the key in {_key_variable(name)}", hint="rename one of them"
+            )
+
+
 def _server(name: str, url: str) -> "Server":
     """Return how a server over HTTP is reached: its address, key and proxy."""
     from voxcli.config.proxies import find_proxy
     from voxcli.servers.server import Server, ServerUse, checked_url, find_key
 
-    variable = f"VOXCLI_MCP_{name.upper().replace('-', '_')}_API_KEY"
+    variable = _key_variable(name)
     use = ServerUse(variable, f"mcp.{name}.url", "voxcli tools list", "what tools are called with")
     checked = checked_url(url, use)
     return Server(checked, find_key(checked, variable=variable), proxy=find_proxy(checked), use=use)

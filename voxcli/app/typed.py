@@ -52,7 +52,7 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
         def notice(text: str) -> None:
             view.show(Notice(text))
 
-        def notice_later(text: str) -> None:  # Another thread may not use the view.
+        def notice_later(text: str) -> None:  # With the next reply, not beside a line that is being typed.
             inbox.put(Notice(text))
 
         memory = open_memory(options.session, settings, stack, notice)

@@ -132,12 +132,10 @@ def batch(
     from voxcli.app.parts import load_settings
 
     check_stdin(*inputs, config, instructions)
-    if voice and save_replies is None:
-        raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
-    flags = given(engine=engine, url=url[0] if url else None, model=model, device=device, quantize=quantize)
-    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
-    flags |= given(understood=understood)
-    settings = load_settings(config, flags)
+    _check_voice(voice, save_replies)
+    flags = given(engine=engine, model=model, device=device, quantize=quantize, temperature=temperature)
+    flags |= given(persona=persona, instructions=instructions, language=language, voice=voice, understood=understood)
+    settings = load_settings(config, flags | ({"url": url[0]} if url else {}))
     options = BatchOptions(
         inputs=inputs,
         out=out,
@@ -158,6 +156,12 @@ def batch(
         allow_tools=allow_tool or (),
     )
     raise typer.Exit(_run(settings, options, max_p95))
+
+
+def _check_voice(voice: str | None, save_replies: Path | None) -> None:
+    """Raise ConfigError for a voice that nothing is spoken with."""
+    if voice and save_replies is None:
+        raise ConfigError("--voice is for spoken replies", hint="add --save-replies DIR, or leave it out")
 
 
 def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -> int:

@@ -63,6 +63,17 @@ ControlFlag = Annotated[
     typer.Option("--control", metavar="auto|PATH", help="Take commands from `voxcli control` at a socket."),
 ]
 
+NoSaveFlag = Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")]
+FactsFlag = Annotated[
+    bool | None, typer.Option("--facts/--no-facts", help="Remember facts about you, and tell them to the model.")
+]
+RecordFlag = Annotated[
+    Path | None, typer.Option("--record", metavar="DIR", help="Save a recording and a record of each turn in DIR.")
+]
+PlainFlag = Annotated[
+    bool, typer.Option("--plain", help="Print lines of text and redraw nothing, as for a screen reader.")
+]
+
 ControlPath = Annotated[
     str | None,
     typer.Option("--path", metavar="PATH", help="What the chat was started with: --control PATH."),
@@ -72,7 +83,7 @@ ControlPath = Annotated[
 def chat(
     session: SessionFlag = None,
     continue_: ContinueFlag = False,
-    no_save: Annotated[bool, typer.Option("--no-save", help="Keep the conversation in memory only.")] = False,
+    no_save: NoSaveFlag = False,
     text: Annotated[bool, typer.Option("--text", help="Type instead of talking; needs no audio device.")] = False,
     input_device: InputDeviceFlag = None,
     output_device: OutputDeviceFlag = None,
@@ -80,17 +91,11 @@ def chat(
     wake_word: WakeWordFlag = None,
     control: ControlFlag = None,
     no_barge_in: Annotated[bool, typer.Option("--no-barge-in", help="Don't let speech interrupt a reply.")] = False,
-    facts: Annotated[
-        bool | None, typer.Option("--facts/--no-facts", help="Remember facts about you, and tell them to the model.")
-    ] = None,
+    facts: FactsFlag = None,
     no_speak: Annotated[bool, typer.Option("--no-speak", help="Print replies without speaking them.")] = False,
     max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", min=1, help="End after N turns.")] = None,
-    record: Annotated[
-        Path | None, typer.Option("--record", metavar="DIR", help="Save a recording and a record of each turn in DIR.")
-    ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print lines of text and redraw nothing, as for a screen reader.")
-    ] = False,
+    record: RecordFlag = None,
+    plain: PlainFlag = False,
     engine: EngineFlag = None,
     url: UrlFlag = None,
     model: ModelFlag = None,
@@ -112,27 +117,16 @@ def chat(
 
     if no_speak:
         _check_silent(voice, output_device)
+    live = given(input_device=input_device, push_to_talk=push_to_talk, wake_word=wake_word, control=control)
     if text:
-        _check_typed(
-            input_device=input_device,
-            push_to_talk=push_to_talk,
-            wake_word=wake_word,
-            control=control,
-            no_barge_in=no_barge_in,
-            understood=understood,
-            record=record,
-        )
+        _check_typed(**live, no_barge_in=no_barge_in, understood=understood, record=record)
     if no_save and (session is not None or continue_):
         flag = "--continue" if continue_ else "--session"
         raise ConfigError(f"--no-save and {flag} contradict each other", hint="leave out one of them")
-    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
-    flags |= given(understood=understood, facts=facts)
-    live = given(input_device=input_device, output_device=output_device, push_to_talk=push_to_talk)
-    live |= given(wake_word=wake_word, control=control)
-    flags |= {f"live.{name}": value for name, value in live.items()}
-    if no_barge_in:
-        flags["live.barge_in"] = False
+    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize, temperature=temperature)
+    flags |= given(persona=persona, instructions=instructions, language=language, voice=voice, understood=understood)
+    live |= given(output_device=output_device, barge_in=False if no_barge_in else None)
+    flags |= given(facts=facts) | {f"live.{name}": value for name, value in live.items()}
     if sys.stdout.isatty() and not json and not plain and not text:
         leave_stderr()
     choice = SessionChoice(

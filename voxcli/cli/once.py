@@ -95,23 +95,18 @@ def once(
 
     check_stdin(source, prompt, config, instructions)
     prompt = text_or_stdin(prompt)
-    if source is None:
-        _check_alone(prompt, raw_rate)
-    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize)
-    flags |= given(persona=persona, instructions=instructions, temperature=temperature, language=language, voice=voice)
-    flags |= given(understood=understood)
-    speech = _speech(speak, as_json=json)
-    if voice and speak is False and not save_reply:
-        raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")
-    choice = SessionChoice(
-        session, continue_, new_instructions=instructions is not None, new_persona=persona is not None
-    )
+    _check_question(source, prompt, raw_rate)
+    flags = given(engine=engine, url=url, model=model, device=device, quantize=quantize, temperature=temperature)
+    flags |= given(persona=persona, instructions=instructions, language=language, voice=voice, understood=understood)
+    _check_voice(voice, speak, save_reply)
+    is_new = {"new_instructions": instructions is not None, "new_persona": persona is not None}
+    choice = SessionChoice(session, continue_, **is_new)
     settings, choice = session_settings(config, flags, choice, note)
     options = OnceOptions(
         source=source,
         prompt=prompt,
         session=choice,
-        speak=speech,
+        speak=_speech(speak, as_json=json),
         save_reply=save_reply,
         raw_rate=raw_rate,
         force=force,
@@ -130,12 +125,20 @@ def once(
         raise typer.Exit(INTERRUPTED)
 
 
-def _check_alone(prompt: str, raw_rate: int | None) -> None:
+def _check_question(source: str | None, prompt: str, raw_rate: int | None) -> None:
     """Raise ConfigError if a prompt without a recording is no question."""
+    if source is not None:
+        return
     if raw_rate is not None:
         raise ConfigError("--raw-rate is for standard input", hint=f"voxcli once - --raw-rate {raw_rate}")
     if not prompt.strip():
         raise ConfigError("there is nothing to answer", hint='name a recording, or ask: voxcli once --prompt "TEXT"')
+
+
+def _check_voice(voice: str | None, speak: bool | None, save_reply: Path | None) -> None:
+    """Raise ConfigError for a voice that nothing is spoken with."""
+    if voice and speak is False and not save_reply:
+        raise ConfigError("--voice needs a spoken reply", hint="leave out --no-speak, or add --save-reply reply.wav")
 
 
 def _speech(speak: bool | None, *, as_json: bool) -> "Speak":

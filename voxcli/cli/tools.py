@@ -90,11 +90,9 @@ def try_tool(
 
 def _with_decision(result: "ToolResult", answers: list[bool], *, yes: bool) -> "ToolResult":
     """Return a result with who decided whether the tool may run, if the call got that far."""
-    if answers:
-        return replace(result, asked=not yes, allowed=answers[-1], decided_by="flag" if yes else "key")
-    if result.status == "malformed":
+    if not answers:
         return result
-    return replace(result, allowed=result.status != "refused", decided_by="settings")
+    return replace(result, asked=not yes, allowed=answers[-1], decided_by="flag" if yes else "key")
 
 
 def _settings(config: Path | None) -> "Settings":

@@ -123,7 +123,7 @@ def explain(
     above = _environment_layer(environ, tables) | _flag_layer(flags, tables)
     if persona is not None:
         above["persona"] = Given(persona, Origin("session"))
-    given = _with_filesread_text(file | above)
+    given = _with_texts_of_files(file | above)
     settings, default = _checked(given), Origin("default")
     if settings.persona:
         name, chosen = chosen_persona(settings.persona, settings.personas)
@@ -136,7 +136,7 @@ def explain(
 
 def check_text(text: str, path: Path) -> None:
     """Check a text that is to become the settings file `path`; raise ConfigError if `load` would."""
-    settings = _checked(_with_filesread_text(_text_layer(text, path)))
+    settings = _checked(_with_texts_of_files(_text_layer(text, path)))
     check_personas(settings.persona, settings.personas)
 
 
@@ -150,7 +150,7 @@ def value_of(name: str, text: str) -> Any:
     if field is None:
         raise _unknown("setting", name, _known_near(name), "command line")
     given = Given(_from_text(field, text), Origin("file"), Path.cwd())
-    _checked(_with_filesread_text({name: given}), of=name)
+    _checked(_with_texts_of_files({name: given}), of=name)
     return given.value
 
 
@@ -304,13 +304,13 @@ def _unknown(what: str, name: str, known: Iterable[str], where: str) -> ConfigEr
     return ConfigError(f"unknown {what} {_shown(name)[1:-1]} ({where})", hint=f"did you mean {nearest}?")
 
 
-def _with_filesread_text(layer: Layer) -> Layer:
+def _with_texts_of_files(layer: Layer) -> Layer:
     """Replace instructions of the form `@FILE` by the texts of the files."""
     is_text = {name: name.rpartition(".")[2] == "instructions" for name in layer}
-    return {name: _with_fileread_text(given) if is_text[name] else given for name, given in layer.items()}
+    return {name: _with_text_of_file(given) if is_text[name] else given for name, given in layer.items()}
 
 
-def _with_fileread_text(given: Given) -> Given:
+def _with_text_of_file(given: Given) -> Given:
     if not isinstance(given.value, str) or not given.value.startswith("@"):
         return given
     try:

@@ -122,16 +122,7 @@ def run_turn(
         understanding.close()
         raise
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
-    turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(generation.tool_results))
-    ended = TurnEnded(turn, generation.report, stopwatch.timings(), generation.tools_stopped)
-    _log_end(ended)
-    yield with_understood(ended, understanding)
-
-
-def _log_end(ended: TurnEnded) -> None:
-    report = ended.report
-    counts = ended.timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
-    log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
+    yield with_understood(generation.end(utterance, reply, interrupted=interrupted), understanding)
 
 
 def _understood_meanwhile(
@@ -182,6 +173,14 @@ class _Generation:
                     self._stopwatch.note("token")
                     self.text += item
                 yield item
+
+    def end(self, utterance: Utterance, reply: str, *, interrupted: bool) -> TurnEnded:
+        """Return the end of the turn; `reply` is the part of the text that is remembered."""
+        turn = utterance.answered(reply.strip(), interrupted=interrupted, tools=tuple(self.tool_results))
+        report, timings = self.report, self._stopwatch.timings()
+        counts = timings.total_seconds, report.prompt_tokens, report.cached_tokens, report.reply_tokens
+        log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
+        return TurnEnded(turn, report, timings, self.tools_stopped)
 
     def _reported(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
         reply = cast(ReplyWithTools, self._reply)  # One that calls no tools is sent None alone.

@@ -41,7 +41,7 @@ class NotUnderstood:
 class Understanding:
     """Asks an engine what it understood of one utterance, if anybody wants to know.
 
-    `ask` and `cancel` may be called on any thread, the other methods on the thread of the turn.
+    `ask`, `cancel` and `is_asked` may be used on any thread, the rest on the thread of the turn.
     """
 
     def __init__(self, mode: UnderstoodMode = "off", may_begin: Callable[[], bool] = lambda: True) -> None:
@@ -66,6 +66,11 @@ class Understanding:
         self._is_reported = False
         if mode != "off":
             self._wanted.set()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody wants to know, and nobody has cancelled it."""
+        return self._wanted.is_set() and not self._cancelled.is_set()
 
     def ask(self) -> None:
         """Let the engine be asked, whatever the mode."""

@@ -18,7 +18,7 @@ from voxcli.engines.embedded import weights
 from voxcli.engines.voxtral.checkpoint import catalog, files, shapes
 from voxcli.engines.voxtral.checkpoint.model_card import GREEDY, VOXTRAL, is_voxtral, long_context
 from voxcli.engines.voxtral.device import hardware, placement
-from voxcli.engines.voxtral.device.demand import Demand, demand, demand_of
+from voxcli.engines.voxtral.device.demand import ASIDE_TOKENS, Demand, demand, demand_of
 from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import Hardware
 from voxcli.engines.voxtral.device.placement import Placement, Wanted
@@ -301,7 +301,8 @@ def _placed(
     Raises:
         ModelError: it does not fit; nothing was downloaded then.
     """
-    wanted = Wanted(options.device, options.quantize, options.context_tokens, options.max_reply_tokens)
+    after_prompt = options.max_reply_tokens + ASIDE_TOKENS
+    wanted = Wanted(options.device, options.quantize, options.context_tokens, after_prompt)
 
     def check(config: Path, weight_bytes: int) -> None:
         placement.plan(wanted, found, fetched_demand(config, weight_bytes))

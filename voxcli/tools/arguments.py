@@ -61,6 +61,8 @@ class ArgumentSchema:
             raise WrongSchema(f"a reference leads nowhere: {first_line(unknown)}") from unknown
         except RecursionError as endless:
             raise WrongSchema("it refers to itself without end") from endless
+        except OverflowError:  # `multipleOf` divides.
+            return "a number is too large"
         if error is None:
             return ""
         place = ".".join(str(part) for part in error.absolute_path)

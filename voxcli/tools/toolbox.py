@@ -84,13 +84,19 @@ class Toolbox:
         return self._approvals.get(tool.spec.name, tool.approval)
 
     def run(self, call: ToolCall, interrupt: threading.Event) -> ToolResult:
-        """Run a call, if it is allowed. Whatever fails, is refused or takes too long becomes a result."""
+        """Run a call, if it is allowed. Whatever fails, is refused or takes too long becomes a result.
+
+        The result says who decided where the settings did; whoever approves calls knows the rest.
+        """
         try:
             tool, arguments = self._understood(call)
             self._check_allowed(tool, call, arguments, interrupt)
         except NotRun as reason:
             return self._result(call, reason.status, reason.text)
-        return self._ran(tool, call, arguments, interrupt)
+        result = self._ran(tool, call, arguments, interrupt)
+        if self.approval(tool) == "always":
+            return replace(result, allowed=True, decided_by="settings")
+        return result
 
     def _understood(self, call: ToolCall) -> tuple[Tool, dict[str, Any]]:
         """Return the tool that a call names and its arguments. Raises NotRun."""

@@ -54,6 +54,25 @@ def test_a_model_that_does_not_load_is_told_of_once() -> None:
     assert notices == ["spoken answers can't be understood, so press a key: damaged"]
 
 
+def test_an_interrupt_ends_the_wait_for_a_model_that_is_loaded() -> None:
+    begun, go_on, interrupt, words = threading.Event(), threading.Event(), threading.Event(), list[str]()
+
+    def load() -> FakeRecognizer:
+        begun.set()
+        assert go_on.wait(30)
+        return FakeRecognizer("Yes.")
+
+    transcriber = AnswerTranscriber(load, pytest.fail)
+    thread = threading.Thread(target=lambda: words.append(transcriber(CLIP, interrupt)), daemon=True)
+    thread.start()
+    assert begun.wait(30)
+    interrupt.set()
+    thread.join(30)
+    assert words == [""]
+    go_on.set()
+    assert transcriber(CLIP, threading.Event()) == "Yes."
+
+
 def test_a_model_that_fails_is_not_asked_again() -> None:
     notices: list[str] = []
     transcriber = AnswerTranscriber(lambda: FakeRecognizer(ModelError("out of memory"), "Yes."), notices.append)

@@ -1,5 +1,6 @@
 """What the Voxtral engine does before it is ready: it states and fits its memory, quantizes, captures."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_a_context_that_does_not_fit_is_shortened(quick: Path, notices: list[str
     assert notices == ["the memory has room for prompts of 1500 tokens, not of 2048: old turns are left out sooner"]
 
 
+def test_what_is_announced_counts_an_aside(quick: Path, notices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ANNOUNCED_BYTES", 0)
+    engine = load(quick, notices)
+    announced = next(int(found[1]) for each in notices if (found := re.search(r"of cache for (\d+) tokens", each)))
+    assert engine.decoder.capacity <= announced == 2048 + 8 + demand.ASIDE_TOKENS
+
+
 def test_a_model_that_does_not_fit_is_not_loaded(quick: Path, notices: list[str]) -> None:
     tight = needs(quick)
     free = tight.bytes(demand.Use("bfloat16"), tight.least_tokens + 8) - 1
@@ -112,7 +120,7 @@ def test_the_best_format_that_fits_is_loaded(quick: Path, notices: list[str]) ->
 def test_the_estimate_of_a_token_is_what_the_cache_takes(quick: Path, notices: list[str]) -> None:
     engine = load(quick, notices)
     aside = engine.decoder.capacity - 2048 - 8
-    assert 0 < aside < 120, "room to ask what was understood; at most 15 MB with Mini"
+    assert 0 < aside <= demand.ASIDE_TOKENS, "room to ask what was understood; at most 16 MB with Mini"
     loaded = loading.load(quick, "cpu", 2048, 8, notices.append, look=lambda: machine(has_triton=False))
     cache = SharedModel(loaded.model).text.allocate(2056)
     value_bytes = cache.memory.element_size()

@@ -151,11 +151,13 @@ def _hardware(device: str) -> "Hardware | None":
 def _memory_check(settings: "Settings", hardware: "Hardware | None", here: Path | None) -> Callable[[], Finding] | None:
     """Return the check that the model fits in memory; None without torch, or if its size is unknown."""
     from voxcli.engines.factory import demand_here
+    from voxcli.engines.voxtral.device.demand import ASIDE_TOKENS
     from voxcli.engines.voxtral.device.placement import Wanted
 
     if hardware is None:
         return None
-    wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, settings.reply.max_tokens)
+    after_prompt = settings.reply.max_tokens + ASIDE_TOKENS
+    wanted = Wanted(settings.device, settings.quantize, settings.session.context_tokens, after_prompt)
     try:
         needs = demand_here(settings.model, here)
     except VoxError:  # the line "checkpoint" says why

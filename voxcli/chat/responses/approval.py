@@ -140,14 +140,12 @@ class Approver:
         return request.allowed and not interrupt.is_set()
 
     def with_decision(self, result: ToolResult) -> ToolResult:
-        """Return the result of a call that was run last, with who decided about it."""
+        """Return the result of a call that was run last, with who decided about it, if anybody had to."""
         request, self._last = self._last, None
-        if request:
-            asked = request.decided_by != "nobody"
-            return replace(result, asked=asked, allowed=request.allowed, decided_by=request.decided_by)
-        if result.status == "malformed" or result.decided_by:
+        if request is None:
             return result
-        return replace(result, allowed=result.status != "refused", decided_by="settings")
+        asked = request.decided_by != "nobody"
+        return replace(result, asked=asked, allowed=request.allowed, decided_by=request.decided_by)
 
 
 @dataclass(frozen=True)

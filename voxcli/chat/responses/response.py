@@ -227,11 +227,12 @@ class Responder(threading.Thread):
             self.submit(response, Session())
 
     def understand(self, response: Response) -> None:
-        """Ask the engine what it understood in a turn that is over, unless another job is waiting."""
-        response.understanding.close()
+        """Ask the engine what it understood in a turn that is remembered, unless another job is waiting."""
+        response.understanding.cancel()  # The answering thread closes it.
         response.expect_understanding("off")
-        response.understanding.ask()
-        self._jobs.put(lambda: self._work_ahead(lambda: self._understand(response)))
+        again = response.understanding
+        again.ask()
+        self._jobs.put(lambda: self._work_ahead(lambda: self._understand(response, again)))
 
     def prefill_history(self, session: Session) -> None:
         """Let the engine prefill the session, unless another job is waiting."""
@@ -281,14 +282,14 @@ class Responder(threading.Thread):
             error = failure
         self._post(ResponseOver(response, error))
 
-    def _understand(self, response: Response) -> None:
-        response.understanding.begin(self.engine, response.utterance)
-        for event in self._understood(response):
+    def _understand(self, response: Response, again: Understanding) -> None:
+        again.begin(self.engine, response.utterance)
+        for event in self._understood(again):
             self._post(ResponseEvent(response, event))
 
-    def _understood(self, response: Response) -> Iterator[Event]:
+    def _understood(self, understanding: Understanding) -> Iterator[Event]:
         """Ask what was understood until it is known or cancelled."""
-        with closing(response.understanding) as understanding:
+        with closing(understanding):
             while understanding.advance():
                 pass
             yield from understanding.news()
@@ -326,7 +327,7 @@ class Responder(threading.Thread):
                 yield with_understood(event, understanding)
             else:
                 yield event
-        yield from self._understood(response)
+        yield from self._understood(understanding)
 
     def _wait_for_user(self, response: Response) -> bool:
         """Wait until the user can no longer continue the utterance; return False if it was stopped or dropped.

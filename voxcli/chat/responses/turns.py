@@ -162,7 +162,7 @@ class Turns:
             self._show(Understood(last.understood, last.number))
         elif last is unfinished and not last.interrupt.is_set():
             last.understanding.ask()
-        else:
+        elif not (last is self._responses.running and last.understanding.is_asked):
             self._responder.understand(last)
 
     def undo(self) -> None:

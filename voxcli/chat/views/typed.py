@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext
 
 from voxcli.chat.events import BargeIn, LiveEvent, Ready, SessionEnded, TurnStarted, TurnTaken
@@ -19,6 +20,8 @@ HOW_TO = "Enter sends, Ctrl-C interrupts a reply, Ctrl-D ends, /help lists the c
 
 class TypedView:
     """Implements `voxcli.chat.views.LiveView`; what the user types is on the terminal already.
+
+    Timers and servers of tools show notices on threads of their own.
 
     Args:
         is_terminal: tell that a reply is awaited, and take that away again.
@@ -39,14 +42,20 @@ class TypedView:
         self._stages = stages
         self._is_waiting = False
         self._in_line = False  # whether the line of a reply is open
+        self._lock = threading.Lock()  # held while an event is written
 
     def starting(self, what: str, share: float | None = None) -> None:
         if self._is_terminal:
             percent = f" {share:.0%}" if share is not None else ""
-            self._notes.write(f"{ERASE}\x1b[2m{printable(what)}{percent}\x1b[22m")
-            self._is_waiting = True
+            with self._lock:
+                self._notes.write(f"{ERASE}\x1b[2m{printable(what)}{percent}\x1b[22m")
+                self._is_waiting = True
 
     def show(self, event: LiveEvent) -> None:
+        with self._lock:
+            self._show(event)
+
+    def _show(self, event: LiveEvent) -> None:
         match event:
             case TurnStarted() if self._is_terminal:
                 self._wait("thinking")
@@ -73,7 +82,8 @@ class TypedView:
         return nullcontext()
 
     def close(self) -> None:
-        self._erase_waiting()
+        with self._lock:
+            self._erase_waiting()
         self._out.check()
 
     def _write_reply(self, text: str) -> None:

@@ -12,8 +12,11 @@ from voxcli.audio.clip import AudioClip
 from voxcli.engines.embedded import chosen, weights
 from voxcli.engines.embedded.whisper import Recognized, Whisper
 from voxcli.errors import ModelError, VoxError
+from voxcli.printable import first_line
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05  # between two looks whether a transcript is still wanted, while the recognizer is loaded
 
 
 class AnswerRecognizer(Protocol):
@@ -34,34 +37,45 @@ class AnswerTranscriber:
         """
         self._load = load
         self._notice = notice
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards `_loading`
+        self._loading: threading.Thread | None = None
         self._recognizer: AnswerRecognizer | None = None
         self._has_failed = False
 
     def prepare(self) -> None:
         """Load the recognizer in the background, because an answer may come soon."""
-        if self._recognizer is None and not self._has_failed:
-            threading.Thread(target=self._loaded, name="answers", daemon=True).start()
+        self._begin_to_load()
 
     def __call__(self, clip: AudioClip, interrupt: threading.Event) -> str:
-        """Return the words of a clip; "" if there are none, or it can't be transcribed."""
-        recognizer = self._loaded()
-        if recognizer is None:
+        """Return the words of a clip; "" if there are none, it can't be transcribed, or `interrupt` is set."""
+        loading = self._begin_to_load()
+        while loading.is_alive():
+            if interrupt.is_set():
+                return ""
+            loading.join(LOOK_SECONDS)
+        if self._recognizer is None:
             return ""
         try:
-            return recognizer.transcribe(clip, interrupt).text
+            return self._recognizer.transcribe(clip, interrupt).text
         except VoxError as error:
             self._fail(error)
             return ""
 
-    def _loaded(self) -> AnswerRecognizer | None:
+    def _begin_to_load(self) -> threading.Thread:
+        """Return the thread that loads the recognizer, or has loaded it."""
         with self._lock:
-            if self._recognizer is None and not self._has_failed:
-                try:
-                    self._recognizer = self._load()
-                except VoxError as error:
-                    self._fail(error)
-            return self._recognizer
+            if self._loading is None:
+                self._loading = threading.Thread(target=self._loaded, name="answers", daemon=True)
+                self._loading.start()
+            return self._loading
+
+    def _loaded(self) -> None:
+        try:
+            self._recognizer = self._load()
+        except Exception as error:
+            self._fail(error if isinstance(error, VoxError) else ModelError(first_line(error)))
+            if not isinstance(error, VoxError):
+                raise  # The hook of threads reports the defect.
 
     def _fail(self, error: VoxError) -> None:
         if not self._has_failed:

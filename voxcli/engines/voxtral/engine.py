@@ -16,7 +16,7 @@ from voxcli.core.protocols import Engine, ReplyWithTools, Utterance
 from voxcli.core.session import Session
 from voxcli.engines.voxtral.aside import Aside, gone
 from voxcli.engines.voxtral.checkpoint.model_card import long_context
-from voxcli.engines.voxtral.device.demand import cache_bytes_per_token
+from voxcli.engines.voxtral.device.demand import ASIDE_TOKENS, cache_bytes_per_token
 from voxcli.engines.voxtral.device.formats import Asked
 from voxcli.engines.voxtral.device.hardware import GB, Hardware
 from voxcli.engines.voxtral.limits import PromptLimits
@@ -137,7 +137,8 @@ class VoxtralEngine(Engine):
             ModelError: not a Voxtral checkpoint, damaged, too big, or a device that torch can't use.
             ConfigError: no such device, or one that does not support the format.
         """
-        loaded = loader.load(checkpoint, device, context_tokens, max_reply_tokens, notice, quantize=quantize)
+        after_prompt = max_reply_tokens + ASIDE_TOKENS
+        loaded = loader.load(checkpoint, device, context_tokens, after_prompt, notice, quantize=quantize)
         if said := long_context(loaded.where.context_tokens):
             notice(said)
         engine = cls(

@@ -88,6 +88,7 @@ class McpServer:
         self._next_attempt = 0.0
         self._revival: Future[None] | None = None
         self._told: set[str] = set()
+        self._is_closed = False
         self.problem = ""  # why there is no connection
 
     @property
@@ -161,12 +162,14 @@ class McpServer:
         return VoxError(f"the server mcp.{self.name} ended during the call, which may or may not have been done{said}")
 
     async def _connected(self) -> Connection:
-        """Return an open connection, a new one if need be. Raises VoxError.
+        """Return an open connection, a new one if need be and the server is not closed. Raises VoxError.
 
         An attempt to connect goes on when the call that wanted it is cancelled.
         """
         if self._connection and self._connection.is_open:
             return self._connection
+        if self._is_closed:
+            raise VoxError(f"the connection to mcp.{self.name} is closed")
         if self._attempt is None or self._attempt.done():
             if (pause := self._next_attempt - self._clock()) > 0:
                 raise VoxError(f"{self._gone}; it is tried again in {pause:.0f} s")
@@ -203,6 +206,7 @@ class McpServer:
         log.info("mcp %s: %s; failure %d, pause %g s", self.name, self.problem, self._failures, pause)
 
     async def _close(self) -> None:
+        self._is_closed = True  # A call on another thread would start the program again.
         if self._attempt:
             self._attempt.cancel()
             await asyncio.wait({self._attempt})

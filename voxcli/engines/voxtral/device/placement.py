@@ -28,7 +28,7 @@ class Wanted:
     device: str = "auto"  # auto, cuda, cuda:N, mps or cpu
     quantize: Asked = "auto"
     context_tokens: int = 0  # longest prompt
-    reply_tokens: int = 0
+    reply_tokens: int = 0  # tokens in the cache after the prompt: a reply, and an aside
 
 
 @dataclass(frozen=True)
