@@ -105,6 +105,13 @@ def test_hostile_calls_run_nothing() -> None:
     assert canary.sung == []
 
 
+def test_a_model_that_calls_what_is_not_there_is_told_of_allowed_tools_alone() -> None:
+    tools, _canary = allowed("another")
+    result = tools.run(ToolCall("x", "s" * 10_000, "{}"), threading.Event())
+    assert result.text.endswith("There are none.")
+    assert len(result.call.name) == 64
+
+
 def test_an_item_that_fails_after_its_tool_says_what_ran() -> None:
     tools, canary = allowed("canary")
     (record,) = answer(plan("fail"), Singer(), tools=tools)

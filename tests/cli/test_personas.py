@@ -53,6 +53,22 @@ def test_shipped_personas_are_listed_and_shown() -> None:
     assert {each["name"]: each["shipped"] for each in listed} == dict.fromkeys(SHIPPED, True)
 
 
+def test_the_columns_of_the_list_stand_below_each_other(settings: Path) -> None:
+    add("cook", "--instructions", "You are a cook.")
+    lines = run("list").stdout.splitlines()
+    assert len({line.index("You are") for line in lines}) == 1
+
+
+def test_the_list_shows_what_can_be_chosen_in_place_of_a_persona_that_is_not_there(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXCLI_PERSONA", "xyzzyq")
+    listed = run("list")
+    assert listed.exit_code == 0
+    assert "tutor" in listed.stdout
+    assert "there is no persona 'xyzzyq'" in listed.stderr
+
+
 def test_a_persona_is_added_with_comments_kept(settings: Path) -> None:
     settings.parent.mkdir(parents=True)
     settings.write_text(COMMENTED)

@@ -183,6 +183,23 @@ def test_a_tool_that_never_runs_can_not_be_allowed(cage: Cage, server: OpenAISer
     assert cage.sung == []
 
 
+@pytest.mark.parametrize(
+    ("name", "persona", "message"),
+    [
+        ("timer", "plain", "timers end with a chat, so there are none here"),
+        ("canary", "interpreter:target=French", "the persona interpreter calls no tool canary"),
+    ],
+)
+def test_why_a_tool_of_the_settings_can_not_be_allowed_is_told(
+    cage: Cage, server: OpenAIServer, name: str, persona: str, message: str
+) -> None:
+    cage.environment["VOXCLI_TOOLS__BUILTIN"] = "time,timer"
+    done = cage.run("once", "--prompt", "Sing!", "--allow-tool", name, "--persona", persona)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert server.chats == []
+
+
 def test_calls_of_every_kind_end_as_described(cage: Cage, server: OpenAIServer) -> None:
     malformed = calling(piece(0, "call00009", "canary", '{"song": '))
     server.queue(

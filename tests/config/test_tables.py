@@ -102,6 +102,8 @@ def test_the_key_of_a_server_is_no_setting(file: Path) -> None:
         ("[tools.max_calls]\ncommand = ['x']", "tools.max_calls is {'command': ['x']}", ""),
         ("[tools.a]\ncommand = 'ls'", "tools.a.command is 'ls' (my.toml, line 2), but must be a program", ""),
         ("[tools.a]\ncommand = []", "tools.a.command is []", ""),
+        ("[tools.a]\ncommand = ['']", "tools.a.command is ['']", ""),
+        ("[mcp.a]\ncommand = [' ']", "mcp.a.command is [' ']", ""),
         ("[tools.a]\ncommand = ['x', 3]", "tools.a.command is ['x', 3]", ""),
         ("[tools.a]\ncommand = ['x\\u0000']".replace("'", '"'), "tools.a.command is ['x\\x00']", ""),
         ("[tools.a]\ncommand = ['x']\nparameters = {a = 2020-01-01}", "tools.a.parameters is {'a': datetime", ""),

@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,13 @@ def interrupted_by(path: Path, interrupt: threading.Event) -> threading.Thread:
 def is_running(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_arguments_come_as_a_line_of_json() -> None:
@@ -183,6 +193,27 @@ def test_what_ignores_signals_is_stopped_with_its_children(tmp_path: Path, ends_
     parent, child = map(int, pids.read_text().split())
     assert not is_running(parent)
     assert not is_running(child)
+
+
+@posix_only
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_is_stopped_when_voxcli_is_killed(tmp_path: Path, number: int) -> None:
+    program = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "time.sleep(1000)\n"
+    )
+    runs_it = (
+        "import sys, threading\n"
+        "from voxcli.tools.process import clean_environment, run_program\n"
+        "run_program(sys.argv[1:], '', clean_environment(()), timeout_seconds=60, interrupt=threading.Event(), what='')"
+    )
+    pid = tmp_path / "pid"
+    with subprocess.Popen(python(runs_it, *python(program, str(pid)))) as ours:
+        wait_for(lambda: pid.exists() and bool(pid.read_text()))
+        ours.send_signal(number)
+    wait_for(lambda: not is_running(int(pid.read_text())))
 
 
 @posix_only

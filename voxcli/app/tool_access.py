@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import Notice
@@ -77,7 +78,7 @@ def open_allowed_tools(
     needed = settings.model_copy(update={"mcp": servers})  # No other server is started.
     toolbox = open_toolbox(needed, lambda call, _interrupt: call.name in allowed, stack, notice, wait=True)
     for name in names:
-        _check_name(name, toolbox)
+        _check_name(name, toolbox, settings)
     return AllowedTools(toolbox, allowed) if toolbox else None
 
 
@@ -101,13 +102,21 @@ def _unused(engine: "Engine") -> str:
     return f"the {engine.name} engine can't call tools, so they are left out"
 
 
-def _check_name(name: str, toolbox: "Toolbox | None") -> None:
+def _check_name(name: str, toolbox: "Toolbox | None", settings: "Settings") -> None:
     """Raise ConfigError unless a tool of this name may run."""
+    from voxcli.config.personas import allowed_tools
+
     names = {spec.name for spec in toolbox.specs} if toolbox else set()
     if name in names:
         return
+    shown = printable(name)[:64]
     if toolbox and name in toolbox.tools:
-        raise ConfigError(f"the settings say that {printable(name)} never runs", hint="change its approval there")
+        raise ConfigError(f"the settings say that {shown} never runs", hint="change its approval there")
+    if name == "timer" and name in settings.tools.builtin:
+        raise ConfigError("timers end with a chat, so there are none here", hint="leave out --allow-tool timer")
+    if not any(fnmatchcase(name, pattern) for pattern in allowed_tools(settings.persona, settings.personas)):
+        persona = printable(settings.persona.partition(":")[0])
+        raise ConfigError(f"the persona {persona} calls no tool {shown}", hint="choose another, or change its tools")
     near = get_close_matches(name, names, 1, cutoff=0.4)
     hint = f"did you mean --allow-tool {near[0]}?" if near else "voxcli tools list shows them"
-    raise ConfigError(f"there is no tool {printable(name)[:64]}", hint=hint)
+    raise ConfigError(f"there is no tool {shown}", hint=hint)

@@ -53,7 +53,7 @@ def list_personas(config: ConfigFlag = None, json_: JsonFlag = False) -> None:
         kind = "shipped" if name not in settings.personas else "changed" if name in SHIPPED else "yours"
         about = " ".join((persona.instructions or "").split())
         about = f"{about[: BEGINNING_LENGTH - 1]}…" if len(about) > BEGINNING_LENGTH else about
-        print_text(printable(f"{mark} {name:<{width}}  {kind}  {about}".rstrip()))
+        print_text(printable(f"{mark} {name:<{width}}  {kind:<7}  {about}".rstrip()))
 
 
 @app.command()
@@ -127,9 +127,15 @@ def add(
 
 
 def _settings(config: Path | None) -> "Settings":
+    """Return the settings; where they choose a persona that is not there, say so and return them without one."""
     from voxcli.config.loading import explain
+    from voxcli.config.personas import UnknownPersonaError
 
-    return explain(config, {})[0]
+    try:
+        return explain(config, {})[0]
+    except UnknownPersonaError as error:
+        note(f"{error.message}, which the settings choose")
+        return explain(config, {}, persona="")[0]
 
 
 def _as_json(name: str, persona: "PersonaSettings", settings: "Settings") -> dict[str, Any]:

@@ -109,6 +109,10 @@ SHIPPED = {
 }
 
 
+class UnknownPersonaError(ConfigError):
+    """There is no persona of the name that was chosen."""
+
+
 class ChosenPersona(NamedTuple):
     """A persona as it was chosen: by name, perhaps with values, as in `interpreter:target=French`."""
 
@@ -139,7 +143,7 @@ def chosen_persona(choice: str, own: Mapping[str, PersonaSettings]) -> ChosenPer
     if name not in personas:
         near = get_close_matches(name, personas, 1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "voxcli personas list shows all"
-        raise ConfigError(f"there is no persona {name!r}", hint=hint)
+        raise UnknownPersonaError(f"there is no persona {name!r}", hint=hint)
     persona = personas[name]
     values = dict(persona.values)
     for pair in filter(None, rest.split(",")):

@@ -34,6 +34,14 @@ ApprovalName = Literal["ask", "always", "never"]
 ToolDescription = Annotated[
     str, Field(max_length=4096), Allowed("text of at most 4096 characters that tells the model what the tool does")
 ]
+
+
+def _with_program(command: list[str]) -> list[str]:
+    if command and not command[0].strip():
+        raise ValueError("the program has no name")
+    return command
+
+
 Schema = Annotated[
     dict[str, Any] | str,
     AfterValidator(_as_json),
@@ -42,11 +50,13 @@ Schema = Annotated[
 CommandLine = Annotated[
     list[Annotated[str, Field(pattern=r"^[^\x00]*$")]],
     Field(min_length=1, max_length=256),
+    AfterValidator(_with_program),
     Allowed('a program and its arguments, such as ["weather", "--short"]; no shell reads them'),
 ]
 NoCommandLine = Annotated[
     list[Annotated[str, Field(pattern=r"^[^\x00]*$")]],
     Field(max_length=256),
+    AfterValidator(_with_program),
     Allowed('a program and its arguments, such as ["uvx", "mcp-server-time"], or nothing'),
 ]
 Variables = Annotated[

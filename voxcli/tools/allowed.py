@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from voxcli.core.tools import ToolCall, ToolResult, ToolRunner, ToolSpec
+from voxcli.tools.toolbox import bounded_call, unknown_tool
 
 REFUSED = "The user has not allowed this tool here. Don't repeat the call."
 
@@ -29,9 +30,12 @@ class AllowedTools:
 
     def run(self, call: ToolCall, interrupt: threading.Event) -> ToolResult:
         """Run a call of an allowed tool; refuse any other that there is."""
-        if call.name not in self.names and any(spec.name == call.name for spec in self._runner.specs):
-            return ToolResult(call, "refused", REFUSED, decided_by="flag")
+        offered = [spec.name for spec in self.specs]
+        if call.name not in offered:
+            if any(spec.name == call.name for spec in self._runner.specs):
+                return ToolResult(bounded_call(call), "refused", REFUSED, decided_by="flag")
+            return ToolResult(bounded_call(call), "malformed", unknown_tool(call.name, offered))
         result = self._runner.run(call, interrupt)
-        if result.status == "malformed" or call.name not in self.names:
+        if result.status == "malformed":
             return result
         return replace(result, allowed=result.status != "refused", decided_by="flag")

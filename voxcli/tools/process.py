@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -28,6 +28,8 @@ LOGGED_LINES = 20
 # What every program gets of the environment. Windows' own programs don't run without the second line.
 PASSED = ("PATH", "HOME", "LANG")
 PASSED_ON_WINDOWS = ("SYSTEMROOT", "USERPROFILE", "TEMP", "PATHEXT", "COMSPEC")
+# Waits until its standard input ends, as it does when voxcli is killed, and stops the group that it is given.
+GUARD = 'read -r _; kill -s TERM -- "-$1"; sleep 1; kill -s KILL -- "-$1"'
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,25 @@ def run_program(
     errors = OutputReader(cast("IO[bytes]", process.stderr), ERROR_BYTES)
     threading.Thread(target=_write, args=(process.stdin, text), name="tool input", daemon=True).start()
     try:
-        _wait(process, output, time.monotonic() + timeout_seconds, interrupt)
-    except BaseException:
-        stop(process)
-        raise
+        with _guarded(process.pid):
+            _wait_or_stop(process, output, time.monotonic() + timeout_seconds, interrupt)
     finally:
         end = time.monotonic() + END_SECONDS
         finished = ProgramOutput(output.text(end), errors.text(end), process.poll() or 0)
         for line in finished.errors.splitlines()[:LOGGED_LINES]:
             log.info("%s: stderr: %s", what, first_line(line))
     return finished
+
+
+def _wait_or_stop(
+    process: "subprocess.Popen[bytes]", output: "OutputReader", deadline: float, interrupt: threading.Event
+) -> None:
+    """Wait until a process has ended, or stop it; see `_wait`."""
+    try:
+        _wait(process, output, deadline, interrupt)
+    except BaseException:
+        stop(process)
+        raise
 
 
 def _wait(
@@ -133,6 +144,30 @@ def _wait(
             raise VoxError(f"it wrote more than {OUTPUT_BYTES >> 20} MB, and was stopped")
         if time.monotonic() > deadline:
             raise TimeoutError
+
+
+@contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    """Have a group of processes stopped if voxcli is killed meanwhile: a closed terminal doesn't reach it."""
+    guard = None
+    if os.name == "posix":
+        try:
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", GUARD, "sh", str(group)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.info("no guard for process %d: %s", group, _reason(error))
+    try:
+        yield
+    finally:
+        if guard and guard.stdin:
+            guard.kill()  # Its input stays open until it has ended, so that it stops nothing.
+            guard.wait()
+            guard.stdin.close()
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

@@ -103,7 +103,7 @@ class Toolbox:
         tools = {name: tool for name, tool in self.tools.items() if self.approval(tool) != "never"}
         tool = tools.get(call.name)
         if tool is None:
-            raise NotRun("malformed", _unknown(call.name, list(tools)))
+            raise NotRun("malformed", unknown_tool(call.name, list(tools)))
         try:
             arguments = read_arguments(call.arguments)
             problem = tool.problem(arguments)
@@ -140,11 +140,16 @@ class Toolbox:
 
     def _result(self, call: ToolCall, status: ToolStatus, text: str, seconds: float = 0.0) -> ToolResult:
         """Return a result. Text that a model wrote without end is cut in it."""
-        call = replace(call, name=call.name[:NAME_CHARACTERS], arguments=call.arguments[:ARGUMENT_CHARACTERS])
-        return ToolResult(call, status, cleaned(text, self._output_characters) or NOTHING, seconds)
+        return ToolResult(bounded_call(call), status, cleaned(text, self._output_characters) or NOTHING, seconds)
 
 
-def _unknown(name: str, names: list[str]) -> str:
+def bounded_call(call: ToolCall) -> ToolCall:
+    """Return a call without what a model wrote beyond the longest name and arguments."""
+    return replace(call, name=call.name[:NAME_CHARACTERS], arguments=call.arguments[:ARGUMENT_CHARACTERS])
+
+
+def unknown_tool(name: str, names: Sequence[str]) -> str:
+    """Return what a model is told that called a tool of a name that none has; it is told of the tools of `names`."""
     shown = printable(name[:NAME_CHARACTERS])
     more = "" if len(names) <= NAMES_SHOWN else f" and {len(names) - NAMES_SHOWN} more"
     there_are = f"There are: {', '.join(names[:NAMES_SHOWN])}{more}." if names else "There are none."

@@ -383,6 +383,14 @@ def test_tools_stay_with_their_turn_and_are_written_in_lines(tty: "Tty", view: T
     assert lines[-1].endswith(": sunny (0.5 s)")
 
 
+def test_a_refusal_is_told_once() -> None:
+    refused = replace(RESULT, status="refused", text="no", seconds=0.0, asked=True, allowed=False, decided_by="key")
+    _out, notes = Lines().after(ApprovalAsked(CALL), ApprovalAnswered(CALL, False, "key"), ToolReturned(refused))
+    assert notes.count("refused") == 1
+    by_settings = replace(refused, asked=False, decided_by="settings")
+    assert "refused by the settings" in Lines().after(ToolReturned(by_settings))[1]
+
+
 def test_an_undone_turn_is_told_in_a_few_words() -> None:
     assert note_lines(UNDONE) == ["undone: turn 3, 2.2 s Look at this"]
     assert note_lines(TurnUndone(Turn("What is that?", "A kettle."), 1)) == ["undone: turn 1, What is that"]

@@ -23,7 +23,7 @@ from voxcli.core.protocols import Utterance
 from voxcli.core.session import Turn, first_words
 from voxcli.core.storage.stored import StageTimes
 from voxcli.core.tool_words import ASKED_CHARACTERS, DECISIONS, call_line, result_line, tool_name
-from voxcli.core.tools import ToolCall, ToolCalled, ToolReturned, ToolsStopped
+from voxcli.core.tools import ToolCall, ToolCalled, ToolResult, ToolReturned, ToolsStopped
 from voxcli.core.turn import SpeechFailed
 from voxcli.core.understanding import Understood
 from voxcli.errors import VoxError
@@ -51,8 +51,13 @@ def tool_lines(event: LiveEvent) -> list[str]:
         case ApprovalAnswered(call, allowed, decided_by):
             return [f"{tool_name(call)}: {'allowed' if allowed else 'refused'} {DECISIONS[decided_by]}"]
         case ToolReturned(result):
-            return [result_line(result)]
+            return [] if _was_told(result) else [result_line(result)]
     return []
+
+
+def _was_told(result: ToolResult) -> bool:
+    """Return whether the answer to the question has told all: the tool may not run."""
+    return result.status == "refused" and (result.asked or result.decided_by == "nobody")
 
 
 def approval_question(call: ToolCall, characters: int = ASKED_CHARACTERS) -> str:
