@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -128,6 +129,15 @@ def test_a_full_file_takes_what_it_has_room_for(tmp_path: Path) -> None:
     assert any("no more" in notice.text for notice in chat.journal.of(Notice))
 
 
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, also where the tests were started with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_ctrl_c_skips_the_search_and_is_itself_again_afterwards(tmp_path: Path) -> None:
     engine = FakeEngine(
         [["likes: tea\n", "name: Anna\n"]],
