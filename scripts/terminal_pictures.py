@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 QUESTIONS = ("capital-of-france.flac", "our-galaxy.flac", "legs-of-a-horse.flac")
 COLUMNS, ROWS = 80, 24
-TALL_ROWS = 72  # Commands that print a page need them.
+TALL_ROWS = 110  # Commands that print a page need them.
 CHAT = ("voxcli", "chat")
 # Pictures of chats by their names: columns, and flags.
 CHATS: dict[str, tuple[int, tuple[str, ...]]] = {

@@ -209,7 +209,7 @@ def test_echo(setting: str, installed: bool, well: bool, blocks: bool) -> None:
     ("setting", "here", "well", "found"),
     [
         ("auto", True, True, "smart-turn"),
-        ("auto", False, True, "silence alone; a model that judges pauses: pull it"),
+        ("auto", False, True, "silence alone; `pull it` adds a model"),
         ("silence", False, True, "silence alone"),
         ("smart-turn", True, True, "smart-turn"),
         ("smart-turn", False, False, "the end-of-turn model is not here"),

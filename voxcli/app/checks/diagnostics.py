@@ -287,7 +287,7 @@ def end_of_turn(setting: str, *, here: bool, pull: str) -> Finding:
         pull: the command that fetches it.
     """
     if setting == "silence" or (setting == "auto" and not here):
-        more = "" if setting == "silence" else f"; a model that judges pauses: {pull}"
+        more = "" if setting == "silence" else f"; `{pull}` adds a model"
         return Finding(True, f"silence alone{more}")
     return Finding(here, "smart-turn" if here else "the end-of-turn model is not here", pull)
 

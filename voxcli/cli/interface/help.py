@@ -152,13 +152,11 @@ def _choices(param: Any) -> tuple[Any, ...]:
 
 
 def _commented(examples: Sequence[tuple[str, str]], columns: int) -> Iterator[str]:
-    """Yield command lines, each with a comment after it, or above it where the row has no room."""
+    """Yield command lines, each with a comment after it, or above it where a row has no room."""
     width = max((len(line) for line, _ in examples), default=0)
+    fits = all(width + len(does) + 6 <= columns for _, does in examples)
     for line, does in examples:
-        if width + len(does) + 6 <= columns:
-            yield f"  {line.ljust(width)}  # {does}"
-        else:
-            yield f"  # {does}\n  {line}"
+        yield f"  {line.ljust(width)}  # {does}" if fits else f"  # {does}\n  {line}"
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int, columns: int) -> Iterator[str]:
