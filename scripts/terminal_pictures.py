@@ -1,8 +1,8 @@
 """Draws the documentation's pictures of a terminal: `python -m scripts.terminal_pictures`. Linux, with PulseAudio.
 
 Runs real commands in a pseudoterminal, with the embedded engine. Chats run on a virtual sound card: recorded questions
-are spoken into its microphone, and the screen is written as SVG while the last reply plays. In the chat whose turn
-fails, a server in this process answers.
+are spoken into its microphone, and the screen is written as SVG while the last reply plays. In the chats whose turn
+fails, and whose model calls a tool, a server in this process answers.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from benchmarks.conversation.sound_card import RATE, SoundCard, sound_card
+from tests.engines.openai.test_tools import calling, piece
 from tests.support.openai_server import OpenAIServer, refuses, says
 from voxcli.audio.clip import read_audio
 
@@ -48,7 +49,15 @@ CHATS: dict[str, tuple[int, tuple[str, ...]]] = {
     "chat-40": (40, ()),
     "chat-push-to-talk": (80, ("--push-to-talk", "toggle")),
 }
-FAILED_TURN = "chat-failed-turn"
+FAILED_TURN, TOOL_QUESTION = "chat-failed-turn", "chat-tool"
+TOOL_SETTINGS = """[tools.weather]
+description = "Tells the weather of a city."
+command = ["true"]
+[tools.weather.parameters]
+type = "object"
+[tools.weather.parameters.properties.city]
+type = "string"
+"""
 SERVED_MODEL = "voxtral-mini"
 RESULTS = "results.jsonl"  # Git ignores it.
 # Pictures of other commands, which run after the chats.
@@ -256,6 +265,26 @@ def draw_failed_turn(card: SoundCard, environment: Mapping[str, str], questions:
     return drawn
 
 
+def draw_tool_question(card: SoundCard, environment: Mapping[str, str], question: str) -> str:
+    """Return the picture of a chat that asks whether the tool that its model calls may run."""
+    call = calling(piece(0, "call00001", "weather", '{"city": "Paris"}'))
+    server = OpenAIServer(models=(SERVED_MODEL,), always=call)
+    with server, tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "voxcli").mkdir()
+        (Path(folder) / "voxcli" / "config.toml").write_text(TOOL_SETTINGS)
+        command = (*CHAT, "--engine", "remote", "--url", server.url)
+        terminal = Terminal(f"$ {' '.join(command)}")
+        with running(command, {**environment, "XDG_CONFIG_HOME": folder}, terminal):
+            terminal.wait_for(lambda lines: any(line.startswith(LISTENING) for line in lines), READY_SECONDS)
+            time.sleep(SETTLE_SECONDS)
+            card.speak(read_audio(ROOT / "examples" / "questions" / question))
+            terminal.wait_for(lambda lines: any(line.startswith("May I") for line in lines), TURN_SECONDS)
+            drawn = terminal.picture("voxcli chat")
+            terminal.type("n")
+            terminal.type("q")
+    return drawn
+
+
 def draw_command(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the picture of what a command prints, as SVG."""
     terminal = Terminal(f"$ {' '.join(command)}", rows=TALL_ROWS)
@@ -274,6 +303,7 @@ def draw_all(folder: Path) -> Iterator[Path]:
             for name, (columns, flags) in CHATS.items():
                 yield _written(folder / f"{name}.svg", draw_chat(card, environment, columns, flags, QUESTIONS))
             yield _written(folder / f"{FAILED_TURN}.svg", draw_failed_turn(card, environment, QUESTIONS))
+            yield _written(folder / f"{TOOL_QUESTION}.svg", draw_tool_question(card, environment, QUESTIONS[0]))
             (ROOT / RESULTS).unlink(missing_ok=True)
             for name, command in COMMANDS.items():
                 yield _written(folder / f"{name}.svg", draw_command(command, environment))
