@@ -29,7 +29,7 @@ CONTROLS = {
     25: "[BEGIN_AUDIO]",
     34: "[TRANSCRIBE]",
 }
-LATER_CONTROLS = {32: "[ARGS]", 33: "[CALL_ID]"}  # of versions after v7
+LATER_CONTROLS = {32: "[ARGS]", 33: "[CALL_ID]"}  # Control tokens that versions after v7 add.
 
 
 def control_names(count: int) -> list[str]:

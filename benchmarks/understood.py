@@ -29,7 +29,7 @@ from voxcli.engines.voxtral.runtime.decoder import Decoder
 from voxcli.engines.voxtral.runtime.model import SharedModel
 from voxcli.engines.voxtral.runtime.sampler import Sampling
 
-INSTRUCTION_TOKENS = 25  # of the instruction, in Voxtral's tokenizer
+INSTRUCTION_TOKENS = 25  # Length of the instruction in Voxtral's tokenizer.
 MOST_RATIO = 1.05  # above it, more than the noise of a measurement makes a first token later
 NEVER = threading.Event()
 
@@ -39,7 +39,7 @@ class Times:
     """What was measured of one of the two conversations."""
 
     first_token_seconds: list[float] = field(default_factory=list)
-    ready_seconds: list[float] = field(default_factory=list)  # from the end of the reply to the end of all work
+    ready_seconds: list[float] = field(default_factory=list)  # Time from the end of the reply to that of all work.
     line_tokens: list[int] = field(default_factory=list)
 
 

@@ -25,7 +25,7 @@ class Asked:
 
     question: SpokenQuestion
     way: Way
-    record: dict[str, Any]  # as of `voxcli once --json`
+    record: dict[str, Any]  # What `voxcli once --json` prints.
 
     @property
     def is_right(self) -> bool | None:

@@ -22,8 +22,8 @@ from voxcli.errors import AudioInputError, ConfigError
 from voxcli.printable import first_line, printable
 
 QUESTIONS, METADATA = "questions.json", "metadata.jsonl"
-TEXT_NAMES = ("transcript", "original_question", "question", "prompt")  # of the column with the question as text
-ROWS_AT_ONCE = 16  # of a Parquet file: their recordings lie in memory
+TEXT_NAMES = ("transcript", "original_question", "question", "prompt")  # Columns of the question as text
+ROWS_AT_ONCE = 16  # Rows of a Parquet file whose recordings are held in memory.
 OPEN_ENDED = "has no accepted answers: its replies need a judge, and it is left out"
 
 Notice = Callable[[str], None]

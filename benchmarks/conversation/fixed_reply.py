@@ -45,7 +45,7 @@ PULSE_SECONDS, NOISE_SECONDS, PULSE_LEVEL = 0.57, 0.03, 0.2
 
 @dataclass
 class FixedReplyEngine(Engine):
-    """Implements `voxcli.core.turn.Engine`: answers one word at once."""
+    """Implements `voxcli.core.protocols.Engine`: answers one word at once."""
 
     name: str = FIXED_REPLY
     model: str = ""
@@ -65,7 +65,7 @@ class FixedReplyEngine(Engine):
 
 @dataclass(frozen=True)
 class RecordedVoice:
-    """Implements `voxcli.core.turn.Synthesizer`: says every sentence with the same recording."""
+    """Implements `voxcli.core.protocols.Synthesizer`: says every sentence with the same recording."""
 
     recording: AudioClip
 

@@ -300,7 +300,7 @@ def test_speech_after_a_tool_has_run_takes_nothing_back() -> None:
     with RunningConversation(engine(then=[["Next."]]), speaker, tools=cage) as live:
         live.utterance(8000)
         live.until(lambda: speaker.clips == 1)
-        live.speech_resumed()  # of an utterance that answered a question, for one
+        live.speech_resumed()  # The utterance may have answered a question.
         live.journal.wait_for(TurnTaken)
         speaker.finish.set()
         live.speech_ended(24000)

@@ -73,7 +73,7 @@ def test_facts_are_found_in_all_that_was_understood_and_shown_before_the_end(tmp
 
 def test_what_is_understood_only_after_a_turn_counts(tmp_path: Path) -> None:
     chat = Chat(tmp_path, FakeEngine([["name: Anna\nlikes: tea"]]))
-    chat.finder.show(Understood("My name is Anna."))  # of a turn that is not over
+    chat.finder.show(Understood("My name is Anna."))  # Its turn is not over.
     for number in (1, 2):
         chat.take(number, Turn(PLACEHOLDER, "Hello."))
     chat.finder.show(Understood("My name is Anna.", 1))

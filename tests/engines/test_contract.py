@@ -1,4 +1,4 @@
-"""The contract of `voxcli.core.turn.Engine`, kept by its double and by every engine."""
+"""The contract of `voxcli.core.protocols.Engine`, kept by its double and by every engine."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -232,7 +232,7 @@ def test_the_settings_have_decided_only_about_what_they_allow_without_asking() -
     assert [(result.status, result.allowed, result.decided_by) for result in results] == [
         ("done", False, ""),  # Whoever approved it says so.
         ("done", True, "settings"),
-        ("interrupted", False, ""),  # before it was allowed
+        ("interrupted", False, ""),  # The interrupt came before it was allowed.
         ("interrupted", False, ""),
         ("malformed", False, ""),
     ]

@@ -144,7 +144,7 @@ def open_memory(choice: SessionChoice, settings: "Settings", stack: ExitStack, n
     if choice.new_persona:
         memory.take_persona(persona, settings.instructions)
     elif memory.persona == persona and _are_of_persona(settings, memory.instructions):
-        memory.instruct(settings.instructions)  # with today's date
+        memory.instruct(settings.instructions)  # They may hold today's date.
     return memory
 
 

@@ -43,7 +43,7 @@ class FactFinder:
         self._view = show
         self._finish_replies = finish_replies
         self._characters = characters
-        self._said: dict[int, str] = {}  # by the number of the turn
+        self._said: dict[int, str] = {}  # What was said, by the number of its turn.
 
     def show(self, event: LiveEvent) -> None:
         """Show an event; before the last one, find facts. Ctrl-C ends the search."""

@@ -123,7 +123,7 @@ class Listener(threading.Thread):
         self._position = 0  # samples read from the microphone
         self._captured_at = 0.0  # monotonic seconds when the sample at `_position` was captured
         self._underruns_before = 0  # those before the listener started
-        self._unreported_samples, self._unreported_energy = 0, 0.0  # since the last report: number, sum of squares
+        self._unreported_samples, self._unreported_energy = 0, 0.0  # Number and sum of squares since the last report.
         self._zero_samples, self._zeros_reported = 0, False  # zeros since the last sample that was none
         self._missing_seconds = 0.0  # since the last block
         self._closed = threading.Event()

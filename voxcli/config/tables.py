@@ -16,7 +16,7 @@ class Table(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     named: ClassVar[type["Table"] | None] = None  # the tables that users name in it
-    example: ClassVar[str] = ""  # of a table that users name: one in TOML, for the example file
+    example: ClassVar[str] = ""  # The example file shows this TOML for a table that users name.
 
 
 def _as_json(value: dict[str, Any] | str) -> dict[str, Any] | str:

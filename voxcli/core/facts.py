@@ -21,7 +21,7 @@ from voxcli.errors import ConfigError
 log = logging.getLogger(__name__)
 
 PROMPT_CHARACTERS = 2000  # most characters of facts in a prompt: about 500 tokens of a context of 8,192
-SAID_CHARACTERS = 6000  # of what the user said: about 1,500 tokens
+SAID_CHARACTERS = 6000  # Most that is asked about of what the user said; about 1,500 tokens.
 LINE_CHARACTERS = 400  # most characters of what the user said in one turn
 ANSWER_CHARACTERS = 4000  # most characters of a model's answer that are read
 LEARNED_FACTS = 8  # most facts of one conversation

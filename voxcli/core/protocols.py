@@ -47,7 +47,7 @@ class PassReport:
     transcript: str | None = None  # None: the engine has none
     # Why the reply ended: a server's "stop", "length"...; "context": no room for results of tools; None: not known.
     finish_reason: str | None = None
-    additional_generations: int = 0  # after tool results, and of `understood`; `model_passes` counts none of them
+    additional_generations: int = 0  # Generations after tool results and for `understood`; `model_passes` counts none.
     understood: str = ""  # what the model understood of the utterance, in one line; empty where nobody asked
 
     @property
@@ -79,7 +79,7 @@ class Engine(Protocol):
 
     name: str
     model: str
-    supports_tools: bool = False  # whether sessions may have tools; else `reply` refuses those that have
+    supports_tools: bool = False  # If false, `reply` refuses sessions with tools.
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> Reply:
         """Yield the transcript, if the engine has one, then the reply in deltas, each valid text; return the report.

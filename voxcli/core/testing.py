@@ -1,4 +1,4 @@
-"""Test doubles of the protocols in `voxcli.core.turn`, for voxcli's tests and for programs built on it."""
+"""Test doubles of the protocols in `voxcli.core.protocols`, for voxcli's tests and for programs built on it."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator

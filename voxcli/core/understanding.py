@@ -53,14 +53,14 @@ class Understanding:
         """
         self.mode = mode
         self.text = ""  # The line; empty until it is known.
-        self.generations = 0  # begun for it
+        self.generations = 0  # Number of generations begun for the line.
         self._may_begin = may_begin
         self._wanted = threading.Event()
         self._cancelled = threading.Event()
         self._start: Callable[[], Generator[str, None, None] | None] | None = None
         self._steps: Generator[str, None, None] | None = None
         self._transcript = ""
-        self._written = ""  # by the model, so far
+        self._written = ""  # What the model has written so far.
         self._is_over = False
         self._reason = ""  # why nothing is known
         self._is_reported = False

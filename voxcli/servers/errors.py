@@ -26,7 +26,7 @@ QUOTED_CHARACTERS = 200
 CHAT, MODELS, SPEECH = "/chat/completions", "/models", "/audio/speech"  # the parts of the protocol that are used
 NO_SERVER = "is it an OpenAI-compatible server? its address usually ends with /v1"
 PROXY_LOGIN = "put them into the proxy's URL: http://NAME:PASSWORD@HOST:PORT"
-TOOLS = re.compile(r"\btools?\b|function.call", re.IGNORECASE)  # in what a server says that refuses them
+TOOLS = re.compile(r"\btools?\b|function.call", re.IGNORECASE)  # Matches what a server says that refuses tools.
 NO_TOOLS = (
     "take a model that can call them, or go on without; vLLM: --enable-auto-tool-choice --tool-call-parser mistral"
 )

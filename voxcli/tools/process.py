@@ -20,10 +20,10 @@ from voxcli.printable import first_line, printable
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.01  # between two looks at a running program; its interrupt is noticed at once
-END_SECONDS = 0.5  # for a program to end after SIGTERM, and for its last output to arrive
+END_SECONDS = 0.5  # Time for a program to end after SIGTERM, and for its last output.
 CHUNK_BYTES = 65_536
 OUTPUT_BYTES = 4 << 20  # a program that writes more is stopped
-ERROR_BYTES = 65_536  # of what it writes to standard error
+ERROR_BYTES = 65_536  # Most that is kept of its standard error.
 LOGGED_LINES = 20
 # What every program gets of the environment. Windows' own programs don't run without the second line.
 PASSED = ("PATH", "HOME", "LANG")

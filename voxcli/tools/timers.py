@@ -45,7 +45,7 @@ class RunningTimer:
     number: int
     label: str  # empty: it has none
     seconds: float  # how long it runs
-    end: float  # on the clock of its `Timers`
+    end: float  # A time on the clock of its `Timers`.
     alarm: Alarm
 
     @property

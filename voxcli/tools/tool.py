@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from voxcli.core.tools import ToolCall, ToolSpec
 
-Approval = Literal["ask", "always", "never"]  # before each call, without asking, or not at all
+Approval = Literal["ask", "always", "never"]  # Asks before each call, runs without asking, or never runs.
 
 # Asks whether a call may run; blocks until there is an answer. Returns False soon once the interrupt is set.
 Approve = Callable[[ToolCall, threading.Event], bool]

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class AutoSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer` with two others; a context manager.
+    """Implements `voxcli.core.protocols.Synthesizer` with two others; a context manager.
 
     The second one is opened for the first sentence that needs it. It also takes over, for good, where the first fails.
     """

@@ -41,7 +41,7 @@ WEIGHTS = {  # The checksums belong to hibari-tts 0.2.1.
 
 
 class NeuralSynthesizer(RenderingSynthesizer):
-    """Implements `voxcli.core.turn.Synthesizer` with hibari, which speaks English."""
+    """Implements `voxcli.core.protocols.Synthesizer` with hibari, which speaks English."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ NATIVE_WORDS_PER_MINUTE = 180  # The rate of en_US-joe-medium at length_scale 1,
 
 
 class PiperSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer` with piper; a context manager.
+    """Implements `voxcli.core.protocols.Synthesizer` with piper; a context manager.
 
     The constructor returns at once. The voice loads in the background, and the first sentence waits for it.
     """

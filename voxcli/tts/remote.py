@@ -48,7 +48,7 @@ END = AudioClip(np.zeros(0, np.float32))  # Comes after a sentence's last clip.
 
 
 class RemoteSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer` with a server; a context manager. Each sentence is one request."""
+    """Implements `voxcli.core.protocols.Synthesizer` with a server; a context manager. Each sentence is one request."""
 
     def __init__(
         self,

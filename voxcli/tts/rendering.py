@@ -18,7 +18,7 @@ ATTEMPTS = 2  # A sentence that fails is tried once more, in a new process.
 
 
 class RenderingSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer` with a process that follows `voxcli.tts.worker`; a context manager.
+    """Implements `voxcli.core.protocols.Synthesizer` in a process that obeys `voxcli.tts.worker`; a context manager.
 
     The constructor returns at once. The process starts and warms up in the background, and the first sentence waits
     for it. A process that hangs or dies is replaced.

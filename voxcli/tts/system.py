@@ -18,7 +18,7 @@ WORKER_COMMAND = (sys.executable, "-P", str(Path(worker.__file__)))  # -P: impor
 
 
 class Pyttsx3Synthesizer(RenderingSynthesizer):
-    """Implements `voxcli.core.turn.Synthesizer` with pyttsx3."""
+    """Implements `voxcli.core.protocols.Synthesizer` with pyttsx3."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ def is_own_sound(path: Path) -> bool:
 
 
 class WavSpeaker:
-    """Implements `voxcli.core.turn.Speaker` by writing mono PCM16; a context manager.
+    """Implements `voxcli.core.protocols.Speaker` by writing mono PCM16; a context manager.
 
     The sound goes to a hidden file beside the target, which `close` renames to the target. So neither an error nor a
     killed run leaves an incomplete file under the target's name. If nothing was played, no file is written and an older

@@ -342,7 +342,7 @@ def understood_by(engine: Any, utterance: Utterance) -> tuple[str, str]:
 
 
 def test_many_are_asked_what_they_understood_and_no_clip_is_encoded_again(one: Any, many: Callable[..., Any]) -> None:
-    utterances = [Utterance(sound(0.5 + number % 3, number)) for number in range(8)]  # of one window or two
+    utterances = [Utterance(sound(0.5 + number % 3, number)) for number in range(8)]  # One window or two each.
     expected = [understood_by(one, utterance) for utterance in utterances]
     engine, encoded = many(3, understood=True), list[int]()
 

@@ -8,7 +8,7 @@ from voxcli.errors import AudioDeviceError
 
 
 class FailsafeSpeaker:
-    """Implements `voxcli.core.turn.Speaker` on another speaker; once that one fails, clips are only counted.
+    """Implements `voxcli.core.protocols.Speaker` on another speaker; once that one fails, clips are only counted.
 
     `failure` is the error, or None. The owner of the other speaker closes it.
     """

@@ -145,7 +145,7 @@ class _Block:
 
 
 class OutputSpeaker:
-    """Implements `voxcli.core.turn.Speaker` on one output stream that stays open.
+    """Implements `voxcli.core.protocols.Speaker` on one output stream that stays open.
 
     An interrupt drops the queue within one block; the device's own buffer, about LATENCY_SECONDS, is still played.
     `duck` fades out and holds the queue instead.
@@ -212,7 +212,7 @@ class OutputSpeaker:
         self._cue = clip.resampled(self._rate).samples
 
     def play(self, clip: AudioClip, interrupt: threading.Event) -> float:
-        """Queue a clip; see `voxcli.core.turn.Speaker`.
+        """Queue a clip; see `voxcli.core.protocols.Speaker`.
 
         Raises:
             AudioDeviceError: the device failed.

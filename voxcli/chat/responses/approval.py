@@ -48,11 +48,11 @@ class ApprovalRequest:
     """The question whether a call may run. Its first answer counts."""
 
     call: ToolCall
-    interrupt: threading.Event  # of the turn
+    interrupt: threading.Event  # The turn's own.
     asked_at: float = field(default_factory=time.monotonic)
     allowed: bool = False
     decided_by: Decider = ""
-    spoken_answer: AudioClip | None = None  # to be transcribed
+    spoken_answer: AudioClip | None = None  # An answer that is still to be transcribed.
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -115,7 +115,7 @@ class Approver:
         self._has_keys = has_keys
         self._last: ApprovalRequest | None = None
         self.interjections = Interjections()  # those of the present response
-        self.language: Callable[[], str | None] = lambda: None  # that of the present reply
+        self.language: Callable[[], str | None] = lambda: None  # The language of the present reply.
 
     @property
     def takes_speech(self) -> bool:

@@ -18,7 +18,7 @@ class Phrases:
     question: str
     question_with: str
     by_key: str
-    more: str  # after arguments that are too long to be read aloud
+    more: str  # Stands for the rest of arguments that are too long to be read aloud.
 
 
 PHRASES = {

@@ -143,7 +143,7 @@ class LastUtterance(Protocol):
 
 
 class Gate:
-    """Implements `voxcli.core.turn.Speaker`: plays a response once it is a turn and the user has finished."""
+    """Implements `voxcli.core.protocols.Speaker`: plays a response once it is a turn and the user has finished."""
 
     def __init__(self, speaker: Speaker, response: Response, begin_reply: Callable[[], bool], post: Post) -> None:
         self._speaker = speaker
@@ -370,7 +370,7 @@ def unanswered(utterance: Utterance) -> TurnEnded:
 
 @dataclass
 class _RepeatEngine(Engine):
-    """Implements `voxcli.core.turn.Engine`: replies with a text, or what was played of the session's last reply."""
+    """Implements `voxcli.core.protocols.Engine`: replies with a text, or the spoken text of the last reply."""
 
     name: str = "repeat"
     model: str = ""

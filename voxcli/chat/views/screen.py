@@ -44,7 +44,7 @@ MOST_ROWS = 12  # a terminal may have become less high than it was when the rows
 # A terminal that is made narrower wraps what it shows. Rows that still fit then never leave the screen, so they can
 # always be erased.
 NARROWEST = 20
-MOST_TOOL_ROWS = 4  # of the calls of a turn, the last ones are shown while it lasts
+MOST_TOOL_ROWS = 4  # While a turn lasts, its last calls are shown.
 LEAST_ASKED_CHARACTERS = 40  # a question with fewer characters of its arguments is not worth its place
 
 STYLES: dict[State, str] = {

@@ -41,7 +41,7 @@ class Recognizer(Protocol):
 
 
 class EmbeddedEngine(Engine):
-    """Implements `voxcli.core.turn.Engine` with a recognizer and a text model."""
+    """Implements `voxcli.core.protocols.Engine` with a recognizer and a text model."""
 
     name = "embedded"
     model = f"{WHISPER} + {SHIPPED}"
@@ -113,7 +113,7 @@ class EmbeddedEngine(Engine):
     def reply(
         self, session: Session, utterance: Utterance, interrupt: threading.Event
     ) -> Generator[str | Transcript, None, PassReport]:
-        """Yield the transcript, then the reply in deltas; see `voxcli.core.turn.Engine`.
+        """Yield the transcript, then the reply in deltas; see `voxcli.core.protocols.Engine`.
 
         Raises:
             ConfigError: the session has tools.

@@ -42,7 +42,7 @@ NOT_INTERRUPTED = threading.Event()  # is never set
 
 
 class RemoteEngine(Engine):
-    """Implements `voxcli.core.turn.Engine` with a server."""
+    """Implements `voxcli.core.protocols.Engine` with a server."""
 
     name = "remote"
     supports_tools = True
@@ -126,7 +126,7 @@ class RemoteEngine(Engine):
             rounds.append(Round(answer.text, tuple(results), answer.report))
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None] | None:
-        """Yield what the model understood, in a request of its own that is sent once; see `voxcli.core.turn.Engine`.
+        """Yield what the model understood, in a request that is sent once; see `voxcli.core.protocols.Engine`.
 
         Raises:
             RemoteError: the server refuses it, fails or is too late.

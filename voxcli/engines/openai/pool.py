@@ -47,7 +47,7 @@ class _Place:
 
 
 class RemotePool(Engine):
-    """Implements `voxcli.core.turn.Engine` with several servers, for many threads.
+    """Implements `voxcli.core.protocols.Engine` with several servers, for many threads.
 
     A reply that breaks off is requested again, from another server if there is one. Replies are therefore yielded
     whole, or whole up to a call of a tool; an empty delta marks the arrival of the first token. Tools whose results are
@@ -85,7 +85,7 @@ class RemotePool(Engine):
         self._last_error = RemoteError("no server answered")
 
     def reply(self, session: Session, utterance: Utterance, interrupt: threading.Event) -> ReplyWithTools:
-        """Yield the reply; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
+        """Yield the reply; see `voxcli.core.protocols.Engine`. Blocks while all servers are busy.
 
         Raises:
             RemoteError: the request is refused; it failed more often than there are servers, each time on one that
@@ -109,7 +109,7 @@ class RemotePool(Engine):
         return PassReport(0, 0, 0, 0)
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None]:
-        """Yield what a server understood; see `voxcli.core.turn.Engine`. Blocks while all servers are busy.
+        """Yield what a server understood; see `voxcli.core.protocols.Engine`. Blocks while all servers are busy.
 
         Raises:
             RemoteError: the server that was asked failed, or no server has answered for `patience_seconds`.

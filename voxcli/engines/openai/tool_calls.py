@@ -18,7 +18,7 @@ from voxcli.servers.errors import UnreadableError
 
 ARGUMENT_CHARACTERS = 1 << 16  # longest arguments that are kept; about 16,000 tokens
 NAME_CHARACTERS = 100  # longest name that is kept; a tool's has 64 at most
-MOST_CALLS = 128  # in one response
+MOST_CALLS = 128  # Most calls in one response.
 CUT = "…"  # ends arguments that were too long, and makes them invalid JSON
 SENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # mistral-common and OpenAI refuse others
 KEPT_ID = re.compile(r"[!-~]{1,100}")

@@ -32,7 +32,7 @@ _Entry = tuple[Request, Session, Utterance]
 
 
 class BatchEngine(Engine):
-    """Implements `voxcli.core.turn.Engine`; `reply` may be called by many threads."""
+    """Implements `voxcli.core.protocols.Engine`; `reply` may be called by many threads."""
 
     name = "voxtral"
 
@@ -117,7 +117,7 @@ class BatchEngine(Engine):
         return reply.report(passes, len(first.ids), first.cached_tokens, is_full=is_full)
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None]:
-        """Yield what the model understood, in blocks of tokens; see `voxcli.core.turn.Engine`.
+        """Yield what the model understood, in blocks of tokens; see `voxcli.core.protocols.Engine`.
 
         Raises:
             ModelError: the thread's last reply was to another utterance, or its clip was not kept.

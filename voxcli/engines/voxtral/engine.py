@@ -50,7 +50,7 @@ GPU_SLOTS, CPU_SLOTS = 64, 32  # replies at once: with more, a step is bound by 
 
 
 class VoxtralEngine(Engine):
-    """Implements `voxcli.core.turn.Engine` with a Voxtral checkpoint."""
+    """Implements `voxcli.core.protocols.Engine` with a Voxtral checkpoint."""
 
     name = "voxtral"
 
@@ -238,7 +238,7 @@ class VoxtralEngine(Engine):
                 self.decoder.prefill(ids)
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None]:
-        """Yield what the model understood; see `voxcli.core.turn.Engine`.
+        """Yield what the model understood; see `voxcli.core.protocols.Engine`.
 
         Raises:
             ModelError: the audio is not in the cache any more, or the pass failed.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from voxcli.errors import ModelError
 
 CUT = " [...]"  # marks text that was cut
-MOST_CHARACTERS_PER_TOKEN = 8  # in a text; about 4.5 in English
+MOST_CHARACTERS_PER_TOKEN = 8  # English text has about 4.5.
 
 
 class Tokenizer(Protocol):

@@ -135,7 +135,7 @@ class _GeneratedText:
     def __init__(self, tokenizer: Tokenizer, layout: ToolLayout | None) -> None:
         self._stream = TextStream(tokenizer)
         self._begins_call = layout.calls if layout else None
-        self.text = ""  # before the calls
+        self.text = ""  # What stands before the calls.
         self.segments: list[list[int]] = []
 
     def add(self, token_id: int) -> str:

@@ -137,12 +137,12 @@ class Connection:
         try:
             return await client.call_tool(tool, arguments)
         except MCPError as error:
-            forgotten = SESSION_UNKNOWN in str(error)  # by a server that has been restarted
+            forgotten = SESSION_UNKNOWN in str(error)  # The server has been restarted.
             if forgotten or error.code == CONNECTION_CLOSED:
                 self.end()
                 raise ConnectionLost(self.reason, was_sent=not forgotten) from error
             raise VoxError(f"the server refuses the call: {first_line(error)}") from error
-        except Exception as error:  # as above
+        except Exception as error:  # The reason is that of the clause above.
             raise VoxError(f"the server's answer can't be used: {_words(error)}") from error
 
     async def _keep(self, client: "Client") -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from voxcli.errors import VoxError
 
 POLL_SECONDS = 0.02  # between two looks at the interrupt
-CLOSE_SECONDS = 2.0  # for what still runs; who uses the loop ends its own work before
+CLOSE_SECONDS = 2.0  # Time for what still runs; users of the loop end their work before.
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class AsyncLoop:
         future, deadline = self.start(work), time.monotonic() + timeout_seconds
         try:
             while True:
-                with suppress(TimeoutError):  # that of the wait; one of the coroutine is raised below
+                with suppress(TimeoutError):  # The wait's own; one of the coroutine is raised below.
                     return future.result(POLL_SECONDS)
                 if future.done():
                     return future.result()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_TOOLS = 128  # of one server
-CONNECT_SECONDS = 30.0  # to start and to list its tools; npx and uvx may have to fetch a package first
+MOST_TOOLS = 128  # Most tools of one server.
+CONNECT_SECONDS = 30.0  # Time to start and list its tools; npx and uvx may fetch a package first.
 END_SECONDS = 8.0  # The package takes up to 6 seconds to stop a program that ignores signals.
 LONGEST_PAUSE_SECONDS = 60.0  # between two attempts to connect
 
@@ -84,7 +84,7 @@ class McpServer:
         self._connection: Connection | None = None
         self._life: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[Connection] | None = None
-        self._failures = 0  # since a call succeeded
+        self._failures = 0  # Failures since a call succeeded.
         self._next_attempt = 0.0
         self._revival: Future[None] | None = None
         self._told: set[str] = set()

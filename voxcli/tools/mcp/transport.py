@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 RESPONSE_BYTES = 8 << 20  # longest answer to a request; one event of a stream may have 1 MB
 LINE_BYTES = 4096
-LOGGED_LINES = 1000  # of a program's standard error; the rest is dropped
+LOGGED_LINES = 1000  # Lines of a program's standard error that are logged; the rest is dropped.
 CONNECT_SECONDS = 10.0
 
 Said = Callable[[str], None]  # told why a connection may fail, in words of the server

@@ -84,7 +84,7 @@ def _is_main(language: str, voice: Voice) -> bool:
 
 
 class MultilingualSynthesizer:
-    """Implements `voxcli.core.turn.Synthesizer` with a voice for each language; a context manager.
+    """Implements `voxcli.core.protocols.Synthesizer` with a voice for each language; a context manager.
 
     The default voice never waits for another one. A language whose voice is missing or fails is spoken by the default
     voice, with one notice.

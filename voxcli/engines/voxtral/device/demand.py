@@ -10,7 +10,7 @@ from voxcli.engines.voxtral.device.hardware import DType
 BYTES: dict[DType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 CHUNK_TOKENS = 512  # tokens prefilled at once; an interrupt waits for at most one chunk
 LEAST_TEXT_TOKENS = 512  # instructions, a few turns and a reply: the minimum of `session.context_tokens`
-ASIDE_TOKENS = 128  # in the cache after a reply: at least `aside.Aside.room`, which depends on the tokenizer
+ASIDE_TOKENS = 128  # Room after a reply: at least `aside.Aside.room`, which depends on the tokenizer.
 MASK_ROWS = 128  # queries of masked attention at once; fewer take less memory and more kernels
 # Kernels loaded at their first call, and the workspaces of cuBLAS. An allowance, not a measurement.
 CUDA_BYTES = 300_000_000

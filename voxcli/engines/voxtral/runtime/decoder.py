@@ -66,7 +66,7 @@ class Decoder:
         self._last: torch.Tensor | None = None  # hidden state of the prompt's last token, until it is decoded from
         self._streamed = (0, 0)  # length of the cache once the last token of the reply is fed, and this token
         self.generations = 0  # replies begun; what is generated after `append` counts for none
-        self._begins_reply = True  # with the next token that is generated
+        self._begins_reply = True  # The next generated token begins a reply.
 
     @property
     def device(self) -> str:
