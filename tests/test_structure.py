@@ -283,6 +283,25 @@ def test_what_is_called_heavy_exists() -> None:
     assert [name for name in HEAVY if find_spec(name) is None] == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc has the threads")
+def test_numpy_starts_no_threads_in_a_command() -> None:
+    program = """
+import os, sys
+from voxcli.cli import main
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.pop(name, None)
+sys.argv = ["voxcli", "version"]
+try:
+    main()
+except SystemExit:
+    pass
+import numpy
+numpy.ones((1000, 1000)) @ numpy.ones((1000, 1000))
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert python(program).splitlines()[-1] == "1"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_completes_commands_and_flags(shell: str) -> None:
     def completed(*words: str) -> str:

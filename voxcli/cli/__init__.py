@@ -144,10 +144,20 @@ def main() -> None:
     _open_closed_descriptors()
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
+    _keep_blas_to_one_thread()
     try:
         app(prog_name="voxcli")
     except SystemExit as ended:
         raise SystemExit(ended.code or _code_of_output() or 0) from None
+
+
+def _keep_blas_to_one_thread() -> None:
+    """Let numpy use one thread for products of matrices, unless the environment says otherwise.
+
+    numpy reads the variable when it is imported. Its matrices are small here, and its threads wait busily for more work:
+    on two cores, those that computed a mel spectrogram made Whisper's encoder take 0.19 s instead of 0.13 s.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _code_of_output() -> int | None:
