@@ -145,7 +145,7 @@ class LiveSettings(Table):
         default=200, ge=32, le=5000, description="Voice that starts an utterance, in milliseconds."
     )
     speculate_after_ms: WholeNumber = Field(
-        default=100, ge=32, le=10_000, description="Silence that counts as a pause, in milliseconds."
+        default=96, ge=32, le=10_000, description="Silence that counts as a pause, in milliseconds."
     )
     min_silence_ms: TurnSilenceMs = Field(
         default="auto",

@@ -213,7 +213,7 @@ SCRIPTS = st.lists(st.one_of(HEARD, HEARD, HEARD, ACTIONS), min_size=5, max_size
 SETTINGS = st.builds(
     EndpointingSettings,
     min_speech_ms=st.sampled_from([50, 200, 300]),
-    speculate_after_ms=st.sampled_from([100, 200, 800]),
+    speculate_after_ms=st.sampled_from([96, 200, 800]),
     min_silence_ms=st.sampled_from([150, 600]),
     complete_silence_ms=st.sampled_from([100, 250]),
     max_silence_ms=st.sampled_from([300, 1500]),

@@ -10,7 +10,7 @@ The defaults were measured with Silero on frames of 32 ms:
 
 - 200 ms of voice, 7 frames, start an utterance. "it", "hi" and "no" in three voices have 7 frames or more; 120 ms cut
   from speech have at most 6, and noise and clicks of 120 ms none.
-- 100 ms of silence are a pause, and 350 ms end the utterance at first (`voxcli.chat.speech.silence`). The time between
+- 96 ms of silence, 3 frames, are a pause, and 350 ms end the utterance at first (`voxcli.chat.speech.silence`). The time between
   hides the latency of the engine. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real
   conversations, silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench); speech that
   goes on within `retract_ms` takes such an end back.
@@ -52,7 +52,7 @@ class EndpointingSettings:
     off_threshold: float = 0.35  # The probability below which voice ends.
     min_speech_ms: int = 200  # Voice that starts an utterance, or reopens one that has ended.
     barge_in_ms: int = 300  # The same while a reply plays; at least min_speech_ms counts.
-    speculate_after_ms: int = 100  # Silence that is a pause.
+    speculate_after_ms: int = 96  # Silence that is a pause: three frames.
     min_silence_ms: int = 350  # Silence that ends an utterance, unless the endpointer is given another.
     complete_silence_ms: int = 250  # The same where the end-of-turn model answers "complete".
     max_silence_ms: int = 1000  # The same where it answers "incomplete"; never less than without a model.
