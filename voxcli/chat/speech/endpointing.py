@@ -10,10 +10,10 @@ The defaults were measured with Silero on frames of 32 ms:
 
 - 200 ms of voice, 7 frames, start an utterance. "it", "hi" and "no" in three voices have 7 frames or more; 120 ms cut
   from speech have at most 6, and noise and clicks of 120 ms none.
-- 96 ms of silence, 3 frames, are a pause, and 350 ms end the utterance at first (`voxcli.chat.speech.silence`). The time between
-  hides the latency of the engine. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In real
-  conversations, silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench); speech that
-  goes on within `retract_ms` takes such an end back.
+- 96 ms of silence, 3 frames, are a pause, and 350 ms end the utterance at first (`voxcli.chat.speech.silence`). The
+  time between hides the latency of the engine. Silero sees 350 ms of silence within a sentence as 290 to 480 ms. In
+  real conversations, silence alone cuts off 55.6 % of turns at 300 ms and 21.7 % at 600 ms (livekit/eot-bench); speech
+  that goes on within `retract_ms` takes such an end back.
 - A turn that the end-of-turn model calls complete ends after 250 ms, an incomplete one after 1000 ms.
 """
 
