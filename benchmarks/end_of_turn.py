@@ -16,11 +16,12 @@ from benchmarks.turns.recordings import read_turns
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.speech import turn_detector, turn_model
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.chat.speech.silence import TurnSilence
 from voxcli.config.paths import cache_folder
 from voxcli.errors import ConfigError, ModelError
 
-SILENCE, MODEL = "silence", turn_model.NAME
-SETTINGS = ("silence:300", "silence:600", MODEL)
+SILENCE, ADAPTIVE, MODEL = "silence", "adaptive", turn_model.NAME
+SETTINGS = ("silence:300", "silence:600", ADAPTIVE, MODEL)
 DELAY_BUDGETS_MS, SHARE_BUDGET = (300, 600), 0.05  # Those of livekit/eot-bench.
 LONGEST_SILENCE_MS = 5000
 VERDICT_MS = 170.0  # The median on two cores of a Xeon at 2.0 GHz.
@@ -30,7 +31,7 @@ def end_of_turn(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Labelled recordings, also livekit/eot-bench-data.")],
     setting: Annotated[
         list[str] | None,
-        typer.Option("--setting", metavar="silence:MS|smart-turn", help="What ends a turn; may be repeated."),
+        typer.Option("--setting", metavar="silence:MS|adaptive|smart-turn", help="What ends a turn; may be repeated."),
     ] = None,
     language: Annotated[
         str | None, typer.Option("--language", metavar="CODE", help="Only turns of a language.")
@@ -44,14 +45,15 @@ def end_of_turn(
 ) -> None:
     """Measure false cut-offs and delays of what ends a turn, on recordings whose pauses are labelled."""
     names = setting or list(SETTINGS)
-    silences_ms = {name: _silence_ms(name) for name in names}
+    silences = {name: _silence(name) for name in names}
     require_writable(json, force=force, inputs=[str(path) for path in folder.rglob("*") if path.is_file()])
     turns = [detection.detect_speech(turn) for turn in read_turns(folder, language, limit)]
     note(f"{len(turns)} turns")
     model = TimedModel(_load_model()) if MODEL in names else None
     figures = [_about(turns)]
     for name in names:
-        figures.append(_setting_figure(name, _run_setting(turns, silences_ms[name], model, verdict_ms)))
+        rate = _run_setting(turns, silences[name], model, verdict_ms)
+        figures.append(_setting_figure(name, rate, silences[name]))
     figures += _operating_points("silence alone", [detection.observe(turn, None) for turn in turns], verdict_ms=None)
     if model:
         observed = [detection.observe(turn, model.probability) for turn in turns]
@@ -82,14 +84,17 @@ class TimedModel:
         return self.probability(clip) > turn_detector.COMPLETE_PROBABILITY
 
 
-def _silence_ms(name: str) -> int | None:
-    """Return the silence of a setting such as "silence:600"; None for the model."""
+def _silence(name: str) -> TurnSilence | None:
+    """Return the silence of a setting such as "silence:600" or "adaptive"; None for the model."""
     kind, _, number = name.partition(":")
     if name == MODEL:
         return None
+    if name == ADAPTIVE:
+        return TurnSilence()
     if kind != SILENCE or not number.isascii() or not number.isdigit() or not 32 <= int(number) <= LONGEST_SILENCE_MS:
-        raise ConfigError(f"there is no setting {name}", hint=f"{MODEL}, or silence:MS with 32 to {LONGEST_SILENCE_MS}")
-    return int(number)
+        hint = f"{MODEL}, {ADAPTIVE}, or silence:MS with 32 to {LONGEST_SILENCE_MS}"
+        raise ConfigError(f"there is no setting {name}", hint=hint)
+    return TurnSilence.fixed(int(number))
 
 
 def _load_model() -> detection.Probability:
@@ -100,11 +105,12 @@ def _load_model() -> detection.Probability:
 
 
 def _run_setting(
-    turns: Sequence[TurnFrames], silence_ms: int | None, model: TimedModel | None, verdict_ms: float
+    turns: Sequence[TurnFrames], silence: TurnSilence | None, model: TimedModel | None, verdict_ms: float
 ) -> Rate:
-    if silence_ms is not None:
-        settings = EndpointingSettings(min_silence_ms=silence_ms, max_silence_ms=silence_ms, speculative_replies=False)
-        return detection.run(turns, lambda: Endpointer(settings))
+    """Run all turns through the model, or through a silence that may follow their pauses as those of one user."""
+    if silence is not None:
+        settings = EndpointingSettings(speculative_replies=False)
+        return detection.run(turns, lambda: Endpointer(settings, silence))
     is_complete: Callable[[AudioClip], bool] | None = model.is_complete if model else None
     return detection.run(turns, lambda: Endpointer(EndpointingSettings()), is_complete, verdict_ms)
 
@@ -115,12 +121,15 @@ def _about(turns: Sequence[TurnFrames]) -> Figure:
     return Figure("recordings", f"{len(turns)} turns, {seconds / 60:.1f} minutes", values=values)
 
 
-def _setting_figure(name: str, rate: Rate) -> Figure:
+def _setting_figure(name: str, rate: Rate, silence: TurnSilence | None) -> Figure:
     delays_ms = rate.delays_ms
     words = (
         f"{_cuts(rate)}; delay mean {rate.mean_delay_ms:.0f} ms, 95th percentile {percentile(delays_ms, 0.95):.0f} ms"
     )
-    return Figure(name, words, values=_values(rate))
+    if silence is None or name != ADAPTIVE:
+        return Figure(name, words, values=_values(rate))
+    words += f"; {silence.ms:.0f} ms after the last turn"
+    return Figure(name, words, values={**_values(rate), "silence_ms": round(silence.ms, 1)})
 
 
 def _operating_points(family: str, observed: Sequence[Observed], *, verdict_ms: float | None) -> list[Figure]:

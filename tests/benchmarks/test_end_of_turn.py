@@ -232,6 +232,19 @@ def test_settings_and_operating_points_are_printed_and_written(folder: Path, tmp
     assert figures["silence alone, best policy: mean delay at 5% false cut-offs"]["values"]["cut"] == 0
 
 
+def test_the_adaptive_silence_follows_the_pauses_of_the_turns_before(folder: Path, tmp_path: Path) -> None:
+    turn = json.loads((folder / "metadata.jsonl").read_text())
+    write_rows(folder, *({**turn, "id": str(number)} for number in range(6)))
+    arguments = ["--setting", "adaptive", "--json", str(tmp_path / "figures.json")]
+    result = CliRunner().invoke(end_of_turn.app, [str(folder), *arguments])
+    assert result.exit_code == 0, result.output
+    figures = {each["what"]: each for each in json.loads((tmp_path / "figures.json").read_text())["figures"]}
+    values = figures["adaptive"]["values"]
+    assert 0 < values["cut"] < values["pauses"] == 6
+    assert 600 < values["silence_ms"] < 900
+    assert values["delays_ms"][0] < values["delays_ms"][-1]
+
+
 def test_the_model_is_asked_once_for_each_clip() -> None:
     model = end_of_turn.TimedModel(lambda _: 0.7)
     clips = [AudioClip(tone(1)), AudioClip(tone(2)), AudioClip(tone(1))]
