@@ -38,8 +38,8 @@ from voxcli.errors import AudioDeviceError, VoxError
 log = logging.getLogger(__name__)
 
 PLAYED_SECONDS = 5.0  # Playback kept for the loop breaker, beyond the longest utterance.
-# While nothing plays, is open or might be reopened, so many frames, 128 ms, are processed at once. An utterance needs
-# more voice than that to start, and from its first voiced frame on each frame is processed as it comes.
+# The frames processed at once, 128 ms, while nothing plays and no utterance is open or might be reopened. By default an
+# utterance needs more voice than that to start, and from the first voiced frame on each is processed as it comes.
 IDLE_FRAMES = 4
 READ_SECONDS = 0.2  # how long to wait for these before checking whether to stop
 LEVEL_SECONDS = 0.2  # between two reports of the level
@@ -129,7 +129,7 @@ class Listener(threading.Thread):
         self._unreported_samples, self._unreported_energy = 0, 0.0  # Number and sum of squares since the last report.
         self._zero_samples, self._zeros_reported = 0, False  # zeros since the last sample that was none
         self._missing_seconds = 0.0  # since the last block
-        self._is_idle = False  # Nothing depends on the next frame's coming soon.
+        self._is_idle = False  # No frame has to be processed as soon as it comes.
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the endpointer and all fields below
         self._framed = 0  # samples that the endpointer has received
@@ -205,15 +205,11 @@ class Listener(threading.Thread):
                 self._speaker.reference.read()
                 self._underruns_before = self._speaker.underruns
             while not self._closed.is_set():
-                if block := self._microphone.read(READ_SECONDS, self._wanted_samples):
+                wanted = FRAME_SAMPLES * (IDLE_FRAMES if self._is_idle else 1) - len(self._pending) % FRAME_SAMPLES
+                if block := self._microphone.read(READ_SECONDS, wanted):
                     self._process_block(block)
                 else:
                     self._on_no_block()
-
-    @property
-    def _wanted_samples(self) -> int:
-        frames = IDLE_FRAMES if self._is_idle else 1
-        return frames * FRAME_SAMPLES - len(self._pending) % FRAME_SAMPLES
 
     def _on_no_block(self) -> None:
         """Count time without a block: the device is slow, or unplugged."""
@@ -226,7 +222,7 @@ class Listener(threading.Thread):
                 self._endpointer.commit()
 
     def _process_block(self, block: MicrophoneBlock) -> None:
-        self._missing_seconds = 0.0
+        self._missing_seconds, self._is_idle = 0.0, False
         self._record_playback()
         self._position += len(block.samples)
         self._captured_at = block.captured_at
@@ -234,7 +230,6 @@ class Listener(threading.Thread):
         cleaned = self._cancel_echo(block.samples)
         self._report_level(block.samples)
         with self._lock:
-            self._is_idle = False
             if self._ignores_microphone(playing=playing):
                 self._discard(len(self._pending) + len(cleaned))
                 self._pending = cleaned[:0]

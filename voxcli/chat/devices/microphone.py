@@ -60,7 +60,7 @@ class _Captured(NamedTuple):
     def mixed(self) -> Samples:
         """Return its mono samples, shape (frames,)."""
         samples = frames_of(self.data, self.channels)
-        return samples[:, 0] if self.channels == 1 else samples.mean(axis=1, dtype=np.float32)
+        return samples[:, 0] if self.channels == 1 else (samples[:, 0] + samples[:, 1]) / np.float32(2)
 
 
 class Microphone:

@@ -103,8 +103,8 @@ class ReferenceTap:
     def _resampled(self, handed: _Handed) -> ReferenceBlock:
         self._skip_gap_before(handed)
         lag_seconds = self._resampler.lag_seconds
-        silence = np.zeros(handed.frames, np.float32) if handed.samples is None else None
-        samples = self._resampler.push(handed.samples if silence is None else silence)
+        silence = np.zeros(handed.frames, np.float32)
+        samples = self._resampler.push(silence if handed.samples is None else handed.samples)
         block = ReferenceBlock(samples, self._position, handed.handed_at - lag_seconds, handed.sounds_at - lag_seconds)
         self._position += len(samples)
         return block
@@ -124,15 +124,14 @@ class ReferenceTap:
 
 def _with_silence_joined(blocks: list[_Handed]) -> list[_Handed]:
     """Join silent blocks that follow one another without a gap."""
-    joined: list[_Handed] = []
+    runs: list[list[_Handed]] = []
+    end = None  # Where silence ends that the next block may continue.
     for block in blocks:
-        last = joined[-1] if joined else block
-        is_silent = block.samples is None and last.samples is None
-        if is_silent and (last.stream, last.end) == (block.stream, block.position):
-            joined[-1] = last._replace(frames=last.frames + block.frames)
-        else:
-            joined.append(block)
-    return joined
+        if block.samples is not None or end != (block.stream, block.position):
+            runs.append([])
+        runs[-1].append(block)
+        end = (block.stream, block.end) if block.samples is None else None
+    return [run[0]._replace(frames=run[-1].end - run[0].position) for run in runs]
 
 
 @dataclass(frozen=True)
