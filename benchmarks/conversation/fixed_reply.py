@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.conversation.sound_card import RATE
 from voxcli.app.chat import ChatOptions, run_chat
 from voxcli.audio.clip import AudioClip
 from voxcli.chat.devices.hotplug import AudioDevices
-from voxcli.chat.devices.portaudio import DeviceStream, find_device
+from voxcli.chat.devices.portaudio import DeviceStream, find_device, frames_of
 from voxcli.chat.devices.speaker import LATENCY_SECONDS
 from voxcli.chat.events import Notice, Ready
 from voxcli.chat.messages import ThreadCrashed
@@ -113,13 +112,14 @@ def pulses() -> None:
     begun: list[float] = []
     started = next_at = time.monotonic() + SETTLE_SECONDS
 
-    def fill(out: NDArray[np.float32], moment: float, _lost: bool) -> None:
+    def fill(out: memoryview, moment: float, _lost: bool) -> None:
         nonlocal next_at
         if next_at <= moment:
             begun.append(moment)
             next_at += PULSE_SECONDS
         if moment > started and moment - next_at + PULSE_SECONDS < NOISE_SECONDS:
-            out[:] = np.random.default_rng(1).uniform(-PULSE_LEVEL, PULSE_LEVEL, out.shape)
+            samples = frames_of(out, channels=1)
+            samples[:] = np.random.default_rng(1).uniform(-PULSE_LEVEL, PULSE_LEVEL, samples.shape)
 
     stream = DeviceStream(find_device("output"), fill, LATENCY_SECONDS)
     print(json.dumps({"event": "ready"}), flush=True)

@@ -16,9 +16,18 @@ from tests.support.listener_harness import (
     start_playback,
     voice,
 )
-from voxcli.audio.clip import SAMPLE_RATE
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.chat.devices.microphone import KEPT_SECONDS
-from voxcli.chat.events import InputLevel, Notice, SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
+from voxcli.chat.events import (
+    EndpointEvent,
+    InputLevel,
+    Notice,
+    SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+)
+from voxcli.chat.listener import IDLE_FRAMES
 from voxcli.chat.messages import SpeechEvent
 
 # Utterances.
@@ -128,6 +137,81 @@ def test_the_time_since_speech_began_goes_on_when_it_is_reopened() -> None:
     last = [each for each in harness.posted if isinstance(each, InputLevel)][-1]
     assert last.speech_seconds
     assert last.speech_seconds > (20 + END) * 0.032
+
+
+# How much is processed at once.
+
+
+def test_several_frames_are_awaited_only_while_nobody_speaks() -> None:
+    with running(ListenerHarness(PassThroughCanceller())) as harness:
+        harness.capture(silence(5))
+        assert harness.awaited_frames == IDLE_FRAMES > 1
+        harness.capture(voice(1))
+        assert harness.awaited_frames == 1
+        harness.capture(silence(1))  # a gap, after which the voice may go on
+        assert harness.awaited_frames == 1
+        harness.capture(silence(3))  # it was a noise
+        assert harness.awaited_frames == IDLE_FRAMES
+        harness.capture(voice(20), silence(3))
+        assert harness.awaited_frames == 1
+        harness.capture(silence(END))  # the utterance has ended, but speech would reopen it
+        assert harness.awaited_frames == 1
+        harness.listener.commit()
+        harness.capture(silence(1))
+        assert harness.awaited_frames == IDLE_FRAMES
+
+
+def test_frames_are_awaited_one_by_one_while_a_reply_plays() -> None:
+    with running(ListenerHarness(PassThroughCanceller())) as harness:
+        start_playback(harness.speaker)
+        harness.capture(silence(5))
+        assert harness.awaited_frames == 1
+        harness.capture(voice(2))  # ducks the reply
+        harness.speaker.is_playing = False
+        harness.capture(silence(3))  # not yet undone
+        assert harness.awaited_frames == 1
+        harness.capture(silence(10))
+        assert harness.awaited_frames == IDLE_FRAMES
+
+
+def test_frames_are_awaited_one_by_one_while_the_microphone_is_ignored() -> None:
+    with running(ListenerHarness()) as harness:
+        start_playback(harness.speaker)
+        harness.capture(silence(1))
+        harness.speaker.is_playing = False
+        harness.capture(silence(1))  # within the tail of half-duplex
+        assert harness.awaited_frames == 1
+        harness.capture(silence(TAIL))
+        assert harness.awaited_frames == IDLE_FRAMES
+        harness.listener.mute(True)
+        harness.capture(silence(5))
+        assert harness.awaited_frames == 1
+
+
+def test_several_frames_are_awaited_while_the_conversation_sleeps() -> None:
+    with running(ListenerHarness(stays_asleep=lambda _samples, _speaking: True)) as harness:
+        harness.capture(silence(5))
+        assert harness.awaited_frames == IDLE_FRAMES
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=4), st.integers(0, 2000))
+def test_how_many_frames_come_at_once_changes_no_event(sounds: list[tuple[int, int]], first: int) -> None:
+    heard = np.concatenate([np.zeros(first, np.float32), *(each for n, m in sounds for each in (voice(n), silence(m)))])
+    found = []
+    for block_samples in (160, IDLE_FRAMES * 512):
+        harness = ListenerHarness()
+        harness.microphone.block_samples = block_samples
+        with running(harness):
+            harness.capture(heard)
+        found.append([_without_audio(event) for event in harness.events])
+    assert found[0] == found[1]
+
+
+def _without_audio(event: EndpointEvent) -> tuple[object, ...]:
+    return type(event), *(
+        len(value.samples) if isinstance(value, AudioClip) else value for value in vars(event).values()
+    )
 
 
 # The loudspeaker is ducked.

@@ -37,6 +37,8 @@ class FakeMicrophone:
         self._news = threading.Condition()
         self._given = self._taken = self._done = 0
         self.position = 0
+        self.block_samples = BLOCK_SAMPLES
+        self.wanted_samples = 0  # of the last read
         self.opened_at = time.monotonic() - 1000  # long ago, so that every block was captured in the past
         self._over = False
 
@@ -44,6 +46,7 @@ class FakeMicrophone:
         """Return the next block. Time-outs happen only when the test calls `miss`, except that 0 never waits."""
         with self._news:
             self._is_read = True
+            self.wanted_samples = wanted_samples
             self._done = self._taken
             self._news.notify_all()
             if timeout:
@@ -58,10 +61,10 @@ class FakeMicrophone:
         self.opened_at = time.monotonic() - seconds - self.position / SAMPLE_RATE
 
     def capture(self, samples: Samples) -> None:
-        """Capture samples in blocks of 10 ms; return at once."""
+        """Capture samples in blocks of `block_samples`, 10 ms; return at once."""
         with self._news:
-            for first in range(0, len(samples), BLOCK_SAMPLES):
-                block = samples[first : first + BLOCK_SAMPLES]
+            for first in range(0, len(samples), self.block_samples):
+                block = samples[first : first + self.block_samples]
                 end = self.position + len(block)
                 self._blocks.append(MicrophoneBlock(block, self.position, self.opened_at + end / SAMPLE_RATE))
                 self.position = end
@@ -203,6 +206,11 @@ class ListenerHarness:
     @property
     def kinds(self) -> list[type]:
         return [type(event) for event in self.events]
+
+    @property
+    def awaited_frames(self) -> int:
+        """The frames that the listener wants at once."""
+        return -(-self.microphone.wanted_samples // FRAME_SAMPLES)
 
     @property
     def resumed(self) -> int:

@@ -38,7 +38,10 @@ from voxcli.errors import AudioDeviceError, VoxError
 log = logging.getLogger(__name__)
 
 PLAYED_SECONDS = 5.0  # Playback kept for the loop breaker, beyond the longest utterance.
-READ_SECONDS = 0.1  # how long to wait for a block before checking whether to stop
+# The frames processed at once, 128 ms, while nothing plays and no utterance is open or might be reopened. By default an
+# utterance needs more voice than that to start, and from the first voiced frame on each is processed as it comes.
+IDLE_FRAMES = 4
+READ_SECONDS = 0.2  # how long to wait for these before checking whether to stop
 LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
 SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
@@ -126,6 +129,7 @@ class Listener(threading.Thread):
         self._unreported_samples, self._unreported_energy = 0, 0.0  # Number and sum of squares since the last report.
         self._zero_samples, self._zeros_reported = 0, False  # zeros since the last sample that was none
         self._missing_seconds = 0.0  # since the last block
+        self._is_idle = False  # No frame has to be processed as soon as it comes.
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the endpointer and all fields below
         self._framed = 0  # samples that the endpointer has received
@@ -201,7 +205,8 @@ class Listener(threading.Thread):
                 self._speaker.reference.read()
                 self._underruns_before = self._speaker.underruns
             while not self._closed.is_set():
-                if block := self._microphone.read(READ_SECONDS, FRAME_SAMPLES - len(self._pending) % FRAME_SAMPLES):
+                wanted = FRAME_SAMPLES * (IDLE_FRAMES if self._is_idle else 1) - len(self._pending) % FRAME_SAMPLES
+                if block := self._microphone.read(READ_SECONDS, wanted):
                     self._process_block(block)
                 else:
                     self._on_no_block()
@@ -217,7 +222,7 @@ class Listener(threading.Thread):
                 self._endpointer.commit()
 
     def _process_block(self, block: MicrophoneBlock) -> None:
-        self._missing_seconds = 0.0
+        self._missing_seconds, self._is_idle = 0.0, False
         self._record_playback()
         self._position += len(block.samples)
         self._captured_at = block.captured_at
@@ -231,11 +236,14 @@ class Listener(threading.Thread):
                 return
         pending = np.concatenate((self._pending, cleaned))
         if self._stays_asleep and self._discard_asleep(self._stays_asleep, cleaned, pending):
+            self._is_idle = not playing
             return
         whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
         self._pending = pending[whole:]
         for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
             self._process_frame(frame, self._detect(frame), playing=playing)
+        with self._lock:
+            self._is_idle = self._endpointer.is_idle and not (playing or self._ducked)
 
     def _discard_asleep(
         self, stays_asleep: Callable[[Samples, bool], bool], cleaned: Samples, pending: Samples
@@ -281,7 +289,7 @@ class Listener(threading.Thread):
 
     def _report_level(self, samples: Samples) -> None:
         self._unreported_samples += len(samples)
-        self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
+        self._unreported_energy += float(np.dot(samples, samples))
         if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
             return
         self._zero_samples = 0 if self._unreported_energy else self._zero_samples + self._unreported_samples

@@ -324,7 +324,7 @@ def test_a_crash_of_the_hotplug_thread_is_posted(card: SoundCard) -> None:
 
 
 def test_an_exception_in_a_callback_is_raised_by_failure(card: SoundCard) -> None:
-    def broken(_samples: Samples, _moment: float, _lost: bool) -> None:
+    def broken(_block: memoryview, _moment: float, _lost: bool) -> None:
         raise ZeroDivisionError
 
     stream = DeviceStream(find_device("output"), broken, 0.06)

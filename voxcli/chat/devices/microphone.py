@@ -6,14 +6,14 @@ Sound that the device or a busy computer lost is counted and replaced by silence
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.audio.resample import StreamResampler
-from voxcli.chat.devices.portaudio import BLOCK_SECONDS, Device, DeviceStream
+from voxcli.chat.devices.portaudio import BLOCK_SECONDS, SAMPLE_BYTES, Device, DeviceStream, frames_of
 
 LATENCY_SECONDS = 0.04  # PortAudio may hold this much back; sound servers deliver each block at once.
 QUEUE_SECONDS = 5.0  # The reader may be busy for this long before sound is lost.
@@ -36,15 +36,31 @@ class MicrophoneBlock:
     captured_at: float
 
 
-@dataclass(frozen=True)
-class _Captured:
-    """A block as the device delivered it: at `rate`, `position` samples after the stream was opened."""
+class _Captured(NamedTuple):
+    """A block as the device delivered it: at `rate`, `position` frames after the stream was opened."""
 
     stream: int  # The stream's number.
     rate: int
+    channels: int
     position: int
-    samples: NDArray[np.float32]  # Shape (frames, channels).
-    moment: float  # When the first sample was captured, in monotonic seconds.
+    frames: int
+    data: bytes  # Interleaved float32 samples.
+    moment: float  # When the first frame was captured, in monotonic seconds.
+
+    @property
+    def end(self) -> int:
+        """The position of the frame after the block."""
+        return self.position + self.frames
+
+    @property
+    def ends_at(self) -> float:
+        """When its last frame was captured, in monotonic seconds."""
+        return self.moment + self.frames / self.rate
+
+    def mixed(self) -> Samples:
+        """Return its mono samples, shape (frames,)."""
+        samples = frames_of(self.data, self.channels)
+        return samples[:, 0] if self.channels == 1 else (samples[:, 0] + samples[:, 1]) / np.float32(2)
 
 
 class Microphone:
@@ -64,10 +80,11 @@ class Microphone:
         self._latency_seconds = latency_seconds
         self._most_blocks = round(queue_seconds / BLOCK_SECONDS)
         self._kept_blocks = round(min(KEPT_SECONDS, queue_seconds) / BLOCK_SECONDS)
-        self._news = threading.Condition()  # Guards the three fields below.
+        self._lock = threading.Lock()  # Guards the three fields below.
+        self._news = threading.Condition(self._lock)
         self._captured: deque[_Captured] = deque()
-        self._captured_samples = 0  # Samples of these blocks.
-        self._awaited_samples = 0.0  # The reader waits for so many.
+        self._captured_frames = 0  # Frames of these blocks.
+        self._awaited_frames = 0.0  # The reader waits for so many.
         self._last: _Captured | None = None
         self._resampler = StreamResampler(SAMPLE_RATE)
         self._position = 0
@@ -91,9 +108,9 @@ class Microphone:
             AudioDeviceError: it can't be opened.
         """
         self._streams += 1
-        self._rate = device.sample_rate
-        self._stream_samples = 0
-        self._ends_at = time.monotonic()  # When the last sample was captured.
+        self._rate, self._channels = device.sample_rate, device.stream_channels
+        self._stream_frames = 0
+        self._ends_at = time.monotonic()  # When the last frame was captured.
         self._stream = DeviceStream(device, self._queue_block, self._latency_seconds)
 
     def read(self, timeout: float, wanted_samples: int = 1) -> MicrophoneBlock | None:
@@ -109,28 +126,29 @@ class Microphone:
         blocks = self._take(timeout, wanted_samples * self._rate / SAMPLE_RATE)
         if not blocks:
             return None
-        samples = np.concatenate([piece for run in _runs(blocks) for piece in self._resampled(run)])
-        ends_at = blocks[-1].moment + len(blocks[-1].samples) / blocks[-1].rate
-        block = MicrophoneBlock(samples, self._position, ends_at - self._resampler.lag_seconds)
+        pieces = [piece for run in _runs(blocks) for piece in self._resampled(run)]
+        samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        block = MicrophoneBlock(samples, self._position, blocks[-1].ends_at - self._resampler.lag_seconds)
         self._position += len(samples)
         return block
 
-    def _take(self, timeout: float, samples: float) -> list[_Captured]:
-        """Wait for so many samples at the device's rate; remove and return their blocks."""
+    def _take(self, timeout: float, frames: float) -> list[_Captured]:
+        """Wait for so many frames at the device's rate; remove and return their blocks."""
         taken: list[_Captured] = []
-        with self._news:
-            self._awaited_samples = samples
-            self._news.wait_for(lambda: self._captured_samples >= samples, timeout)
-            while self._captured and samples > 0:
+        with self._lock:
+            self._awaited_frames = frames
+            self._news.wait_for(lambda: self._captured_frames >= frames, timeout)
+            while self._captured and frames > 0:
                 taken.append(self._captured.popleft())
-                samples -= len(taken[-1].samples)
-                self._captured_samples -= len(taken[-1].samples)
+                frames -= taken[-1].frames
+                self._captured_frames -= taken[-1].frames
         return taken
 
     def _resampled(self, captured: _Captured) -> list[Samples]:
         """Return the silence that replaces a gap before a block, and the block, both at SAMPLE_RATE."""
-        silence = np.zeros(self._gap_before(captured), np.float32)
-        return [silence, self._resampler.push(captured.samples.mean(axis=1, dtype=np.float32))]
+        gap = self._gap_before(captured)
+        samples = self._resampler.push(captured.mixed())
+        return [np.zeros(gap, np.float32), samples] if gap else [samples]
 
     def close(self) -> None:
         """Close the device, or abandon it if it hangs. What it has captured can still be read."""
@@ -143,30 +161,33 @@ class Microphone:
         """
         last, self._last = self._last, captured
         if last and last.stream == captured.stream:
-            gap_seconds = (captured.position - last.position - len(last.samples)) / captured.rate
+            gap_seconds = (captured.position - last.end) / captured.rate
             if gap_seconds == 0:
                 return 0
         else:
-            gap_seconds = captured.moment - last.moment - len(last.samples) / last.rate if last else 0.0
+            gap_seconds = captured.moment - last.ends_at if last else 0.0
         gap_seconds += self._resampler.lag_seconds  # The resampler's remaining samples are lost too.
         self._resampler = StreamResampler(captured.rate)
         return round(min(max(0.0, gap_seconds), LONGEST_GAP_SECONDS) * SAMPLE_RATE)
 
-    def _queue_block(self, data: NDArray[np.float32], moment: float, overrun: bool) -> None:
+    def _queue_block(self, block: memoryview, moment: float, overrun: bool) -> None:
         """Queue a block; called on the device's thread."""
         if overrun:
             self.overruns += self._is_read
-            self._stream_samples += max(0, round((moment - self._ends_at) * self._rate))
-        self._ends_at = moment + len(data) / self._rate
-        captured = _Captured(self._streams, self._rate, self._stream_samples, data.copy(), moment)
-        self._stream_samples += len(data)
-        with self._news:
+            self._stream_frames += max(0, round((moment - self._ends_at) * self._rate))
+        frames = len(block) // (SAMPLE_BYTES * self._channels)
+        self._ends_at = moment + frames / self._rate
+        captured = _Captured(
+            self._streams, self._rate, self._channels, self._stream_frames, frames, bytes(block), moment
+        )
+        self._stream_frames += frames
+        with self._lock:
             if len(self._captured) >= (self._most_blocks if self._is_read else self._kept_blocks):
                 self.overruns += self._is_read
-                self._captured_samples -= len(self._captured.popleft().samples)
+                self._captured_frames -= self._captured.popleft().frames
             self._captured.append(captured)
-            self._captured_samples += len(data)
-            if self._captured_samples >= self._awaited_samples:
+            self._captured_frames += frames
+            if self._captured_frames >= self._awaited_frames:
                 self._news.notify()
 
 
@@ -178,5 +199,8 @@ def _runs(blocks: list[_Captured]) -> list[_Captured]:
         if end != (block.stream, block.position):
             runs.append([])
         runs[-1].append(block)
-        end = block.stream, block.position + len(block.samples)
-    return [replace(run[0], samples=np.concatenate([block.samples for block in run])) for run in runs]
+        end = block.stream, block.end
+    return [
+        run[0]._replace(frames=run[-1].end - run[0].position, data=b"".join([block.data for block in run]))
+        for run in runs
+    ]

@@ -19,6 +19,7 @@ from voxcli.chat.devices.stderr import redirect_library_messages
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SECONDS = 0.01
+SAMPLE_BYTES = 4  # of a float32
 START_SECONDS = 4.0  # The longest wait for a first block; PulseAudio's null sink takes up to two seconds.
 STALL_SECONDS = 2.0  # A device that moves no block for this long has failed.
 LISTING_SECONDS = 10.0  # The limit for listing devices in another process; a sound library may hang.
@@ -40,6 +41,11 @@ class Device:
     is_default: bool
     kind: Kind
     host_api: str
+
+    @property
+    def stream_channels(self) -> int:
+        """How many channels a stream has on it: one or two."""
+        return min(2, self.channels)
 
 
 def output_devices() -> list[Device]:
@@ -177,13 +183,21 @@ def refresh_devices() -> None:
         raise AudioDeviceError(f"PortAudio can't start: {error}", hint="voxcli doctor") from error
 
 
-# The arguments are a block of shape (frames, channels) to read or to fill, the time in monotonic seconds at which its
-# first sample was captured or will be played, and whether sound was lost before it.
-Callback = Callable[[NDArray[np.float32], float, bool], None]
+# The arguments are a block to read, or a silent one to fill, which is valid during the call; the time in monotonic
+# seconds at which its first sample was captured or will be played; and whether sound was lost before it.
+Callback = Callable[[memoryview, float, bool], None]
+
+
+def frames_of(block: memoryview | bytes, channels: int) -> NDArray[np.float32]:
+    """Return the samples of a block as an array of shape (frames, channels) that shares its memory."""
+    return np.frombuffer(block, np.float32).reshape(-1, channels)
 
 
 class DeviceStream:
-    """An open stream of float32 blocks of BLOCK_SECONDS, at the device's own rate, with one or two channels.
+    """An open stream of blocks of BLOCK_SECONDS, at the device's own rate and with its `stream_channels`.
+
+    A block is bytes: float32 samples, the channels interleaved. A hundred blocks a second come from each device, so
+    they become arrays only where there is something to compute.
 
     After `close`, the callback is never called again, even if a device that hangs recovers.
     """
@@ -202,14 +216,14 @@ class DeviceStream:
         self._closing: threading.Thread | None = None
         self._lock = threading.Lock()  # Guards the start of `_closing`.
         self._defect: Exception | None = None  # The callback's exception.
-        open_stream = sounddevice.InputStream if device.kind == "input" else sounddevice.OutputStream
+        open_stream = sounddevice.RawInputStream if device.kind == "input" else sounddevice.RawOutputStream
         try:
             self._stream = open_stream(
                 samplerate=device.sample_rate,
                 blocksize=round(device.sample_rate * BLOCK_SECONDS),
                 latency=latency_seconds,
                 device=device.index,
-                channels=min(2, device.channels),
+                channels=device.stream_channels,
                 dtype="float32",
                 callback=self._on_input if device.kind == "input" else self._on_output,
                 finished_callback=self._finished.set,
@@ -260,24 +274,25 @@ class DeviceStream:
         end()
         self._stream.close()
 
-    def _on_input(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+    def _on_input(self, data: Any, _frames: int, times: Any, status: Any) -> None:
         self._called = now = time.monotonic()
         age = times.currentTime - times.inputBufferAdcTime
         moment = now - (age if 0 <= age < SANE_SECONDS else BLOCK_SECONDS)
-        self._run_callback(data, moment, lost=status.input_overflow)
+        self._run_callback(memoryview(data), moment, lost=status.input_overflow)
 
-    def _on_output(self, data: NDArray[np.float32], _frames: int, times: Any, status: Any) -> None:
+    def _on_output(self, data: Any, _frames: int, times: Any, status: Any) -> None:
         self._called = now = time.monotonic()
         ahead = times.outputBufferDacTime - times.currentTime
         moment = now + (ahead if 0 <= ahead < SANE_SECONDS else self._latency_seconds)
-        data.fill(0)
-        self._run_callback(data, moment, lost=status.output_underflow)
+        out = memoryview(data)
+        out[:] = bytes(len(out))
+        self._run_callback(out, moment, lost=status.output_underflow)
 
-    def _run_callback(self, data: NDArray[np.float32], moment: float, *, lost: bool) -> None:
+    def _run_callback(self, block: memoryview, moment: float, *, lost: bool) -> None:
         if self._closing or self._defect:
             return
         try:
-            self._callback(data, moment, bool(lost))
+            self._callback(block, moment, bool(lost))
         except Exception as error:  # noqa: BLE001 - raised again by `failure`, on a thread that reports it
             self._defect = error
 

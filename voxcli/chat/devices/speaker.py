@@ -6,15 +6,25 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, Full, Queue
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.audio.resample import StreamResampler
-from voxcli.chat.devices.portaudio import BLOCK_SECONDS, SANE_SECONDS, Device, DeviceStream, find_device, unusable
+from voxcli.chat.devices.portaudio import (
+    BLOCK_SECONDS,
+    SAMPLE_BYTES,
+    SANE_SECONDS,
+    Device,
+    DeviceStream,
+    find_device,
+    frames_of,
+    unusable,
+)
 
 # The buffer that PortAudio is asked for; it adds two blocks, and may round. While eight busy processes shared two
 # cores, PulseAudio lost 0.1 s of 17 s of sound at 40 ms, and nothing at 60 ms.
@@ -55,16 +65,21 @@ class ReferenceBlock:
     sounds_at: float
 
 
-@dataclass(frozen=True)
-class _Handed:
-    """A block as the device received it: at `rate`, `position` samples after the stream was opened."""
+class _Handed(NamedTuple):
+    """A block as the device received it: at `rate`, `position` frames after the stream was opened."""
 
     stream: int  # The stream's number.
     rate: int
     position: int
-    samples: Samples
+    frames: int
+    samples: Samples | None  # Shape (frames,); None for silence.
     handed_at: float
     sounds_at: float
+
+    @property
+    def end(self) -> int:
+        """The position of the frame after the block."""
+        return self.position + self.frames
 
 
 class ReferenceTap:
@@ -88,7 +103,8 @@ class ReferenceTap:
     def _resampled(self, handed: _Handed) -> ReferenceBlock:
         self._skip_gap_before(handed)
         lag_seconds = self._resampler.lag_seconds
-        samples = self._resampler.push(handed.samples)
+        silence = np.zeros(handed.frames, np.float32)
+        samples = self._resampler.push(silence if handed.samples is None else handed.samples)
         block = ReferenceBlock(samples, self._position, handed.handed_at - lag_seconds, handed.sounds_at - lag_seconds)
         self._position += len(samples)
         return block
@@ -97,38 +113,25 @@ class ReferenceTap:
         """Advance the position and restart the resampler where a gap precedes the block."""
         last, self._last = self._last, handed
         if last and last.stream == handed.stream:
-            missing = handed.position - last.position - len(last.samples)
+            missing = handed.position - last.end
             if missing == 0:
                 return
         else:
-            missing = round((handed.sounds_at - last.sounds_at) * handed.rate) - len(last.samples) if last else 0
+            missing = round((handed.sounds_at - last.sounds_at) * handed.rate) - last.frames if last else 0
         self._position += max(0, round(missing * SAMPLE_RATE / handed.rate))
         self._resampler = StreamResampler(handed.rate)
 
 
 def _with_silence_joined(blocks: list[_Handed]) -> list[_Handed]:
     """Join silent blocks that follow one another without a gap."""
-    joined: list[_Handed] = []
-    silent = 0  # Samples of silence at the end of `joined`.
+    runs: list[list[_Handed]] = []
+    end = None  # Where silence ends that the next block may continue.
     for block in blocks:
-        last = joined[-1] if joined else block
-        follows = last.stream == block.stream and last.position + max(silent, len(last.samples)) == block.position
-        is_silent = not block.samples.any()
-        if silent and is_silent and follows:
-            silent += len(block.samples)
-            continue
-        if silent > len(last.samples):
-            joined[-1] = _silence(last, silent)
-        joined.append(block)
-        silent = len(block.samples) if is_silent else 0
-    if joined and silent > len(joined[-1].samples):
-        joined[-1] = _silence(joined[-1], silent)
-    return joined
-
-
-def _silence(first: _Handed, samples: int) -> _Handed:
-    """Return a silent block of another length."""
-    return replace(first, samples=np.zeros(samples, np.float32))
+        if block.samples is not None or end != (block.stream, block.position):
+            runs.append([])
+        runs[-1].append(block)
+        end = (block.stream, block.end) if block.samples is None else None
+    return [run[0]._replace(frames=run[-1].end - run[0].position) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class OutputSpeaker:
         # Pairs of a time in monotonic seconds and the number of samples played by then.
         self._playback: deque[tuple[float, int]] = deque(maxlen=BLOCKS_AHEAD)
         self._streams = 0
-        self._stream_samples = 0  # Samples handed to this stream, silence included.
+        self._stream_frames = 0  # Frames handed to this stream, silence included.
         self.open(device)
 
     @property
@@ -247,14 +250,14 @@ class OutputSpeaker:
         """
         self._drop_queue()
         ratio = device.sample_rate / self._rate
-        self._rate = device.sample_rate
+        self._rate, self._channels = device.sample_rate, device.stream_channels
         self._queued_samples = round((self._queued_samples - self._dropped_samples) * ratio)
         self._dropped_samples = 0
         self._handed_samples = self._queued_samples
         self._playback.clear()
         self._playback.append((-math.inf, self._handed_samples))
         self._streams += 1
-        self._stream_samples = 0
+        self._stream_frames = 0
         self._lost = threading.Event()
         self._stream = DeviceStream(device, self._fill, self._latency_seconds)
 
@@ -293,23 +296,28 @@ class OutputSpeaker:
 
     # The device's thread calls the methods below.
 
-    def _fill(self, out: NDArray[np.float32], sounds_at: float, underrun: bool) -> None:
+    def _fill(self, out: memoryview, sounds_at: float, underrun: bool) -> None:
+        self.underruns += underrun
         was_held, self._held = self._held, self._ducked
+        frames = len(out) // (SAMPLE_BYTES * self._channels)
+        if self._head is None and self._blocks.empty() and not len(self._cue):
+            self._record_playback(None, frames, 0, sounds_at)
+            return
+        samples = frames_of(out, self._channels)
         count = 0
-        block = self._next_block()
+        block = self._next_block()  # Drops blocks that are no longer wanted, even while the queue is held.
         if not (was_held and self._held):
-            while block and count < len(out):
-                part = block.samples[self._head_samples :][: len(out) - count]
-                out[count : count + len(part)] = part[:, np.newaxis]
+            while block and count < frames:
+                part = block.samples[self._head_samples :][: frames - count]
+                samples[count : count + len(part)] = part[:, np.newaxis]
                 count += len(part)
                 self._head_samples += len(part)
                 block = self._next_block()
         if was_held != self._held and count:
             fade = np.linspace(float(self._held), float(was_held), count, dtype=np.float32)
-            out[:count] *= fade[:, np.newaxis]
-        out[count:] = 0
-        self._mix_cue(out)
-        self._record_playback(out, count, sounds_at, underrun)
+            samples[:count] *= fade[:, np.newaxis]
+        self._mix_cue(samples)
+        self._record_playback(samples[:, 0].copy() if samples.any() else None, frames, count, sounds_at)
 
     def _mix_cue(self, out: NDArray[np.float32]) -> None:
         cue = self._cue
@@ -319,15 +327,21 @@ class OutputSpeaker:
             if self._cue is cue:  # Otherwise another cue has come.
                 self._cue = cue[len(part) :]
 
-    def _record_playback(self, out: NDArray[np.float32], count: int, sounds_at: float, underrun: bool) -> None:
-        self.underruns += underrun
+    def _record_playback(self, samples: Samples | None, frames: int, count: int, sounds_at: float) -> None:
+        """Note a block that is handed to the device.
+
+        Args:
+            samples: those of the block, shape (frames,); None for silence.
+            count: the samples of clips in it.
+        """
         self._handed_samples += count
         handed_at = time.monotonic()
         sounds_at = max(handed_at, sounds_at)  # Some devices report a time that is just over.
         self._playback.append((sounds_at + count / self._rate, self._handed_samples))
-        mono = out[:, 0].copy()
-        self.reference.put(_Handed(self._streams, self._rate, self._stream_samples, mono, handed_at, sounds_at))
-        self._stream_samples += len(mono)
+        self.reference.put(
+            _Handed(self._streams, self._rate, self._stream_frames, frames, samples, handed_at, sounds_at)
+        )
+        self._stream_frames += frames
 
     def _next_block(self) -> _Block | None:
         """Return the first block that is still wanted and has samples left, or None."""

@@ -107,6 +107,11 @@ class Endpointer:
         return self._gate.is_loud(samples)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open, nothing can be reopened, and there is no voice."""
+        return self._utterance is None and self._burst is None and not self.voiced
+
+    @property
     def is_final(self) -> bool:
         """Whether the last utterance is over for good: nothing is open, and no speech can reopen anything."""
         return self._utterance is None

@@ -1,9 +1,9 @@
 """Decides which frames are voice: probable speech that is louder than the room."""
 
-import numpy as np
+import math
 
 from voxcli.audio.clip import SAMPLE_RATE, Samples
-from voxcli.audio.levels import dbfs
+from voxcli.audio.levels import dbfs, power
 
 MARGIN_DB = 6.0  # Voice starts this far above the noise floor, and continues down to half of it.
 RISE_DB_PER_SECOND = 2.0  # How fast the floor rises; gaps in speech lower it again.
@@ -35,7 +35,7 @@ class VoiceGate:
             adapt: whether the noise floor adapts to it.
         """
         level_dbfs = _level_dbfs(samples)
-        if not np.isfinite(level_dbfs):
+        if not math.isfinite(level_dbfs):
             self.close()
             return
         needed = self._off_threshold if self.voiced else self._threshold
@@ -64,5 +64,5 @@ class VoiceGate:
 
 def _level_dbfs(samples: Samples) -> float:
     """Return the level of a frame; NaN or infinity where it is empty or has samples that are not finite."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else float("nan")
-    return dbfs(power) if np.isfinite(power) else power
+    mean = power(samples)
+    return dbfs(mean) if math.isfinite(mean) else mean
