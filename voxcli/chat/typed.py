@@ -122,7 +122,8 @@ class TypedConversation:
             if line is None:
                 break
             self._handle_line(line)
-        self._show(self._history.summary(overruns=0, underruns=self._underruns()))
+        generations = self._responder.additional_generations
+        self._show(self._history.summary(overruns=0, underruns=self._underruns(), additional_generations=generations))
 
     def _take_line(self) -> str | None:
         line, self._next_line = self._next_line, None

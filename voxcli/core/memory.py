@@ -144,7 +144,7 @@ class Memory:
                 if not isinstance(event, TurnEnded):
                     yield event
                     continue
-                self.remember(event, engine)
+                self.remember(with_understood(event, understanding), engine)
                 while not interrupt.is_set() and understanding.advance():
                     pass
                 for news in understanding.news():

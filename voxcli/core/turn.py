@@ -91,6 +91,7 @@ def run_turn(
         tools: runs the tools that the model calls; None if it has none.
         understanding: asks the engine what it understood, while the complete reply is played. What is not known by
             then does not delay the turn's end: the caller may go on with `advance`, until another turn begins.
+            `TurnEnded` comes without it; its owner adds it by `with_understood`.
         clock: monotonic seconds.
 
     Raises:
@@ -122,7 +123,7 @@ def run_turn(
         understanding.close()
         raise
     reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
-    yield with_understood(generation.end(utterance, reply, interrupted=interrupted), understanding)
+    yield generation.end(utterance, reply, interrupted=interrupted)
 
 
 def _understood_meanwhile(
@@ -141,13 +142,10 @@ def _understood_meanwhile(
 
 
 def with_understood(ended: TurnEnded, understanding: Understanding) -> TurnEnded:
-    """Return the end of a turn with what was understood in it, as far as that is known."""
-    if ended.report.understood or not understanding.text:
-        return ended
+    """Return the end of a turn, as `run_turn` gave it, with what was understood and generated for that so far."""
     generations = ended.report.additional_generations + understanding.generations
     report = replace(ended.report, understood=understanding.text, additional_generations=generations)
-    is_shown_later = understanding.mode == "remember"
-    turn = replace(ended.turn, understood=understanding.text) if is_shown_later else ended.turn
+    turn = replace(ended.turn, understood=understanding.text if understanding.mode == "remember" else "")
     return replace(ended, turn=turn, report=report)
 
 

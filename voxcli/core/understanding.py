@@ -53,7 +53,7 @@ class Understanding:
         """
         self.mode = mode
         self.text = ""  # The line; empty until it is known.
-        self.generations = 0  # Number of generations begun for the line.
+        self.generations = 0  # Number of generations begun for the line, whatever became of them.
         self._may_begin = may_begin
         self._wanted = threading.Event()
         self._cancelled = threading.Event()
@@ -128,8 +128,8 @@ class Understanding:
             self._steps = start()
             if self._steps is None:
                 return self._finish("this engine can't tell")
-            self.generations = 1
         delta = next(self._steps, None)
+        self.generations = 1
         self._written += delta or ""
         begun = self._written.lstrip()
         if delta is None or "\n" in begun or len(begun) > LINE_CHARACTERS:

@@ -125,8 +125,13 @@ class History:
         reply = self.session.last_reply
         self._show(Notice(copy(reply) if reply else "there is no reply to copy"))
 
-    def summary(self, *, overruns: int, underruns: int) -> SessionEnded:
-        """Return the last event of the conversation; the counts are those of `ListenerControl`."""
+    def summary(self, *, overruns: int, underruns: int, additional_generations: int = 0) -> SessionEnded:
+        """Return the last event of the conversation.
+
+        Args:
+            overruns: as `ListenerControl` counts them; so are `underruns`.
+            additional_generations: as `Responder` counts them.
+        """
         return SessionEnded(
             self.turns,
             tuple(self._latencies),
@@ -137,4 +142,5 @@ class History:
             self._memory.place,
             can_continue=self._memory.is_kept and bool(self.session.turns),
             retracted_turns=self._retracted,
+            additional_generations=additional_generations,
         )

@@ -269,6 +269,7 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
         "underruns": ended.underruns,
         "dropped_speculative_replies": ended.dropped_speculative_replies,
         "retracted_turns": ended.retracted_turns,
+        "additional_generations": ended.additional_generations,
         "session": ended.session,
         "store": ended.store,
     }
