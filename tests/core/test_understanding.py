@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,24 @@ def test_a_line_that_is_cancelled_counts_once(spoken: bool) -> None:
     speech = SpeechOutput(FakeSynthesizer(), LoudSpeaker(on_wait=lambda event: event.wait(10))) if spoken else None
     ended = last(list(memory.take_turn(engine, QUESTION, interrupt, speech)))
     assert (ended.report.understood, ended.report.additional_generations) == ("", 1)
+
+
+def test_a_model_that_writes_nothing_is_left_and_the_end_says_so() -> None:
+    engine, memory = FakeEngine([REPLY]), Memory(Session(), understood="show")
+    engine.understands.append(repeat(""))
+    events = list(memory.take_turn(engine, QUESTION, threading.Event(), silence_seconds=0.01))
+    reason = "the model wrote nothing for 0.01 s"
+    assert [event for event in events if isinstance(event, NotUnderstood)] == [NotUnderstood(reason)]
+    report = last(events).report
+    assert (report.understood, report.not_understood, report.additional_generations) == ("", reason, 1)
+    assert (last(events).turn.reply, engine.asides_closed) == (TEXT, 1)
+
+
+def test_a_model_that_writes_slowly_is_not_left() -> None:
+    engine, memory = FakeEngine([REPLY]), Memory(Session(), understood="show")
+    engine.understands.append(LINE)
+    ended = last(list(memory.take_turn(engine, QUESTION, threading.Event(), silence_seconds=0)))
+    assert (ended.report.understood, ended.report.not_understood) == (KNOWN, "")
 
 
 def test_a_line_that_could_not_begin_counts_as_none() -> None:

@@ -144,7 +144,12 @@ def _understood_meanwhile(
 def with_understood(ended: TurnEnded, understanding: Understanding) -> TurnEnded:
     """Return the end of a turn, as `run_turn` gave it, with what was understood and generated for that so far."""
     generations = ended.report.additional_generations + understanding.generations
-    report = replace(ended.report, understood=understanding.text, additional_generations=generations)
+    report = replace(
+        ended.report,
+        understood=understanding.text,
+        not_understood=understanding.reason,
+        additional_generations=generations,
+    )
     turn = replace(ended.turn, understood=understanding.text if understanding.mode == "remember" else "")
     return replace(ended, turn=turn, report=report)
 
