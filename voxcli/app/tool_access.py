@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import Notice
-from voxcli.app.tools import has_tools, open_toolbox
+from voxcli.app.tools import has_tools, open_toolbox, with_servers_of
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
@@ -72,10 +72,7 @@ def open_allowed_tools(
     if not names:
         return None
     allowed = frozenset(names)
-    servers = {
-        server: table for server, table in settings.mcp.items() if any(n.startswith(f"{server}_") for n in names)
-    }
-    needed = settings.model_copy(update={"mcp": servers})  # No other server is started.
+    needed = with_servers_of(allowed, settings)  # No other server is started.
     toolbox = open_toolbox(needed, lambda call, _interrupt: call.name in allowed, stack, notice, wait=True)
     for name in names:
         _check_name(name, toolbox, settings)
