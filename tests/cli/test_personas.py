@@ -227,6 +227,20 @@ class TestRuns:
         run("chat", "--text", "--no-speak", "-c", typed="Hi\n")
         assert "language tutor" in str(server.chats[-1].body["messages"][0])
 
+    @pytest.mark.parametrize("first", ["plain", "interpreter"])
+    def test_a_persona_brings_its_tools_into_a_typed_chat(
+        self, run: Callable[..., Any], server: OpenAIServer, settings: Path, first: str
+    ) -> None:
+        command = f"command = ['{sys.executable}', '-c', 'pass']"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(
+            f"[tools]\nbuiltin = ['time']\n[tools.oven]\n{command}\n[personas.cook]\ntools = ['oven', 'ti*r']\n"
+        )
+        typed = "Hi\n/persona cook\nHi\n/persona interpreter\nHi\n/persona plain\nHi\n"
+        assert run("chat", "--text", "--no-speak", "--persona", first, typed=typed).returncode == 0
+        offered = [[tool["function"]["name"] for tool in chat.body.get("tools", ())] for chat in server.chats[-4:]]
+        assert offered == [["time", "oven"] if first == "plain" else [], ["oven"], [], ["time", "oven"]]
+
     def test_a_batch_resumes_on_another_day(
         self, run: Callable[..., Any], server: OpenAIServer, tmp_path: Path
     ) -> None:

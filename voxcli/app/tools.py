@@ -52,7 +52,6 @@ def open_toolbox(
         ConfigError: a tool in the settings can't be one, or packages that it needs are missing.
     """
     from voxcli.config.personas import allowed_tools
-    from voxcli.tools.persona_tools import PersonaTools
     from voxcli.tools.toolbox import FixedTools, Toolbox
 
     allowed = allowed_tools(settings.persona, settings.personas)
@@ -67,13 +66,14 @@ def open_toolbox(
         return None
     sources = (*further, FixedTools(fixed), *servers)
     _check_approvals(settings, {tool.spec.name for source in sources for tool in source.tools}, notice)
-    return Toolbox(
-        [PersonaTools(source, allowed) for source in sources],
+    toolbox = Toolbox(
+        sources,
         approve,
         max_calls=settings.tools.max_calls,
         output_characters=settings.tools.output_characters,
         approvals=settings.tools.approvals,
     )
+    return toolbox.limited_to(allowed)
 
 
 @dataclass(frozen=True)

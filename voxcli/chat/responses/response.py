@@ -212,7 +212,7 @@ class Responder(threading.Thread):
         self.speech = speech  # may be replaced while no response runs
         self._utterance = utterance
         self._post = post
-        self.tools = tools
+        self.tools = tools  # may be replaced, too
         self.additional_generations = 0  # those of all responses that are over, as `PassReport` counts them
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
