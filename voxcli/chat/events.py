@@ -225,7 +225,7 @@ class TurnFailed:
     """A turn could not be answered or stored; the conversation goes on."""
 
     error: VoxError
-    utterance: Utterance | None = None  # What was asked, if there is no answer.
+    utterance: Utterance | None = None  # What was asked, if there is no turn.
 
 
 @dataclass(frozen=True)

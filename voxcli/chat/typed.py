@@ -246,7 +246,7 @@ class TypedConversation:
             self._show(SentenceSpoken(sentence))
 
     def _remember(self, response: Response, ended: TurnEnded) -> None:
-        if ended.turn.interrupted:
+        if ended.was_interrupted:
             self._show(BargeIn(ended.turn.reply))
         self._history.remember(response, ended)
 

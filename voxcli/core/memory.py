@@ -138,7 +138,7 @@ class Memory:
             silence_seconds: how long an engine that is asked what it understood may write nothing.
 
         Raises:
-            VoxError: raised by the engine; no turn took place.
+            VoxError: raised by the engine; no turn took place, unless a tool had run: then it is remembered.
             StoreError: the turn could not be stored; it is remembered in memory only.
         """
         understanding = Understanding(self.understood, silence_seconds=silence_seconds)
@@ -149,6 +149,8 @@ class Memory:
                     yield event
                     continue
                 self.remember(with_understood(event, understanding), engine)
+                if event.error:
+                    raise event.error
                 while not interrupt.is_set() and understanding.advance():
                     pass
                 for news in understanding.news():

@@ -91,6 +91,8 @@ class History:
         if from_voice:
             self._latencies.append(from_voice)
         self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
+        if ended.error:
+            self._show(TurnFailed(ended.error))
         if note := ended.report.cut_note:
             self._show(Notice(note))
 
