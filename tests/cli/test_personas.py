@@ -117,6 +117,7 @@ def test_instructions_come_from_a_file_or_from_stdin(tmp_path: Path, settings: P
         (("add", "x", "--value", "a b=c"), "personas.x.values is {'a b': 'c'}"),
         (("show", "tutr"), "there is no persona 'tutr'"),
         (("show", "tutor:a=b"), "persona tutor has no value 'a=b'"),
+        (("show", "interpreter:target="), "the value target of persona interpreter is empty"),
     ],
 )
 def test_what_is_not_allowed_is_told_and_changes_nothing(
