@@ -7,14 +7,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from tests.support.commands import invoke, run_program
 from tests.support.openai_server import OpenAIServer
-from voxcli.cli import app
 from voxcli.cli.interface import completion
 from voxcli.config.personas import SHIPPED
 
@@ -32,8 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "config" / "voxcli" / "config.toml"
 
 
-def run(*arguments: str, typed: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["personas", *arguments], input=typed)
+run = partial(invoke, "personas")
 
 
 def add(*arguments: str) -> None:
@@ -131,7 +130,7 @@ def test_what_is_not_allowed_is_told_and_changes_nothing(
 
 
 def test_the_settings_show_what_comes_from_a_persona() -> None:
-    shown = CliRunner().invoke(app, ["config", "show", "--persona", "interpreter", "--json"])
+    shown = invoke("config", "show", "--persona", "interpreter", "--json")
     found = json.loads(shown.stdout)
     assert found["reply.temperature"] == {"value": 0.0, "origin": "persona", "where": "interpreter"}
     assert found["persona"]["origin"] == "flag"
@@ -151,25 +150,9 @@ class TestRuns:
             yield server
 
     @pytest.fixture
-    def run(self, server: OpenAIServer, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    def run(self, server: OpenAIServer) -> Callable[..., "subprocess.CompletedProcess[str]"]:
         own = {"VOXCLI_ENGINE": "remote", "VOXCLI_REMOTE__URL": server.url}
-        environment = {**os.environ, **own}
-
-        def run(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
-            done = subprocess.run(
-                [sys.executable, "-m", "voxcli", *arguments],
-                check=False,
-                input=typed,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                cwd=ROOT,
-                env=environment,
-            )
-            assert "Traceback" not in done.stderr
-            return done
-
-        return run
+        return partial(run_program, environment=own)
 
     def test_a_session_goes_on_as_its_persona(self, run: Callable[..., Any], server: OpenAIServer) -> None:
         chat = ("chat", "--text", "--no-speak")
