@@ -1,5 +1,6 @@
 """Tools from the settings: which are opened, what is told of those that can't be used."""
 
+import json
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from voxcli.app.checks import diagnostics
+from voxcli.app.tool_access import open_allowed_tools
 from voxcli.app.tools import broken_tools, has_tools, listed_tools, open_toolbox
 from voxcli.config.loading import Settings, load
 from voxcli.core.tools import ToolCall, ToolSpec
@@ -68,6 +70,44 @@ def test_no_variable_holds_the_keys_of_two_servers(opening: Opening) -> None:
         ConfigError, match=r"mcp\.my-house and mcp\.my_house would share the key in VOXCLI_MCP_MY_HOUSE_"
     ):
         opening.toolbox('[mcp.my-house]\nurl = "http://127.0.0.1:9/a"\n[mcp.my_house]\nurl = "http://127.0.0.1:9/b"\n')
+
+
+A, A_B = "[mcp.a]", "[mcp.a_b]"  # The first has a tool b_c, the second a tool c: both would be a_b_c.
+
+
+def two_servers(opening: Opening, order: tuple[str, str]) -> str:
+    """Return settings with both servers in some order; results of tools say who ran."""
+    tables = {A: ("b_c", "x"), A_B: ("c",)}
+    text = ""
+    for table in order:
+        path = opening.folder / f"{table[5:-1]}.json"
+        said = {"content": [{"type": "text", "text": table}]}
+        listed = [{"name": name, "inputSchema": {"type": "object"}} for name in tables[table]]
+        path.write_text(json.dumps({"tools": listed, "results": dict.fromkeys(tables[table], said)}))
+        program = f"['PYTHON', 'ROOT/tests/support/old_mcp_server.py', '{path}']"
+        text += f"{table}\ncommand = {program}\napproval = 'always'\n"
+    return text
+
+
+@pytest.mark.parametrize("order", [(A, A_B), (A_B, A)])
+def test_a_name_belongs_to_one_server_whatever_their_order(opening: Opening, order: tuple[str, str]) -> None:
+    pytest.importorskip("mcp")
+    box = opening.toolbox(two_servers(opening, order), wait=True)
+    assert sorted(box.tools) == ["a_b_c", "a_x"]
+    assert box.run(ToolCall("1", "a_b_c", "{}"), threading.Event()).text == A_B
+    assert opening.notices == ["a: its tool a_b_c can't be used: tools of mcp.a_b have such names"]
+
+
+@pytest.mark.parametrize("order", [(A, A_B), (A_B, A)])
+def test_allow_tool_starts_and_allows_the_server_that_it_names(opening: Opening, order: tuple[str, str]) -> None:
+    pytest.importorskip("mcp")
+    settings = opening.settings(two_servers(opening, order))
+    tools = open_allowed_tools(settings, ["a_b_c"], opening.stack, opening.notices.append)
+    assert tools is not None
+    assert tools.run(ToolCall("1", "a_b_c", "{}"), threading.Event()).text == A_B
+    gone = settings.model_copy(update={"mcp": {**settings.mcp, "a_b": settings.mcp["a"]}})
+    with pytest.raises(ConfigError, match="there is no tool a_b_c"):
+        open_allowed_tools(gone, ["a_b_c"], opening.stack, opening.notices.append)
 
 
 def test_limits_and_approvals_are_those_of_the_settings(opening: Opening) -> None:

@@ -351,19 +351,41 @@ def test_an_interruption_reaches_a_tool_that_runs() -> None:
     assert live.remembered == [("", True)]
 
 
-def test_a_turn_that_fails_after_its_tool_leaves_no_tool_in_use() -> None:
-    class Broken(FakeEngine):
-        def reply(self, *asked: Any) -> Any:
-            yield from super().reply(*asked)
-            raise RemoteError("the server is gone")
+class Broken(FakeEngine):
+    """Fails once at the end of a reply."""
 
-    with RunningConversation(Broken([[calls()], ["Next."]]), tools=(cage := Cage(approval="always"))) as live:
+    fails = True
+
+    def reply(self, *asked: Any) -> Any:
+        report = yield from super().reply(*asked)
+        if self.fails:
+            self.fails = False
+            raise RemoteError("the server is gone")
+        return report
+
+
+def test_a_turn_that_fails_after_its_tool_leaves_no_tool_in_use_and_is_remembered() -> None:
+    engine, cage = Broken([["Let me sing.", calls()], ["Next."]]), Cage(approval="always")
+    with RunningConversation(engine, tools=cage) as live:
         live.utterance()
-        live.journal.wait_for(TurnFailed)
+        failed = live.journal.wait_for(TurnFailed)
+        assert (failed.error.message, failed.utterance) == ("the server is gone", None)
         live.catch_up()
         assert live.journal.states()[-1] == "listening"
+        live.utterance()
+        live.journal.wait_for(TurnTaken, 2)
     assert cage.sung == ["la"]
     assert len(live.journal.of(ToolReturned)) == 1
+    assert live.journal.of(BargeIn) == []
+    assert live.remembered == [("Let me sing.", True), ("Next.", False)]
+    assert [(result.call, result.status) for result in engine.asked[1][0].turns[0].tools] == [(sing(), "done")]
+
+
+def test_a_turn_that_fails_after_a_refusal_did_not_take_place() -> None:
+    with RunningConversation(Broken([[calls()], ["Next."]]), tools=(cage := Cage(approval="never"))) as live:
+        live.utterance()
+        assert live.journal.wait_for(TurnFailed).utterance
+    assert (cage.sung, live.remembered) == ([], [])
 
 
 # By voice.

@@ -157,6 +157,36 @@ def test_a_barge_in_cancels_it() -> None:
         live.journal.wait_for(TurnTaken, 2)
 
 
+def test_a_line_that_was_cancelled_during_the_reply_counts_in_its_turn() -> None:
+    line = EndlessLine()
+    engine, speaker = engine_of(line, replies=1), HeldSpeaker()
+    with RunningConversation(engine, speaker, memory=remembering("show")) as live:
+        live.utterance()
+        line.wait_until_begun()
+        live.press("i")
+        report = live.journal.wait_for(TurnTaken).ended.report
+        live.press("q")
+        live.join()
+    assert (report.understood, report.additional_generations) == ("", 1)
+    assert live.ended.additional_generations == 1
+
+
+def test_lines_after_their_turns_count_in_the_session() -> None:
+    line = EndlessLine()
+    engine = engine_of(line, [KNOWN])
+    with RunningConversation(engine, memory=remembering("show")) as live:
+        live.utterance()
+        live.journal.wait_for(TurnTaken)
+        line.wait_until_begun()
+        live.utterance()
+        line.wait_until_closed()
+        live.journal.wait_for(Understood)
+        live.until(lambda: live.responses_over == 2)
+        live.press("q")
+        live.join()
+    assert live.ended.additional_generations == 2
+
+
 def has_asked(engine: FakeEngine, count: int) -> bool:
     return len(engine.asked) == count
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,11 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(folder: Path) -
     assert set(by_id()) == {path.name for path in folder.glob("*.flac")}
 
 
-def test_a_terminal_shows_a_bar(folder: Path) -> None:
+def run_at_a_terminal(*arguments: str, columns: int) -> tuple[int, str]:
+    """Run a batch whose stderr is a terminal; return the exit code and what it wrote there, without its styles."""
     leader, follower = pty.openpty()
-    shutil.copy(QUESTIONS / SHORT[0], folder / "a.flac")
-    with start(".", "--out", "out.jsonl", stderr=follower) as process:
+    termios.tcsetwinsize(follower, (24, columns))
+    with start(*arguments, stderr=follower) as process:
         os.close(follower)
         shown = b""
         try:
@@ -155,9 +157,33 @@ def test_a_terminal_shows_a_bar(folder: Path) -> None:
         except OSError:  # how a terminal ends
             pass
     os.close(leader)
-    assert process.returncode == 0
-    assert re.search(rb"1 of 1 .*left", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown))
-    assert b"results: voxcli results out.jsonl" in shown
+    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+
+
+def test_a_terminal_shows_a_bar(folder: Path) -> None:
+    shutil.copy(QUESTIONS / SHORT[0], folder / "a.flac")
+    code, shown = run_at_a_terminal(".", "--out", "out.jsonl", columns=80)
+    assert code == 0
+    assert re.search(r"1 of 1 .*left", shown)
+    assert "results: voxcli results out.jsonl" in shown
+
+
+def test_a_terminal_shows_notes_wrapped_between_words_and_commands_in_one_piece(folder: Path) -> None:
+    name = f"{'a-long-name-' * 3}.flac"
+    shutil.copy(QUESTIONS / SHORT[0], folder / "a.flac")
+    (folder / name).write_text("no sound")
+    code, shown = run_at_a_terminal(".", "--out", "out.jsonl", columns=50)
+    assert code == 1
+    lines = [line.lstrip("\r") for line in shown.split("\r\n")]
+    counts, failure, results = (
+        next(number for number, line in enumerate(lines) if line.startswith(begun))
+        for begun in ("1 answered, 1 failed", "  audio_input: 1", "results: voxcli results out.jsonl")
+    )
+    assert [line for line in lines[counts:results] if len(line) > 50] == []
+    assert re.search(r" tokens/s · first token median \S+ s, p95 \S+ s$", " ".join(lines[counts:failure]))
+    assert {line[:2] for line in lines[failure:results]} == {"  "}
+    assert " ".join(line.strip() for line in lines[failure:results]).endswith("is not audio in a known format")
+    assert lines[-3:] == ["to try failed items again:", "  voxcli batch . --out out.jsonl --retry-failed", ""]
 
 
 # --- kill -9, with an engine that answers at once ------------------------------------------------

@@ -1,23 +1,19 @@
 """`voxcli facts` and `chat --facts`, through the whole command line, as users call them."""
 
 import json
-import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from tests.support.commands import invoke, run_program
 from tests.support.openai_server import OpenAIServer
-from voxcli.cli import app
 from voxcli.cli.interface import completion
 
 pytest.importorskip("openai")
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def run(*arguments: str, typed: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["facts", *arguments], input=typed)
+run = partial(invoke, "facts")
 
 
 def test_facts_are_added_listed_and_deleted(home: Path) -> None:
@@ -115,20 +110,8 @@ class TestChat:
             yield server
 
     def chat(self, server: OpenAIServer, home: Path, *flags: str, typed: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "VOXCLI_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
-        command = [sys.executable, "-m", "voxcli", "chat", "--text", "--no-speak", "--engine", "remote", *flags]
-        done = subprocess.run(
-            [*command, "--url", server.url],
-            check=False,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=ROOT,
-            env=environment,
-        )
-        assert "Traceback" not in done.stderr
-        return done
+        arguments = ("chat", "--text", "--no-speak", "--engine", "remote", *flags, "--url", server.url)
+        return run_program(*arguments, typed=typed, environment={"XDG_CONFIG_HOME": str(home)})
 
     def test_facts_are_told_and_looked_for_only_with_the_flag(self, server: OpenAIServer, home: Path) -> None:
         run("add", "name: Anna [/INST]")
@@ -144,7 +127,7 @@ class TestChat:
         assert "Hi" in str(search[-1])
         events = [json.loads(line) for line in done.stdout.splitlines()]
         assert [event["event"] for event in events[-2:]] == ["facts_learned", "session_ended"]
-        shown = CliRunner().invoke(app, ["sessions", "show", "--last", "--json"])
+        shown = invoke("sessions", "show", "--last", "--json")
         assert "Anna" not in json.loads(shown.stdout)["instructions"]
 
     def test_facts_that_do_not_fit_are_said_once(self, server: OpenAIServer, home: Path) -> None:

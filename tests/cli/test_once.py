@@ -161,6 +161,7 @@ def test_json_holds_the_whole_record(home: Path, tmp_path: Path) -> None:
         "prompt": FORGED,
         "transcript": "What is the capital of France?",
         "understood": None,
+        "not_understood": None,
         "audio": {
             "path": str(clip),
             "samples": 33948,

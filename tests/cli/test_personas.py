@@ -7,14 +7,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
+from tests.support.commands import invoke, run_program
 from tests.support.openai_server import OpenAIServer
-from voxcli.cli import app
 from voxcli.cli.interface import completion
 from voxcli.config.personas import SHIPPED
 
@@ -32,8 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "config" / "voxcli" / "config.toml"
 
 
-def run(*arguments: str, typed: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["personas", *arguments], input=typed)
+run = partial(invoke, "personas")
 
 
 def add(*arguments: str) -> None:
@@ -117,6 +116,7 @@ def test_instructions_come_from_a_file_or_from_stdin(tmp_path: Path, settings: P
         (("add", "x", "--value", "a b=c"), "personas.x.values is {'a b': 'c'}"),
         (("show", "tutr"), "there is no persona 'tutr'"),
         (("show", "tutor:a=b"), "persona tutor has no value 'a=b'"),
+        (("show", "interpreter:target="), "the value target of persona interpreter is empty"),
     ],
 )
 def test_what_is_not_allowed_is_told_and_changes_nothing(
@@ -130,7 +130,7 @@ def test_what_is_not_allowed_is_told_and_changes_nothing(
 
 
 def test_the_settings_show_what_comes_from_a_persona() -> None:
-    shown = CliRunner().invoke(app, ["config", "show", "--persona", "interpreter", "--json"])
+    shown = invoke("config", "show", "--persona", "interpreter", "--json")
     found = json.loads(shown.stdout)
     assert found["reply.temperature"] == {"value": 0.0, "origin": "persona", "where": "interpreter"}
     assert found["persona"]["origin"] == "flag"
@@ -150,25 +150,9 @@ class TestRuns:
             yield server
 
     @pytest.fixture
-    def run(self, server: OpenAIServer, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    def run(self, server: OpenAIServer) -> Callable[..., "subprocess.CompletedProcess[str]"]:
         own = {"VOXCLI_ENGINE": "remote", "VOXCLI_REMOTE__URL": server.url}
-        environment = {**os.environ, **own}
-
-        def run(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
-            done = subprocess.run(
-                [sys.executable, "-m", "voxcli", *arguments],
-                check=False,
-                input=typed,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                cwd=ROOT,
-                env=environment,
-            )
-            assert "Traceback" not in done.stderr
-            return done
-
-        return run
+        return partial(run_program, environment=own)
 
     def test_a_session_goes_on_as_its_persona(self, run: Callable[..., Any], server: OpenAIServer) -> None:
         chat = ("chat", "--text", "--no-speak")
@@ -226,6 +210,20 @@ class TestRuns:
         assert "language tutor" in str(server.chats[-1].body["messages"][0])
         run("chat", "--text", "--no-speak", "-c", typed="Hi\n")
         assert "language tutor" in str(server.chats[-1].body["messages"][0])
+
+    @pytest.mark.parametrize("first", ["plain", "interpreter"])
+    def test_a_persona_brings_its_tools_into_a_typed_chat(
+        self, run: Callable[..., Any], server: OpenAIServer, settings: Path, first: str
+    ) -> None:
+        command = f"command = ['{sys.executable}', '-c', 'pass']"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(
+            f"[tools]\nbuiltin = ['time']\n[tools.oven]\n{command}\n[personas.cook]\ntools = ['oven', 'ti*r']\n"
+        )
+        typed = "Hi\n/persona cook\nHi\n/persona interpreter\nHi\n/persona plain\nHi\n"
+        assert run("chat", "--text", "--no-speak", "--persona", first, typed=typed).returncode == 0
+        offered = [[tool["function"]["name"] for tool in chat.body.get("tools", ())] for chat in server.chats[-4:]]
+        assert offered == [["time", "oven"] if first == "plain" else [], ["oven"], [], ["time", "oven"]]
 
     def test_a_batch_resumes_on_another_day(
         self, run: Callable[..., Any], server: OpenAIServer, tmp_path: Path

@@ -109,7 +109,7 @@ def test_test_as_json_is_the_record() -> None:
     [
         (["weather", "--yes", "--args", "{"], 2, "weather malformed: The arguments can't be read"),
         (["weather", "--yes", "--args", '{"city": 3}'], 2, "weather malformed: The arguments don't fit: city: 3"),
-        (["broken"], 1, "broken failed: it failed (exit code 1): no \\x1b[2J luck"),
+        (["broken"], 1, "broken failed: exit code 1: no \\x1b[2J luck"),
         (["wether", "--yes"], 2, "there is no tool wether"),
         (["off", "--yes"], 2, "off is never to be run"),
         (["weather"], 2, "weather asks before it runs, and there is no terminal to ask on"),

@@ -126,6 +126,9 @@ def test_a_value_is_given_with_the_name_of_the_persona(file: Path) -> None:
         ("interpreter:taget=French", "persona interpreter has no value 'taget=French'", "interpreter:target=TEXT"),
         ("interpreter:French", "persona interpreter has no value 'French'", "interpreter:target=TEXT"),
         ("plain:a=b", "persona plain has no value 'a=b'", "it has none"),
+        ("interpreter:target=", "the value target of persona interpreter is empty", "interpreter:target=TEXT"),
+        ("interpreter:target= ,user=A", "the value target of persona interpreter is empty", "interpreter:target=TEXT"),
+        ("plain:user=", "the value user of persona plain is empty", "plain:user=TEXT"),
     ],
 )
 def test_a_wrong_choice_names_what_is_nearest(file: Path, choice: str, message: str, hint: str) -> None:

@@ -4,10 +4,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.canary import Canary, calls
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import SpeechOutput, Utterance
@@ -17,7 +19,7 @@ from voxcli.core.storage.store import Store
 from voxcli.core.storage.stored import TurnDetails
 from voxcli.core.testing import FakeEngine, FakeSpeaker, FakeSynthesizer
 from voxcli.core.turn import Event, ReplyDelta, TurnEnded
-from voxcli.errors import ModelError, StoreError
+from voxcli.errors import ModelError, RemoteError, StoreError
 
 QUESTION = Utterance(AudioClip(np.full(SAMPLE_RATE, 0.1, np.float32)), "Be exact.")
 ANSWERED = Turn("[User audio input - 16000 samples, 1.00s]", "It rains.", prompt="Be exact.")
@@ -189,3 +191,21 @@ def test_another_persona_is_stored_with_the_next_turn(store: Store) -> None:
     assert stored
     assert (stored.persona, stored.instructions) == ("plain", "Be plain.")
     assert [session.instructions for session, _ in engine.asked] == ["Be kind.", "Be plain."]
+
+
+def test_a_turn_that_fails_after_its_tool_is_on_disk_with_what_was_done(tmp_path: Path) -> None:
+    class Broken(FakeEngine):
+        def reply(self, *asked: Any) -> Any:
+            yield from super().reply(*asked)
+            raise RemoteError("the server is gone")
+
+    engine = Broken([["Let me sing.", calls()]])
+    canary = Canary(lambda _call, _interrupt: True)
+    with Store.open(tmp_path) as store:
+        memory = Memory(Session("kitchen"), store)
+        with pytest.raises(RemoteError, match="the server is gone"):
+            list(memory.take_turn(engine, Utterance(None, "Sing!"), threading.Event(), tools=canary))
+        stored = store.session("kitchen")
+    assert stored == memory.session
+    (turn,) = stored.turns
+    assert (turn.user, turn.reply, turn.interrupted, turn.tools[0].status) == ("Sing!", "Let me sing.", True, "done")

@@ -32,6 +32,7 @@ def test_a_record_says_all_of_a_turn() -> None:
         "prompt": None,
         "transcript": "Where?",
         "understood": "A place",
+        "not_understood": None,
         "audio": {
             "path": "q.wav",
             "samples": 33_333,
@@ -66,7 +67,7 @@ def test_what_did_not_happen_is_null() -> None:
     record = record_of(ended, replace(CONTEXT, utterance=Utterance(None, "Hello"), path=None, session=None))
     assert json.loads(json.dumps(record)) == record
     assert [name for name, value in record.items() if value is None] == [
-        *("prompt", "transcript", "understood", "audio", "tools_stopped", "session", "finish_reason")
+        *("prompt", "transcript", "understood", "not_understood", "audio", "tools_stopped", "session", "finish_reason")
     ]
     assert record["interrupted"]
     assert record["timings"]["first_token_seconds"] is record["timings"]["first_audio_seconds"] is None

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -133,18 +134,11 @@ def test_it_is_asked_while_the_reply_is_played() -> None:
 
     engine = FakeEngine([REPLY])
     engine.understands.append(line())
-    events = list(
-        run_turn(
-            engine,
-            Session(),
-            QUESTION,
-            threading.Event(),
-            SpeechOutput(FakeSynthesizer(), speaker),
-            understanding=Understanding("show"),
-        )
-    )
+    speech = SpeechOutput(FakeSynthesizer(), speaker)
+    understanding = Understanding("show")
+    events = list(run_turn(engine, Session(), QUESTION, threading.Event(), speech, understanding=understanding))
     assert order == ["asked", "played"]
-    assert last(events).report.understood == KNOWN
+    assert [event for event in events if isinstance(event, Understood)] == [Understood(KNOWN)]
     assert not last(events).turn.interrupted
 
 
@@ -270,6 +264,55 @@ def test_somebody_may_ask_during_the_reply() -> None:
     while understanding.advance():
         pass
     assert list(understanding.news()) == [Understood(KNOWN)]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_line_counts_once_whether_or_not_the_turn_has_ended(is_late: bool) -> None:
+    is_written = threading.Event()
+
+    def line() -> Iterator[str]:
+        yield KNOWN
+        is_written.set()
+
+    engine, memory = FakeEngine([REPLY]), Memory(Session("kitchen"), understood="show")
+    engine.understands.append(line())
+    speaker = LoudSpeaker(on_wait=lambda _: None if is_late else is_written.wait(10))
+    speech = SpeechOutput(FakeSynthesizer(), speaker)
+    ended = last(list(memory.take_turn(engine, QUESTION, threading.Event(), speech)))
+    assert (ended.report.understood, ended.report.additional_generations) == (KNOWN, 1)
+
+
+@pytest.mark.parametrize("spoken", [False, True])
+def test_a_line_that_is_cancelled_counts_once(spoken: bool) -> None:
+    interrupt = threading.Event()
+    engine, memory = FakeEngine([REPLY]), Memory(Session("kitchen"), understood="show")
+    engine.understands.append(endless(lambda number: interrupt.set() if number == 2 else None))
+    speech = SpeechOutput(FakeSynthesizer(), LoudSpeaker(on_wait=lambda event: event.wait(10))) if spoken else None
+    ended = last(list(memory.take_turn(engine, QUESTION, interrupt, speech)))
+    assert (ended.report.understood, ended.report.additional_generations) == ("", 1)
+
+
+def test_a_model_that_writes_nothing_is_left_and_the_end_says_so() -> None:
+    engine, memory = FakeEngine([REPLY]), Memory(Session(), understood="show")
+    engine.understands.append(repeat(""))
+    events = list(memory.take_turn(engine, QUESTION, threading.Event(), silence_seconds=0.01))
+    reason = "the model wrote nothing for 0.01 s"
+    assert [event for event in events if isinstance(event, NotUnderstood)] == [NotUnderstood(reason)]
+    report = last(events).report
+    assert (report.understood, report.not_understood, report.additional_generations) == ("", reason, 1)
+    assert (last(events).turn.reply, engine.asides_closed) == (TEXT, 1)
+
+
+def test_a_model_that_writes_slowly_is_not_left() -> None:
+    engine, memory = FakeEngine([REPLY]), Memory(Session(), understood="show")
+    engine.understands.append(LINE)
+    ended = last(list(memory.take_turn(engine, QUESTION, threading.Event(), silence_seconds=0)))
+    assert (ended.report.understood, ended.report.not_understood) == (KNOWN, "")
+
+
+def test_a_line_that_could_not_begin_counts_as_none() -> None:
+    events, _ = taken(asked("show", ModelError("no memory", hint="")), "show")
+    assert last(events).report.additional_generations == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from voxcli.core.storage.facts import MOST_FACTS, FactFile
 from voxcli.core.tools import ToolCall
 from voxcli.tools.facts import forget_tool, remember_tool
-from voxcli.tools.persona_tools import PersonaTools
 from voxcli.tools.toolbox import Toolbox
 
 
@@ -96,4 +95,9 @@ def test_a_full_or_damaged_list_is_told_to_the_model(model: Model) -> None:
     ],
 )
 def test_a_persona_may_call_the_tools_that_it_names(model: Model, patterns: list[str], names: list[str]) -> None:
-    assert [tool.spec.name for tool in PersonaTools(model, patterns).tools] == names
+    toolbox = Toolbox([model], lambda _call, _interrupt: True)
+    limited = toolbox.limited_to(["forget"]).limited_to(patterns)
+    assert [spec.name for spec in limited.specs] == names
+    unasked = limited.run(ToolCall("1", "remember", '{"fact": "I row."}'), threading.Event())
+    assert unasked.status == ("done" if "remember" in names else "malformed")
+    assert len(toolbox.specs) == 2, "it is as before"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.listening import open_listener, open_sleep
 from voxcli.app.parts import NOT_KEPT, SessionChoice, open_engine, open_memory, open_reply_voices, speech_output
-from voxcli.app.tool_access import open_chat_tools
+from voxcli.app.tool_access import chat_toolbox
 from voxcli.errors import AudioDeviceError, ConfigError, VoxError
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ def _open_tools(
         inbox.put(Announcement(text))
 
     has_keys = keys is not None
-    return open_chat_tools(settings, engine, inbox.put, stack, notice, announce, has_keys=has_keys, listens=True)
+    toolbox = chat_toolbox(settings, engine, inbox.put, stack, notice, announce, has_keys=has_keys, listens=True)
+    return toolbox.tools_of(settings)
 
 
 def _warm_up(engine: "Engine", synthesizer: "Synthesizer | None", session: "Session", view: "LiveView") -> None:

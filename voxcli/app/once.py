@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Speak = Literal["always", "if possible", "never"]
 
+SILENCE_SECONDS = 15.0  # longest silence of a model that is asked what it understood; its reply is shown already
+
 
 @dataclass(frozen=True)
 class OnceOptions:
@@ -59,6 +61,7 @@ class SingleTurn:
     speech: "SpeechOutput | None"
     load_seconds: float  # time until the engine was ready
     tools: "ToolRunner | None" = None
+    silence_seconds: float = SILENCE_SECONDS
 
     def answer(self, view: "View", interrupt: threading.Event) -> None:
         """Run and show the turn. It ends early once `interrupt` is set.
@@ -70,7 +73,9 @@ class SingleTurn:
         from voxcli.core.turn import SpeechFailed, TurnEnded
 
         failure: VoxError | None = None
-        events = self.memory.take_turn(self.engine, self.utterance, interrupt, self.speech, self.tools)
+        events = self.memory.take_turn(
+            self.engine, self.utterance, interrupt, self.speech, self.tools, silence_seconds=self.silence_seconds
+        )
         with closing(events), _abandoned_on_error(view):
             for event in events:
                 if isinstance(event, SpeechFailed) and self.options.needs_speech:

@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from voxcli.app.parts import Notice
-from voxcli.app.tools import has_tools, open_toolbox
+from voxcli.app.tools import has_tools, open_toolbox, with_servers_of
 from voxcli.errors import ConfigError
 from voxcli.printable import printable
 
 if TYPE_CHECKING:
     from voxcli.chat.messages import Inbound
-    from voxcli.chat.responses.approval import ChatTools, Transcribe
+    from voxcli.chat.responses.approval import Approver, ChatTools, Transcribe
     from voxcli.config.loading import Settings
     from voxcli.core.protocols import Engine
     from voxcli.tools.allowed import AllowedTools
@@ -21,7 +21,33 @@ if TYPE_CHECKING:
     from voxcli.tools.toolbox import Toolbox
 
 
-def open_chat_tools(
+class ChatToolbox:
+    """Gives a chat the tools that its persona may call. They are opened for the first persona that may call any."""
+
+    def __init__(self, open_tools: "Callable[[Settings], Toolbox | None]", approver: "Approver") -> None:
+        """Begin without tools; `open_tools` opens those of the settings, `approver` asks before they run."""
+        self._open_tools = open_tools
+        self._approver = approver
+        self._toolbox: Toolbox | None = None
+
+    def tools_of(self, settings: "Settings") -> "ChatTools | None":
+        """Return the tools that the persona of the settings may call; None if there are none.
+
+        Raises:
+            VoxError: a tool can't be opened.
+        """
+        from voxcli.chat.responses.approval import ChatTools
+        from voxcli.config.personas import allowed_tools
+
+        patterns = allowed_tools(settings.persona, settings.personas)
+        if self._toolbox is None and patterns:
+            self._toolbox = self._open_tools(settings)
+        if self._toolbox is None or not patterns:
+            return None
+        return ChatTools(self._toolbox.limited_to(patterns), self._approver)
+
+
+def chat_toolbox(
     settings: "Settings",
     engine: "Engine",
     post: "Callable[[Inbound], None]",
@@ -32,8 +58,8 @@ def open_chat_tools(
     has_keys: bool,
     listens: bool,
     further: "Sequence[ToolSource]" = (),
-) -> "ChatTools | None":
-    """Open the tools of a chat; None if none are set up, or the engine can't call any.
+) -> ChatToolbox:
+    """Return what opens the tools of a chat; it has none if none are set up, or the engine can't call any.
 
     Args:
         post: receives the questions whether a tool may run.
@@ -42,20 +68,19 @@ def open_chat_tools(
         has_keys: whether there is a keyboard to answer with.
         listens: whether the user may answer by voice; that takes the embedded engine's Whisper.
         further: sources of other tools than those of the settings.
-
-    Raises:
-        VoxError: a tool can't be opened.
     """
-    from voxcli.chat.responses.approval import Approver, ChatTools
+    from voxcli.chat.responses.approval import Approver
 
-    if not (has_tools(settings) or further):
-        return None
-    if not engine.supports_tools:
+    wanted = has_tools(settings) or bool(further)
+    if wanted and not engine.supports_tools:
         notice(_unused(engine))
-        return None
-    approver = Approver(post, _transcriber(settings, notice) if listens else None, has_keys=has_keys)
-    toolbox = open_toolbox(settings, approver, stack, notice, announce=announce, further=further)
-    return ChatTools(toolbox, approver) if toolbox else None
+        wanted = False
+    approver = Approver(post, _transcriber(settings, notice) if wanted and listens else None, has_keys=has_keys)
+
+    def open_tools(chosen: "Settings") -> "Toolbox | None":
+        return open_toolbox(chosen, approver, stack, notice, announce=announce, further=further) if wanted else None
+
+    return ChatToolbox(open_tools, approver)
 
 
 def open_allowed_tools(
@@ -72,10 +97,7 @@ def open_allowed_tools(
     if not names:
         return None
     allowed = frozenset(names)
-    servers = {
-        server: table for server, table in settings.mcp.items() if any(n.startswith(f"{server}_") for n in names)
-    }
-    needed = settings.model_copy(update={"mcp": servers})  # No other server is started.
+    needed = with_servers_of(allowed, settings)  # No other server is started.
     toolbox = open_toolbox(needed, lambda call, _interrupt: call.name in allowed, stack, notice, wait=True)
     for name in names:
         _check_name(name, toolbox, settings)

@@ -52,7 +52,6 @@ def open_toolbox(
         ConfigError: a tool in the settings can't be one, or packages that it needs are missing.
     """
     from voxcli.config.personas import allowed_tools
-    from voxcli.tools.persona_tools import PersonaTools
     from voxcli.tools.toolbox import FixedTools, Toolbox
 
     allowed = allowed_tools(settings.persona, settings.personas)
@@ -67,13 +66,14 @@ def open_toolbox(
         return None
     sources = (*further, FixedTools(fixed), *servers)
     _check_approvals(settings, {tool.spec.name for source in sources for tool in source.tools}, notice)
-    return Toolbox(
-        [PersonaTools(source, allowed) for source in sources],
+    toolbox = Toolbox(
+        sources,
         approve,
         max_calls=settings.tools.max_calls,
         output_characters=settings.tools.output_characters,
         approvals=settings.tools.approvals,
     )
+    return toolbox.limited_to(allowed)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def toolbox_with(settings: "Settings", name: str, approve: "Approve", stack: Exi
     Raises:
         ConfigError: there is no such tool, or it is never to be run. Then `notice` was told which can't be used.
     """
-    servers = {server: table for server, table in settings.mcp.items() if name.startswith(f"{server}_")}
-    needed, problems = settings.model_copy(update={"mcp": servers}), list[str]()
+    needed, problems = with_servers_of([name], settings), list[str]()
     toolbox = open_toolbox(needed, approve, stack, problems.append, announce=notice, wait=True)
     tools = toolbox.tools if toolbox else {}
     if toolbox is None or name not in tools:
@@ -127,6 +126,15 @@ def toolbox_with(settings: "Settings", name: str, approve: "Approve", stack: Exi
     if toolbox.approval(tools[name]) == "never":
         raise ConfigError(f"{name} is never to be run: its approval is never", hint="change it in the settings")
     return toolbox
+
+
+def with_servers_of(names: Collection[str], settings: "Settings") -> "Settings":
+    """Return the settings with the MCP servers alone that tools of these names belong to."""
+    from voxcli.tools.mcp.content import server_of
+
+    owners = {server_of(name, settings.mcp) for name in names}
+    servers = {server: table for server, table in settings.mcp.items() if server in owners}
+    return settings.model_copy(update={"mcp": servers})
 
 
 def _nobody(_call: "ToolCall", _interrupt: threading.Event) -> bool:
@@ -230,7 +238,8 @@ def _open_servers(settings: "Settings", stack: ExitStack, notice: "Notice") -> "
     _check_names(settings.mcp)
     loop = stack.enter_context(closing(AsyncLoop()))
     servers = [
-        open_server(name, table, settings.tools.timeout_seconds, loop, notice) for name, table in settings.mcp.items()
+        open_server(name, table, settings.tools.timeout_seconds, loop, notice, tuple(settings.mcp))
+        for name, table in settings.mcp.items()
     ]
     stack.callback(close_servers, servers)
     for server in servers:
@@ -251,9 +260,17 @@ def _without_package() -> VoxError:
 
 
 def open_server(
-    name: str, table: "McpServerSettings", timeout_seconds: float, loop: "AsyncLoop", notice: "Notice"
+    name: str,
+    table: "McpServerSettings",
+    timeout_seconds: float,
+    loop: "AsyncLoop",
+    notice: "Notice",
+    servers: Sequence[str] = (),
 ) -> "McpServer":
     """Return an MCP server of the settings, not started yet.
+
+    Args:
+        servers: the names of all servers of the settings.
 
     Raises:
         ConfigError: its address or its key can't be used.
@@ -266,6 +283,7 @@ def open_server(
         loop,
         approval=table.approval,
         only=table.tools,
+        others=servers,
         timeout_seconds=table.timeout_seconds or timeout_seconds,
         notice=notice,
     )

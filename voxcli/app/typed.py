@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from voxcli.app.chat import WARMING, ChatOptions
 from voxcli.app.facts import finding_facts, open_facts
 from voxcli.app.parts import open_engine, open_memory, open_reply_voices, speech_output
-from voxcli.app.tool_access import open_chat_tools
+from voxcli.app.tool_access import ChatToolbox, chat_toolbox
 from voxcli.errors import AudioDeviceError, ConfigError, SpeechError
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def run_typed(settings: "Settings", options: ChatOptions, *, engine: "Engine | N
             fetching, warming = (partial(_show_share, view, what) for what in ("fetching", WARMING))
             engine = open_engine(settings, stack, notice, fetching, warming)
         view.starting(WARMING)
-        responder = _open_responder(settings, engine, speech, memory, stack, view, inbox)
+        responder, toolbox = _open_responder(settings, engine, speech, memory, stack, view, inbox)
         view.show(_ready(engine, settings, speech, memory))
-        commands = TypedCommands(settings, memory, responder, stack, notice_later).by_name()
+        commands = TypedCommands(settings, memory, responder, toolbox, stack, notice_later).by_name()
         conversation = TypedConversation(
             memory,
             responder,
@@ -94,6 +94,7 @@ class TypedCommands:
         settings: "Settings",
         memory: "Memory",
         responder: "Responder",
+        toolbox: ChatToolbox,
         stack: ExitStack,
         notice: Callable[[str], None],
     ) -> None:
@@ -101,6 +102,7 @@ class TypedCommands:
         self._settings = settings
         self._memory = memory
         self._responder = responder
+        self._toolbox = toolbox
         self._stack = stack
         self._notice = notice
 
@@ -144,7 +146,7 @@ class TypedCommands:
         return "from now on with these instructions"
 
     def _persona(self, choice: str) -> str:
-        """Take the instructions and the voice of a persona; what else it has counts from the beginning of a chat."""
+        """Take the instructions, the voice and the tools of a persona; the rest counts from the beginning of a chat."""
         from voxcli.config.loading import value_of
         from voxcli.config.personas import chosen_persona, filled_instructions, known_personas
         from voxcli.config.templates import Moment
@@ -154,8 +156,10 @@ class TypedCommands:
             return "\n".join(known_personas(own))
         name, persona = chosen_persona(value_of("persona", choice), own)
         text = filled_instructions(name, persona, persona.language or self._settings.language, Moment.now())
+        tools = self._toolbox.tools_of(self._settings.model_copy(update={"persona": choice}))
         if persona.voice and self._responder.speech:
             self._voice(persona.voice)
+        self._responder.tools = tools
         self._memory.take_persona(choice, text if persona.instructions else self._settings.instructions)
         return f"from now on as {choice}"
 
@@ -248,7 +252,7 @@ def _open_responder(
     stack: ExitStack,
     view: "LiveView",
     inbox: "SimpleQueue[Inbound]",
-) -> "Responder":
+) -> "tuple[Responder, ChatToolbox]":
     """Open the tools, and warm up what answers."""
     from voxcli.chat.events import Notice
     from voxcli.chat.responses.response import Responder
@@ -261,11 +265,12 @@ def _open_responder(
         notice(text)
         responder.submit_announcement(text)
 
-    tools = open_chat_tools(settings, engine, inbox.put, stack, notice, announce, has_keys=True, listens=False)
+    toolbox = chat_toolbox(settings, engine, inbox.put, stack, notice, announce, has_keys=True, listens=False)
+    tools = toolbox.tools_of(settings)
     session = tools.given_to(memory.session) if tools else memory.session
     warm_up(engine, session, speech.synthesizer if speech else None, typed=True)
     responder = Responder(engine, speech, inbox.put, tools=tools)
-    return responder
+    return responder, toolbox
 
 
 def _show_share(view: "LiveView", what: str, done: int, total: int) -> None:

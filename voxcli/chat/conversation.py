@@ -119,7 +119,13 @@ class Conversation:
             self._finish()
         finally:
             self._turns.stop_all()
-        self._show(self._turns.history.summary(overruns=self._listener.overruns, underruns=self._listener.underruns))
+        self._show(
+            self._turns.history.summary(
+                overruns=self._listener.overruns,
+                underruns=self._listener.underruns,
+                additional_generations=self._responder.additional_generations,
+            )
+        )
 
     def _has_all_turns(self) -> bool:
         return bool(self._options.max_turns) and self._turns.history.turns >= (self._options.max_turns or 0)

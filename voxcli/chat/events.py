@@ -225,7 +225,7 @@ class TurnFailed:
     """A turn could not be answered or stored; the conversation goes on."""
 
     error: VoxError
-    utterance: Utterance | None = None  # What was asked, if there is no answer.
+    utterance: Utterance | None = None  # What was asked, if there is no turn.
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,7 @@ class SessionEnded:
     store: str | None  # the file that holds the session
     can_continue: bool = False  # the session has turns on disk
     retracted_turns: int = 0  # Turns that were taken back because the user went on.
+    additional_generations: int = 0  # Those of all responses, with lines begun after the end of their turn.
 
 
 LiveEvent = (

@@ -122,7 +122,8 @@ class TypedConversation:
             if line is None:
                 break
             self._handle_line(line)
-        self._show(self._history.summary(overruns=0, underruns=self._underruns()))
+        generations = self._responder.additional_generations
+        self._show(self._history.summary(overruns=0, underruns=self._underruns(), additional_generations=generations))
 
     def _take_line(self) -> str | None:
         line, self._next_line = self._next_line, None
@@ -245,7 +246,7 @@ class TypedConversation:
             self._show(SentenceSpoken(sentence))
 
     def _remember(self, response: Response, ended: TurnEnded) -> None:
-        if ended.turn.interrupted:
+        if ended.was_interrupted:
             self._show(BargeIn(ended.turn.reply))
         self._history.remember(response, ended)
 

@@ -30,6 +30,7 @@ from voxcli.cli.interface.common import (
     files_read,
     given,
     note,
+    note_command,
     set_by_ctrl_c,
 )
 from voxcli.errors import ConfigError
@@ -178,7 +179,10 @@ def _run(settings: "Settings", options: "BatchOptions", max_p95: float | None) -
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # a normal exit would wait for the threads of an engine that is still loading
     if stop.is_set():
-        note("stopped" if str(options.out) == "-" else f"stopped; to continue: {_again('--resume')}")
+        if str(options.out) == "-":
+            note("stopped")
+        else:
+            note_command("stopped; to continue", _again("--resume"))
         return INTERRUPTED
     return code
 
@@ -197,9 +201,9 @@ def _conclude(stats: "Stats", status: "Status | None", max_p95: float | None, ou
     if missed:
         note(f"{missed} {'item was' if missed == 1 else 'items were'} not answered")
     if is_file and stats.done:
-        note(f"results: {shlex.join(['voxcli', 'results', str(out)])}")
+        note_command("results", shlex.join(["voxcli", "results", str(out)]))
     if is_file and stats.failed:
-        note(f"to try failed items again: {_again('--retry-failed')}")
+        note_command("to try failed items again", _again("--retry-failed"))
     p95 = stats.first_token_seconds(0.95)
     if max_p95 is None or (p95 or 0.0) <= max_p95:
         return 1 if stats.failed or missed else 0

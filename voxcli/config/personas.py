@@ -136,7 +136,7 @@ def chosen_persona(choice: str, own: Mapping[str, PersonaSettings]) -> ChosenPer
     """Return the persona of a choice, such as `tutor` or `interpreter:target=French`.
 
     Raises:
-        ConfigError: there is no such persona, or it has no such value.
+        ConfigError: there is no such persona, it has no such value, or a value is empty.
     """
     name, _, rest = choice.partition(":")
     personas = known_personas(own)
@@ -151,6 +151,8 @@ def chosen_persona(choice: str, own: Mapping[str, PersonaSettings]) -> ChosenPer
         if not equals or key not in {*values, *BUILTIN_NAMES}:
             known = ", ".join(f"{name}:{each}=TEXT" for each in values) or "it has none"
             raise ConfigError(f"persona {name} has no value {pair.strip()!r}", hint=known)
+        if not value:
+            raise ConfigError(f"the value {key} of persona {name} is empty", hint=f"{name}:{key}=TEXT")
         values[key] = value[:VALUE_CHARACTERS]
     return ChosenPersona(name, persona.model_copy(update={"values": values}))
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -124,6 +125,8 @@ class Memory:
         interrupt: threading.Event,
         speech: SpeechOutput | None = None,
         tools: ToolRunner | None = None,
+        *,
+        silence_seconds: float = math.inf,
     ) -> Generator[Event, None, None]:
         """Run a turn; its last event, `TurnEnded`, comes once the turn is remembered.
 
@@ -132,19 +135,22 @@ class Memory:
 
         Args:
             tools: runs the tools that the model calls; None if it has none.
+            silence_seconds: how long an engine that is asked what it understood may write nothing.
 
         Raises:
-            VoxError: raised by the engine; no turn took place.
+            VoxError: raised by the engine; no turn took place, unless a tool had run: then it is remembered.
             StoreError: the turn could not be stored; it is remembered in memory only.
         """
-        understanding = Understanding(self.understood)
+        understanding = Understanding(self.understood, silence_seconds=silence_seconds)
         turn = run_turn(engine, self.session, utterance, interrupt, speech, tools=tools, understanding=understanding)
         with closing(understanding), closing(turn) as events:
             for event in events:
                 if not isinstance(event, TurnEnded):
                     yield event
                     continue
-                self.remember(event, engine)
+                self.remember(with_understood(event, understanding), engine)
+                if event.error:
+                    raise event.error
                 while not interrupt.is_set() and understanding.advance():
                     pass
                 for news in understanding.news():

@@ -49,6 +49,7 @@ class PassReport:
     finish_reason: str | None = None
     additional_generations: int = 0  # Generations after tool results and for `understood`; `model_passes` counts none.
     understood: str = ""  # what the model understood of the utterance, in one line; empty where nobody asked
+    not_understood: str = ""  # why that is not known although it was asked for; empty while it may still come
 
     @property
     def cut_note(self) -> str:

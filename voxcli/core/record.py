@@ -32,6 +32,7 @@ def record_of(ended: TurnEnded, context: Context) -> dict[str, Any]:
         "prompt": turn.prompt or None,
         "transcript": report.transcript,
         "understood": report.understood or None,
+        "not_understood": report.not_understood or None,
         "audio": clip
         and {
             "path": context.path,

@@ -60,6 +60,11 @@ class ToolResult:
     decided_by: Decider = ""
 
     @property
+    def has_run(self) -> bool:
+        """Whether the tool may have had an effect."""
+        return self.status not in ("refused", "malformed")
+
+    @property
     def note(self) -> str:
         """One line that later prompts show instead of the call and its result. Nothing in it ends the line early."""
         words = " ".join(f"{self.call.name}({self.call.arguments}) {self.status}: {self.text}".split())

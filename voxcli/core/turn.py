@@ -57,6 +57,12 @@ class TurnEnded:
     report: PassReport
     timings: Timings
     tools_stopped: StopReason | None = None  # why the model might call no more tools
+    error: VoxError | None = None  # What the engine failed with after a tool had run; the turn counts as interrupted.
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the user interrupted it."""
+        return self.turn.interrupted and self.error is None
 
 
 ToolEvent = ToolCalled | ToolReturned | ToolsStopped
@@ -91,38 +97,49 @@ def run_turn(
         tools: runs the tools that the model calls; None if it has none.
         understanding: asks the engine what it understood, while the complete reply is played. What is not known by
             then does not delay the turn's end: the caller may go on with `advance`, until another turn begins.
+            `TurnEnded` comes without it; its owner adds it by `with_understood`.
         clock: monotonic seconds.
 
     Raises:
-        VoxError: raised by the engine; the turn did not take place.
+        VoxError: raised by the engine before any tool ran; the turn did not take place. Later, `TurnEnded` holds the
+            error, because what a tool has done has to be remembered.
     """
     stopwatch, understanding = Stopwatch(clock), understanding or Understanding()
     log.debug("turn begins: %s", utterance.placeholder or "typed text")
     spoken, interjections = spoken or SpokenText(), interjections or Interjections()
     speaking = Speaking(speech, interrupt, stopwatch, spoken, interjections) if speech else None
+    generation = _Generation(stopwatch)
+    failure: VoxError | None = None
     try:
         session = replace(session, tools=tools.specs if tools else ())
-        generation = _Generation(engine.reply(session, utterance, interrupt), stopwatch)
-        with speaking or nullcontext(), closing(generation.items(tools, interrupt)) as items:
-            for item in items:
-                if speaking and isinstance(item, ToolCalled):
-                    speaking.flush()
-                yield ReplyDelta(item) if isinstance(item, str) else item
-                if speaking and isinstance(item, str):
-                    speaking.add(item)
-                    yield from map(SpeechFailed, speaking.failures())
+        reply = engine.reply(session, utterance, interrupt)
+        with speaking or nullcontext(), closing(generation.items(reply, tools, interrupt)) as items:
+            yield from _events(items, speaking)
             interrupted = interrupt.is_set()  # read once, because it may be set at any moment
             understanding.begin(engine, utterance, generation.report.transcript or "")
             yield from _understood_meanwhile(understanding, interrupt, speaking)
         if speaking:
             interrupted = speaking.was_interrupted
             yield from map(SpeechFailed, speaking.failures())
-    except BaseException:
+    except BaseException as error:
         interrupt.set()
         understanding.close()
-        raise
-    reply = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
-    yield with_understood(generation.end(utterance, reply, interrupted=interrupted), understanding)
+        if not (isinstance(error, VoxError) and generation.has_run_tools):
+            raise
+        failure, interrupted = error, True
+    text = speaking.spoken_text() if speaking and interrupted and not speaking.failed else generation.text
+    yield replace(generation.end(utterance, text, interrupted=interrupted), error=failure)
+
+
+def _events(items: Generator[Item, None, None], speaking: Speaking | None) -> Generator[Event, None, None]:
+    """Yield the events of a reply while it is generated, and have its text spoken."""
+    for item in items:
+        if speaking and isinstance(item, ToolCalled):
+            speaking.flush()
+        yield ReplyDelta(item) if isinstance(item, str) else item
+        if speaking and isinstance(item, str):
+            speaking.add(item)
+            yield from map(SpeechFailed, speaking.failures())
 
 
 def _understood_meanwhile(
@@ -141,29 +158,36 @@ def _understood_meanwhile(
 
 
 def with_understood(ended: TurnEnded, understanding: Understanding) -> TurnEnded:
-    """Return the end of a turn with what was understood in it, as far as that is known."""
-    if ended.report.understood or not understanding.text:
-        return ended
+    """Return the end of a turn, as `run_turn` gave it, with what was understood and generated for that so far."""
     generations = ended.report.additional_generations + understanding.generations
-    report = replace(ended.report, understood=understanding.text, additional_generations=generations)
-    is_shown_later = understanding.mode == "remember"
-    turn = replace(ended.turn, understood=understanding.text) if is_shown_later else ended.turn
+    report = replace(
+        ended.report,
+        understood=understanding.text,
+        not_understood=understanding.reason,
+        additional_generations=generations,
+    )
+    turn = replace(ended.turn, understood=understanding.text if understanding.mode == "remember" else "")
     return replace(ended, turn=turn, report=report)
 
 
 class _Generation:
     """Holds the text of a reply while it is generated, results of tools and, at the end, the engine's report."""
 
-    def __init__(self, reply: Reply, stopwatch: Stopwatch) -> None:
-        self._reply = reply
+    def __init__(self, stopwatch: Stopwatch) -> None:
         self._stopwatch = stopwatch
         self.text = ""
         self.tool_results: list[ToolResult] = []
         self.tools_stopped: StopReason | None = None
         self.report = PassReport(0, 0, 0, 0)
 
-    def items(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
-        with closing(self._reported(tools, interrupt)) as items:
+    @property
+    def has_run_tools(self) -> bool:
+        """Whether a tool may have had an effect."""
+        return any(result.has_run for result in self.tool_results)
+
+    def items(self, reply: Reply, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
+        """Yield what a reply yields, with its tools run."""
+        with closing(self._reported(reply, tools, interrupt)) as items:
             for item in items:
                 if isinstance(item, ToolReturned):
                     self.tool_results.append(item.result)
@@ -182,7 +206,9 @@ class _Generation:
         log.info("turn over after %.3f s: prompt %d tokens, %d of them cached, reply %d tokens", *counts)
         return TurnEnded(turn, report, timings, self.tools_stopped)
 
-    def _reported(self, tools: ToolRunner | None, interrupt: threading.Event) -> Generator[Item, None, None]:
-        reply = cast(ReplyWithTools, self._reply)  # One that calls no tools is sent None alone.
-        items: Generator[Item, None, PassReport] = answer_calls(reply, tools, interrupt)
+    def _reported(
+        self, reply: Reply, tools: ToolRunner | None, interrupt: threading.Event
+    ) -> Generator[Item, None, None]:
+        with_tools = cast(ReplyWithTools, reply)  # One that calls no tools is sent None alone.
+        items: Generator[Item, None, PassReport] = answer_calls(with_tools, tools, interrupt)
         self.report = yield from items

@@ -4,7 +4,9 @@ Nobody waits for it. It can be cancelled at any time, and then costs at most the
 """
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -44,17 +46,27 @@ class Understanding:
     `ask`, `cancel` and `is_asked` may be used on any thread, the rest on the thread of the turn.
     """
 
-    def __init__(self, mode: UnderstoodMode = "off", may_begin: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        mode: UnderstoodMode = "off",
+        may_begin: Callable[[], bool] = lambda: True,
+        *,
+        silence_seconds: float = math.inf,
+    ) -> None:
         """Begin without a reply.
 
         Args:
             mode: with "off", the engine is not asked before `ask` is called.
             may_begin: returns whether the engine may be asked now; False for a reply that may still be dropped.
+            silence_seconds: longest time without text before the engine is left.
         """
         self.mode = mode
         self.text = ""  # The line; empty until it is known.
-        self.generations = 0  # Number of generations begun for the line.
+        self.generations = 0  # Number of generations begun for the line, whatever became of them.
+        self.reason = ""  # Why the line is not known, once that is certain.
         self._may_begin = may_begin
+        self._silence_seconds = silence_seconds
+        self._silent_since = 0.0  # monotonic seconds
         self._wanted = threading.Event()
         self._cancelled = threading.Event()
         self._start: Callable[[], Generator[str, None, None] | None] | None = None
@@ -62,7 +74,6 @@ class Understanding:
         self._transcript = ""
         self._written = ""  # What the model has written so far.
         self._is_over = False
-        self._reason = ""  # why nothing is known
         self._is_reported = False
         if mode != "off":
             self._wanted.set()
@@ -109,10 +120,10 @@ class Understanding:
 
     def news(self) -> Iterator[Understood | NotUnderstood]:
         """Yield once what was understood, or why that is not known."""
-        if self._is_reported or not (self.text or self._reason):
+        if self._is_reported or not (self.text or self.reason):
             return
         self._is_reported = True
-        yield Understood(self.text) if self.text else NotUnderstood(self._reason)
+        yield Understood(self.text) if self.text else NotUnderstood(self.reason)
 
     def close(self) -> None:
         """End; the engine is left as its reply left it. Closing twice does nothing."""
@@ -128,20 +139,28 @@ class Understanding:
             self._steps = start()
             if self._steps is None:
                 return self._finish("this engine can't tell")
-            self.generations = 1
+            self._silent_since = time.monotonic()
         delta = next(self._steps, None)
+        self.generations = 1
         self._written += delta or ""
         begun = self._written.lstrip()
         if delta is None or "\n" in begun or len(begun) > LINE_CHARACTERS:
-            self._finish_with(begun.split("\n")[0])
-        return None
+            return self._finish_with(begun.split("\n")[0])
+        return self._leave_if_silent(delta)
+
+    def _leave_if_silent(self, delta: str) -> None:
+        now = time.monotonic()
+        if delta:
+            self._silent_since = now
+        elif now - self._silent_since >= self._silence_seconds:
+            self._finish(f"the model wrote nothing for {self._silence_seconds:g} s")
 
     def _finish_with(self, text: str) -> None:
         self.text = one_line(text)
         self._finish("" if self.text else "the model has written nothing")
 
     def _finish(self, reason: str) -> None:
-        self._reason = reason
+        self.reason = reason
         self.close()
 
 

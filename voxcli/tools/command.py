@@ -67,5 +67,5 @@ class CommandTool:
 def _failure(finished: ProgramOutput) -> str:
     said = first_line(finished.errors) if finished.errors.strip() else ""
     code = finished.exit_code
-    how = f"exit code {code}" if code > 0 else f"signal {-code}"
-    return f"it failed ({how}): {said}" if said else f"it failed ({how})"
+    how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+    return f"{how}: {said}" if said else how

@@ -5,8 +5,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Self
 
 from voxcli.core.tools import ToolCall, ToolResult, ToolSpec, ToolStatus
 from voxcli.errors import VoxError
@@ -64,6 +66,17 @@ class Toolbox:
         self._output_characters = output_characters
         self._approvals = dict(approvals or {})
         self._seconds = seconds
+        self.patterns: tuple[str, ...] = ("*",)  # What the names of tools match; * stands for any characters.
+
+    def limited_to(self, patterns: Sequence[str]) -> Self:
+        """Return a toolbox of those tools of the same sources that a persona may call.
+
+        Args:
+            patterns: names, in which * stands for any characters; they take the place of an earlier limit.
+        """
+        limited = copy(self)
+        limited.patterns = tuple(patterns)
+        return limited
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -72,12 +85,14 @@ class Toolbox:
 
     @property
     def tools(self) -> dict[str, Tool]:
-        """All tools by name, those that are never approved among them."""
+        """All tools that it is limited to, by name, those that are never approved among them."""
         found: dict[str, Tool] = {}
         for source in self._sources:
             for tool in source.tools:
                 found.setdefault(tool.spec.name, tool)
-        return found
+        return {
+            name: tool for name, tool in found.items() if any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        }
 
     def approval(self, tool: Tool) -> Approval:
         """Return whether a tool may run without asking."""

@@ -838,7 +838,7 @@ def test_the_keys_of_events() -> None:
             TurnFailed(AudioDeviceError("gone", hint="plug it in")),
             TurnRetracted("One."),
             StateChanged("asleep"),
-            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None, retracted_turns=7),
+            SessionEnded(2, (LATENCY, UNKNOWN), 4, 6, 5, None, None, retracted_turns=7, additional_generations=8),
         )
     ] == [
         {"seconds": 2.2, "last_voiced_sample": 100, "sample": 300},
@@ -858,6 +858,7 @@ def test_the_keys_of_events() -> None:
             "underruns": 6,
             "dropped_speculative_replies": 5,
             "retracted_turns": 7,
+            "additional_generations": 8,
             "session": None,
             "store": None,
         },

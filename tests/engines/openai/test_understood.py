@@ -6,6 +6,7 @@ import pytest
 
 from tests.engines.openai.test_engine import CLIP, OPTIONS, SPOKEN, engine_for, server
 from tests.support.openai_server import Answer, OpenAIServer, refuses, says, sends
+from tests.support.turns import nothing_hangs
 from voxcli.core.memory import Memory
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
@@ -15,7 +16,7 @@ from voxcli.engines.openai.pool import RemotePool
 from voxcli.engines.openai.request import audio_part
 from voxcli.errors import RemoteError
 
-__all__ = ["server"]  # a fixture
+__all__ = ["nothing_hangs", "server"]  # fixtures
 
 
 def test_the_request_holds_the_clip_and_the_instruction_alone(server: OpenAIServer) -> None:
@@ -99,3 +100,17 @@ def test_a_pool_asks_one_of_its_servers(server: OpenAIServer) -> None:
     next(left)
     left.close()
     assert "".join(pool.understand(SPOKEN)) != "", "its place in the pool is free again"
+
+
+def test_a_line_that_waits_for_a_busy_pool_can_be_cancelled(server: OpenAIServer) -> None:
+    pool = RemotePool([engine_for(server)], 1)
+    busy = pool.reply(Session(), SPOKEN, threading.Event())
+    next(busy)
+    understanding = Understanding("show")
+    understanding.begin(pool, SPOKEN)
+    assert [understanding.advance() for _ in range(3)] == [True] * 3, "a short wait each"
+    understanding.cancel()
+    assert not understanding.advance()
+    assert len(server.chats) == 1
+    busy.close()
+    assert "".join(pool.understand(SPOKEN)) != "", "it has taken no place in the pool"

@@ -91,6 +91,8 @@ class History:
         if from_voice:
             self._latencies.append(from_voice)
         self._show(TurnTaken(ended, self._memory.turn_number, latency, response.utterance.clip))
+        if ended.error:
+            self._show(TurnFailed(ended.error))
         if note := ended.report.cut_note:
             self._show(Notice(note))
 
@@ -125,8 +127,13 @@ class History:
         reply = self.session.last_reply
         self._show(Notice(copy(reply) if reply else "there is no reply to copy"))
 
-    def summary(self, *, overruns: int, underruns: int) -> SessionEnded:
-        """Return the last event of the conversation; the counts are those of `ListenerControl`."""
+    def summary(self, *, overruns: int, underruns: int, additional_generations: int = 0) -> SessionEnded:
+        """Return the last event of the conversation.
+
+        Args:
+            overruns: as `ListenerControl` counts them; so are `underruns`.
+            additional_generations: as `Responder` counts them.
+        """
         return SessionEnded(
             self.turns,
             tuple(self._latencies),
@@ -137,4 +144,5 @@ class History:
             self._memory.place,
             can_continue=self._memory.is_kept and bool(self.session.turns),
             retracted_turns=self._retracted,
+            additional_generations=additional_generations,
         )

@@ -212,7 +212,8 @@ class Responder(threading.Thread):
         self.speech = speech  # may be replaced while no response runs
         self._utterance = utterance
         self._post = post
-        self.tools = tools
+        self.tools = tools  # may be replaced, too
+        self.additional_generations = 0  # those of all responses that are over, as `PassReport` counts them
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def submit(self, response: Response, session: Session) -> None:
@@ -292,6 +293,7 @@ class Responder(threading.Thread):
         with closing(understanding):
             while understanding.advance():
                 pass
+            self.additional_generations += understanding.generations
             yield from understanding.news()
 
     def _work_ahead(self, work: Callable[[], None]) -> None:
@@ -324,6 +326,7 @@ class Responder(threading.Thread):
             if isinstance(event, TurnEnded):
                 self._wait_for_user(response)
                 yield from understanding.news()
+                self.additional_generations += event.report.additional_generations
                 yield with_understood(event, understanding)
             else:
                 yield event

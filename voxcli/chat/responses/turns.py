@@ -244,10 +244,12 @@ class Turns:
 
     def _end_turn(self, response: Response, ended: TurnEnded) -> None:
         self._show_played_of(response)
-        if ended.turn.interrupted:
+        if ended.was_interrupted:
             self._show(BargeIn(ended.turn.reply))
         if not response.repeats:
             self.history.remember(response, ended)
+        if ended.error:
+            self._listener.commit()  # further speech is a new utterance
         response.state = "over"
         self._responses.clear(response)
         if response.is_undone:

@@ -99,7 +99,7 @@ class PlainView:
                 self._drop_text()
             case TurnRetracted() if self._questions:
                 self._drop_question()
-            case TurnFailed():
+            case TurnFailed(_, utterance) if utterance:
                 self._write_question()
                 self._end_turn()
             case TurnTaken():
@@ -113,7 +113,7 @@ class PlainView:
         self._write_question()
         self._write_reply(self._cutter.flush())
         turn = taken.ended.turn
-        if turn.interrupted:
+        if taken.ended.was_interrupted:
             self._notes.write_dim(interruption(turn.reply))
         if line := latency_line(taken.latency) if self._stages else latency_figure(taken):
             self._notes.write_dim(line)
@@ -269,6 +269,7 @@ def _session_record(ended: SessionEnded) -> dict[str, Any]:
         "underruns": ended.underruns,
         "dropped_speculative_replies": ended.dropped_speculative_replies,
         "retracted_turns": ended.retracted_turns,
+        "additional_generations": ended.additional_generations,
         "session": ended.session,
         "store": ended.store,
     }

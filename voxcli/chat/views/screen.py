@@ -138,7 +138,7 @@ class Screen:
             case TurnRetracted():
                 self._end_turn(self._utterances.pop)
             case TurnTaken() | TurnFailed():
-                self._end_turn(self._utterances.popleft)
+                self._on_turn_over(event)
         return True
 
     def _update_tools(self, event: ToolCalled | ApprovalAsked | ApprovalAnswered | ToolReturned) -> None:
@@ -151,6 +151,12 @@ class Screen:
                 self._asked = call
             case ToolReturned(result):
                 self._tools = [*self._tools[:-1], result]  # In place of its call, because one runs at a time.
+
+    def _on_turn_over(self, event: TurnTaken | TurnFailed) -> None:
+        if isinstance(event, TurnFailed) and event.utterance is None:  # The turn was taken, or there was none.
+            self._clear_reply()
+        else:
+            self._end_turn(self._utterances.popleft)
 
     def _end_turn(self, remove_utterance: Callable[[], Utterance]) -> None:
         with suppress(IndexError):  # none: it was a repeated reply, or the turn was not begun

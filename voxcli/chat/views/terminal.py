@@ -227,7 +227,7 @@ class TerminalView:
         turn = taken.ended.turn
         parts = [
             (printable(turn.reply, keep="\n\t"), ""),
-            (interruption(turn.reply) if turn.interrupted else "", "dim"),
+            (interruption(turn.reply) if taken.ended.was_interrupted else "", "dim"),
             ("" if self._stages else latency_figure(taken), "dim"),
         ]
         reply = Text("  ").join(Text(*part) for part in parts if part[0])

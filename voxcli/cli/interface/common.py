@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -157,8 +158,28 @@ def print_json(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on stderr, dim on a terminal."""
-    Output(sys.stderr).write_dim(printable(text))
+    """Print a line on stderr; on a terminal dim, and wrapped between words."""
+    out, shown = Output(sys.stderr), printable(text)
+    indent = shown[: len(shown) - len(shown.lstrip(" "))]
+    rows = wrap(shown, _columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    for row in rows or [""]:
+        out.write_dim(row)
+
+
+def note_command(what: str, command: str) -> None:
+    """Print on stderr what a command is for, and the command in one piece, so that it can be copied."""
+    line = f"{what}: {command}"
+    rows = [line] if len(line) <= _columns() else [f"{what}:", f"  {command}"]
+    for row in rows:
+        Output(sys.stderr).write_dim(printable(row))
+
+
+def _columns() -> int:
+    """Return how wide a line on stderr may be; where it is no terminal, as wide as it is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or sys.maxsize
+    except (OSError, ValueError):
+        return sys.maxsize
 
 
 def given(**flags: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from voxcli.servers.errors import RequestRefusedError
 FIRST_OUT_SECONDS, LONGEST_OUT_SECONDS = 1.0, 30.0  # a failed server is left out; doubled with each failure
 PATIENCE_SECONDS = 60.0  # longest wait while all servers are out; about as long as one takes to restart
 LOOK_SECONDS = 0.05  # between two looks whether a waiting request is still wanted
-NEVER = threading.Event()  # is never set
 
 
 class PooledEngine(Engine, Protocol):
@@ -109,21 +108,23 @@ class RemotePool(Engine):
         return PassReport(0, 0, 0, 0)
 
     def understand(self, utterance: Utterance) -> Generator[str, None, None]:
-        """Yield what a server understood; see `voxcli.core.protocols.Engine`. Blocks while all servers are busy.
+        """Yield what a server understood, and an empty delta now and then while all servers are busy.
+
+        See `voxcli.core.protocols.Engine`.
 
         Raises:
             RemoteError: the server that was asked failed, or no server has answered for `patience_seconds`.
         """
-        place = self._acquire(NEVER)
+        while (place := self._look()) is None:
+            yield ""
         error: RemoteError | None = None
         try:
-            yield from (place and place.engine.understand(utterance)) or ()
+            yield from place.engine.understand(utterance) or ()
         except RemoteError as caught:
             error = caught
             raise
         finally:
-            if place:
-                self._release(place, error)
+            self._release(place, error)
 
     def close(self) -> None:
         """Close the engines."""
@@ -132,16 +133,26 @@ class RemotePool(Engine):
 
     def _acquire(self, interrupt: threading.Event) -> _Place | None:
         """Wait for a server that may get a request and return the best one; None once `interrupt` is set."""
+        while not interrupt.is_set():
+            if place := self._look():
+                return place
+        return None
+
+    def _look(self) -> _Place | None:
+        """Return the best server that may get a request; None, after a short wait, if there is none.
+
+        Raises:
+            RemoteError: no server has answered for `patience_seconds`.
+        """
         with self._changed:
-            while not interrupt.is_set():
-                now = self._clock()
-                if free := [place for place in self._places if place.room(self._concurrency, now)]:
-                    chosen = min(free, key=lambda place: (place.in_flight, place.failures))
-                    chosen.in_flight += 1
-                    return chosen
-                if self._all_out() and now - self._all_out_since > self._patience_seconds:
-                    raise RemoteError(self._last_error.message, hint=self._last_error.hint)
-                self._changed.wait(LOOK_SECONDS)
+            now = self._clock()
+            if free := [place for place in self._places if place.room(self._concurrency, now)]:
+                chosen = min(free, key=lambda place: (place.in_flight, place.failures))
+                chosen.in_flight += 1
+                return chosen
+            if self._all_out() and now - self._all_out_since > self._patience_seconds:
+                raise RemoteError(self._last_error.message, hint=self._last_error.hint)
+            self._changed.wait(LOOK_SECONDS)
         return None
 
     def _release(self, place: _Place, error: RemoteError | None) -> None:

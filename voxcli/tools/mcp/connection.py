@@ -118,7 +118,7 @@ class Connection:
             with suppress(asyncio.CancelledError, ConnectionLost, VoxError):
                 await call  # It tells the server that the call is cancelled.
         if result.is_error:
-            raise VoxError(text_of(result) or "it failed without saying why")
+            raise VoxError(text_of(result) or "the server reports an error without saying which")
         return text_of(result)
 
     def end(self) -> None:

@@ -25,6 +25,11 @@ def tool_name(server: str, tool: str) -> str:
     return f"{name[: NAME_CHARACTERS - 9]}_{hashlib.sha256(tool.encode(errors='replace')).hexdigest()[:8]}"
 
 
+def server_of(tool: str, servers: Iterable[str]) -> str | None:
+    """Return the server that a tool's name belongs to: of `a` and `a_b`, the latter has `a_b_c`; None if none has."""
+    return max((server for server in servers if tool.startswith(f"{server}_")), key=len, default=None)
+
+
 def spec_of(server: str, tool: "Tool", schema: ArgumentSchema) -> ToolSpec:
     """Return what the model is told of a server's tool."""
     description = cleaned(tool.description or tool.title or "", DESCRIPTION_CHARACTERS)

@@ -13,7 +13,7 @@ from voxcli.errors import VoxError
 from voxcli.printable import printable
 from voxcli.tools.arguments import ArgumentSchema, WrongSchema
 from voxcli.tools.mcp.connection import Connection, ConnectionLost
-from voxcli.tools.mcp.content import spec_of, wanted
+from voxcli.tools.mcp.content import server_of, spec_of, wanted
 from voxcli.tools.mcp.loop import AsyncLoop
 from voxcli.tools.mcp.transport import OpenTransport
 from voxcli.tools.tool import Approval
@@ -60,6 +60,7 @@ class McpServer:
         *,
         approval: Approval = "ask",
         only: Sequence[str] = (),
+        others: Sequence[str] = (),
         timeout_seconds: float = 20.0,
         notice: Callable[[str], None] = log.warning,
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +69,7 @@ class McpServer:
 
         Args:
             only: the names that the server has for the tools to offer; empty: all.
+            others: names of further servers; a tool whose name belongs to one of them is not offered.
             timeout_seconds: longest call.
             notice: told, on any thread, when the server can't be reached, and which tools can't be used.
         """
@@ -77,6 +79,7 @@ class McpServer:
         self._open_transport = open_transport
         self._loop = loop
         self._only = tuple(only)
+        self._servers = (name, *others)
         self._timeout_seconds = timeout_seconds
         self._notice = notice
         self._clock = clock
@@ -231,7 +234,10 @@ class McpServer:
                 self._tell(f"{self.name}: its tool {printable(tool.name[:64])} can't be used: {error}")
                 continue
             spec = spec_of(self.name, tool, schema)
-            if spec.name in kept:
+            owner = server_of(spec.name, self._servers)
+            if owner != self.name:
+                self._tell(f"{self.name}: its tool {spec.name} can't be used: tools of mcp.{owner} have such names")
+            elif spec.name in kept:
                 self._tell(f"{self.name}: it has two tools {spec.name}; the first is used")
             elif len(kept) >= MOST_TOOLS:
                 self._tell(f"{self.name}: it has more than {MOST_TOOLS} tools; choose some with mcp.{self.name}.tools")
