@@ -31,8 +31,9 @@ from voxcli.chat.events import (
     SpeechStarted,
 )
 from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
-from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
+from voxcli.chat.speech.echo import HalfDuplex, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
+from voxcli.chat.speech.loop_breaker import LoopBreaker
 from voxcli.errors import AudioDeviceError, VoxError
 
 log = logging.getLogger(__name__)

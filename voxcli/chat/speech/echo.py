@@ -1,8 +1,8 @@
-"""Keeps the program from answering its own voice: echo cancellation, half-duplex and a loop breaker.
+"""Keeps the program from answering its own voice: echo cancellation and half-duplex.
 
 With the extra `echo`, WebRTC's echo canceller (livekit's audio processing module) removes the playback from the
-microphone's signal. Without it, the microphone is ignored during playback. A loop breaker detects a canceller that
-fails so badly that the program answers itself. All classes belong to one thread, the listener's.
+microphone's signal. Without it, the microphone is ignored during playback. All classes belong to one thread, the
+listener's. `voxcli.chat.speech.loop_breaker` detects a canceller that fails.
 
 Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
@@ -21,7 +21,6 @@ from voxcli.chat.devices.echo_path import (
     LATEST_SAMPLES,
     DelayEstimate,
     estimate_delay,
-    peak_correlation,
 )
 from voxcli.errors import AudioDeviceError, missing_extra
 
@@ -63,12 +62,6 @@ RESPONSE_SAMPLES = SAMPLE_RATE * 80 // 1000
 # Both devices buffer up to 0.2 s more than they report. A living room takes another 0.2 s until a voice-activity
 # detector no longer finds speech in the reverberation.
 TAIL_MS = 400
-
-LOOP_TURNS = 3  # One turn may match by chance, or because somebody repeats the reply.
-# The peak correlation over three seconds was 0.45 to 0.90 for echoes in a room and 0.45 to 0.66 for the output of a
-# failing canceller; at most 0.14 for the same voice with other words and 0.24 for a talker over an echo of -8 dB.
-LOOP_CORRELATION = 0.33
-LOOP_SAMPLES = 3 * SAMPLE_RATE
 
 # A device takes sound in bursts, so the reference is kept this far ahead of the microphone. This is less than the
 # 100 ms that the output buffers; otherwise an echo would precede its reference.
@@ -354,30 +347,3 @@ class HalfDuplex:
             self._shut_until = position + self._tail_samples
             return False
         return position >= self._shut_until
-
-
-class LoopBreaker:
-    """Detects that the program answers itself: consecutive turns that match the playback."""
-
-    def __init__(self) -> None:
-        self._echoes = 0  # Consecutive turns that were an echo.
-        self._is_reported = False
-
-    def answers_itself(self, clip: Samples, start: int, played: Timeline) -> bool:
-        """Check the next turn; return True once, when LOOP_TURNS consecutive turns were echoes.
-
-        A turn that starts more than a second after playback matches nothing, so it resets the count.
-
-        Args:
-            clip: the turn's utterance, shape (n,), as it left the canceller.
-            start: the position of its first sample.
-            played: the playback, from one second before `start` on.
-        """
-        beginning = clip[:LOOP_SAMPLES]
-        around = played.read(start - LATEST_SAMPLES, start + len(beginning) + EARLIEST_SAMPLES)
-        is_echo = len(beginning) > 0 and peak_correlation(around, beginning) >= LOOP_CORRELATION
-        self._echoes = self._echoes + 1 if is_echo else 0
-        if self._is_reported or self._echoes < LOOP_TURNS:
-            return False
-        self._is_reported = True
-        return True
