@@ -16,13 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
-from voxcli.audio.levels import dbfs
 from voxcli.audio.vad import FRAME_SAMPLES
-from voxcli.chat.devices.microphone import SILENT_MICROPHONE, MicrophoneBlock
+from voxcli.chat.devices.microphone import MicrophoneBlock
 from voxcli.chat.devices.speaker import ReferenceTap
 from voxcli.chat.events import (
     EndpointEvent,
-    InputLevel,
     Notice,
     Resumed,
     SpeechEnded,
@@ -30,6 +28,7 @@ from voxcli.chat.events import (
     SpeechResumed,
     SpeechStarted,
 )
+from voxcli.chat.input_meter import InputMeter
 from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
 from voxcli.chat.speech.echo import HalfDuplex, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
@@ -40,12 +39,9 @@ log = logging.getLogger(__name__)
 
 PLAYED_SECONDS = 5.0  # Playback kept for the loop breaker, beyond the longest utterance.
 READ_SECONDS = 0.1  # how long to wait for a block before checking whether to stop
-LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
-SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
 WAKE_SAMPLES = SAMPLE_RATE * 3 // 2  # Kept while asleep; a slow "hey Jarvis" takes 1.1 s until it is found.
 MISSING_SECONDS = 1.0  # Without a block for so long, nothing continues an utterance that has ended.
-ZERO_SECONDS = 3.0  # So many zeros are reported; the noise of a microphone is never zero.
 
 
 class MicrophoneSource(Protocol):
@@ -124,8 +120,7 @@ class Listener(threading.Thread):
         self._position = 0  # samples read from the microphone
         self._captured_at = 0.0  # monotonic seconds when the sample at `_position` was captured
         self._underruns_before = 0  # those before the listener started
-        self._unreported_samples, self._unreported_energy = 0, 0.0  # Number and sum of squares since the last report.
-        self._zero_samples, self._zeros_reported = 0, False  # zeros since the last sample that was none
+        self._meter = InputMeter()
         self._missing_seconds = 0.0  # since the last block
         self._closed = threading.Event()
         self._lock = threading.Lock()  # guards the endpointer and all fields below
@@ -224,7 +219,9 @@ class Listener(threading.Thread):
         self._captured_at = block.captured_at
         playing = self._speaker is not None and self._speaker.is_playing
         cleaned = self._cancel_echo(block.samples)
-        self._report_level(block.samples)
+        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
+        for report in self._meter.push(block.samples, seconds):
+            self._post(report)
         with self._lock:
             if self._ignores_microphone(playing=playing):
                 self._discard(len(self._pending) + len(cleaned))
@@ -279,21 +276,6 @@ class Listener(threading.Thread):
                 self._count_silence(len(frame) / SAMPLE_RATE)
             if self._key_released_at is not None and self._time_of(self._framed) >= self._key_released_at:
                 self._end_key_utterance()
-
-    def _report_level(self, samples: Samples) -> None:
-        self._unreported_samples += len(samples)
-        self._unreported_energy += float(np.sum(np.square(samples, dtype=np.float64)))
-        if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
-            return
-        self._zero_samples = 0 if self._unreported_energy else self._zero_samples + self._unreported_samples
-        is_zero = self._zero_samples >= ZERO_SECONDS * SAMPLE_RATE
-        level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
-        self._unreported_samples, self._unreported_energy = 0, 0.0
-        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
-        self._post(InputLevel(level_dbfs, seconds, is_zero))
-        if is_zero and not self._zeros_reported:  # once: some microphones deliver zeros in every pause
-            self._zeros_reported = True
-            self._post(Notice(SILENT_MICROPHONE))
 
     # With the lock held.
 
