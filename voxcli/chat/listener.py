@@ -71,6 +71,8 @@ class Canceller(Protocol):
 
     def clean(self, samples: Samples) -> Samples: ...
 
+    def restore_speech(self, most: int) -> Samples | None: ...
+
 
 class Listener(threading.Thread):
     """Implements `voxcli.chat.messages.ListenerControl`."""
@@ -230,9 +232,9 @@ class Listener(threading.Thread):
         pending = np.concatenate((self._pending, cleaned))
         if self._stays_asleep and self._discard_asleep(self._stays_asleep, cleaned, pending):
             return
-        whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
-        self._pending = pending[whole:]
-        for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
+        self._pending = pending
+        while len(self._pending) >= FRAME_SAMPLES:  # Processing a frame may replace the samples after it.
+            frame, self._pending = self._pending[:FRAME_SAMPLES], self._pending[FRAME_SAMPLES:]
             self._process_frame(frame, self._detect(frame), playing=playing)
 
     def _discard_asleep(
@@ -268,7 +270,10 @@ class Listener(threading.Thread):
                 self._discard(len(frame))
                 return
             self._framed += len(frame)
-            self._post_speech(self._endpointer.push(frame, probability, playing))
+            events = self._endpointer.push(frame, probability, playing)
+            if any(isinstance(event, SpeechStarted | SpeechResumed) for event in events):
+                self._restore_speech()
+            self._post_speech(events)
             if self._endpointer.voiced:
                 self._quiet_seconds = 0.0
                 self._duck(playing=playing)
@@ -283,6 +288,19 @@ class Listener(threading.Thread):
         """Return whether the microphone is ignored now. An open utterance is recorded to its end."""
         is_free = self._half_duplex.is_open(self._position, playing=playing)
         return self._muted or not (is_free or self._utterance_is_open or (self._canceller and self._barge_in))
+
+    def _restore_speech(self) -> None:
+        """Replace speech that the canceller took for echo, in the utterance and in the samples after it."""
+        waiting = len(self._pending)
+        try:
+            restored = self._canceller and self._canceller.restore_speech(self._endpointer.kept_samples + waiting)
+        except AudioDeviceError as error:
+            self._go_half_duplex(error.message)
+            return
+        if restored is not None and len(restored) > waiting:
+            split = len(restored) - waiting
+            self._endpointer.replace_end(restored[:split])
+            self._pending = restored[split:]
 
     def _discard(self, samples: int) -> None:
         """Leave out samples, and discard the utterance before them."""
