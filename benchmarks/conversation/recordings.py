@@ -101,7 +101,7 @@ def parts_kept(spoken: Samples, kept: Samples) -> list[bool]:
         return []
     voice = spoken[span[0] : span[1] + 1]
     padded = np.pad(kept, (len(voice), len(voice)))
-    at, _ = delay_of(voice, padded)
+    at, _ = delay_of(np.diff(voice), np.diff(padded))  # Differences weigh low tones less; filters turn their phases.
     size = SAMPLE_RATE * PART_MS // 1000
     parts = [(first, voice[first : first + size]) for first in range(0, max(1, len(voice) - size // 2), size)]
     loudest = max(float(np.square(part).mean()) for _, part in parts)

@@ -22,6 +22,7 @@ from benchmarks.live import app
 from benchmarks.report import Figure, machine, markdown, percentile
 from tests.support.room import spoken
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
+from voxcli.chat.speech.echo import high_pass_response
 from voxcli.chat.speech.silence import LOWEST_MS
 
 MS = RATE // 1000
@@ -145,6 +146,12 @@ def test_what_was_cut_out_of_an_utterance_is_noticed() -> None:
     middle = len(said) // 2
     found = parts_kept(said, np.concatenate((said[:middle], said[middle + 3200 :])))
     assert not all(found)
+
+
+def test_what_turns_the_phases_of_low_tones_keeps_everything() -> None:
+    """The canceller's high-pass filter moves the best correlation by milliseconds."""
+    said = with_pause(AudioClip(spoken("capital-of-greece")), AudioClip(spoken("capital-of-france")), 750).samples
+    assert all(parts_kept(said, np.convolve(said, high_pass_response()).astype(np.float32)))
 
 
 def test_silence_keeps_nothing() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.support.listener_harness import (
     END,
     TAIL,
+    AttenuatingCanceller,
     FailingCanceller,
     ListenerHarness,
     PassThroughCanceller,
@@ -61,6 +62,33 @@ def test_no_sample_is_lost_or_doubled_whatever_the_size_of_blocks(sizes: list[in
     (at,) = {event.at for event in harness.events if isinstance(event, SpeechEnded)}
     np.testing.assert_array_equal(clip.samples, sound[at - len(clip.samples) : at])
     assert np.isin(spoken, clip.samples).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+def test_speech_that_was_taken_for_echo_is_restored_to_the_sample(sizes: list[int], seed: int) -> None:
+    """So are the samples that wait for the rest of their frame."""
+    spoken = np.random.default_rng(seed).uniform(0.2, 0.6, 30 * 512).astype(np.float32)
+    sound = np.concatenate((silence(20), spoken, silence(END + 3)))
+    with running(ListenerHarness(AttenuatingCanceller())) as harness:
+        start_playback(harness.speaker)
+        first = 0
+        while first < len(sound):
+            size = sizes[first % len(sizes)]
+            harness.capture(sound[first : first + size])
+            first += size
+    (clip,) = harness.clips()
+    (at,) = {event.at for event in harness.events if isinstance(event, SpeechEnded)}
+    np.testing.assert_array_equal(clip.samples, sound[at - len(clip.samples) : at])
+    assert np.isin(spoken, clip.samples).all()
+
+
+def test_a_canceller_that_fails_to_restore_speech_leaves_the_utterance() -> None:
+    with running(ListenerHarness(AttenuatingCanceller("it fails"))) as harness:
+        harness.capture(voice(20), silence(END))
+    (clip,) = harness.clips()
+    assert np.count_nonzero(clip.samples) == 20 * 512
+    assert any(isinstance(each, Notice) and each.text.startswith("it fails: ") for each in harness.posted)
 
 
 def test_speech_that_goes_on_reopens_the_utterance_until_it_is_committed() -> None:

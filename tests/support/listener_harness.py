@@ -114,6 +114,9 @@ class PassThroughCanceller:
     def clean(self, samples: Samples) -> Samples:
         return samples
 
+    def restore_speech(self, most: int) -> Samples | None:
+        return None
+
 
 def detect(frame: Samples) -> float:
     """Return a high probability of speech for loud frames."""
@@ -128,11 +131,35 @@ def silence(frames: int) -> Samples:
     return np.zeros(frames * FRAME_SAMPLES, np.float32)
 
 
+class AttenuatingCanceller:
+    """An echo canceller that attenuates all voice until it is asked for what it took for echo."""
+
+    def __init__(self, error: str = "") -> None:
+        self._error = error
+        self._captured = np.zeros(0, np.float32)
+        self._is_aside = False
+
+    def clean(self, samples: Samples) -> Samples:
+        self._captured = np.concatenate((self._captured, samples))
+        return samples if self._is_aside else samples / 2
+
+    def restore_speech(self, most: int) -> Samples | None:
+        if self._error:
+            raise AudioDeviceError(self._error)
+        if self._is_aside:
+            return None
+        self._is_aside = True
+        return self._captured[max(0, len(self._captured) - most) :]
+
+
 class FailingCanceller:
     """An echo canceller that fails."""
 
     def clean(self, samples: Samples) -> Samples:
         raise AudioDeviceError("the echo canceller fails")
+
+    def restore_speech(self, most: int) -> Samples | None:
+        raise AssertionError("it has failed before")
 
 
 class WatchedEndpointer(Endpointer):

@@ -16,13 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
-from voxcli.audio.levels import dbfs
 from voxcli.audio.vad import FRAME_SAMPLES
-from voxcli.chat.devices.microphone import SILENT_MICROPHONE, MicrophoneBlock
+from voxcli.chat.devices.microphone import MicrophoneBlock
 from voxcli.chat.devices.speaker import ReferenceTap
 from voxcli.chat.events import (
     EndpointEvent,
-    InputLevel,
     Notice,
     Resumed,
     SpeechEnded,
@@ -30,9 +28,11 @@ from voxcli.chat.events import (
     SpeechResumed,
     SpeechStarted,
 )
+from voxcli.chat.input_meter import InputMeter
 from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
-from voxcli.chat.speech.echo import HalfDuplex, LoopBreaker, Timeline
+from voxcli.chat.speech.echo import HalfDuplex, Timeline
 from voxcli.chat.speech.endpointing import Endpointer
+from voxcli.chat.speech.loop_breaker import LoopBreaker
 from voxcli.errors import AudioDeviceError, VoxError
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,9 @@ PLAYED_SECONDS = 5.0  # Playback kept for the loop breaker, beyond the longest u
 # utterance needs more voice than that to start, and from the first voiced frame on each is processed as it comes.
 IDLE_FRAMES = 4
 READ_SECONDS = 0.2  # how long to wait for these before checking whether to stop
-LEVEL_SECONDS = 0.2  # between two reports of the level
 NOISE_SECONDS = 0.2  # A voice that ducked the reply is a noise if so long a silence follows.
-SILENCE_DBFS = -96.0  # the lowest level reported: one bit of 16
 WAKE_SAMPLES = SAMPLE_RATE * 3 // 2  # Kept while asleep; a slow "hey Jarvis" takes 1.1 s until it is found.
 MISSING_SECONDS = 1.0  # Without a block for so long, nothing continues an utterance that has ended.
-ZERO_SECONDS = 3.0  # So many zeros are reported; the noise of a microphone is never zero.
 
 
 class MicrophoneSource(Protocol):
@@ -76,6 +73,8 @@ class Canceller(Protocol):
     """The part of `voxcli.chat.speech.echo.EchoCanceller` that the listener uses."""
 
     def clean(self, samples: Samples) -> Samples: ...
+
+    def restore_speech(self, most: int) -> Samples | None: ...
 
 
 class Listener(threading.Thread):
@@ -126,8 +125,7 @@ class Listener(threading.Thread):
         self._position = 0  # samples read from the microphone
         self._captured_at = 0.0  # monotonic seconds when the sample at `_position` was captured
         self._underruns_before = 0  # those before the listener started
-        self._unreported_samples, self._unreported_energy = 0, 0.0  # Number and sum of squares since the last report.
-        self._zero_samples, self._zeros_reported = 0, False  # zeros since the last sample that was none
+        self._meter = InputMeter()
         self._missing_seconds = 0.0  # since the last block
         self._is_idle = False  # No frame has to be processed as soon as it comes.
         self._closed = threading.Event()
@@ -228,7 +226,9 @@ class Listener(threading.Thread):
         self._captured_at = block.captured_at
         playing = self._speaker is not None and self._speaker.is_playing
         cleaned = self._cancel_echo(block.samples)
-        self._report_level(block.samples)
+        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
+        for report in self._meter.push(block.samples, seconds):
+            self._post(report)
         with self._lock:
             if self._ignores_microphone(playing=playing):
                 self._discard(len(self._pending) + len(cleaned))
@@ -238,9 +238,9 @@ class Listener(threading.Thread):
         if self._stays_asleep and self._discard_asleep(self._stays_asleep, cleaned, pending):
             self._is_idle = not playing
             return
-        whole = len(pending) // FRAME_SAMPLES * FRAME_SAMPLES
-        self._pending = pending[whole:]
-        for frame in pending[:whole].reshape(-1, FRAME_SAMPLES):
+        self._pending = pending
+        while len(self._pending) >= FRAME_SAMPLES:  # Processing a frame may replace the samples after it.
+            frame, self._pending = self._pending[:FRAME_SAMPLES], self._pending[FRAME_SAMPLES:]
             self._process_frame(frame, self._detect(frame), playing=playing)
         with self._lock:
             self._is_idle = self._endpointer.is_idle and not (playing or self._ducked)
@@ -278,7 +278,10 @@ class Listener(threading.Thread):
                 self._discard(len(frame))
                 return
             self._framed += len(frame)
-            self._post_speech(self._endpointer.push(frame, probability, playing))
+            events = self._endpointer.push(frame, probability, playing)
+            if any(isinstance(event, SpeechStarted | SpeechResumed) for event in events):
+                self._restore_speech()
+            self._post_speech(events)
             if self._endpointer.voiced:
                 self._quiet_seconds = 0.0
                 self._duck(playing=playing)
@@ -287,27 +290,25 @@ class Listener(threading.Thread):
             if self._key_released_at is not None and self._time_of(self._framed) >= self._key_released_at:
                 self._end_key_utterance()
 
-    def _report_level(self, samples: Samples) -> None:
-        self._unreported_samples += len(samples)
-        self._unreported_energy += float(np.dot(samples, samples))
-        if self._unreported_samples < LEVEL_SECONDS * SAMPLE_RATE:
-            return
-        self._zero_samples = 0 if self._unreported_energy else self._zero_samples + self._unreported_samples
-        is_zero = self._zero_samples >= ZERO_SECONDS * SAMPLE_RATE
-        level_dbfs = max(SILENCE_DBFS, dbfs(self._unreported_energy / self._unreported_samples))
-        self._unreported_samples, self._unreported_energy = 0, 0.0
-        seconds = (self._framed - self._speech_start) / SAMPLE_RATE if self._utterance_is_open else None
-        self._post(InputLevel(level_dbfs, seconds, is_zero))
-        if is_zero and not self._zeros_reported:  # once: some microphones deliver zeros in every pause
-            self._zeros_reported = True
-            self._post(Notice(SILENT_MICROPHONE))
-
     # With the lock held.
 
     def _ignores_microphone(self, *, playing: bool) -> bool:
         """Return whether the microphone is ignored now. An open utterance is recorded to its end."""
         is_free = self._half_duplex.is_open(self._position, playing=playing)
         return self._muted or not (is_free or self._utterance_is_open or (self._canceller and self._barge_in))
+
+    def _restore_speech(self) -> None:
+        """Replace speech that the canceller took for echo, in the utterance and in the samples after it."""
+        waiting = len(self._pending)
+        try:
+            restored = self._canceller and self._canceller.restore_speech(self._endpointer.kept_samples + waiting)
+        except AudioDeviceError as error:
+            self._go_half_duplex(error.message)
+            return
+        if restored is not None and len(restored) > waiting:
+            split = len(restored) - waiting
+            self._endpointer.replace_end(restored[:split])
+            self._pending = restored[split:]
 
     def _discard(self, samples: int) -> None:
         """Leave out samples, and discard the utterance before them."""

@@ -6,7 +6,8 @@ import pytest
 from tests.support import room
 from tests.support.room import SECOND, echo
 from voxcli.audio.clip import Samples
-from voxcli.chat.speech.echo import LOOP_TURNS, EchoCanceller, LoopBreaker, Timeline
+from voxcli.chat.speech.echo import EchoCanceller, Timeline
+from voxcli.chat.speech.loop_breaker import LOOP_TURNS, LoopBreaker
 
 
 @pytest.fixture(scope="module", name="reply")

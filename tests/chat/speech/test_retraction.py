@@ -1,8 +1,10 @@
 """Speech that goes on soon after its reply has begun continues the utterance; later speech starts another one."""
 
+import numpy as np
 import pytest
 
 from tests.support.listening import FRAME, MIN_SPEECH_FRAMES, SILENCE, VOICE, Listening, kinds, patient, span
+from voxcli.audio.clip import Samples
 from voxcli.chat.events import SpeechEnded, SpeechPaused, SpeechResumed, SpeechStarted
 from voxcli.chat.speech.endpointing import FEW_WORDS_MS, EndpointingSettings
 
@@ -116,3 +118,53 @@ def test_a_key_is_never_taken_back() -> None:
     assert listening.end_pointer.begin_reply()
     assert listening.end_pointer.is_final
     assert listening.hear(VOICE, 30, playing=True) == []
+
+
+# Samples without echo cancellation replace those that no clip holds yet.
+
+
+def negative(samples: int) -> Samples:
+    return np.full(samples, -1, np.float32)
+
+
+def test_replaced_samples_are_in_the_utterance_and_nothing_moves() -> None:
+    listening, first = answered()
+    listening.hear(SILENCE, 10, playing=True)
+    listening.hear(VOICE, BARGE_IN_FRAMES, playing=True)
+    listening.end_pointer.replace_end(negative(12 * FRAME + 100))
+    replaced_to = listening.position
+    begin = int(first.clip.samples[0])
+    samples = listening.utterance().clip.samples
+    expected = np.arange(begin, listening.position, dtype=np.float32)
+    expected[replaced_to - begin - 12 * FRAME - 100 : replaced_to - begin] = -1
+    np.testing.assert_array_equal(samples, expected)
+
+
+def test_what_a_clip_holds_is_never_replaced() -> None:
+    """A later clip still begins with an earlier one of the same utterance."""
+    listening, first = answered()
+    listening.hear(SILENCE, 10, playing=True)
+    listening.hear(VOICE, BARGE_IN_FRAMES, playing=True)
+    listening.end_pointer.replace_end(negative(60 * FRAME))
+    samples = listening.utterance().clip.samples
+    np.testing.assert_array_equal(samples[: len(first.clip.samples)], first.clip.samples)
+    assert (samples[len(first.clip.samples) :][: (10 + BARGE_IN_FRAMES) * FRAME] == -1).all()
+
+
+def test_the_pre_roll_of_an_interruption_is_replaced_too() -> None:
+    listening = Listening()
+    listening.hear(SILENCE, 50, playing=True)
+    listening.hear(VOICE, BARGE_IN_FRAMES, playing=True)
+    kept = listening.end_pointer.kept_samples
+    listening.end_pointer.replace_end(negative(100 * FRAME))
+    samples = listening.utterance().clip.samples
+    assert kept == 500 * 16 + BARGE_IN_FRAMES * FRAME
+    assert np.flatnonzero(samples != -1)[0] == kept
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_nothing_is_replaced_where_nothing_is_kept(samples: int) -> None:
+    listening = Listening()
+    listening.end_pointer.replace_end(negative(samples))
+    assert listening.end_pointer.kept_samples == 0
+    span(listening.utterance().clip)

@@ -3,8 +3,8 @@
 It counts samples and uses no clock. An `Endpointer` belongs to one thread.
 
 A clip starts up to `pre_roll_ms` before the first voiced frame, but never inside the clip before it. It ends where the
-pause or the end was detected, so it includes the silence before that. Clips are unmodified stretches of the stream,
-and the clip of a pause is a prefix of the utterance's clip.
+pause or the end was detected, so it includes the silence before that. Clips are stretches of the stream, and the clip
+of a pause is a prefix of the utterance's clip: `replace_end` changes only samples that no clip holds yet.
 
 The defaults were measured with Silero on frames of 32 ms:
 
@@ -138,6 +138,10 @@ class Endpointer:
             events = self._wait_for_speech(len(samples), playing)
         self._trim_to_pre_roll()
         return events
+
+    def replace_end(self, samples: Samples) -> None:
+        """Replace the last samples pushed, shape (n,), by others; those that a clip holds, or no later one, stay."""
+        self._buffer.replace_end(samples)
 
     def begin(self) -> list[EndpointEvent]:
         """Open an utterance at once, with or without voice; only `flush` or the limit ends it.
@@ -367,6 +371,7 @@ class _AudioBuffer:
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
+        self._clipped_to = start  # The end of the last clip.
         self._pieces: deque[Samples] = deque()
 
     def __len__(self) -> int:
@@ -383,6 +388,15 @@ class _AudioBuffer:
             self._pieces[0] = self._pieces[0][position - self.start :]
             self.start = position
 
+    def replace_end(self, samples: Samples) -> None:
+        """Replace the last samples, except those that a clip holds or that were dropped."""
+        count = min(len(samples), self.end - max(self.start, self._clipped_to))
+        if count > 0:
+            joined = np.concatenate(self._pieces)
+            joined[-count:] = samples[-count:]
+            self._pieces = deque([joined])
+
     def clip(self) -> AudioClip:
         """Return all audio as a clip, which later changes of the buffer do not affect."""
+        self._clipped_to = self.end
         return AudioClip(np.concatenate([np.empty(0, np.float32), *self._pieces]))
