@@ -17,12 +17,9 @@ The defaults were measured with Silero on frames of 32 ms:
 - A turn that the end-of-turn model calls complete ends after 250 ms, an incomplete one after 1000 ms.
 """
 
-from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
-
-from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
+from voxcli.audio.clip import SAMPLE_RATE, Samples
 from voxcli.chat.events import (
     EndpointEvent,
     SpeechEnded,
@@ -32,6 +29,7 @@ from voxcli.chat.events import (
     SpeechStarted,
     SpeechTooLong,
 )
+from voxcli.chat.speech.audio_buffer import AudioBuffer
 from voxcli.chat.speech.silence import TurnSilence
 from voxcli.chat.speech.voice_gate import VoiceGate
 from voxcli.errors import ConfigError
@@ -92,7 +90,7 @@ class Endpointer:
         self._settings = settings
         self._silence = silence or TurnSilence.fixed(settings.min_silence_ms)
         self._limit_samples = int(settings.max_utterance_seconds * SAMPLE_RATE)
-        self._buffer = _AudioBuffer(start=0)
+        self._buffer = AudioBuffer(start=0)
         self._gate = VoiceGate(settings.threshold, settings.off_threshold)
         self._burst: _Burst | None = None
         self._utterance: _Utterance | None = None
@@ -212,7 +210,7 @@ class Endpointer:
         Args:
             skipped: samples of the stream that will not be pushed, because the microphone was muted.
         """
-        self._buffer = _AudioBuffer(self._buffer.end + skipped)
+        self._buffer = AudioBuffer(self._buffer.end + skipped)
         self._gate.close()
         self._burst = None
         self._forget_utterance()
@@ -364,39 +362,3 @@ class _Utterance:
     reported_pieces: int = 0  # Pieces of PIECE_SECONDS that were reported.
     warned: bool = False
     ended_at: int | None = None
-
-
-class _AudioBuffer:
-    """The last stretch of the stream, without gaps; `start` and `end` are positions in the stream."""
-
-    def __init__(self, start: int) -> None:
-        self.start = self.end = start
-        self._clipped_to = start  # The end of the last clip.
-        self._pieces: deque[Samples] = deque()
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    def append(self, samples: Samples) -> None:
-        self._pieces.append(np.array(samples, np.float32))
-        self.end += len(samples)
-
-    def drop_before(self, position: int) -> None:
-        while self._pieces and self.start + len(self._pieces[0]) <= position:
-            self.start += len(self._pieces.popleft())
-        if self._pieces and self.start < position:
-            self._pieces[0] = self._pieces[0][position - self.start :]
-            self.start = position
-
-    def replace_end(self, samples: Samples) -> None:
-        """Replace the last samples, except those that a clip holds or that were dropped."""
-        count = min(len(samples), self.end - max(self.start, self._clipped_to))
-        if count > 0:
-            joined = np.concatenate(self._pieces)
-            joined[-count:] = samples[-count:]
-            self._pieces = deque([joined])
-
-    def clip(self) -> AudioClip:
-        """Return all audio as a clip, which later changes of the buffer do not affect."""
-        self._clipped_to = self.end
-        return AudioClip(np.concatenate([np.empty(0, np.float32), *self._pieces]))
