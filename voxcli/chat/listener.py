@@ -299,9 +299,11 @@ class Listener(threading.Thread):
 
     def _restore_speech(self) -> None:
         """Replace speech that the canceller took for echo, in the utterance and in the samples after it."""
-        waiting = len(self._pending)
+        canceller, waiting = self._canceller, len(self._pending)
+        if canceller is None:
+            return
         try:
-            restored = self._canceller and self._canceller.restore_speech(self._endpointer.kept_samples + waiting)
+            restored = canceller.restore_speech(self._endpointer.kept_samples + waiting)
         except AudioDeviceError as error:
             self._go_half_duplex(error.message)
             return
