@@ -18,8 +18,9 @@ from voxcli.chat.devices.speaker import ReferenceTap
 from voxcli.chat.events import EndpointEvent, Resumed, SpeechEnded
 from voxcli.chat.listener import Canceller, Listener
 from voxcli.chat.messages import Inbound, SpeechEvent
-from voxcli.chat.speech.echo import TAIL_MS, Timeline
+from voxcli.chat.speech.echo import Timeline
 from voxcli.chat.speech.endpointing import Endpointer, EndpointingSettings
+from voxcli.chat.speech.half_duplex import TAIL_MS
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SAMPLES = SAMPLE_RATE // 100

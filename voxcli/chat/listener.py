@@ -30,8 +30,9 @@ from voxcli.chat.events import (
 )
 from voxcli.chat.input_meter import InputMeter
 from voxcli.chat.messages import Inbound, SpeechEvent, crashes_posted
-from voxcli.chat.speech.echo import HalfDuplex, Timeline
+from voxcli.chat.speech.echo import Timeline
 from voxcli.chat.speech.endpointing import Endpointer
+from voxcli.chat.speech.half_duplex import HalfDuplex
 from voxcli.chat.speech.loop_breaker import LoopBreaker
 from voxcli.errors import AudioDeviceError, VoxError
 

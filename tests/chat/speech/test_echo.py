@@ -1,4 +1,4 @@
-"""Tests of the echo canceller in a synthetic room, of the timeline, and of half-duplex."""
+"""Tests of the echo canceller in a synthetic room, and of the timeline."""
 
 import subprocess
 import sys
@@ -18,7 +18,6 @@ from voxcli.chat.speech.echo import (
     REST_SAMPLES,
     SUPPRESSION_SAMPLES,
     EchoCanceller,
-    HalfDuplex,
     Timeline,
     open_canceller,
 )
@@ -351,22 +350,6 @@ def test_after_the_microphone_paused_later_playback_is_dropped() -> None:
 
 
 # Without a canceller.
-
-
-def test_half_duplex_is_shut_while_playing_and_for_a_tail() -> None:
-    gate = HalfDuplex(tail_ms=400)
-    blocks = [(position, 1000 <= position < 3000) for position in range(0, 16000, 200)]
-    is_open = [gate.is_open(position, playing=playing) for position, playing in blocks]
-    last_played = 2800
-    expected = [position < 1000 or position >= last_played + 0.4 * SECOND for position, _ in blocks]
-    assert is_open == expected
-
-
-def test_half_duplex_stays_shut_between_two_pieces() -> None:
-    gate = HalfDuplex(tail_ms=400)
-    playing = [True, False, False, True, False, False, False]
-    is_open = [gate.is_open(index * SECOND // 5, playing=value) for index, value in enumerate(playing)]
-    assert is_open == [False, False, True, False, False, True, True]
 
 
 def test_choice_of_the_canceller() -> None:

@@ -1,8 +1,8 @@
-"""Keeps the program from answering its own voice: echo cancellation and half-duplex.
+"""Keeps the program from answering its own voice: echo cancellation.
 
 With the extra `echo`, WebRTC's echo canceller (livekit's audio processing module) removes the playback from the
-microphone's signal. Without it, the microphone is ignored during playback. All classes belong to one thread, the
-listener's. `voxcli.chat.speech.loop_breaker` detects a canceller that fails.
+microphone's signal. Without it, the microphone is ignored during playback (`voxcli.chat.speech.half_duplex`). All
+classes belong to one thread, the listener's. `voxcli.chat.speech.loop_breaker` detects a canceller that fails.
 
 Positions count samples at `audio.SAMPLE_RATE` since the microphone was opened.
 """
@@ -21,8 +21,8 @@ from voxcli.chat.devices.echo_path import (
     LATEST_SAMPLES,
     DelayEstimate,
     estimate_delay,
-    resembles_playback,
 )
+from voxcli.chat.speech import double_talk
 from voxcli.errors import AudioDeviceError, missing_extra
 
 if TYPE_CHECKING:
@@ -50,12 +50,11 @@ NEAR_SAMPLES = FAR_SAMPLES + LATEST_SAMPLES
 FAR_POWER = 1e-4  # -40 dBFS: playback this loud has an audible echo.
 NEAR_POWER = 1e-6  # -60 dBFS: below it, the voice gate finds no voice.
 ECHO_POWER = 10**-4.5  # The power of an echo of -45 dB, relative to the playback.
-# While nothing is known of the echo, speech over the playback decides sooner, by the signal since the canceller rested.
-# A person over recorded speech, without an echo, correlated 0.13 in the median and at most 0.35 in 24 of 26 cases;
-# echoes that had passed the canceller and its detector 0.46 to 0.83 (23 rooms, 20 to 950 ms, +6 to -30 dB).
-LEAST_SPOKEN_SAMPLES = SAMPLE_RATE // 2  # Shorter stretches resemble any playback.
-MOST_SPOKEN_SAMPLES = 3 * SAMPLE_RATE
-STOP_SAMPLES = SAMPLE_RATE // 4  # Speech stops the playback sooner; what plays later is another reply.
+# While nothing is known of the echo, a person is found by comparing the microphone's signal with the playback, at these
+# intervals. The canceller then steps aside. If something still plays after STOP_SAMPLES, it was no person, or another
+# reply has begun: a person's first voiced frame ducks the playback.
+LISTEN_SAMPLES = SAMPLE_RATE // 10
+STOP_SAMPLES = SAMPLE_RATE // 4
 CONVERGENCE_SAMPLES = 2 * SAMPLE_RATE  # A new canceller processes these first, so that it has converged when used.
 
 # The canceller rests once its delayed reference has been silent for so long: nothing is left to cancel, and what it has
@@ -65,10 +64,6 @@ CATCH_UP_SAMPLES = SAMPLE_RATE // 4
 # While it rests, a filter with the impulse response of its high-pass filter, cut after 80 ms (-50 dB), replaces it: the
 # filter takes a fifth of the processor time of WebRTC's own.
 RESPONSE_SAMPLES = SAMPLE_RATE * 80 // 1000
-
-# Both devices buffer up to 0.2 s more than they report. A living room takes another 0.2 s until a voice-activity
-# detector no longer finds speech in the reverberation.
-TAIL_MS = 400
 
 # A device takes sound in bursts, so the reference is kept this far ahead of the microphone. This is less than the
 # 100 ms that the output buffers; otherwise an echo would precede its reference.
@@ -157,8 +152,8 @@ class EchoCanceller:
         self._lag_samples = LAG_SAMPLES + (SUPPRESSION_SAMPLES if noise_suppression else 0)
         self._played = played
         self._bypassed = False  # No echo returns.
-        self._spoken_at: int | None = None  # Where speech over this playback was judged.
-        self._is_spoken_over = False  # It is a person's, so that the canceller steps aside.
+        self._spoken_at: int | None = None  # Where a person was found, so that the canceller steps aside.
+        self._listened_at = 0  # Where a person was last looked for.
         self._rested_until = 0
         self._shift = 0  # The shift of the reference, in samples.
         self._microphone = Timeline(WINDOW_SAMPLES / SAMPLE_RATE)
@@ -192,23 +187,20 @@ class EchoCanceller:
     def restore_speech(self, most: int) -> Samples | None:
         """Return the end of the output again, without cancellation, because the output has turned out to hold speech.
 
-        In the first reply of a conversation, the canceller attenuates a voice over the playback whether there is an
-        echo or not. Where nothing is known of the echo's path and the microphone's signal since the playback began
-        does not resemble it, the canceller steps aside until something else plays, and what it has processed is
-        returned: at most the last `most` samples and MOST_SPOKEN_SAMPLES. Otherwise returns None, as for each later
-        call during the same playback.
+        A new canceller attenuates a voice over the playback whether there is an echo or not. Where nothing is known of
+        the echo's path and the microphone's signal since the playback began does not resemble it, the canceller steps
+        aside, and what it has processed is returned: at most the last `most` samples and MOST_SAMPLES. Otherwise
+        returns None.
 
         Raises:
             AudioDeviceError: noise suppression or gain control fails.
         """
-        is_known = self._bypassed or self.delay is not None
-        if is_known or self._spoken_at is not None or self._rested_until == self._position:
+        if self._spoken_at is None and self._knows_nothing and double_talk.is_person(*self._since_rest()):
+            log.debug("speech over the playback: the canceller steps aside")
+            self._spoken_at = self._position
+        if self._spoken_at is None:
             return None
-        self._spoken_at, self._is_spoken_over = self._position, not self._hears_playback()
-        log.debug("speech over the playback: %s", "cancellation stops" if self._is_spoken_over else "it may be an echo")
-        if not self._is_spoken_over:
-            return None
-        start = max(self._rested_until, self._position - MOST_SPOKEN_SAMPLES)
+        start = max(self._rested_until, self._position - double_talk.MOST_SAMPLES)
         restored = self._without_canceller(start, self._position)
         return restored[max(0, self._lag_samples - start, len(restored) - most) :]
 
@@ -229,13 +221,14 @@ class EchoCanceller:
         is_at_rest = start - self._shift >= self._played.sound_end + REST_SAMPLES
         if is_at_rest:
             self._rested_until = self._position
-        if is_at_rest or (self._spoken_at is not None and self._played.sound_end > self._spoken_at + STOP_SAMPLES):
-            self._spoken_at, self._is_spoken_over = None, False
+        if self._spoken_at is not None and (is_at_rest or self._played.sound_end > self._spoken_at + STOP_SAMPLES):
+            self._spoken_at = None
         cancelled = None if is_at_rest else self._cancel(start, self._position)
         if not self._bypassed and self._is_free_of_echo():
             log.debug("no echo: the canceller is bypassed")
             self._bypassed = True
-        if cancelled is None or self._bypassed or self._is_spoken_over:
+        self._look_for_a_person()
+        if cancelled is None or self._bypassed or self._spoken_at is not None:
             cancelled = self._without_canceller(start, self._position)
         cleaned = cancelled[max(0, self._lag_samples - start) :]
         if self._position - self._measured_at >= REFRESH_SAMPLES:
@@ -251,7 +244,7 @@ class EchoCanceller:
         estimate = estimate_delay(played, self._microphone.read(start, self._position))
         if estimate.is_reliable:
             log.debug("echo after %.0f ms", estimate.delay_ms)
-            self._bypassed = self._is_spoken_over = False
+            self._bypassed, self._spoken_at = False, None
             self.delay = estimate
             self.set_delay(estimate.delay_ms / 1000)
 
@@ -266,12 +259,25 @@ class EchoCanceller:
         near = float(np.sum(np.square(self._microphone.read(since, self._position))))
         return near < max(ECHO_POWER * far, NEAR_POWER * NEAR_SAMPLES)
 
-    def _hears_playback(self) -> bool:
-        """Tell whether an echo is most of what the microphone has picked up since the canceller rested."""
-        samples = min(max(self._position - self._rested_until, LEAST_SPOKEN_SAMPLES), MOST_SPOKEN_SAMPLES)
-        start = self._position - samples
+    @property
+    def _knows_nothing(self) -> bool:
+        """Whether the canceller is at work and knows neither of an echo nor that there is none."""
+        return self.delay is None and not self._bypassed and self._rested_until < self._position
+
+    def _look_for_a_person(self) -> None:
+        """Step aside for a loud person, whose voice the canceller might hide from the detector for a second or more."""
+        if self._spoken_at is None and self._knows_nothing and self._position >= self._listened_at + LISTEN_SAMPLES:
+            self._listened_at = self._position
+            if double_talk.is_loud_person(*self._since_rest()):
+                log.debug("a loud person: the canceller steps aside")
+                self._spoken_at = self._position
+
+    def _since_rest(self) -> tuple[Samples, Samples]:
+        """Return the playback and the microphone's signal since the canceller rested, as `double_talk` needs them."""
+        samples = max(self._position - self._rested_until, double_talk.LEAST_SAMPLES)
+        start = self._position - min(samples, double_talk.MOST_SAMPLES)
         played = self._played.read(start - LATEST_SAMPLES, self._position + EARLIEST_SAMPLES)
-        return resembles_playback(played, self._microphone.read(start, self._position))
+        return played, self._microphone.read(start, self._position)
 
     def _cancel(self, start: int, stop: int) -> Samples:
         """Return a stretch of the signal without echo, delayed by LAG_SAMPLES."""
@@ -376,18 +382,3 @@ def _bounded(samples: Samples) -> Samples:
     if not np.isfinite(samples).all():
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
     return np.asarray(samples.clip(-1, 1), np.float32)
-
-
-class HalfDuplex:
-    """Ignores the microphone during playback and for `tail_ms` after it."""
-
-    def __init__(self, *, tail_ms: int = TAIL_MS) -> None:
-        self._tail_samples = tail_ms * SAMPLE_RATE // 1000
-        self._shut_until = 0
-
-    def is_open(self, position: int, *, playing: bool) -> bool:
-        """Tell whether the microphone counts at `position`; called for each block, in order."""
-        if playing:
-            self._shut_until = position + self._tail_samples
-            return False
-        return position >= self._shut_until
