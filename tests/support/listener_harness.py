@@ -139,7 +139,7 @@ class AttenuatingCanceller:
 
     def clean(self, samples: Samples) -> Samples:
         self._captured = np.concatenate((self._captured, samples))
-        return samples if self._is_aside else samples / 2
+        return samples if self._is_aside else samples / np.float32(2)
 
     def restore_speech(self, most: int) -> Samples | None:
         if self._error:

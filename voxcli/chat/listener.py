@@ -292,9 +292,11 @@ class Listener(threading.Thread):
 
     def _restore_speech(self) -> None:
         """Replace speech that the canceller took for echo, in the utterance and in the samples after it."""
+        if (canceller := self._canceller) is None:
+            return
         waiting = len(self._pending)
         try:
-            restored = self._canceller and self._canceller.restore_speech(self._endpointer.kept_samples + waiting)
+            restored = canceller.restore_speech(self._endpointer.kept_samples + waiting)
         except AudioDeviceError as error:
             self._go_half_duplex(error.message)
             return

@@ -217,7 +217,7 @@ def test_no_echo_is_a_loud_person(reply: Samples, level_db: int, delay_ms: int) 
 
 
 def test_a_voice_as_faint_as_an_echo_is_not_taken_for_a_person(reply: Samples, person: Samples) -> None:
-    loud, faint = person[:SECOND], person[:SECOND] / 30
+    loud, faint = person[:SECOND], person[:SECOND] / np.float32(30)
     assert is_loud_person(*around(reply, loud))
     assert not is_loud_person(*around(reply, faint))
     assert not is_loud_person(*around(reply, np.zeros(SECOND, np.float32)))
