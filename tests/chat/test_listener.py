@@ -211,7 +211,14 @@ def test_frames_are_awaited_one_by_one_while_the_microphone_is_ignored() -> None
         assert harness.awaited_frames == 1
         harness.capture(silence(TAIL))
         assert harness.awaited_frames == IDLE_FRAMES
+
+
+def test_several_frames_are_awaited_while_the_microphone_is_muted() -> None:
+    with running(ListenerHarness()) as harness:
         harness.listener.mute(True)
+        harness.capture(silence(5))
+        assert harness.awaited_frames == IDLE_FRAMES
+        start_playback(harness.speaker)
         harness.capture(silence(5))
         assert harness.awaited_frames == 1
 

@@ -310,6 +310,25 @@ def test_a_model_that_writes_slowly_is_not_left() -> None:
     assert (ended.report.understood, ended.report.not_understood) == (KNOWN, "")
 
 
+@pytest.mark.parametrize(("slow", "reason"), [(0, ""), (1, "the model wrote nothing for 9 s")])
+def test_only_the_first_step_may_take_longer_than_a_model_may_be_silent(slow: int, reason: str) -> None:
+    now = 0.0
+
+    def steps() -> Iterator[str]:
+        nonlocal now
+        for number in range(2):
+            now += 10.0 if number == slow else 1.0
+            yield ""
+        yield KNOWN
+
+    engine = FakeEngine([REPLY], understands=[steps()])
+    understanding = Understanding("show", silence_seconds=9, clock=lambda: now)
+    understanding.begin(engine, QUESTION)
+    while understanding.advance():
+        pass
+    assert (understanding.text, understanding.reason) == ("" if reason else KNOWN, reason)
+
+
 def test_a_line_that_could_not_begin_counts_as_none() -> None:
     events, _ = taken(asked("show", ModelError("no memory", hint="")), "show")
     assert last(events).report.additional_generations == 0

@@ -283,7 +283,7 @@ def open_server(
         loop,
         approval=table.approval,
         only=table.tools,
-        others=servers,
+        servers=servers,
         timeout_seconds=table.timeout_seconds or timeout_seconds,
         notice=notice,
     )

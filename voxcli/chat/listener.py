@@ -233,7 +233,7 @@ class Listener(threading.Thread):
         with self._lock:
             if self._ignores_microphone(playing=playing):
                 self._discard(len(self._pending) + len(cleaned))
-                self._pending = cleaned[:0]
+                self._pending, self._is_idle = cleaned[:0], self._muted and not playing
                 return
         pending = np.concatenate((self._pending, cleaned))
         if self._stays_asleep and self._discard_asleep(self._stays_asleep, cleaned, pending):

@@ -19,6 +19,7 @@ from voxcli.cli.interface.common import (
     VoiceFlag,
     given,
     note,
+    note_command,
     print_json,
     print_text,
     text_or_stdin,
@@ -123,7 +124,7 @@ def add(
     if not found:
         raise ConfigError("there is nothing to add", hint=f'voxcli personas add {name} --instructions "TEXT"')
     add_table(target, f"personas.{name}", found, force=force)
-    note(f"persona {name} is in {target}: voxcli chat --persona {name}")
+    note_command(f"persona {name} is in {target}", f"voxcli chat --persona {name}")
 
 
 def _settings(config: Path | None) -> "Settings":

@@ -18,6 +18,7 @@ from voxcli.cli.interface.common import (
     JsonFlag,
     VerboseFlag,
     note,
+    note_command,
     print_json,
     print_text,
     set_by_ctrl_c,
@@ -50,7 +51,7 @@ def list_tools(config: ConfigFlag = None, json_: JsonFlag = False, _verbose: Ver
     elif tools:
         _print(tools)
     else:
-        note("no tools; see docs/tools.md, or try: voxcli config set tools.builtin time,timer")
+        note_command("no tools; see docs/tools.md, or try", "voxcli config set tools.builtin time,timer")
 
 
 @app.command("test")

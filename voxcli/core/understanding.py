@@ -52,6 +52,7 @@ class Understanding:
         may_begin: Callable[[], bool] = lambda: True,
         *,
         silence_seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin without a reply.
 
@@ -59,13 +60,15 @@ class Understanding:
             mode: with "off", the engine is not asked before `ask` is called.
             may_begin: returns whether the engine may be asked now; False for a reply that may still be dropped.
             silence_seconds: longest time without text before the engine is left.
+            clock: monotonic seconds.
         """
         self.mode = mode
         self.text = ""  # The line; empty until it is known.
-        self.generations = 0  # Number of generations begun for the line, whatever became of them.
+        self.generations = 0  # Number of generations asked for, whatever became of them.
         self.reason = ""  # Why the line is not known, once that is certain.
         self._may_begin = may_begin
         self._silence_seconds = silence_seconds
+        self._clock = clock
         self._silent_since = 0.0  # monotonic seconds
         self._wanted = threading.Event()
         self._cancelled = threading.Event()
@@ -139,9 +142,9 @@ class Understanding:
             self._steps = start()
             if self._steps is None:
                 return self._finish("this engine can't tell")
-            self._silent_since = time.monotonic()
         delta = next(self._steps, None)
-        self.generations = 1
+        if not self.generations:  # The first step may feed the whole instruction; silence counts from its end.
+            self.generations, self._silent_since = 1, self._clock()
         self._written += delta or ""
         begun = self._written.lstrip()
         if delta is None or "\n" in begun or len(begun) > LINE_CHARACTERS:
@@ -149,7 +152,7 @@ class Understanding:
         return self._leave_if_silent(delta)
 
     def _leave_if_silent(self, delta: str) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if delta:
             self._silent_since = now
         elif now - self._silent_since >= self._silence_seconds:

@@ -7,7 +7,7 @@ from tests.support import room
 from tests.support.room import SECOND, echo, level
 from voxcli.audio.clip import Samples
 from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES
-from voxcli.chat.speech.double_talk import MOST_SAMPLES, is_loud_person
+from voxcli.chat.speech.double_talk import LOUD_SAMPLES, MOST_SAMPLES, is_loud_person
 from voxcli.chat.speech.echo import (
     LAG_SAMPLES,
     REST_SAMPLES,
@@ -122,6 +122,21 @@ def test_noise_suppression_and_gain_control_move_nothing(reply: Samples, person:
     assert level(restored[-SPOKEN // 2 :]) > level(reference[-SPOKEN // 2 :]) - 6
 
 
+@pytest.mark.parametrize("suppressed", [False, True])
+def test_restored_speech_does_not_begin_with_what_was_said_long_before(
+    reply: Samples, person: Samples, suppressed: bool
+) -> None:
+    played, captured = spoken_over(reply, person)
+    talk, undisturbed = (Talk(noise_suppression=suppressed, gain_control=not suppressed) for _ in range(2))
+    for each, meanwhile in ((talk, played), (undisturbed, None)):
+        each.hear(person[SECOND : 2 * SECOND])
+        each.hear(captured, meanwhile)
+    restored = talk.canceller.restore_speech(ALL)
+    assert restored is not None
+    beginning = undisturbed.output[-len(restored) :][:SUPPRESSION_SAMPLES]
+    assert level(restored[:SUPPRESSION_SAMPLES] - beginning) < level(beginning) - 6
+
+
 # An echo stays cancelled.
 
 
@@ -214,6 +229,10 @@ def test_no_echo_is_a_loud_person(reply: Samples, level_db: int, delay_ms: int) 
         captured = echo(reply, delay_ms=delay_ms, level_db=level_db, seed=seed)
         ends = range(SECOND // 2, 2 * SECOND, SECOND // 10)
         assert not any(is_loud_person(*around(reply, captured[:end])) for end in ends)
+
+
+def test_the_playback_is_compared_in_whole_stretches() -> None:
+    assert LATEST_SAMPLES % LOUD_SAMPLES == 0
 
 
 def test_a_voice_as_faint_as_an_echo_is_not_taken_for_a_person(reply: Samples, person: Samples) -> None:

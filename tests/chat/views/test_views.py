@@ -810,6 +810,7 @@ def test_a_turn_has_its_latency() -> None:
         "prompt": None,
         "transcript": "Where?",
         "understood": None,
+        "not_understood": None,
         "reply": "Paris is",
         "interrupted": True,
         "finish_reason": None,

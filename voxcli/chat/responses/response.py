@@ -50,7 +50,7 @@ class Response:
     held_events: list[Event] = field(default_factory=list)  # events that came while it was speculative
     spoken: SpokenText = field(default_factory=SpokenText)
     interjections: Interjections = field(default_factory=Interjections)
-    has_run_tools: bool = False  # A tool was run or asked for, so the turn can't be taken back.
+    has_announced_tools: bool = False  # A tool was run or asked for, so the turn can't be taken back.
     is_speaking: bool = False  # the conversation knows that the first clip was played
     endpoint_at: float | None = None  # monotonic seconds when the utterance was found to be over
     started_at: float = 0.0  # monotonic seconds when the engine was asked
@@ -346,14 +346,16 @@ class Responder(threading.Thread):
         return wait_until(self._utterance.is_final, response, advance)
 
     def _gated_tools(self, response: Response) -> GatedTools | None:
-        if self.tools is None or response.repeats:
+        tools = self.tools
+        if tools is None or response.repeats:
             return None
-        self.tools.approver.interjections = response.interjections
-        self.tools.approver.language = lambda: self.language
-        return GatedTools(self.tools, self._post, lambda: self._wait_for_user(response))
+        tools.approver.interjections = response.interjections
+        tools.approver.language = lambda: self.language
+        return GatedTools(tools, self._post, lambda: self._wait_for_user(response))
 
     def _with_tools(self, session: Session) -> Session:
-        return self.tools.given_to(session) if self.tools else session
+        tools = self.tools  # Read once: another thread may replace it.
+        return tools.given_to(session) if tools else session
 
     def _begin_reply(self) -> bool:
         return self._utterance is None or self._utterance.begin_reply()

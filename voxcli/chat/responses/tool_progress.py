@@ -60,7 +60,7 @@ class ToolProgress:
     def on_announced(self, announced: ToolAnnounced, response: Response | None) -> None:
         """Let a call of the running response run, unless the response was stopped or dropped."""
         if response and response.state == "turn" and not response.interrupt.is_set():
-            response.has_run_tools = True
+            response.has_announced_tools = True
             self.tool = tool_name(announced.call)
             self._begin_waiting()
             announced.go.set()

@@ -113,7 +113,7 @@ class Turns:
     def retract(self) -> None:
         """Drop the newest response, because its utterance continues; if it is a turn already, take it back."""
         turn = self._responses.turn
-        if turn and turn.has_run_tools:  # What it has done can't be taken back: the speech is a barge-in.
+        if turn and turn.has_announced_tools:  # What it has done can't be taken back: the speech is a barge-in.
             self.stop()
             self.history.begin_utterance()
             return

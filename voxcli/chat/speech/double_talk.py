@@ -11,7 +11,7 @@ from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES, peak
 
 LEAST_SAMPLES = SAMPLE_RATE // 2  # Shorter stretches resemble any playback.
 MOST_SAMPLES = 3 * SAMPLE_RATE
-LOUD_SAMPLES = SAMPLE_RATE // 5  # A syllable.
+LOUD_SAMPLES = SAMPLE_RATE // 5  # A syllable; LATEST_SAMPLES is a multiple of it.
 LOUD_POWER = 10**-4.5  # -45 dBFS
 # -12 dB. An echo is rarely louder, relative to the playback (`echo_path.FULL_DUPLEX_ECHO_DB`).
 LOUD_SHARE = 10**-1.2

@@ -154,7 +154,7 @@ class EchoCanceller:
         self._bypassed = False  # No echo returns.
         self._spoken_at: int | None = None  # Where a person was found, so that the canceller steps aside.
         self._listened_at = 0  # Where a person was last looked for.
-        self._rested_until = 0
+        self._rested_until = 0  # The position up to which the canceller has rested.
         self._shift = 0  # The shift of the reference, in samples.
         self._microphone = Timeline(WINDOW_SAMPLES / SAMPLE_RATE)
         self._position = 0
@@ -201,7 +201,8 @@ class EchoCanceller:
         if self._spoken_at is None:
             return None
         start = max(self._rested_until, self._position - double_talk.MOST_SAMPLES)
-        restored = self._without_canceller(start, self._position)
+        lead = min(start, CATCH_UP_SAMPLES)  # What suppresses noise has to catch up.
+        restored = self._without_canceller(start - lead, self._position)[lead:]
         return restored[max(0, self._lag_samples - start, len(restored) - most) :]
 
     def set_delay(self, seconds: float) -> None:

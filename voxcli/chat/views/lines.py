@@ -245,6 +245,7 @@ def _turn_record(taken: TurnTaken) -> dict[str, Any]:
         "prompt": turn.prompt or None,
         "transcript": report.transcript,
         "understood": report.understood or None,
+        "not_understood": report.not_understood or None,
         "reply": turn.reply,
         "interrupted": turn.interrupted,
         "finish_reason": report.finish_reason,

@@ -168,10 +168,10 @@ def note(text: str) -> None:
 
 def note_command(what: str, command: str) -> None:
     """Print on stderr what a command is for, and the command in one piece, so that it can be copied."""
-    line = f"{what}: {command}"
-    rows = [line] if len(line) <= _columns() else [f"{what}:", f"  {command}"]
+    line = printable(f"{what}: {command}")
+    rows = [line] if len(line) <= _columns() else [printable(f"{what}:"), printable(f"  {command}")]
     for row in rows:
-        Output(sys.stderr).write_dim(printable(row))
+        Output(sys.stderr).write_dim(row)
 
 
 def _columns() -> int:

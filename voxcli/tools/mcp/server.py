@@ -60,7 +60,7 @@ class McpServer:
         *,
         approval: Approval = "ask",
         only: Sequence[str] = (),
-        others: Sequence[str] = (),
+        servers: Sequence[str] = (),
         timeout_seconds: float = 20.0,
         notice: Callable[[str], None] = log.warning,
         clock: Callable[[], float] = time.monotonic,
@@ -69,7 +69,7 @@ class McpServer:
 
         Args:
             only: the names that the server has for the tools to offer; empty: all.
-            others: names of further servers; a tool whose name belongs to one of them is not offered.
+            servers: names of all servers; a tool whose name belongs to another one is not offered.
             timeout_seconds: longest call.
             notice: told, on any thread, when the server can't be reached, and which tools can't be used.
         """
@@ -79,7 +79,7 @@ class McpServer:
         self._open_transport = open_transport
         self._loop = loop
         self._only = tuple(only)
-        self._servers = (name, *others)
+        self._servers = (name, *servers)
         self._timeout_seconds = timeout_seconds
         self._notice = notice
         self._clock = clock
