@@ -141,9 +141,11 @@ def _wait(
         if interrupt.wait(POLL_SECONDS):
             raise VoxError("stopped, because the user interrupted")
         if output.is_over.is_set():
-            raise VoxError(f"it wrote more than {OUTPUT_BYTES >> 20} MB, and was stopped")
+            break
         if time.monotonic() > deadline:
             raise TimeoutError
+    if output.is_over.is_set():  # The process may have ended by itself, because nobody reads what it writes any more.
+        raise VoxError(f"it wrote more than {OUTPUT_BYTES >> 20} MB, and was stopped")
 
 
 @contextmanager
