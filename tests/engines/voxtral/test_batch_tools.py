@@ -14,7 +14,7 @@ from tests.engines.voxtral.test_tool_turns import END, SESSION, SPOKEN, TOOLS, S
 from voxcli.core.protocols import Utterance
 from voxcli.core.session import Session
 from voxcli.core.tools import ToolReturned
-from voxcli.core.turn import Event, ReplyDelta, run_turn
+from voxcli.core.turn import Event, ReplyDelta, TurnEnded, run_turn
 from voxcli.core.understanding import INSTRUCTION
 from voxcli.engines.voxtral.tokenizer import TextStream
 from voxcli.errors import ModelError
@@ -144,6 +144,8 @@ def test_a_closed_engine_ends_a_reply_whose_tool_runs(tmp_path: Path) -> None:
     tools = BatchTools(tmp_path, "v7", 1)
     tools.script.left = [*tools.called(("weather", "{}")), END]
     runner = ScriptedRunner(specs=TOOLS, then=tools.engine.close)
-    with pytest.raises(ModelError, match="the engine is closed"):
-        list(run_turn(tools.engine, SESSION, SPOKEN, threading.Event(), tools=runner))
-    assert len(runner.ran) == 1
+    *_, ended = run_turn(tools.engine, SESSION, SPOKEN, threading.Event(), tools=runner)
+    assert isinstance(ended, TurnEnded)
+    assert isinstance(ended.error, ModelError)
+    assert ended.error.message == "the engine is closed"
+    assert len(runner.ran) == len(ended.turn.tools) == 1
