@@ -104,6 +104,21 @@ def test_a_message_that_is_repeated_forever_is_logged_once_and_slowed_down(tmp_p
     assert 0 < int(last.split()[1]) < 100 * LINES  # At full speed there would be millions.
 
 
+# Writes a lot without an end of line, as a bar of progress does, and something at exit.
+UNFINISHED = """
+import atexit, os
+atexit.register(os.write, 2, b"bye")
+from voxcli.chat.devices.stderr import redirect_library_messages
+redirect_library_messages()
+for _ in range(100):
+    os.write(2, b"." * 1000)
+"""
+
+
+def test_much_text_without_an_end_of_line_is_no_flood(tmp_path: Path) -> None:
+    assert run(UNFINISHED, tmp_path / "log", dict(os.environ)) == ["." * 100_000 + "bye"]
+
+
 # Plays until the device is gone.
 PLAYS = """
 import logging, sys, threading

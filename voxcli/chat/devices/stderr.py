@@ -24,8 +24,8 @@ MESSAGE = re.compile(
 READ_BYTES = 1 << 16
 KEPT_MESSAGES = 1000  # The most different messages that are logged.
 LINE_BYTES = 4096  # C's line buffer; a pipe accepts this much in one atomic write.
-# So many bytes without anything new are a flood. A thread of PortAudio 19.6 whose device is gone may repeat
-# one message forever; it fills the pipe with some 600 of them and waits until they are read.
+# So many bytes without anything new are a flood. A thread of PortAudio 19.6 whose device is gone may repeat one
+# message forever; it fills the pipe with some 600 of them and waits until they are read.
 FLOOD_BYTES = READ_BYTES // 2
 FLOOD_SECONDS = 0.25
 DRAIN_SECONDS = 0.5  # The wait for the last lines at exit; a surviving child process keeps the pipe open.
@@ -52,7 +52,7 @@ class _Relay(threading.Thread):
         self._real = real
         self._logged: set[bytes] = set()
         self._is_message = False  # Whether the last line was one.
-        self._repeated_bytes = 0  # Bytes since the last new line.
+        self._repeated_bytes = 0  # Bytes since the last text that was new.
         self._over = threading.Event()  # Set when the program ends.
         if sys.stderr is sys.__stderr__ and sys.stderr and sys.stderr.fileno() == 2:
             sys.stderr = _reopened(sys.stderr, real)
@@ -67,12 +67,12 @@ class _Relay(threading.Thread):
         while data := os.read(self._reading, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
             known = [self._relay_line(line + b"\n") for line in lines]
+            if rest and not MESSAGE.match(rest):  # A prompt, for example, has no end of line.
+                self._write_to_stderr(rest)
+                known, rest = [False], b""
             self._repeated_bytes = self._repeated_bytes + len(data) if all(known) else 0
             if self._is_flooded:
                 self._over.wait(FLOOD_SECONDS)
-            if not MESSAGE.match(rest):  # A prompt, for example, has no end of line.
-                self._write_to_stderr(rest)
-                rest = b""
         self._relay_line(rest)
 
     @property
