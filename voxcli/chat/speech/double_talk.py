@@ -4,9 +4,8 @@ All functions are pure. They take samples at `audio.SAMPLE_RATE` in the shapes o
 signal since the playback began, LEAST_SAMPLES to MOST_SAMPLES long, and the playback from LATEST_SAMPLES before that.
 """
 
-import numpy as np
-
 from voxcli.audio.clip import SAMPLE_RATE, Samples
+from voxcli.audio.levels import power
 from voxcli.chat.devices.echo_path import EARLIEST_SAMPLES, LATEST_SAMPLES, peak_correlation, resembles_playback
 
 LEAST_SAMPLES = SAMPLE_RATE // 2  # Shorter stretches resemble any playback.
@@ -31,9 +30,9 @@ def is_person(played: Samples, microphone: Samples) -> bool:
 
 def is_loud_person(played: Samples, microphone: Samples) -> bool:
     """Tell whether the last LOUD_SAMPLES are a person's, though no detector has found speech in them."""
-    loudness = float(np.square(microphone[-LOUD_SAMPLES:]).mean())
+    loudness = power(microphone[-LOUD_SAMPLES:])
     recent = played[: len(played) - EARLIEST_SAMPLES][-LATEST_SAMPLES - LOUD_SAMPLES :]
-    loudest_played = float(np.square(recent.reshape(-1, LOUD_SAMPLES)).mean(axis=1).max())
+    loudest_played = max(power(stretch) for stretch in recent.reshape(-1, LOUD_SAMPLES))
     if loudness < max(LOUD_POWER, LOUD_SHARE * loudest_played):
         return False
     return peak_correlation(played, microphone) < LEAST_OWN_CORRELATION
