@@ -80,8 +80,7 @@ class Microphone:
         self._latency_seconds = latency_seconds
         self._most_blocks = round(queue_seconds / BLOCK_SECONDS)
         self._kept_blocks = round(min(KEPT_SECONDS, queue_seconds) / BLOCK_SECONDS)
-        self._lock = threading.Lock()  # Guards the three fields below.
-        self._news = threading.Condition(self._lock)
+        self._news = threading.Condition()  # Guards the three fields below.
         self._captured: deque[_Captured] = deque()
         self._captured_frames = 0  # Frames of these blocks.
         self._awaited_frames = 0.0  # The reader waits for so many.
@@ -135,7 +134,7 @@ class Microphone:
     def _take(self, timeout: float, frames: float) -> list[_Captured]:
         """Wait for so many frames at the device's rate; remove and return their blocks."""
         taken: list[_Captured] = []
-        with self._lock:
+        with self._news:
             self._awaited_frames = frames
             self._news.wait_for(lambda: self._captured_frames >= frames, timeout)
             while self._captured and frames > 0:
@@ -181,7 +180,7 @@ class Microphone:
             self._streams, self._rate, self._channels, self._stream_frames, frames, bytes(block), moment
         )
         self._stream_frames += frames
-        with self._lock:
+        with self._news:
             if len(self._captured) >= (self._most_blocks if self._is_read else self._kept_blocks):
                 self.overruns += self._is_read
                 self._captured_frames -= self._captured.popleft().frames
