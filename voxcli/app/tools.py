@@ -265,7 +265,7 @@ def open_server(
     timeout_seconds: float,
     loop: "AsyncLoop",
     notice: "Notice",
-    servers: Sequence[str] = (),
+    servers: Sequence[str],
 ) -> "McpServer":
     """Return an MCP server of the settings, not started yet.
 
