@@ -17,7 +17,7 @@ from tests.support.listener_harness import (
     start_playback,
     voice,
 )
-from voxcli.audio.clip import SAMPLE_RATE, AudioClip
+from voxcli.audio.clip import SAMPLE_RATE, AudioClip, Samples
 from voxcli.chat.devices.microphone import KEPT_SECONDS
 from voxcli.chat.events import (
     EndpointEvent,
@@ -46,6 +46,23 @@ def test_an_utterance_has_every_voiced_sample_and_its_time() -> None:
     assert spoken[1:] == [pytest.approx(50 * 0.032)] * 2  # of the pause and the end: when the voice ended
 
 
+def capture_in_blocks(harness: ListenerHarness, sound: Samples, sizes: list[int]) -> None:
+    """Capture a sound in blocks of some of these sizes."""
+    first = 0
+    while first < len(sound):
+        size = sizes[first % len(sizes)]
+        harness.capture(sound[first : first + size])
+        first += size
+
+
+def assert_the_clip_holds(spoken: Samples, sound: Samples, harness: ListenerHarness) -> None:
+    """Check that the only clip is a stretch of the sound, and holds what was spoken."""
+    (clip,) = harness.clips()
+    (at,) = {event.at for event in harness.events if isinstance(event, SpeechEnded)}
+    np.testing.assert_array_equal(clip.samples, sound[at - len(clip.samples) : at])
+    assert np.isin(spoken, clip.samples).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
 def test_no_sample_is_lost_or_doubled_whatever_the_size_of_blocks(sizes: list[int], seed: int) -> None:
@@ -53,15 +70,8 @@ def test_no_sample_is_lost_or_doubled_whatever_the_size_of_blocks(sizes: list[in
     spoken = np.random.default_rng(seed).uniform(0.1, 0.3, 12 * 512).astype(np.float32)
     sound = np.concatenate((silence(20), spoken, silence(END + 3)))
     with running(ListenerHarness()) as harness:
-        first = 0
-        while first < len(sound):
-            size = sizes[first % len(sizes)]
-            harness.capture(sound[first : first + size])
-            first += size
-    (clip,) = harness.clips()
-    (at,) = {event.at for event in harness.events if isinstance(event, SpeechEnded)}
-    np.testing.assert_array_equal(clip.samples, sound[at - len(clip.samples) : at])
-    assert np.isin(spoken, clip.samples).all()
+        capture_in_blocks(harness, sound, sizes)
+    assert_the_clip_holds(spoken, sound, harness)
 
 
 @settings(max_examples=25, deadline=None)
@@ -72,15 +82,8 @@ def test_speech_that_was_taken_for_echo_is_restored_to_the_sample(sizes: list[in
     sound = np.concatenate((silence(20), spoken, silence(END + 3)))
     with running(ListenerHarness(AttenuatingCanceller())) as harness:
         start_playback(harness.speaker)
-        first = 0
-        while first < len(sound):
-            size = sizes[first % len(sizes)]
-            harness.capture(sound[first : first + size])
-            first += size
-    (clip,) = harness.clips()
-    (at,) = {event.at for event in harness.events if isinstance(event, SpeechEnded)}
-    np.testing.assert_array_equal(clip.samples, sound[at - len(clip.samples) : at])
-    assert np.isin(spoken, clip.samples).all()
+        capture_in_blocks(harness, sound, sizes)
+    assert_the_clip_holds(spoken, sound, harness)
 
 
 def test_a_canceller_that_fails_to_restore_speech_leaves_the_utterance() -> None:
