@@ -39,7 +39,7 @@ class FakeMicrophone:
         self._given = self._taken = self._done = 0
         self.position = 0
         self.block_samples = BLOCK_SAMPLES
-        self.wanted_samples = 0  # of the last read
+        self.wanted_samples = 0  # What the last read has asked for.
         self.opened_at = time.monotonic() - 1000  # long ago, so that every block was captured in the past
         self._over = False
 

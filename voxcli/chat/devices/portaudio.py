@@ -19,7 +19,7 @@ from voxcli.chat.devices.stderr import redirect_library_messages
 from voxcli.errors import AudioDeviceError
 
 BLOCK_SECONDS = 0.01
-SAMPLE_BYTES = 4  # of a float32
+SAMPLE_BYTES = 4  # Samples are float32.
 START_SECONDS = 4.0  # The longest wait for a first block; PulseAudio's null sink takes up to two seconds.
 STALL_SECONDS = 2.0  # A device that moves no block for this long has failed.
 LISTING_SECONDS = 10.0  # The limit for listing devices in another process; a sound library may hang.
